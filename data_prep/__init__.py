@@ -1,0 +1,1 @@
+"""From what people have on disk to ArrayRecord data sets; nothing trains."""

@@ -1,0 +1,1 @@
+"""From bytes on disk to uint8 batches, without JAX."""

@@ -1,0 +1,213 @@
+"""The data set on disk: ArrayRecord shards described by `dataset.json`.
+
+A data set is a directory. Each record of a shard holds one image as it was
+encoded (JPEG, PNG), its class and its name; `dataset.json` says what the shards
+hold; `classes.txt` has the class names, line number = label; an optional
+`pairs.txt` is a verification protocol over the images.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Sequence
+
+from array_record.python import array_record_data_source
+
+from jamsface_jax.errors import InputError
+
+INDEX_FILE = "dataset.json"
+CLASSES_FILE = "classes.txt"
+PAIRS_FILE = "pairs.txt"
+FORMAT = 1
+COLOR_ORDER = "RGB"
+
+_HEADER = struct.Struct("<qH")  # Label, bytes in the name.
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One image: its class, its name (a relative path), its encoded bytes."""
+
+  label: int
+  name: str
+  image: bytes
+
+
+def encode_record(record: Record) -> bytes:
+  """Packs a record: int64 label, uint16 length, name in UTF-8, image bytes."""
+  name = record.name.encode("utf-8")
+  return _HEADER.pack(record.label, len(name)) + name + record.image
+
+
+def decode_record(data: bytes) -> Record:
+  """Unpacks what `encode_record` packed.
+
+  Raises:
+    ValueError: the bytes are not such a record.
+  """
+  if len(data) < _HEADER.size:
+    raise ValueError(f"{len(data)} bytes are too few for a record")
+  label, name_length = _HEADER.unpack_from(data)
+  end = _HEADER.size + name_length
+  if len(data) < end:
+    raise ValueError(f"the name needs {end} bytes of {len(data)}")
+  return Record(label, data[_HEADER.size : end].decode("utf-8"), data[end:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One ArrayRecord file of a data set."""
+
+  file: str
+  records: int
+  bytes: int
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetIndex:
+  """What `dataset.json` says.
+
+  Attributes:
+    name: the prefix of the data set's metrics, e.g. "lfw".
+    images: number of images, the sum over `shards`.
+    classes: number of classes C; labels are 0 to C - 1.
+    class_sizes: images of each class, C integers.
+    image_size: (height, width) of every image, or None if they differ.
+    color_order: what decoded pixels are, always "RGB".
+    shards: the files, in the order of their records.
+  """
+
+  name: str
+  images: int
+  classes: int
+  class_sizes: tuple[int, ...]
+  image_size: tuple[int, int] | None
+  color_order: str
+  shards: tuple[Shard, ...]
+
+  def fingerprint(self) -> str:
+    """A short hash of the content: equal if and only if the shards are."""
+    digest = hashlib.sha256()
+    for shard in self.shards:
+      digest.update(f"{shard.records} {shard.sha256}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def write_index(directory: str, index: DatasetIndex) -> None:
+  """Writes `dataset.json`, whole or not at all."""
+  path = os.path.join(directory, INDEX_FILE)
+  with open(path + ".partial", "w", encoding="utf-8") as file:
+    json.dump({"format": FORMAT, **dataclasses.asdict(index)}, file)
+  os.replace(path + ".partial", path)
+
+
+def read_index(directory: str) -> DatasetIndex:
+  """Reads `dataset.json` and checks that the shards it names are there.
+
+  Raises:
+    InputError: no data set there, or a missing, truncated or altered file.
+  """
+  path = os.path.join(directory, INDEX_FILE)
+  if not os.path.isdir(directory):
+    raise InputError(
+      f"data set {directory!r} is not a directory: give the --output of a"
+      " data_prep command."
+    )
+  try:
+    with open(path, encoding="utf-8") as file:
+      fields = json.load(file)
+    if fields.pop("format") != FORMAT:
+      raise ValueError("unknown format")
+    size = fields.pop("image_size")
+    index = DatasetIndex(
+      class_sizes=tuple(fields.pop("class_sizes")),
+      image_size=None if size is None else (size[0], size[1]),
+      shards=tuple(Shard(**shard) for shard in fields.pop("shards")),
+      **fields,
+    )
+  except FileNotFoundError:
+    raise InputError(
+      f"{directory!r} is not a data set (it has no {INDEX_FILE}): make one with"
+      " 'python -m data_prep.from_folder'."
+    ) from None
+  except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    raise InputError(
+      f"{path!r} is damaged ({error}): write the data set again."
+    ) from None
+  for shard in index.shards:
+    _check_shard(directory, shard)
+  if index.color_order != COLOR_ORDER:
+    raise InputError(
+      f"{path!r} has color_order {index.color_order!r}, but images decode to"
+      f" {COLOR_ORDER}: write the data set again."
+    )
+  if index.images != sum(shard.records for shard in index.shards):
+    raise InputError(
+      f"{path!r} counts {index.images} images but its shards hold"
+      f" {sum(shard.records for shard in index.shards)}: write it again."
+    )
+  return index
+
+
+def read_classes(directory: str) -> list[str]:
+  """Returns the class names; the position is the label."""
+  path = os.path.join(directory, CLASSES_FILE)
+  try:
+    with open(path, encoding="utf-8") as file:
+      return file.read().splitlines()
+  except FileNotFoundError:
+    raise InputError(f"{path!r} is missing: copy the data set again.") from None
+
+
+class RecordReader:
+  """Random access to the records of a data set, safe to share by threads."""
+
+  def __init__(self, directory: str):
+    self.directory = directory
+    self.index = read_index(directory)
+    paths = [
+      # The record counts are known, so no shard is opened to be counted.
+      f"{os.path.join(directory, shard.file)}[0:{shard.records}]"
+      for shard in self.index.shards
+    ]
+    self._source = array_record_data_source.ArrayRecordDataSource(paths)
+
+  def __len__(self) -> int:
+    return self.index.images
+
+  def read(self, ids: Sequence[int]) -> list[Record]:
+    """Reads the records with these ids, in this order.
+
+    Raises:
+      InputError: a shard is damaged where the records lie.
+    """
+    try:
+      return [decode_record(data) for data in self._source.__getitems__(ids)]
+    except (ValueError, RuntimeError, IndexError, OSError) as error:
+      raise InputError(
+        f"a shard of {self.directory!r} is damaged ({_one_line(error)}): copy"
+        " the data set again."
+      ) from None
+
+
+def _check_shard(directory: str, shard: Shard) -> None:
+  """Refuses a shard that is missing or has another length than recorded."""
+  path = os.path.join(directory, shard.file)
+  try:
+    size = os.path.getsize(path)
+  except OSError:
+    raise InputError(
+      f"shard {path!r} is missing: copy the data set again."
+    ) from None
+  if size != shard.bytes:
+    raise InputError(
+      f"shard {path!r} has {size} bytes instead of {shard.bytes}: copy the data"
+      " set again."
+    )
+
+
+def _one_line(error: Exception) -> str:
+  return " ".join(str(error).split())[:200]
