@@ -1,0 +1,147 @@
+"""IResNet, the residual network of face recognition, as in insightface.
+
+Architecture and initial values follow `arcface_torch/backbones/iresnet.py` of
+https://github.com/deepinsight/insightface (blocks: https://arxiv.org/abs/
+2004.04989). Arrays are NHWC, so the flattened features that enter
+`embedding_fc` are ordered (row, column, channel); PyTorch's are ordered
+(channel, row, column).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jamsface_jax.models.layers import BatchNorm, PReLU, torch_linear_init
+
+STEM_CHANNELS = 64  # At width 1; also those of the first stage.
+
+
+def _conv(
+  channels: int,
+  kernel: int,
+  stride: int,
+  dtype: jax.typing.DTypeLike,
+  name: str,
+) -> nn.Conv:
+  # Padding is explicit because "SAME" with stride 2 pads (0, 1) on an even
+  # size, where PyTorch pads (1, 1): published weights would see a shifted grid.
+  return nn.Conv(
+    features=channels,
+    kernel_size=(kernel, kernel),
+    strides=stride,
+    padding=kernel // 2,
+    use_bias=False,
+    kernel_init=nn.initializers.normal(0.1),
+    dtype=dtype,
+    name=name,
+  )
+
+
+class Block(nn.Module):
+  """Residual block: BN conv BN PReLU conv BN, no activation after the sum.
+
+  Attributes:
+    channels: channels of the result.
+    stride: stride of the second convolution and of the shortcut.
+    dtype: compute dtype.
+    batch_norm_group: examples per statistics group; 0 means the whole batch.
+  """
+
+  channels: int
+  stride: int
+  dtype: jax.typing.DTypeLike
+  batch_norm_group: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels]."""
+
+    def batch_norm(name):
+      return BatchNorm(self.batch_norm_group, self.dtype, name=name)
+
+    shortcut = x
+    if self.stride != 1 or x.shape[-1] != self.channels:
+      shortcut = _conv(
+        self.channels, 1, self.stride, self.dtype, "shortcut_conv"
+      )(x)
+      shortcut = batch_norm("shortcut_bn")(shortcut, train)
+    x = batch_norm("bn1")(x, train)
+    x = _conv(self.channels, 3, 1, self.dtype, "conv1")(x)
+    x = batch_norm("bn2")(x, train)
+    x = PReLU(name="prelu")(x)
+    x = _conv(self.channels, 3, self.stride, self.dtype, "conv2")(x)
+    x = batch_norm("bn3")(x, train)
+    return x + shortcut
+
+
+class IResNet(nn.Module):
+  """Maps face images to embeddings.
+
+  The scale of the last batch normalisation, whose path ends in
+  `embedding_bn/scale`, stays at its initial 1 in the published recipe: it is a
+  parameter here, and the optimizer is what must leave it alone.
+
+  Attributes:
+    stages: number of blocks of each stage; every stage halves the image and
+      doubles the channels.
+    width: multiplies all channel counts; 1 means 64 after the stem.
+    embedding_size: length of the result.
+    dropout: rate before the embedding layer, in training.
+    dtype: dtype of convolutions and activations. Parameters, batch
+      statistics and the embedding layers are float32.
+    remat: recompute each block in the backward pass instead of storing its
+      activations.
+    batch_norm_group: examples per statistics group; 0 means the whole batch.
+  """
+
+  stages: tuple[int, ...]
+  width: float
+  embedding_size: int
+  dropout: float
+  dtype: jax.typing.DTypeLike
+  remat: bool
+  batch_norm_group: int
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    """Embeds a batch.
+
+    Args:
+      images: float32 [B, H, W, 3], about [-1, 1].
+      train: use and update batch statistics (mutable collection
+        "batch_stats"), and drop out (rng "dropout").
+
+    Returns:
+      Embeddings, float32 [B, embedding_size], not normalised.
+
+    Raises:
+      InputError: in training, if `batch_norm_group` does not divide B.
+    """
+    channels = round(STEM_CHANNELS * self.width)
+    x = _conv(channels, 3, 1, self.dtype, "stem_conv")(images)
+    x = BatchNorm(self.batch_norm_group, self.dtype, name="stem_bn")(x, train)
+    x = PReLU(name="stem_prelu")(x)
+    # Argument 2 is `train` (0 is the module): Python branches on it.
+    block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+    for stage, depth in enumerate(self.stages, start=1):
+      for i in range(1, depth + 1):
+        x = block(
+          channels=channels * 2 ** (stage - 1),
+          stride=2 if i == 1 else 1,
+          dtype=self.dtype,
+          batch_norm_group=self.batch_norm_group,
+          name=f"stage{stage}_block{i}",
+        )(x, train)
+    x = BatchNorm(self.batch_norm_group, self.dtype, name="final_bn")(x, train)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = x.reshape(len(x), -1).astype(jnp.float32)
+    init = torch_linear_init(fan_in=x.shape[-1])
+    x = nn.Dense(
+      self.embedding_size,
+      kernel_init=init,
+      bias_init=init,
+      name="embedding_fc",
+    )(x)
+    return BatchNorm(self.batch_norm_group, jnp.float32, name="embedding_bn")(
+      x, train
+    )

@@ -1,0 +1,122 @@
+"""Layers that Flax lacks in the form needed here: BatchNorm and PReLU."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jamsface_jax.errors import InputError
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over all axes but the last, optionally in groups.
+
+  With `group_size` n > 0 the batch is split into contiguous groups of n examples
+  and each is normalised by its own statistics ("ghost batch normalisation",
+  https://arxiv.org/abs/1705.08741); the running statistics take the average
+  over groups. Under jit a batch is global, however it is sharded, so groups
+  are also how to get the per-device statistics of single-device trainers: when
+  no group crosses a device, only the running statistics are communicated.
+
+  Variances are biased (divided by n), the running one included; PyTorch
+  divides its running variance by n - 1.
+
+  Attributes:
+    group_size: examples per group; 0 means the whole batch.
+    dtype: dtype of the result. Statistics and normalisation are float32.
+    momentum: share of the old running statistic kept at each step.
+    epsilon: added to the variance.
+
+  Parameters `scale` and `bias`, batch statistics `mean` and `var`: float32 [C].
+  """
+
+  group_size: int
+  dtype: jax.typing.DTypeLike
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Normalises `x` [B, ..., C]; `train` uses and records its statistics.
+
+    Raises:
+      InputError: in training, if `group_size` does not divide B.
+    """
+    channels = x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (channels,))
+    bias = self.param("bias", nn.initializers.zeros, (channels,))
+    shape = (channels,)
+    zeros, ones = jnp.zeros, jnp.ones
+    running_mean = self.variable("batch_stats", "mean", zeros, shape)
+    running_var = self.variable("batch_stats", "var", ones, shape)
+
+    groups = self._num_groups(len(x)) if train else 1
+    grouped = x.astype(jnp.float32).reshape(groups, -1, *x.shape[1:])
+    if train:
+      # One pass. E[x^2] - E[x]^2 loses about (mean/std)^2 * 6e-8 of the
+      # variance to cancellation, harmless unless a channel's mean is hundreds
+      # of times its spread; rounding may still make it negative, hence the max.
+      axes = tuple(range(1, grouped.ndim - 1))
+      mean = grouped.mean(axes)
+      mean_square = jnp.square(grouped).mean(axes)
+      var = jnp.maximum(mean_square - jnp.square(mean), 0.0)
+      if not self.is_initializing():
+        keep = self.momentum
+        running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(
+          0
+        )
+        running_var.value = keep * running_var.value + (1 - keep) * var.mean(0)
+    else:
+      mean, var = running_mean.value[None], running_var.value[None]
+
+    # One multiply-add an element; multiplier and offset are [groups, C].
+    multiplier = jax.lax.rsqrt(var + self.epsilon) * scale[None]
+    offset = bias[None] - mean * multiplier
+    spread = (groups, *(1,) * (grouped.ndim - 2), channels)
+    y = grouped * multiplier.reshape(spread) + offset.reshape(spread)
+    return y.reshape(x.shape).astype(self.dtype)
+
+  def _num_groups(self, batch_size: int) -> int:
+    if not self.group_size:
+      return 1
+    if batch_size % self.group_size:
+      raise InputError(
+        f"model.batch_norm_group={self.group_size} does not divide the batch of"
+        f" {batch_size} examples: use a divisor of it, or 0 for the whole batch."
+      )
+    return batch_size // self.group_size
+
+
+class PReLU(nn.Module):
+  """Leaky ReLU with one learned slope per channel, initially 0.25.
+
+  https://arxiv.org/abs/1502.01852. (`nn.PReLU` learns one slope for all.)
+
+  Parameter `slope`: float32 [C].
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Applies it to `x` [..., C]; keeps dtype and shape."""
+    initial = nn.initializers.constant(0.25)
+    slope = self.param("slope", initial, (x.shape[-1],)).astype(x.dtype)
+    slope = slope.reshape((1,) * (x.ndim - 1) + slope.shape)
+    return jnp.maximum(x, 0) + slope * jnp.minimum(x, 0)
+
+
+def torch_linear_init(fan_in: int) -> Callable[..., jax.Array]:
+  """The default initialiser of PyTorch's `nn.Linear`, for kernel and bias.
+
+  Args:
+    fan_in: number of inputs.
+
+  Returns:
+    An initialiser: uniform on [-1/sqrt(fan_in), 1/sqrt(fan_in)].
+  """
+  bound = fan_in**-0.5
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
+
+  return init
