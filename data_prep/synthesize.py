@@ -1,0 +1,368 @@
+r"""Draws two data sets of procedural faces: one to train on, one to verify.
+
+No photograph, no download, no pre-trained weight: a whole experiment
+(long-tailed training set, verification of unseen identities) from one seed.
+
+Run:  python -m data_prep.synthesize --output=DIR
+
+DIR/train holds `--images` images of `--identities` identities whose sizes
+follow `--tail`; DIR/test other identities and `pairs.txt`, in LFW's layout.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+
+import cv2
+import numpy as np
+import tqdm
+
+from data_prep import procedural_faces
+from data_prep.writer import DatasetWriter
+from jamsface_jax.data import records
+from jamsface_jax.errors import InputError, run_command
+
+FOLDS = 10
+DEFAULT_IMAGES = 9000
+
+
+def class_sizes(
+  tail: str, identities: int, images: int | None, smallest: int, largest: int
+) -> np.ndarray:
+  """Sizes of the training classes, largest first.
+
+  Args:
+    tail: "zipf:S", sizes proportional to rank**-S, or "file:PATH", quantiles of
+      the sizes listed there, one a line.
+    identities: number of classes C.
+    images: their sum; None takes the sizes of a file as they are, and
+      DEFAULT_IMAGES with "zipf".
+    smallest: no class has fewer images.
+    largest: no class has more images.
+
+  Returns:
+    int64 [C], summing to `images` if that was given.
+
+  Raises:
+    InputError: a malformed `tail`, or bounds that the sum cannot meet.
+  """
+  kind, _, value = tail.partition(":")
+  if kind == "zipf":
+    try:
+      exponent = float(value)
+    except ValueError:
+      exponent = -1.0
+    if not 0 <= exponent < np.inf:
+      raise InputError(
+        f"--tail={tail!r} has no exponent of at least 0 after 'zipf:': write"
+        " for example zipf:1.0."
+      )
+    shape = np.arange(1, identities + 1) ** -exponent
+    images = DEFAULT_IMAGES if images is None else images
+  elif kind == "file":
+    shape = _read_sizes(tail, value)
+    # Quantiles keep the shape of the distribution whatever its length.
+    at = (np.arange(identities) + 0.5) / identities
+    shape = np.quantile(shape, 1 - at, method="inverted_cdf")
+  else:
+    raise InputError(
+      f"--tail={tail!r} names no tail: write zipf:EXPONENT or file:PATH."
+    )
+  if images is None:
+    return np.clip(shape.astype(np.int64), smallest, largest)
+  if not smallest * identities <= images <= largest * identities:
+    raise InputError(
+      f"--images={images} does not fit {identities} identities of {smallest} to"
+      f" {largest} images each: choose {smallest * identities} to"
+      f" {largest * identities}, or change --identities."
+    )
+  return _scale(shape, images, smallest, largest)
+
+
+def _read_sizes(tail: str, path: str) -> np.ndarray:
+  try:
+    with open(path, encoding="utf-8") as file:
+      sizes = [int(line) for line in file if line.strip()]
+  except (OSError, ValueError) as error:
+    reason = getattr(error, "strerror", None) or str(error)
+    raise InputError(
+      f"--tail={tail!r} cannot be read ({reason}): give a text file with one"
+      " number of images a line."
+    ) from None
+  if not sizes or min(sizes) < 1:
+    raise InputError(
+      f"--tail={tail!r} holds no sizes of at least 1: give a text file with one"
+      " number of images a line."
+    )
+  return np.array(sizes)
+
+
+def _scale(
+  shape: np.ndarray, total: int, smallest: int, largest: int
+) -> np.ndarray:
+  """Integers near a factor times `shape`, within the bounds, with this sum."""
+  low, high = 0.0, largest / shape.min()
+  for _ in range(100):
+    middle = (low + high) / 2
+    if np.clip(middle * shape, smallest, largest).sum() < total:
+      low = middle
+    else:
+      high = middle
+  exact = np.clip(high * shape, smallest, largest)
+  sizes = np.floor(exact + 1e-6).astype(np.int64)
+  # The largest remainders are rounded up, ties in favour of rich classes.
+  order = np.argsort(sizes - exact, kind="stable")
+  sizes[order[: total - sizes.sum()]] += 1
+  return sizes
+
+
+def verification_pairs(
+  identities: int, images: int, pairs: int, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Chooses pairs for ten folds that share no identity.
+
+  Args:
+    identities: number of identities, numbered from 0.
+    images: images of each, numbered from 1.
+    pairs: total number, half of the same identity.
+    rng: random numbers.
+
+  Returns:
+    For each fold its positives (identity, image, image), int64 [n, 3], and its
+    negatives (identity, image, identity, image), int64 [n, 4]; no pair occurs
+    twice.
+
+  Raises:
+    InputError: there are not so many different pairs.
+  """
+  each = pairs // (2 * FOLDS)
+  if pairs < 2 * FOLDS or pairs % (2 * FOLDS):
+    raise InputError(
+      f"--pairs={pairs} is not a positive multiple of {2 * FOLDS} (ten folds,"
+      " two halves): choose 6000, for example."
+    )
+  if identities < 2 * FOLDS:
+    raise InputError(
+      f"--test_identities={identities} is too few for {FOLDS} folds of at least"
+      f" 2 identities: choose at least {2 * FOLDS}."
+    )
+  first, second = np.triu_indices(images, 1)
+  fewest = identities // FOLDS
+  most = fewest * min(len(first), (fewest - 1) * images**2 // 2)
+  if each > most:
+    raise InputError(
+      f"--pairs={pairs} are more than {identities} test identities of {images}"
+      f" images have: choose at most {2 * FOLDS * most}, or more"
+      " --test_identities."
+    )
+  folds = []
+  for members in np.array_split(rng.permutation(identities), FOLDS):
+    chosen = rng.choice(len(members) * len(first), each, replace=False)
+    who, which = np.divmod(np.sort(chosen), len(first))
+    positives = [members[who], first[which] + 1, second[which] + 1]
+    one, other = np.triu_indices(len(members), 1)
+    chosen = rng.choice(len(one) * images**2, each, replace=False)
+    who, i, j = np.unravel_index(np.sort(chosen), (len(one), images, images))
+    negatives = [members[one[who]], i + 1, members[other[who]], j + 1]
+    folds.append((np.stack(positives, 1), np.stack(negatives, 1)))
+  return folds
+
+
+def write_pairs(
+  path: str, folds: list[tuple[np.ndarray, np.ndarray]], first: int
+) -> None:
+  """Writes LFW's `pairs.txt`; `first` is the number of identity 0."""
+  with open(path, "w", encoding="utf-8") as file:
+    file.write(f"{len(folds)}\t{len(folds[0][0])}\n")
+    for positives, negatives in folds:
+      for who, i, j in positives:
+        file.write(f"{_name(first + who)}\t{i}\t{j}\n")
+      for one, i, other, j in negatives:
+        file.write(f"{_name(first + one)}\t{i}\t{_name(first + other)}\t{j}\n")
+
+
+def _name(identity: int) -> str:
+  return f"id_{identity:05d}"
+
+
+def _draw(job: tuple[int, int], seed: int, size: int) -> list[bytes]:
+  """What a worker does: all images of one identity."""
+  # OpenCV's threads cost more than they gain on small images.
+  cv2.setNumThreads(1)
+  identity, images = job
+  numbers = range(1, images + 1)
+  return procedural_faces.draw_identity(seed, identity, numbers, size)
+
+
+def _progress(images: Iterable[list[bytes]], total: int) -> Iterator:
+  """Passes identities on, showing how many images are done."""
+  if sys.stderr.isatty():
+    bar, lines = tqdm.tqdm(total=total, unit=" images"), 0
+  else:
+    bar, lines = None, 10
+  done = shown = 0
+  for identity in images:
+    yield identity
+    done += len(identity)
+    if bar is not None:
+      bar.update(len(identity))
+    elif done * lines // total > shown:
+      shown = done * lines // total
+      print(f"{done} of {total} images", file=sys.stderr, flush=True)
+  if bar is not None:
+    bar.close()
+
+
+def synthesize(
+  output: str,
+  *,
+  train_sizes: Sequence[int],
+  test_identities: int,
+  test_images: int,
+  pairs: int,
+  seed: int,
+  size: int,
+  workers: int,
+) -> None:
+  """Writes both data sets; their bytes depend on all but `workers`.
+
+  Args:
+    output: directory of the two.
+    train_sizes: images of each training identity.
+    test_identities: identities that are only in the test set.
+    test_images: images of each of them.
+    pairs: verification pairs, half of them positive.
+    seed: of everything random.
+    size: height and width of the images in pixels.
+    workers: processes that draw.
+
+  Raises:
+    InputError: a data set is there already, or impossible pairs.
+  """
+  train, test = os.path.join(output, "train"), os.path.join(output, "test")
+  for directory in (train, test):
+    if os.path.exists(os.path.join(directory, records.INDEX_FILE)):
+      raise InputError(
+        f"--output {output!r} holds a data set already ({directory}): choose"
+        " another directory or delete it first."
+      )
+  identities = len(train_sizes) + test_identities
+  # A counter of its own, which no image has.
+  rng = procedural_faces.generator(seed, identities)
+  folds = verification_pairs(test_identities, test_images, pairs, rng)
+  names = [_name(identity) for identity in range(identities)]
+  sizes = [*map(int, train_sizes), *[test_images] * test_identities]
+  split = len(train_sizes)
+  draw = functools.partial(_draw, seed=seed, size=size)
+  with (
+    multiprocessing.get_context("spawn").Pool(workers) as pool,
+    # Both are finished, or neither.
+    DatasetWriter(
+      train, name="synthetic_train", classes=names[:split]
+    ) as train_writer,
+    DatasetWriter(
+      test, name="synthetic_test", classes=names[split:]
+    ) as test_writer,
+  ):
+    drawn = pool.imap(draw, enumerate(sizes))
+    for identity, images in enumerate(_progress(drawn, sum(sizes))):
+      writer = train_writer if identity < split else test_writer
+      label = identity if identity < split else identity - split
+      for number, image in enumerate(images, start=1):
+        name = f"{names[identity]}/{names[identity]}_{number:04d}.jpg"
+        writer.add(label, name, image, (size, size))
+    with tempfile.TemporaryDirectory() as scratch:
+      path = os.path.join(scratch, records.PAIRS_FILE)
+      write_pairs(path, folds, split)
+      test_writer.add_pairs(path)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m data_prep.synthesize",
+    description="Draws a long-tailed training set and a verification set.",
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add("--output", required=True, help="directory for train/ and test/")
+  add("--identities", type=int, default=600, help="classes to train on")
+  add(
+    "--images",
+    type=int,
+    help=f"training images in all; {DEFAULT_IMAGES} with zipf, as the file says"
+    " with file",
+  )
+  add(
+    "--tail",
+    default="zipf:1.0",
+    help="class sizes: zipf:EXPONENT, or file:PATH with one size a line",
+  )
+  add("--smallest_class", type=int, default=2, help="least images of a class")
+  add("--largest_class", type=int, default=100, help="most images of a class")
+  add("--test_identities", type=int, default=200, help="never trained on")
+  add("--test_images", type=int, default=10, help="images of each of these")
+  add("--pairs", type=int, default=6000, help="verification pairs in all")
+  add("--seed", type=int, default=0, help="same seed, same bytes")
+  add("--size", type=int, default=112, help="pixels of a side")
+  add(
+    "--workers",
+    type=int,
+    default=os.cpu_count(),
+    help="processes; the bytes do not depend on it",
+  )
+  return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """The command."""
+  flags = _parse(arguments)
+  for name, least, most in (
+    ("identities", 2, 50_000),
+    ("test_identities", 2 * FOLDS, 50_000),
+    ("test_images", 2, 9_999),
+    ("smallest_class", 1, 9_999),
+    ("largest_class", flags.smallest_class, 9_999),
+    ("seed", 0, 2**63 - 1),
+    ("size", 32, 1024),
+    ("workers", 1, 1024),
+  ):
+    value = getattr(flags, name)
+    if not least <= value <= most:
+      raise InputError(
+        f"--{name}={value} is out of range: choose {least} to {most}."
+      )
+  sizes = class_sizes(
+    flags.tail,
+    flags.identities,
+    flags.images,
+    flags.smallest_class,
+    flags.largest_class,
+  )
+  synthesize(
+    flags.output,
+    train_sizes=sizes,
+    test_identities=flags.test_identities,
+    test_images=flags.test_images,
+    pairs=flags.pairs,
+    seed=flags.seed,
+    size=flags.size,
+    workers=flags.workers,
+  )
+  train = os.path.join(flags.output, "train")
+  print(
+    f"wrote {sizes.sum()} images of {len(sizes)} identities ({sizes.max()} to"
+    f" {sizes.min()} each) to {train} and {flags.pairs} pairs of"
+    f" {flags.test_identities} others to {os.path.join(flags.output, 'test')}"
+    "\nnext: python -m jamsface_jax.main --config=configs/demo.py"
+    f" --workdir={os.path.join(flags.output, 'run')}"
+    f" --config.data.directory={train}"
+  )
+
+
+if __name__ == "__main__":
+  run_command(main)
