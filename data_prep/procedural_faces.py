@@ -1,23 +1,17 @@
-"""Draws faces that nobody has: many weak cues of identity, many nuisances.
+"""Faces that nobody has: the identity, many weak cues and no giveaway.
 
 An identity is a fixed set of 3-D polygons (outline, eyes, brows, nose, mouth,
-ears, hair, moles) with colours, a skin texture and a relief that the light
-falls on. An image moves the vertices by an expression, turns and projects them,
-fills the polygons in order, multiplies by texture and light, covers some of it,
-and passes the whole through a poor camera. Every identity and image is a pure
-function of (seed, identity, image), by counters of the Philox generator.
+ears, hair, moles) with colours, a skin texture and a relief for the light to
+fall on. `procedural_photos.py` takes pictures of it.
 
 Lengths are in units of the face's own frame: the eyes about 35 apart, x to the
 right, y down, z towards the viewer, origin between the eyes.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
-
-JPEG_QUALITY = 90
 
 # What an expression can move; each vertex has a displacement for each.
 EXPRESSIONS = (
@@ -115,12 +109,8 @@ IRIS = np.array(
 LIPS = np.array([(196, 112, 104), (176, 84, 84), (150, 86, 76)], np.float32)
 
 # Texture and relief cover this square of the (x, y) plane.
-_FIELD = 128
-_FIELD_X, _FIELD_Y = -64.0, -52.0
-_SCALE = 0.84  # Pixels of a 112-pixel image to one unit of the face.
-_CAMERA = 420.0  # Distance of the viewer.
-_SHIFT = 4  # cv2 takes coordinates in 1/16 pixel.
-_TEMPLATE = (56.0, 63.0)  # Where the five landmarks' mean comes to lie.
+FIELD = 128
+FIELD_CORNER = (-64.0, -52.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,13 +154,6 @@ class Face:
   gloss: float
 
 
-def generator(seed: int, identity: int, image: int = 0) -> np.random.Generator:
-  """The random numbers of one image, or of the identity itself (image 0)."""
-  return np.random.Generator(
-    np.random.Philox(key=[seed, identity], counter=[0, 0, 0, image])
-  )
-
-
 class _Sketch:
   """Collects the polygons of a face."""
 
@@ -194,17 +177,8 @@ class _Sketch:
     self.parts.append(Part(name, first, self._count, color, hull))
 
 
-def draw_face(seed: int, identity: int) -> Face:
-  """Draws the parameters of an identity and builds its face.
-
-  Args:
-    seed: of the whole data set, at least 0.
-    identity: its number, at least 0.
-
-  Returns:
-    The face; equal for equal arguments.
-  """
-  rng = generator(seed, identity)
+def draw_face(rng: np.random.Generator) -> Face:
+  """Draws the parameters of an identity and builds its face."""
   cut = np.clip(rng.standard_normal(len(GEOMETRY)), -2, 2)
   g = {
     name: mean + spread * float(z)
@@ -290,21 +264,27 @@ def _add_hair_behind(sketch, g, hair, center):
   length = max(g["hair_length"], 4.0)
   x = np.concatenate([x, x[[0, -1]] * (1 + 0.1 * (length > 25))])
   y = np.concatenate([y, [length, length]])
-  for name, depth in (("hair_back", -30.0), ("hair_middle", -6.0)):
-    shrink = 0.9 if name == "hair_back" else 1.0
-    sketch.add(
-      name, x * shrink, y * shrink, hair * 0.8, z=center[2] + depth, hull=True
-    )
+  rings = ((0.95, -46.0), (1.0, -26.0), (1.0, -6.0), (0.93, 10.0))
+  # The ring in front is only above the ears, where hair frames the face.
+  above = np.minimum(y, -12.0)
+  sketch.add(
+    "hair_behind",
+    np.concatenate([x * r for r, _ in rings]),
+    np.concatenate([(y if z < 0 else above) * r for r, z in rings]),
+    hair * 0.8,
+    z=np.repeat([center[2] + z for _, z in rings], len(x)),
+    hull=True,
+  )
 
 
 def _add_neck_and_ears(sketch, g, skin, center):
-  width = 0.62 * g["face_width"]
+  width = 0.68 * g["face_width"]
   sketch.add(
     "neck",
     [-width, width, width * 1.15, -width * 1.15],
-    [g["chin"] - 24, g["chin"] - 24, g["chin"] + 40, g["chin"] + 40],
-    skin * 0.78,
-    z=center[2] - 4,
+    [g["chin"] - 24, g["chin"] - 24, g["chin"] + 70, g["chin"] + 70],
+    skin * 0.84,
+    z=center[2] - 10,
   )
   for side in (-1, 1):
     for size, shade in ((1.0, 0.92), (0.6, 0.76)):
@@ -322,7 +302,7 @@ def _add_neck_and_ears(sketch, g, skin, center):
 def _add_head(sketch, g, skin, outline, axes, center):
   x, y = outline
   jaw = np.maximum(y / g["chin"], 0) ** 3
-  rings = ((1.0, 0.0), (0.96, 0.28), (0.8, 0.6), (0.97, -0.25))
+  rings = ((1.0, 0.0), (0.96, 0.28), (0.8, 0.6))
   middle = center[1]
   sketch.add(
     "head",
@@ -352,8 +332,8 @@ def _add_beard(sketch, g, rng, skin, hair, outline):
     )
   if kind < 0.3:
     t = np.linspace(-1, 1, 11)
-    top = g["mouth_y"] - 9 + 4 * t**2
-    bottom = g["mouth_y"] - 1.5 + 4 * t**2
+    top = g["mouth_y"] - 8 + 6.5 * t**2
+    bottom = g["mouth_y"] - 2.5 + 2 * t**2
     sketch.add(
       "moustache",
       np.concatenate([t, t[::-1]]) * (g["mouth_width"] + 2),
@@ -527,8 +507,7 @@ def _add_hair_front(sketch, g, rng, hair, axes):
   angle = np.linspace(np.pi / 2, -np.pi / 2, 15)
   top_x = (g["face_width"] + 0.6 * g["hair_side"]) * np.sin(angle)
   top_y = -(g["skull_height"] + g["hair_top"]) * np.cos(angle) - 4
-  inside = 1 - np.minimum(np.abs(np.sin(angle)) ** 2, 1)
-  top_z = -axes[2] * (1 - 0.45 * np.sqrt(inside))
+  top_z = np.full_like(top_x, -axes[2] - 4)
   sketch.add(
     "hair_front",
     np.concatenate([line, top_x]),
@@ -550,8 +529,8 @@ def _add_hair_front(sketch, g, rng, hair, axes):
 
 def _grid(count: int) -> tuple[np.ndarray, np.ndarray]:
   """The x and y of a field of count x count cells."""
-  at = (np.arange(count, dtype=np.float32) + 0.5) * (_FIELD / count)
-  return np.meshgrid(_FIELD_X + at, _FIELD_Y + at)
+  at = (np.arange(count, dtype=np.float32) + 0.5) * (FIELD / count)
+  return np.meshgrid(FIELD_CORNER[0] + at, FIELD_CORNER[1] + at)
 
 
 def _bump(x, y, x0, y0, rx, ry):
@@ -560,14 +539,14 @@ def _bump(x, y, x0, y0, rx, ry):
 
 def _texture(rng, g) -> np.ndarray:
   """Blotches, blush, shadows and freckles of a skin: a factor on its colour."""
-  x, y = _grid(_FIELD)
-  field = np.ones((_FIELD, _FIELD, 3), np.float32)
+  x, y = _grid(FIELD)
+  field = np.ones((FIELD, FIELD, 3), np.float32)
   for cells, amount in ((6, 0.055), (14, 0.04), (32, 0.03)):
     noise = rng.standard_normal((cells, cells, 1)) * [1, 1, 1]
     noise = noise + 0.5 * rng.standard_normal((cells, cells, 3))
     field += cv2.resize(
       (amount * noise).astype(np.float32),
-      (_FIELD, _FIELD),
+      (FIELD, FIELD),
       interpolation=cv2.INTER_CUBIC,
     )
   blush = rng.uniform(0, 0.14)
@@ -575,7 +554,7 @@ def _texture(rng, g) -> np.ndarray:
   field -= blush * cheek[..., None] * np.float32([0.1, 1, 0.9])
   freckles = rng.random() ** 3 * 60
   across = _bump(np.abs(x), y, 12, 16, 16, 9)
-  for column, row in rng.integers(0, _FIELD, (600, 2))[: int(freckles * 10)]:
+  for column, row in rng.integers(0, FIELD, (600, 2))[: int(freckles * 10)]:
     if across[row, column] > 0.3:
       field[row, column] *= np.float32([0.8, 0.7, 0.6])
   return np.clip(field, 0.4, 1.3)
@@ -583,7 +562,7 @@ def _texture(rng, g) -> np.ndarray:
 
 def _relief(rng, g) -> np.ndarray:
   """Slopes of what the ellipsoid lacks: nose, brow, cheeks, chin, sockets."""
-  x, y = _grid(_FIELD // 4)
+  x, y = _grid(FIELD // 4)
   side = np.abs(x)
   height = (
     g["nose_height"] * 0.8 * _bump(x, y, 0, g["nose_length"] - 4, 7, 12)
@@ -597,269 +576,3 @@ def _relief(rng, g) -> np.ndarray:
   height += cv2.resize(bumps, x.shape, interpolation=cv2.INTER_CUBIC)
   dy, dx = np.gradient(height.astype(np.float32), 4.0)
   return np.stack([dx, dy], -1)
-
-
-# ---------------------------------------------------------------------------
-# One image.
-
-
-def draw_image(face: Face, rng: np.random.Generator, size: int) -> np.ndarray:
-  """Takes a picture of a face under random conditions.
-
-  Args:
-    face: who.
-    rng: the image's own random numbers.
-    size: height and width in pixels.
-
-  Returns:
-    RGB, uint8 [size, size, 3].
-  """
-  scale = size / 112
-  rotation = _rotation(rng)
-  points = face.points + (_expression(rng) @ face.moves).reshape(-1, 3)
-  zoom = _SCALE * scale * float(np.exp(0.05 * rng.standard_normal()))
-  pivot = face.center + np.float32([0, 0, 0.3 * face.axes[2]])
-  g = face.geometry
-  mouth = g["mouth_width"]
-  landmarks = np.float32(
-    [
-      (-g["eye_x"], 0, -3),
-      (g["eye_x"], 0, -3),
-      (0, g["nose_length"], g["nose_height"]),
-      (-mouth, g["mouth_y"], -3),
-      (mouth, g["mouth_y"], -3),
-    ]
-  )
-
-  def turn(xyz):
-    xyz = (xyz - pivot) @ rotation.T
-    return xyz[:, :2] * (_CAMERA / (_CAMERA - xyz[:, 2:]))
-
-  # As an aligned crop would: the landmarks' mean lies where it should, nearly.
-  jitter = 2.2 * rng.standard_normal(2)
-  offset = scale * (np.float32(_TEMPLATE) + jitter)
-  offset = np.float32(offset - zoom * turn(landmarks).mean(0))
-
-  def project(xyz):
-    xy = zoom * turn(xyz) + offset
-    return np.rint(xy * 2**_SHIFT).astype(np.int32)
-
-  canvas = _background(rng, size)
-  xy = project(points)
-  hair_change = float(np.exp(0.15 * rng.standard_normal()))
-  for part in face.parts:
-    polygon = xy[part.first : part.last]
-    if part.hull:
-      polygon = cv2.convexHull(polygon)
-    color = part.color
-    if part.name.startswith("hair") or part.name == "lock":
-      color = tuple(hair_change * value for value in color)
-    cv2.fillPoly(canvas, [polygon], color, cv2.LINE_AA, _SHIFT)
-
-  light = _light(face, rng, rotation, pivot, zoom, offset, size)
-  pixels = canvas.astype(np.float32) * light
-  canvas = np.clip(pixels, 0, 255).astype(np.uint8)
-  _cover(canvas, face, rng, project)
-  return _camera(canvas, rng)
-
-
-def _rotation(rng) -> np.ndarray:
-  """Yaw, pitch and roll, in this order, float32 [3, 3]."""
-  yaw, pitch, roll = np.clip(rng.standard_normal(3), -2.2, 2.2) * np.deg2rad(
-    [19, 9, 5]
-  )
-  cos, sin = np.cos([yaw, pitch, roll]), np.sin([yaw, pitch, roll])
-  about_y = [[cos[0], 0, sin[0]], [0, 1, 0], [-sin[0], 0, cos[0]]]
-  about_x = [[1, 0, 0], [0, cos[1], -sin[1]], [0, sin[1], cos[1]]]
-  about_z = [[cos[2], -sin[2], 0], [sin[2], cos[2], 0], [0, 0, 1]]
-  return np.float32(np.array(about_z) @ about_x @ about_y)
-
-
-def _expression(rng) -> np.ndarray:
-  """How much of each expression, float32 [E]."""
-  amount = np.float32(rng.standard_normal(len(EXPRESSIONS)))
-  amount *= np.float32([0.5, 0.55, 0.5, 0.8, 0.6, 0.35, 0.8, 0.6])
-  amount[0] = min(max(amount[0], 0), 1)
-  amount[5] = min(max(amount[5], -0.15), 1)
-  return amount
-
-
-def _background(rng, size) -> np.ndarray:
-  """Blurred blobs and a few shapes, uint8 [size, size, 3]."""
-  cells = int(rng.integers(2, 7))
-  base = rng.uniform(20, 220, 3) + rng.uniform(10, 50) * rng.standard_normal(
-    (cells, cells, 3)
-  )
-  canvas = cv2.resize(
-    np.clip(base, 0, 255).astype(np.uint8),
-    (size, size),
-    interpolation=cv2.INTER_LINEAR,
-  )
-  for _ in range(rng.integers(0, 3)):
-    corner, extent = rng.uniform(-0.2, 1, 2), rng.uniform(0.1, 0.8, 2)
-    low = np.int32(corner * size).tolist()
-    high = np.int32((corner + extent) * size).tolist()
-    cv2.rectangle(canvas, low, high, rng.uniform(10, 240, 3).tolist(), -1)
-  shirt = np.float32([(0.05, 1.1), (0.25, 0.93), (0.75, 0.93), (0.95, 1.1)])
-  shirt = np.int32(shirt * size * 2**_SHIFT)
-  color = rng.uniform(10, 240, 3).tolist()
-  cv2.fillPoly(canvas, [shirt], color, cv2.LINE_AA, _SHIFT)
-  return canvas
-
-
-def _light(face, rng, rotation, pivot, zoom, offset, size) -> np.ndarray:
-  """Texture times light, a factor on colours, float32 [size, size, 3]."""
-  cells = 40
-  at = (np.arange(cells, dtype=np.float32) + 0.5) * (size / cells)
-  column, row = np.meshgrid(at, at)
-  # Rays of an orthographic camera meet the ellipsoid: |(p + s d) / axes| = 1.
-  seen = np.stack([(column - offset[0]) / zoom, (row - offset[1]) / zoom], -1)
-  start = (seen @ rotation[:2] + (pivot - face.center)) / face.axes
-  along = rotation[2] / face.axes
-  a, b = along @ along, start @ along
-  c = (start**2).sum(-1) - 1
-  inside = b**2 - a * c
-  s = (-b + np.sqrt(np.maximum(inside, 0))) / a
-  hit = start + s[..., None] * along
-  normal = hit / face.axes
-  normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-6
-  place = hit[..., :2] * face.axes[:2] + face.center[:2]
-  place -= np.float32([_FIELD_X, _FIELD_Y])
-  relief = cv2.remap(
-    face.relief,
-    np.ascontiguousarray(place[..., 0] / 4 - 0.5),
-    np.ascontiguousarray(place[..., 1] / 4 - 0.5),
-    cv2.INTER_LINEAR,
-  )
-  normal[..., :2] -= relief
-  normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-  normal = normal @ rotation.T
-
-  direction = rng.standard_normal(3) * [1.0, 0.7, 0] + [0, -0.5, 1.0]
-  direction = np.float32(direction / np.linalg.norm(direction))
-  tint = np.float32(np.exp(0.1 * rng.standard_normal((2, 3))))
-  ambient = rng.uniform(0.35, 0.75)
-  key = (1.05 - ambient) * np.maximum(normal @ direction, 0)
-  half = direction + np.float32([0, 0, 1])
-  half /= np.linalg.norm(half)
-  shine = 2 * face.gloss * np.maximum(normal @ half, 0) ** 12
-  light = (key + shine)[..., None] * tint[0] * 1.25 + ambient * tint[1]
-  light = cv2.resize(light, (size, size), interpolation=cv2.INTER_LINEAR)
-  place = cv2.resize(place, (size, size), interpolation=cv2.INTER_LINEAR)
-  texture = cv2.remap(
-    face.texture, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-  )
-  return light * texture
-
-
-def _cover(canvas, face, rng, project) -> None:
-  """Puts on some of: glasses, a mask, a hat, a hand or another object."""
-  glasses, mask, hat, hand = rng.random(4)
-  color = rng.uniform(0, 200, 3)
-  g = face.geometry
-
-  def fill(x, y, z, color):
-    xyz = np.stack(np.broadcast_arrays(x, y, z), 1).astype(np.float32)
-    color = tuple(float(value) for value in color)
-    cv2.fillPoly(canvas, [project(xyz)], color, cv2.LINE_AA, _SHIFT)
-
-  if glasses < 0.24:
-    rx, ry = rng.uniform(9, 13), rng.uniform(6, 10)
-    power = rng.uniform(0.5, 1.0)
-    angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    ring_x = rx * np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** power
-    ring_y = ry * np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** power
-    frame = tuple((color * 0.5).tolist())
-    thick = 1 + int(glasses > 0.16)
-    lines = []
-    for side in (-1, 1):
-      x = side * 17.5 + ring_x
-      xyz = np.stack([x, ring_y + 1, np.full_like(x, 4)], 1)
-      if glasses < 0.05:
-        fill(*xyz.T, color * 0.25)
-      lines.append(project(xyz))
-    cv2.polylines(canvas, lines, True, frame, thick, cv2.LINE_AA, _SHIFT)
-    arms = [(-17.5 - rx, 0, 4), (-g["face_width"] - 2, 0, -35)]
-    arms += [(17.5 + rx, 0, 4), (g["face_width"] + 2, 0, -35)]
-    arms += [(-17.5 + rx, -1, 5), (17.5 - rx, -1, 5)]
-    lines = project(np.float32(arms)).reshape(3, 2, 2)
-    cv2.polylines(canvas, lines, False, frame, thick, cv2.LINE_AA, _SHIFT)
-  if mask < 0.06:
-    t = np.linspace(-1, 1, 9)
-    x = np.concatenate([t, t[::-1] * 0.8]) * g["face_width"]
-    y = np.concatenate(
-      [
-        g["nose_length"] - 14 + 8 * t**2,
-        g["chin"] + 2 - 16 * np.abs(t) ** 3,
-      ]
-    )
-    z = np.concatenate([8 - 44 * np.abs(t) ** 3, 2 - 40 * np.abs(t) ** 2])
-    fill(x, y, z, 0.5 * color + 110)
-  if hat < 0.08:
-    t = np.linspace(-1, 1, 9)
-    edge = rng.uniform(-32, -20)
-    width = g["face_width"] + 6
-    x = np.concatenate([t * width, [0.9 * width, 0, -0.9 * width]])
-    y = np.concatenate([edge - 4 * (1 - t**2), [-62, -75, -62]])
-    z = np.concatenate([-40 + 44 * (1 - t**2), [-30, -20, -30]])
-    fill(x, y, z, color)
-  if hand < 0.12:
-    angle = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    radius = rng.uniform(9, 20) * (1 + 0.25 * rng.standard_normal(12))
-    x0, y0 = rng.uniform(-40, 40), rng.uniform(-20, 70)
-    shade = face.skin * 0.85 if hand < 0.06 else color
-    fill(x0 + radius * np.cos(angle), y0 + radius * np.sin(angle), 15, shade)
-
-
-def _camera(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Colour balance, exposure, lost resolution, noise, uint8 like `canvas`."""
-  size = len(canvas)
-  gain = np.exp(0.22 * rng.standard_normal() + 0.08 * rng.standard_normal(3))
-  saturation = 0.0 if rng.random() < 0.08 else rng.uniform(0.5, 1.2)
-  grey = np.full((3, 3), (1 - saturation) / 3) + saturation * np.eye(3)
-  contrast = rng.uniform(0.7, 1.15)
-  shift = (1 - contrast) * 110 + 12 * rng.standard_normal()
-  matrix = np.empty((3, 4), np.float32)
-  matrix[:, :3] = contrast * gain[:, None] * grey
-  matrix[:, 3] = shift
-  pixels = cv2.transform(canvas, matrix).astype(np.float32)
-  blur = rng.random()
-  if blur < 0.35:
-    less = int(size * rng.uniform(0.25, 0.6))
-    pixels = cv2.resize(pixels, (less, less), interpolation=cv2.INTER_AREA)
-    pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
-  elif blur < 0.7:
-    pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.3))
-  # The sum of two uniform numbers is close to normal and costs a tenth.
-  noise = rng.integers(0, 256, (2, *canvas.shape), dtype=np.uint8)
-  noise = cv2.add(noise[0], noise[1], dtype=cv2.CV_32F) - 255
-  pixels += noise * (rng.random() ** 2 * 0.14)
-  return np.clip(pixels, 0, 255).astype(np.uint8)
-
-
-def encode(image: np.ndarray) -> bytes:
-  """JPEG bytes of an RGB image, uint8 [H, W, 3]."""
-  bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-  options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-  return cv2.imencode(".jpg", bgr, options)[1].tobytes()
-
-
-def draw_identity(
-  seed: int, identity: int, images: Sequence[int], size: int
-) -> list[bytes]:
-  """Draws images of one identity.
-
-  Args:
-    seed: of the whole data set.
-    identity: its number.
-    images: their numbers, from 1.
-    size: height and width in pixels.
-
-  Returns:
-    The JPEG bytes of each.
-  """
-  face = draw_face(seed, identity)
-  return [
-    encode(draw_image(face, generator(seed, identity, image), size))
-    for image in images
-  ]

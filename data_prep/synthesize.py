@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import tqdm
 
-from data_prep import procedural_faces
+from data_prep import procedural_photos
 from data_prep.writer import DatasetWriter
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
@@ -195,7 +195,7 @@ def _draw(job: tuple[int, int], seed: int, size: int) -> list[bytes]:
   cv2.setNumThreads(1)
   identity, images = job
   numbers = range(1, images + 1)
-  return procedural_faces.draw_identity(seed, identity, numbers, size)
+  return procedural_photos.draw_identity(seed, identity, numbers, size)
 
 
 def _progress(images: Iterable[list[bytes]], total: int) -> Iterator:
@@ -252,7 +252,7 @@ def synthesize(
       )
   identities = len(train_sizes) + test_identities
   # A counter of its own, which no image has.
-  rng = procedural_faces.generator(seed, identities)
+  rng = procedural_photos.generator(seed, identities)
   folds = verification_pairs(test_identities, test_images, pairs, rng)
   names = [_name(identity) for identity in range(identities)]
   sizes = [*map(int, train_sizes), *[test_images] * test_identities]

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep import procedural_faces, synthesize
+from data_prep import procedural_photos, synthesize
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 
@@ -66,8 +66,8 @@ def test_other_seed_other_images(output, tmp_path):
 
 
 def test_an_image_does_not_depend_on_the_images_around_it():
-  seven = procedural_faces.draw_identity(3, 5, range(1, 8), 112)
-  assert procedural_faces.draw_identity(3, 5, [6], 112) == [seven[5]]
+  seven = procedural_photos.draw_identity(3, 5, range(1, 8), 112)
+  assert procedural_photos.draw_identity(3, 5, [6], 112) == [seven[5]]
   assert len(set(seven)) == 7
 
 
@@ -99,7 +99,7 @@ def test_no_identity_is_in_both_sets(output):
 def test_jpeg_is_rgb():
   red = np.zeros((32, 32, 3), np.uint8)
   red[..., 0] = 255
-  jpeg = np.frombuffer(procedural_faces.encode(red), np.uint8)
+  jpeg = np.frombuffer(procedural_photos.encode(red), np.uint8)
   decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB)
   assert decoded[..., 0].min() > 240 and decoded[..., 1:].max() < 15
 
@@ -247,7 +247,7 @@ def test_pixels_hardly_tell_who_it_is():
   jpegs = [
     jpeg
     for identity in range(60)
-    for jpeg in procedural_faces.draw_identity(11, identity, range(1, 7), 112)
+    for jpeg in procedural_photos.draw_identity(11, identity, range(1, 7), 112)
   ]
   who = np.repeat(np.arange(60), 6)
   pixels = decode(jpegs, 56)
@@ -268,7 +268,7 @@ def test_identity_can_be_learned():
   jpegs = [
     jpeg
     for identity in range(identities)
-    for jpeg in procedural_faces.draw_identity(
+    for jpeg in procedural_photos.draw_identity(
       12, identity, range(1, images + 1), 112
     )
   ]
