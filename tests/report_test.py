@@ -1,0 +1,243 @@
+"""The pictures hold the numbers, and the files are pictures."""
+
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import matplotlib
+import numpy as np
+import pytest
+
+from jamsface_jax import report, verification
+from jamsface_jax.errors import InputError
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """The figures as they are saved, by name of the file."""
+  figures = {}
+  save = report._save
+
+  def keep(canvas, path):
+    saved = save(canvas, path)
+    figures[saved.name] = canvas
+    return saved
+
+  monkeypatch.setattr(report, "_save", keep)
+  return figures
+
+
+def check_picture(path, width):
+  picture = cv2.imread(str(path))
+  assert path.suffix == ".png"
+  assert picture.shape[1] == round(width)
+  assert picture.std() > 5  # Ink on white.
+
+
+def test_read_metrics(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(
+    '{"step": 10, "train/loss": 3.5}\n'
+    '{"step": 20, "train/loss": 3, "lfw/tar@1e-4": null}\n'
+    "\n"
+    '{"step": 30, "train/loss": NaN}\n'
+    '{"step": 20, "train/loss": 2.5, "lfw/accuracy": 0.5}\n'  # Resumed.
+    '{"step": 40, "train/lo'
+  )
+  metrics = report.read_metrics(path)
+  assert set(metrics) == {"train/loss", "lfw/accuracy", "lfw/tar@1e-4"}
+  wanted = {
+    "train/loss": ([10, 20, 30], [3.5, 2.5, np.nan]),
+    "lfw/accuracy": ([20], [0.5]),
+    "lfw/tar@1e-4": ([20], [np.nan]),
+  }
+  for name, (steps, values) in wanted.items():
+    assert metrics[name][0].dtype == np.int64
+    np.testing.assert_array_equal(metrics[name][0], steps)
+    np.testing.assert_array_equal(metrics[name][1], values)
+
+
+@pytest.mark.parametrize(
+  "line", ["{", "[1]", '{"train/loss": 1}', '{"step": 1, "a": "b"}', "7"]
+)
+def test_broken_metrics_are_refused(tmp_path, line):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1, "a": 2}\n' + line + "\n")
+  with pytest.raises(InputError, match="metrics.jsonl:2: is not an object"):
+    report.read_metrics(path)
+  path.write_text('{"step": 1, "a": 2}\n' + line)  # Cut off.
+  assert list(report.read_metrics(path)) == ["a"]
+
+
+def test_missing_metrics_are_refused(tmp_path):
+  with pytest.raises(InputError, match="No such file"):
+    report.read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_training_panels_show_the_metrics(tmp_path, drawn):
+  rng = np.random.default_rng(0)
+  steps = np.arange(1, 501) * 10
+  metrics = {
+    name: (steps, rng.random(500))
+    for name in (
+      "train/loss",
+      "train/cross_entropy",
+      "train/accuracy",
+      "train/learning_rate",
+    )
+  }
+  evaluated = np.array([2000, 4000]), np.array([0.7, 0.8])
+  metrics["lfw/accuracy"] = metrics["cfp_fp/accuracy"] = evaluated
+  metrics["lfw/accuracy_std"] = metrics["lfw/auc"] = evaluated
+  metrics["train/loss"][1][7] = np.nan
+  path = report.plot_training(metrics, tmp_path / "training.png")
+  check_picture(path, 2 * 4.2 * 150)
+  panels = drawn["training.png"].axes
+  lines = [
+    {
+      line.get_label(): line.get_xydata().T
+      for line in ax.get_lines()
+      if not line.get_label().startswith("_")
+    }
+    for ax in panels
+  ]
+  assert [list(names) for names in lines] == [
+    ["train/loss", "train/cross_entropy"],
+    ["train/accuracy", "lfw/accuracy", "cfp_fp/accuracy"],
+    ["train/learning_rate"],
+    [],  # The place that is left over.
+  ]
+  assert not panels[3].axison
+  np.testing.assert_array_equal(lines[1]["lfw/accuracy"], evaluated)
+  np.testing.assert_array_equal(
+    lines[2]["train/learning_rate"], metrics["train/learning_rate"]
+  )
+  # Means of ten neighbours, of loss without the value that is not finite.
+  finite = np.delete(metrics["train/loss"][1], 7)
+  means = np.lib.stride_tricks.sliding_window_view(finite, 9).mean(axis=1)
+  np.testing.assert_allclose(lines[0]["train/loss"][1], means)
+  values = metrics["train/accuracy"]
+  means = [
+    np.lib.stride_tricks.sliding_window_view(v, 10).mean(axis=1) for v in values
+  ]
+  np.testing.assert_allclose(lines[1]["train/accuracy"], means)
+
+
+def test_six_panels_for_a_run_with_margins(tmp_path, drawn):
+  names = [name for _, names, _ in report._PANELS for name in names]
+  metrics = {
+    name: (np.array([1, 2]), np.array([0.5, 0.4]))
+    for name in names
+    if name != "/accuracy"
+  }
+  path = report.plot_training(metrics, tmp_path / "training.png")
+  check_picture(path, 3 * 4.2 * 150)
+  panels = drawn["training.png"].axes
+  shown = [line.get_label() for ax in panels for line in ax.get_lines()]
+  assert sorted(shown) == sorted(metrics)
+
+
+def test_a_log_without_training_is_refused(tmp_path):
+  metrics = {"lfw/auc": (np.array([1]), np.array([0.5]))}
+  with pytest.raises(InputError, match="none of the metrics"):
+    report.plot_training(metrics, tmp_path / "training.png")
+
+
+def test_roc_curves_are_tar_at_far(tmp_path, drawn):
+  rng = np.random.default_rng(1)
+  same = np.arange(4000) % 2 == 0
+  scores = rng.normal(same * 1.0, 0.5)
+  few = np.arange(40) % 2 == 0, rng.normal(size=40)
+  curves = {
+    "many": verification.roc(scores, same),
+    "few": verification.roc(few[1], few[0]),
+  }
+  path = report.plot_roc(curves, tmp_path / "roc.png")
+  check_picture(path, 6.4 * 150)
+  (ax,) = drawn["roc.png"].axes
+  many, few_line = ax.get_lines()
+  fars, tars = many.get_xydata().T
+  assert fars[0] == 1 / 2000
+  assert fars[-1] == 1
+  assert few_line.get_xdata()[0] == 1 / 20
+  assert ax.get_xscale() == "log"
+  assert ax.get_xlim() == (1 / 2000, 1)
+  negatives = np.sort(scores[~same])[::-1]
+  for place in (0, 100, 900, 1500):
+    # Just above the first negative that may not pass.
+    threshold = negatives[int(fars[place] * 2000 + 1e-9)]
+    wanted = np.mean(scores[same] > threshold)
+    assert tars[place] == pytest.approx(wanted)
+  tar = verification.tar_at_far(scores, same, [1e-3])[0]
+  area = verification.auc(scores, same)
+  assert many.get_label() == f"many   AUC {area:.4f}   TAR@1e-3 {tar:.4f}"
+  assert "TAR" not in few_line.get_label()  # 20 negatives cannot tell.
+
+
+def test_histograms_count_each_kind(tmp_path, drawn):
+  rng = np.random.default_rng(2)
+  same = np.arange(900) % 3 == 0
+  scores = np.clip(rng.normal(same * 0.5, 0.2), -1, 1)
+  path = report.plot_scores(scores, same, 0.25, tmp_path / "scores.png")
+  check_picture(path, 6.4 * 150)
+  (ax,) = drawn["scores.png"].axes
+  # A step outline has its heights twice: up and along.
+  negative, positive = ax.patches
+  assert negative.get_label() == "different people (600 pairs)"
+  assert positive.get_label() == "same person (300 pairs)"
+  edges = np.linspace(scores.min(), 1, 81)
+  for patch, kind in ((negative, ~same), (positive, same)):
+    counts, _ = np.histogram(scores[kind], edges)
+    heights = patch.get_xy()[1:161:2, 1]
+    np.testing.assert_allclose(heights, counts / kind.sum())
+  (line,) = ax.get_lines()
+  assert list(line.get_xdata()) == [0.25, 0.25]
+
+
+def test_margins_against_class_size(tmp_path, drawn):
+  rng = np.random.default_rng(3)
+  sizes = np.r_[1, 2000, rng.integers(2, 300, 198)]
+  angular = 0.5 - 0.05 * np.log(sizes)
+  path = report.plot_margins(
+    sizes, angular, np.full(200, 0.2), tmp_path / "margins.png"
+  )
+  check_picture(path, 9.0 * 150)
+  left, right = drawn["margins.png"].axes
+  assert left.get_title(loc="left").endswith("rank correlation -1.00")
+  assert right.get_title(loc="left").endswith("rank correlation undefined")
+  points = left.collections[0].get_offsets()
+  np.testing.assert_array_equal(points, np.c_[sizes, angular])
+  assert left.get_xscale() == "log"
+  # Margin falls with size alone: its medians lie on the same straight line,
+  # up to the mean of two middle classes.
+  (line,) = left.get_lines()
+  middle_sizes, middle_margins = line.get_xydata().T
+  np.testing.assert_allclose(
+    middle_margins, 0.5 - 0.05 * np.log(middle_sizes), atol=2e-3
+  )
+  assert middle_sizes[0] == 1
+  assert middle_sizes[-1] == 2000
+  assert 8 <= len(middle_sizes) <= 12
+
+
+def test_classes_of_one_size_can_be_drawn(tmp_path, drawn):
+  margins = np.linspace(0, 0.4, 5)
+  report.plot_margins(np.full(5, 7), margins, margins, tmp_path / "m.png")
+  (line,) = drawn["m.png"].axes[0].get_lines()
+  np.testing.assert_allclose(line.get_xydata(), [[7, 0.2]])
+
+
+def test_drawing_leaves_no_global_state(tmp_path):
+  before = dict(matplotlib.rcParams)
+  report.plot_scores(
+    np.array([0.1, 0.9]), np.array([False, True]), 0.5, tmp_path / "s.png"
+  )
+  assert dict(matplotlib.rcParams) == before
+  code = (
+    "import sys; import jamsface_jax.report;"
+    "assert 'matplotlib.pyplot' not in sys.modules;"
+    "assert 'jax' not in sys.modules"
+  )
+  root = pathlib.Path(__file__).parents[1]
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
