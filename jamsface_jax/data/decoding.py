@@ -1,0 +1,63 @@
+"""From encoded bytes to RGB pixels."""
+
+import cv2
+import numpy as np
+import simplejpeg
+
+# Decoding threads are ours; OpenCV's own would fight with them.
+cv2.setNumThreads(1)
+# A broken image is reported by us, with its name.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+_JPEG_START = b"\xff\xd8"
+
+
+class DecodingError(ValueError):
+  """These bytes are not a whole image; the message says why."""
+
+
+def decode_image(data: bytes) -> np.ndarray:
+  """Decodes an image as it is.
+
+  Args:
+    data: a JPEG, PNG, WebP or BMP file, colour or grey.
+
+  Returns:
+    uint8 [H, W, 3], RGB.
+
+  Raises:
+    DecodingError: not an image, or a truncated one.
+  """
+  if data[:2] == _JPEG_START:
+    try:
+      # Strict: a truncated file is an error, not a half-grey image.
+      return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+      raise DecodingError(f"broken JPEG: {error}") from None
+  pixels = None
+  if data:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+  if pixels is None:
+    raise DecodingError("not a JPEG, PNG, WebP or BMP image")
+  return pixels
+
+
+def decode_resized(data: bytes, size: int) -> np.ndarray:
+  """Decodes an image and scales it to `size` x `size` pixels if need be.
+
+  Args:
+    data: an encoded image.
+    size: height and width wanted.
+
+  Returns:
+    uint8 [size, size, 3], RGB.
+
+  Raises:
+    DecodingError: not an image, or a truncated one.
+  """
+  pixels = decode_image(data)
+  if pixels.shape[:2] != (size, size):
+    shrinks = pixels.shape[0] > size
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    pixels = cv2.resize(pixels, (size, size), interpolation=how)
+  return pixels

@@ -1,0 +1,115 @@
+"""Where labelled images come from: a data set on disk, or made-up noise."""
+
+from typing import Protocol
+
+import numpy as np
+
+from jamsface_jax.data import decoding, records
+from jamsface_jax.errors import InputError
+
+
+class Source(Protocol):
+  """Random access to labelled images.
+
+  Attributes:
+    num_classes: C; labels are in [0, C).
+    class_sizes: images of each class, int64 [C].
+    fingerprint: equal if and only if the content is.
+  """
+
+  num_classes: int
+  class_sizes: np.ndarray
+  fingerprint: str
+
+  def __len__(self) -> int:
+    """Returns the number of images."""
+
+  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images with these ids.
+
+    Args:
+      ids: int64 [n], each in [0, len(self)).
+
+    Returns:
+      uint8 [n, H, W, 3] RGB and int32 [n] labels.
+    """
+
+
+class RecordSource:
+  """A data set on disk, its images scaled to one size.
+
+  Args:
+    directory: holds `dataset.json`.
+    image_size: height and width of the images returned.
+  """
+
+  def __init__(self, directory: str, image_size: int):
+    self._reader = records.RecordReader(directory)
+    self._image_size = image_size
+    index = self._reader.index
+    self.num_classes = index.classes
+    self.class_sizes = np.array(index.class_sizes, np.int64)
+    self.fingerprint = index.fingerprint()
+
+  def __len__(self) -> int:
+    return len(self._reader)
+
+  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `Source.read`; raises InputError naming a broken image or label."""
+    size = self._image_size
+    images = np.empty((len(ids), size, size, 3), np.uint8)
+    labels = np.empty(len(ids), np.int32)
+    for row, record in enumerate(self._reader.read(ids.tolist())):
+      if not 0 <= record.label < self.num_classes:
+        raise InputError(
+          f"image {record.name!r} of {self._reader.directory!r} has label"
+          f" {record.label}, outside [0, {self.num_classes}): write the data"
+          " set again."
+        )
+      try:
+        images[row] = decoding.decode_resized(record.image, size)
+      except decoding.DecodingError as error:
+        raise InputError(
+          f"image {record.name!r} of {self._reader.directory!r} cannot be read"
+          f" ({error}): write the data set again with --skip_bad."
+        ) from None
+      labels[row] = record.label
+    return images, labels
+
+
+class NoiseSource:
+  """Images of noise around one random pattern a class; needs no data.
+
+  It lets every recipe run anywhere (`:tiny`), and can be learned. An image is a
+  pure function of (seed, id).
+  """
+
+  def __init__(self, num_classes: int, num_images: int, image_size: int):
+    self.num_classes = num_classes
+    self.class_sizes = np.bincount(
+      np.arange(num_images) % num_classes, minlength=num_classes
+    )
+    self.fingerprint = f"noise-{num_classes}-{num_images}"
+    self._num_images = num_images
+    self._image_size = image_size
+
+  def __len__(self) -> int:
+    return self._num_images
+
+  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `Source.read`."""
+    labels = (ids % self.num_classes).astype(np.int32)
+    images = [self._image(int(i)) for i in ids]
+    return np.stack(images), labels
+
+  def _image(self, example: int) -> np.ndarray:
+    size = self._image_size
+    pattern = _normal([0, example % self.num_classes], (8, 8, 3))
+    noise = _normal([1, example], (8, 8, 3))
+    coarse = 127.5 + 40.0 * pattern + 30.0 * noise
+    rows = np.arange(size) * 8 // size
+    return np.clip(coarse[rows][:, rows], 0, 255).astype(np.uint8)
+
+
+def _normal(key: list[int], shape: tuple[int, ...]) -> np.ndarray:
+  return np.random.default_rng(key).normal(size=shape)

@@ -1,0 +1,49 @@
+"""Margins: from a cosine to the penalised cosine of the true class.
+
+Each function takes the cosine of every example to its own class and the margins
+of that class, and returns what the softmax sees in its place.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Floor of sin^2: the slope of the square root is infinite at 0.
+SINE_FLOOR = 1e-7
+
+
+def joint(
+  cosine: jax.Array,
+  angular_margin: jax.Array,
+  cosine_margin: jax.Array,
+  *,
+  smooth: bool,
+) -> jax.Array:
+  r"""Joint margin in the angular and the cosine space: cos(t + a) - c.
+
+  With c = 0 this is ArcFace (https://arxiv.org/abs/1801.07698, eq. 3), with
+  a = 0 CosFace (https://arxiv.org/abs/1801.09414, eq. 4), with both 0 the
+  normalised softmax. JAMsFace (doi 10.1007/s00521-023-08732-5) names margins
+  learned per class in both spaces; only its abstract was at hand, so that this
+  form of the sum is ours.
+
+  Beyond t = pi - a the shifted cosine would rise again. Two continuations keep
+  it falling there: `cos t - a sin a`, that of ArcFace's public code, which
+  jumps at the seam; and `-2 - cos(t + a)` (ours), which meets it with equal
+  value and slope in t and in a, as learned margins want. Gradients are the true
+  ones with respect to all three arguments.
+
+  Args:
+    cosine: cos t to the true class, float [B], in [-1, 1].
+    angular_margin: a in radians, float [B], in [0, pi).
+    cosine_margin: c, float [B].
+    smooth: continue by `-2 - cos(t + a)` instead of `cos t - a sin a`.
+
+  Returns:
+    The penalised cosine, float [B].
+  """
+  # arccos has an infinite slope at +-1, so expand cos(t + a) instead.
+  sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, SINE_FLOOR))
+  sin_a, cos_a = jnp.sin(angular_margin), jnp.cos(angular_margin)
+  shifted = cosine * cos_a - sine * sin_a
+  beyond = -2.0 - shifted if smooth else cosine - angular_margin * sin_a
+  return jnp.where(cosine > -cos_a, shifted, beyond) - cosine_margin

@@ -1,0 +1,116 @@
+"""Which array lives where: the mesh, the three layouts, and moving batches.
+
+The mesh has two axes. Examples are split over both, so that no device repeats
+backbone work; class weights and margins are split over `model` alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jamsface_jax.errors import InputError
+
+BATCH = P(("data", "model"))  # Examples: every device its own.
+CLASSES = P("model")  # Class weights, margins and their optimizer state.
+REPLICATED = P()
+
+
+def make_mesh(model_devices: int) -> Mesh:
+  """Lays out all devices as a (data, model) grid.
+
+  Args:
+    model_devices: size of the `model` axis; -1 puts all devices on it.
+
+  Raises:
+    InputError: the number does not divide the devices that JAX sees.
+  """
+  total = jax.device_count()
+  model = total if model_devices == -1 else model_devices
+  if model < 1 or total % model:
+    raise InputError(
+      f"mesh.model={model_devices} does not divide the {total} devices that JAX"
+      f" sees: use a divisor of {total}, or -1 for all of them."
+    )
+  # Explicit axes, today's default, refuse the backward of a convolution.
+  return jax.make_mesh(
+    (total // model, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2
+  )
+
+
+def state_shardings(shapes: Any, mesh: Mesh) -> Any:
+  """Gives each leaf of a state its sharding by its path in the tree.
+
+  A leaf below a `head` key is split by class; optimizer state repeats the path
+  of its parameter and so follows it. Everything else is replicated.
+
+  Args:
+    shapes: pytree of arrays or ShapeDtypeStructs.
+    mesh: the (data, model) mesh.
+
+  Returns:
+    The same tree of NamedShardings.
+  """
+
+  def of_leaf(path, leaf):
+    below_head = any(getattr(entry, "key", None) == "head" for entry in path)
+    spec = CLASSES if below_head and leaf.ndim else REPLICATED
+    return NamedSharding(mesh, spec)
+
+  return jax.tree_util.tree_map_with_path(of_leaf, shapes)
+
+
+def check_divides(name: str, size: int, mesh: Mesh) -> None:
+  """Refuses a global batch that the devices cannot share equally."""
+  if size < 1 or size % mesh.size:
+    raise InputError(
+      f"{name}={size} is not a multiple of the {mesh.size} devices: use a"
+      f" multiple of {mesh.size}."
+    )
+
+
+def local_rows(size: int, mesh: Mesh) -> np.ndarray:
+  """Returns the rows of a global batch that this process's devices hold.
+
+  Args:
+    size: rows of the global batch, a multiple of the number of devices.
+    mesh: the (data, model) mesh.
+
+  Returns:
+    int64, ascending: a process needs these rows and no others.
+  """
+  slices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((size,))
+  rows = {r for (s,) in slices.values() for r in range(*s.indices(size))}
+  return np.array(sorted(rows), np.int64)
+
+
+def put_batch(
+  local: Mapping[str, np.ndarray], rows: np.ndarray, size: int, mesh: Mesh
+) -> dict[str, jax.Array]:
+  """Makes global arrays, split by example, from this process's rows.
+
+  Args:
+    local: arrays whose first axis lists the examples of `rows`.
+    rows: what `local_rows(size, mesh)` returned.
+    size: rows of the global batch.
+    mesh: the (data, model) mesh.
+
+  Returns:
+    Arrays of `size` rows with sharding BATCH.
+  """
+  sharding = NamedSharding(mesh, BATCH)
+
+  def put(array: np.ndarray) -> jax.Array:
+    def of_device(index):
+      start, stop, _ = index[0].indices(size)
+      first = np.searchsorted(rows, start)
+      return array[first : first + stop - start]
+
+    return jax.make_array_from_callback(
+      (size, *array.shape[1:]), sharding, of_device
+    )
+
+  return {name: put(array) for name, array in local.items()}
