@@ -12,12 +12,13 @@ from jamsface_jax.errors import InputError
 class BatchNorm(nn.Module):
   """Batch normalisation over all axes but the last, optionally in groups.
 
-  With `group_size` n > 0 the batch is split into contiguous groups of n examples
-  and each is normalised by its own statistics ("ghost batch normalisation",
-  https://arxiv.org/abs/1705.08741); the running statistics take the average
-  over groups. Under jit a batch is global, however it is sharded, so groups
-  are also how to get the per-device statistics of single-device trainers: when
-  no group crosses a device, only the running statistics are communicated.
+  With `group_size` n > 0 the batch is split into contiguous groups of n
+  examples and each is normalised by its own statistics ("ghost batch
+  normalisation", https://arxiv.org/abs/1705.08741); the running statistics take
+  the average over groups. Under jit a batch is global, however it is sharded,
+  so groups are also how to get the statistics of trainers that normalise per
+  device: when no group crosses a device, only the running statistics need
+  communication.
 
   Variances are biased (divided by n), the running one included; PyTorch
   divides its running variance by n - 1.
@@ -62,11 +63,9 @@ class BatchNorm(nn.Module):
       mean_square = jnp.square(grouped).mean(axes)
       var = jnp.maximum(mean_square - jnp.square(mean), 0.0)
       if not self.is_initializing():
-        keep = self.momentum
-        running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(
-          0
-        )
-        running_var.value = keep * running_var.value + (1 - keep) * var.mean(0)
+        rate = 1 - self.momentum
+        running_mean.value += rate * (mean.mean(0) - running_mean.value)
+        running_var.value += rate * (var.mean(0) - running_var.value)
     else:
       mean, var = running_mean.value[None], running_var.value[None]
 
@@ -82,8 +81,9 @@ class BatchNorm(nn.Module):
       return 1
     if batch_size % self.group_size:
       raise InputError(
-        f"model.batch_norm_group={self.group_size} does not divide the batch of"
-        f" {batch_size} examples: use a divisor of it, or 0 for the whole batch."
+        f"model.batch_norm_group={self.group_size} does not divide the batch"
+        f" of {batch_size} examples: use a divisor of it, or 0 for the whole"
+        " batch."
       )
     return batch_size // self.group_size
 
@@ -102,7 +102,9 @@ class PReLU(nn.Module):
     initial = nn.initializers.constant(0.25)
     slope = self.param("slope", initial, (x.shape[-1],)).astype(x.dtype)
     slope = slope.reshape((1,) * (x.ndim - 1) + slope.shape)
-    return jnp.maximum(x, 0) + slope * jnp.minimum(x, 0)
+    # As a product: the backward pass then stores the least. (max and min
+    # have a gradient of half and half at 0, which XLA computes and keeps.)
+    return x * jnp.where(x >= 0, jnp.ones_like(slope), slope)
 
 
 def torch_linear_init(fan_in: int) -> Callable[..., jax.Array]:

@@ -1,0 +1,408 @@
+"""Backbones against NumPy in float64, published sizes and one device."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jamsface_jax.errors import InputError
+from jamsface_jax.models import MODELS, make_model
+from jamsface_jax.models.iresnet import Block
+from jamsface_jax.models.layers import BatchNorm, PReLU
+
+SETTINGS = {
+  "name": "iresnet",
+  "embedding_size": 6,
+  "width": 1 / 16,
+  "stages": (1, 1),
+  "dropout": 0.0,
+  "dtype": "float32",
+  "remat": False,
+  "batch_norm_group": 0,
+}
+
+
+def tiny(**changes):
+  return make_model(**(SETTINGS | changes))
+
+
+def random_variables(model, images):
+  """Variables with every entry moved off its initial value."""
+  variables = model.init(jax.random.key(0), images, train=False)
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: x + rng.uniform(0.01, 0.1, x.shape).astype(np.float32), variables
+  )
+
+
+def make_images(count, size=12, seed=1):
+  rng = np.random.default_rng(seed)
+  return rng.uniform(-1, 1, (count, size, size, 3)).astype(np.float32)
+
+
+def train_forward(model, variables, images, **kwargs):
+  return model.apply(
+    variables, images, train=True, mutable=["batch_stats"], **kwargs
+  )
+
+
+def loss_and_gradients(model, variables, images):
+  """Jitted: loss, gradients, embeddings and new statistics of a step."""
+
+  def loss(params, stats, images):
+    variables = {"params": params, "batch_stats": stats}
+    embeddings, updated = train_forward(model, variables, images)
+    # A fixed, uneven function of the embeddings: its gradient is not zero.
+    target = jnp.sin(jnp.arange(embeddings.size, dtype=jnp.float32))
+    target = target.reshape(embeddings.shape)
+    return jnp.mean((embeddings - target) ** 2), (embeddings, updated)
+
+  step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  return step(variables["params"], variables["batch_stats"], images)
+
+
+def assert_trees_close(actual, expected, tolerance):
+  """Compares leaf by leaf, relative to the largest entry of each leaf."""
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for (path, a), e in zip(
+    jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+  ):
+    a, e = np.asarray(a), np.asarray(e)
+    limit = tolerance * max(np.abs(e).max(), 1e-3)
+    assert np.abs(a - e).max() <= limit, jax.tree_util.keystr(path)
+
+
+# Float64 oracles.
+
+
+def conv_oracle(x, kernel, stride, padding):
+  """Direct convolution, padded by `padding` on all four sides."""
+  x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  size = kernel.shape[0]
+  height = (x.shape[1] - size) // stride + 1
+  width = (x.shape[2] - size) // stride + 1
+  y = np.zeros((len(x), height, width, kernel.shape[-1]))
+  for i in range(height):
+    for j in range(width):
+      top, left = i * stride, j * stride
+      patch = x[:, top : top + size, left : left + size]
+      y[:, i, j] = np.tensordot(patch, kernel, 3)
+  return y
+
+
+def batch_norm_oracle(x, params, group_size=0):
+  """Two passes, group by group; also the statistics of each group."""
+  groups = np.split(x, len(x) // (group_size or len(x)))
+  axes = tuple(range(x.ndim - 1))
+  means = [group.mean(axes) for group in groups]
+  variances = [
+    ((group - mean) ** 2).mean(axes)
+    for group, mean in zip(groups, means, strict=True)
+  ]
+  y = [
+    (group - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+    for group, mean, var in zip(groups, means, variances, strict=True)
+  ]
+  return np.concatenate(y), np.array(means), np.array(variances)
+
+
+def block_oracle(x, params, stride):
+  def batch_norm(name, x):
+    return batch_norm_oracle(x, params[name])[0]
+
+  shortcut = conv_oracle(x, params["shortcut_conv"]["kernel"], stride, 0)
+  y = conv_oracle(batch_norm("bn1", x), params["conv1"]["kernel"], 1, 1)
+  y = batch_norm("bn2", y)
+  y = np.where(y > 0, y, params["prelu"]["slope"] * y)
+  y = conv_oracle(y, params["conv2"]["kernel"], stride, 1)
+  return batch_norm("bn3", y) + batch_norm("shortcut_bn", shortcut)
+
+
+@pytest.mark.parametrize(
+  ("name", "count"),
+  [
+    ("iresnet18", 24_025_600),
+    ("iresnet34", 34_139_328),
+    ("iresnet50", 43_590_848),
+    ("iresnet100", 65_156_160),
+    ("iresnet200", 118_833_920),
+  ],
+)
+def test_parameter_counts_are_the_published_ones(name, count):
+  model = tiny(name=name, stages=(), width=1.0, embedding_size=512)
+  images = jax.ShapeDtypeStruct((1, 112, 112, 3), jnp.float32)
+  variables = jax.eval_shape(
+    lambda images: model.init(jax.random.key(0), images, train=False), images
+  )
+  sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
+  assert sum(sizes) == count
+
+
+def test_parameter_names_are_stable():
+  # Checkpoints and conversions of published weights depend on these names.
+  variables = tiny().init(jax.random.key(0), make_images(1), train=False)
+  block = """
+    bn1/bias bn1/scale bn2/bias bn2/scale bn3/bias bn3/scale conv1/kernel
+    conv2/kernel prelu/slope shortcut_bn/bias shortcut_bn/scale
+    shortcut_conv/kernel""".split()
+  expected = [f"stage{i}_block1/{name}" for i in (1, 2) for name in block]
+  expected += """
+    stem_conv/kernel stem_bn/bias stem_bn/scale stem_prelu/slope final_bn/bias
+    final_bn/scale embedding_fc/bias embedding_fc/kernel embedding_bn/bias
+    embedding_bn/scale""".split()
+  params = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+  assert sorted(params) == sorted(expected)
+  stats = flax.traverse_util.flatten_dict(variables["batch_stats"], sep="/")
+  assert sorted(stats) == sorted(
+    name.removesuffix("scale") + kind
+    for name in expected
+    if name.endswith("/scale")
+    for kind in ("mean", "var")
+  )
+  # Only a change of size or stride needs a convolution on the shortcut.
+  deeper = tiny(stages=(2,)).init(jax.random.key(0), make_images(1), False)
+  assert "shortcut_conv" in deeper["params"]["stage1_block1"]
+  assert "shortcut_conv" not in deeper["params"]["stage1_block2"]
+
+
+def test_initial_values():
+  model = tiny(width=0.5, embedding_size=64)
+  params = model.init(jax.random.key(0), make_images(1), False)["params"]
+  conv = params["stage2_block1"]["conv2"]["kernel"]
+  np.testing.assert_allclose(conv.std(), 0.1, rtol=0.03)
+  np.testing.assert_allclose(conv.mean(), 0.0, atol=0.003)
+  kernel, bias = (
+    params["embedding_fc"]["kernel"],
+    params["embedding_fc"]["bias"],
+  )
+  bound = len(kernel) ** -0.5
+  for values in (kernel, bias):
+    assert 0.9 * bound < np.abs(values).max() <= bound
+  np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.03)
+  np.testing.assert_array_equal(params["stem_prelu"]["slope"], 0.25)
+  np.testing.assert_array_equal(params["embedding_bn"]["scale"], 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_output_is_float32_of_the_asked_size(dtype):
+  images = make_images(4, size=15)
+  model = tiny(dtype=dtype)
+  variables = model.init(jax.random.key(0), images, train=False)
+  embeddings, updated = train_forward(model, variables, images)
+  assert embeddings.shape == (4, 6) and embeddings.dtype == jnp.float32
+  for leaf in jax.tree.leaves((variables, updated)):
+    assert leaf.dtype == jnp.float32
+
+
+def test_bfloat16_computes_in_bfloat16_and_stays_close():
+  images = make_images(8)
+  variables = random_variables(tiny(), images)
+  exact = tiny().apply(variables, images, train=False)
+  half = tiny(dtype="bfloat16").apply(variables, images, train=False)
+  error = np.abs(half - exact).max() / np.abs(exact).max()
+  assert 1e-5 < error < 0.02  # 0 would mean that it computed in float32.
+
+
+def test_block_matches_numpy():
+  rng = np.random.default_rng(2)
+  # An even size: padding (0, 1) instead of (1, 1) would show.
+  x = rng.normal(size=(3, 6, 8, 2)).astype(np.float32)
+  block = Block(channels=3, stride=2, dtype="float32", batch_norm_group=0)
+  variables = random_variables(block, x)
+  actual, _ = train_forward(block, variables, x)
+  params = jax.tree.map(np.float64, variables["params"])
+  expected = block_oracle(x.astype(np.float64), params, stride=2)
+  assert expected.shape == (3, 3, 4, 3)
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12, 5, 4, 3), (12, 3)])
+@pytest.mark.parametrize("group_size", [0, 4, 12])
+def test_batch_norm_matches_numpy(shape, group_size):
+  rng = np.random.default_rng(3)
+  # Means of up to ten spreads, another one for each example.
+  x = rng.normal(size=shape) + rng.uniform(-10, 10, (12,) + shape[1:])
+  x = x.astype(np.float32)
+  layer = BatchNorm(group_size, "float32")
+  variables = random_variables(layer, x)
+  actual, updated = train_forward(layer, variables, x)
+  before = jax.tree.map(np.float64, variables)
+  expected, means, variances = batch_norm_oracle(
+    x.astype(np.float64), before["params"], group_size
+  )
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+  for name, groups in (("mean", means), ("var", variances)):
+    kept = 0.9 * before["batch_stats"][name] + 0.1 * groups.mean(0)
+    np.testing.assert_allclose(updated["batch_stats"][name], kept, rtol=1e-5)
+
+  running = before["batch_stats"]
+  evaluated = layer.apply(variables, x, train=False)
+  expected = (x - running["mean"]) / np.sqrt(running["var"] + 1e-5)
+  expected = expected * before["params"]["scale"] + before["params"]["bias"]
+  np.testing.assert_allclose(evaluated, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_survives_cancellation():
+  rng = np.random.default_rng(4)
+  noise = rng.normal(size=(64, 8, 8, 2))
+  layer = BatchNorm(0, "float32")
+  # A mean of 100 spreads costs about 1e4 * 6e-8 of the variance.
+  x = (noise + 100).astype(np.float32)
+  variables = layer.init(jax.random.key(0), x, train=False)
+  actual, _ = train_forward(layer, variables, x)
+  unit = {"scale": 1.0, "bias": 0.0}
+  expected = batch_norm_oracle(x.astype(np.float64), unit)[0]
+  np.testing.assert_allclose(actual, expected, atol=5e-3)
+  # A constant channel: its variance must not round to below zero.
+  for value in (1234.567, 3e-4, -77.7):
+    constant = np.full((64, 8, 8, 2), value, np.float32)
+    actual, updated = train_forward(layer, variables, constant)
+    assert np.isfinite(actual).all()
+    assert (np.asarray(updated["batch_stats"]["var"]) >= 0.9).all()
+
+
+def test_batch_norm_gradients_match_differences():
+  # Against central differences of the float64 oracle, in random directions.
+  rng = np.random.default_rng(5)
+  x = rng.normal(size=(6, 2, 2, 3)) + 1
+  weight = rng.normal(size=x.shape)
+  params = {"scale": rng.uniform(0.5, 2, 3), "bias": rng.normal(size=3)}
+  layer = BatchNorm(3, "float32")
+  stats = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+
+  def loss(params, x):
+    y, _ = train_forward(layer, {"params": params, "batch_stats": stats}, x)
+    return jnp.sum(y * weight.astype(np.float32))
+
+  def oracle(params, x):
+    return np.sum(batch_norm_oracle(x, params, 3)[0] * weight)
+
+  single = jax.tree.map(np.float32, (params, x))
+  gradients = jax.grad(loss, argnums=(0, 1))(*single)
+  for _ in range(3):
+    step = jax.tree.map(lambda v: 1e-5 * rng.normal(size=v.shape), (params, x))
+    up = oracle(*jax.tree.map(np.add, (params, x), step))
+    down = oracle(*jax.tree.map(np.subtract, (params, x), step))
+    products = jax.tree.map(lambda g, s: np.sum(g * s), gradients, step)
+    np.testing.assert_allclose(
+      2 * sum(jax.tree.leaves(products)), up - down, rtol=1e-3
+    )
+
+
+def test_prelu_and_its_gradients():
+  x = np.array([[-2.0, 3.0, -1.0], [0.5, -4.0, 0.0]], np.float32)
+  slope = np.array([0.1, 0.5, -2.0], np.float32)
+
+  def apply(slope, x):
+    return PReLU().apply({"params": {"slope": slope}}, x)
+
+  y, vjp = jax.vjp(apply, slope, x)
+  np.testing.assert_allclose(y, [[-0.2, 3.0, 2.0], [0.5, -2.0, 0.0]])
+  slope_gradient, x_gradient = vjp(jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 0]]))
+  np.testing.assert_allclose(slope_gradient, [-2.0, -20.0, -3.0])
+  np.testing.assert_allclose(x_gradient, [[0.1, 2.0, -6.0], [4.0, 2.5, 0.0]])
+  assert apply(slope, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_remat_changes_nothing_but_memory():
+  images = make_images(6)
+  variables = random_variables(tiny(), images)
+  plain = loss_and_gradients(tiny(), variables, images)
+  remat = loss_and_gradients(tiny(remat=True), variables, images)
+  assert_trees_close(remat, plain, 1e-3)
+  traced = jax.make_jaxpr(lambda v: train_forward(tiny(remat=True), v, images))
+  assert str(traced(variables)).count("remat") == 2  # One per block.
+
+
+def test_dropout_acts_in_training_only():
+  images = make_images(6)
+  model = tiny(dropout=0.5)
+  variables = random_variables(model, images)
+
+  def train(seed):
+    rngs = {"dropout": jax.random.key(seed)}
+    return np.asarray(train_forward(model, variables, images, rngs=rngs)[0])
+
+  np.testing.assert_array_equal(train(0), train(0))
+  assert np.abs(train(0) - train(1)).max() > 0.01
+  np.testing.assert_array_equal(
+    model.apply(variables, images, train=False),
+    tiny().apply(variables, images, train=False),
+  )
+
+
+def test_evaluation_of_a_row_ignores_the_rest_of_the_batch():
+  images = make_images(6)
+  model = tiny(batch_norm_group=4)  # It does not divide 6: no matter here.
+  variables = random_variables(model, images)
+  apply = jax.jit(lambda images: model.apply(variables, images, train=False))
+  whole = apply(images)
+  for i in range(6):
+    np.testing.assert_allclose(
+      apply(images[i : i + 1]), whole[i : i + 1], rtol=1e-4, atol=1e-5
+    )
+  assert np.abs(np.diff(whole, axis=0)).max() > 0.01
+
+
+@pytest.mark.parametrize("group", [0, 4])
+def test_sharded_batch_equals_one_device(mesh, group):
+  images = make_images(32, size=8)
+  model = tiny(batch_norm_group=group, stages=(1,))
+  variables = random_variables(model, images)
+  expected = loss_and_gradients(model, variables, images)
+  batch = NamedSharding(mesh, PartitionSpec(("data", "model")))
+  replicated = NamedSharding(mesh, PartitionSpec())
+  actual = loss_and_gradients(
+    model,
+    jax.device_put(variables, replicated),
+    jax.device_put(images, batch),
+  )
+  assert_trees_close(actual, expected, 1e-3)
+
+
+def test_groups_within_a_device_need_no_communication(mesh):
+  batch = NamedSharding(mesh, PartitionSpec(("data", "model")))
+  images = jax.device_put(make_images(32, size=8), batch)
+
+  def collectives(group):
+    model = tiny(batch_norm_group=group, stages=(1,))
+    variables = model.init(jax.random.key(0), make_images(1, 8), train=False)
+    forward = jax.jit(lambda x: train_forward(model, variables, x)[0])
+    hlo = forward.lower(images).compile().as_text()
+    names = "all-reduce", "all-gather", "all-to-all", "collective-permute"
+    return {name for name in names if name in hlo}
+
+  assert collectives(4) == set()  # 8 devices with 4 examples each.
+  assert collectives(2) == set()
+  assert collectives(0) == {"all-reduce"}
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"name": "resnet"}, ["config.model.name", *MODELS]),
+    ({"stages": ()}, ["config.model.stages"]),
+    ({"stages": (1, 0)}, ["config.model.stages"]),
+    ({"name": "iresnet18"}, ["config.model.stages", "iresnet18"]),
+    ({"width": 0.3}, ["config.model.width"]),
+    ({"embedding_size": 0}, ["config.model.embedding_size"]),
+    ({"dropout": 1.0}, ["config.model.dropout"]),
+    ({"dtype": "float16"}, ["config.model.dtype", "bfloat16"]),
+    ({"batch_norm_group": 1}, ["config.model.batch_norm_group"]),
+  ],
+)
+def test_bad_settings_are_named(changes, words):
+  with pytest.raises(InputError) as caught:
+    tiny(**changes)
+  for word in words:
+    assert word in str(caught.value)
+
+
+def test_a_group_must_divide_the_batch():
+  images = make_images(6)
+  model = tiny(batch_norm_group=4)
+  variables = model.init(jax.random.key(0), images, train=False)
+  with pytest.raises(InputError, match=r"model\.batch_norm_group=4 .* 6 "):
+    train_forward(model, variables, images)
