@@ -28,48 +28,48 @@ EXPRESSIONS = (
 # Geometry: mean and spread over identities. An identity draws from a normal
 # distribution cut at two spreads. No single one of these tells faces apart.
 GEOMETRY = {
-  "face_width": (39.0, 2.6),  # Half of it, at the cheekbones.
-  "face_depth": (42.0, 3.0),
-  "skull_height": (47.0, 2.5),
-  "chin": (63.0, 3.4),
-  "jaw_power": (2.25, 0.28),  # Exponent of the superellipse: 2 is round.
-  "jaw_taper": (0.13, 0.08),
-  "eye_x": (17.0, 1.3),
-  "eye_width": (7.0, 0.8),
-  "eye_height": (3.0, 0.55),
-  "eye_tilt": (0.06, 0.11),
-  "eye_skew": (0.0, 0.3),  # Where the upper lid is highest.
-  "eye_depth": (0.0, 2.0),
-  "iris": (3.1, 0.25),
-  "lid": (2.6, 1.1),  # Height of the skin fold above the eye.
-  "lash": (0.9, 0.3),
-  "brow_gap": (10.0, 1.6),
-  "brow_length": (9.5, 1.2),
-  "brow_arch": (2.2, 1.4),
-  "brow_tilt": (0.8, 1.5),
-  "brow_thickness": (1.7, 0.65),
-  "nose_length": (22.0, 2.2),
-  "nose_width": (7.2, 1.2),
-  "nose_height": (11.0, 2.5),
-  "bridge_width": (3.2, 0.8),
-  "nostril": (1.5, 0.35),
-  "mouth_y": (40.5, 1.9),
-  "mouth_width": (12.5, 1.5),
-  "upper_lip": (2.9, 0.9),
-  "lower_lip": (3.9, 1.0),
-  "cupid_bow": (0.35, 0.2),
-  "mouth_curve": (0.0, 0.9),
-  "ear_size": (14.0, 1.8),
-  "ear_out": (7.0, 2.0),
-  "ear_y": (9.0, 2.0),
-  "hairline": (-33.0, 4.5),
-  "hairline_arch": (7.0, 3.5),  # How far it falls at the temples.
-  "parting": (0.0, 0.6),
-  "hair_top": (6.0, 3.0),
-  "hair_side": (4.0, 2.2),
-  "hair_length": (12.0, 26.0),
-  "fold": (0.05, 0.05),  # Darkness of the lines from nose to mouth.
-  "bag": (0.06, 0.05),  # The same under the eyes.
+  "face_width": (39.0, 3.49),  # Half of it, at the cheekbones.
+  "face_depth": (42.0, 4.03),
+  "skull_height": (47.0, 3.36),
+  "chin": (63.0, 4.57),
+  "jaw_power": (2.25, 0.38),  # Exponent of the superellipse: 2 is round.
+  "jaw_taper": (0.13, 0.11),
+  "eye_x": (17.0, 1.75),
+  "eye_width": (7.0, 1.08),
+  "eye_height": (3.0, 0.74),
+  "eye_tilt": (0.06, 0.15),
+  "eye_skew": (0.0, 0.4),  # Where the upper lid is highest.
+  "eye_depth": (0.0, 2.69),
+  "iris": (3.1, 0.34),
+  "lid": (2.6, 1.48),  # Height of the skin fold above the eye.
+  "lash": (0.9, 0.4),
+  "brow_gap": (10.0, 2.15),
+  "brow_length": (9.5, 1.61),
+  "brow_arch": (2.2, 1.88),
+  "brow_tilt": (0.8, 2.02),
+  "brow_thickness": (1.7, 0.87),
+  "nose_length": (22.0, 2.96),
+  "nose_width": (7.2, 1.61),
+  "nose_height": (11.0, 3.36),
+  "bridge_width": (3.2, 1.08),
+  "nostril": (1.5, 0.47),
+  "mouth_y": (40.5, 2.55),
+  "mouth_width": (12.5, 2.02),
+  "upper_lip": (2.9, 1.21),
+  "lower_lip": (3.9, 1.34),
+  "cupid_bow": (0.35, 0.27),
+  "mouth_curve": (0.0, 1.21),
+  "ear_size": (14.0, 2.42),
+  "ear_out": (7.0, 2.69),
+  "ear_y": (9.0, 2.69),
+  "hairline": (-33.0, 6.05),
+  "hairline_arch": (7.0, 4.7),  # How far it falls at the temples.
+  "parting": (0.0, 0.81),
+  "hair_top": (6.0, 4.03),
+  "hair_side": (4.0, 2.96),
+  "hair_length": (12.0, 34.94),
+  "fold": (0.05, 0.07),  # Darkness of the lines from nose to mouth.
+  "bag": (0.06, 0.07),  # The same under the eyes.
 }
 
 SKIN = np.array(
@@ -206,6 +206,7 @@ def draw_face(rng: np.random.Generator) -> Face:
   _add_hair_behind(sketch, g, hair, center)
   _add_neck_and_ears(sketch, g, skin, center)
   _add_head(sketch, g, skin, outline, axes, center)
+  _add_hair_above(sketch, g, rng, skin, hair, center, axes)
   _add_beard(sketch, g, rng, skin, hair, outline)
   _add_nose(sketch, g, skin)
   _add_mouth(sketch, g, skin, lips)
@@ -216,7 +217,7 @@ def draw_face(rng: np.random.Generator) -> Face:
     x, y = rng.uniform(-28, 28), rng.uniform(-20, 50)
     size = rng.uniform(0.6, 1.4)
     sketch.add("mole", *_ellipse(x, y, size, size, 8), skin * 0.45)
-  _add_hair_front(sketch, g, rng, hair, axes)
+  _add_locks(sketch, g, hair, center)
   return Face(
     points=np.concatenate(sketch.points).astype(np.float32),
     moves=np.concatenate(sketch.moves, 1).reshape(len(EXPRESSIONS), -1),
@@ -257,7 +258,7 @@ def _outline(g) -> tuple[np.ndarray, np.ndarray]:
 
 def _add_hair_behind(sketch, g, hair, center):
   angle = np.linspace(-np.pi / 2, np.pi / 2, 16)
-  x = (g["face_width"] + g["hair_side"]) * np.sin(angle)
+  x = (g["face_width"] + max(g["hair_side"], 0.0)) * np.sin(angle)
   top = g["skull_height"] + g["hair_top"]
   y = -top * np.cos(angle)
   # Down to its length: short hair ends at the ears, long hair leaves the image.
@@ -479,7 +480,9 @@ def _add_eye(sketch, g, side, skin, iris):
 
 def _add_brow(sketch, g, side, color):
   t = np.linspace(-1, 1, 9)
-  x = side * (g["eye_x"] + 0.5 + g["brow_length"] * t)
+  # Not so far round the temple that it would fold over in a turned head.
+  reach = 0.8 * g["face_width"] - g["eye_x"]
+  x = side * (g["eye_x"] + np.minimum(g["brow_length"] * t + 0.5, reach))
   y = -g["brow_gap"] - g["brow_arch"] * (1 - (t - 0.3) ** 2)
   y = y - g["brow_tilt"] * t
   half = max(g["brow_thickness"], 0.5) * (1 - 0.55 * (t + 1) / 2)
@@ -494,8 +497,21 @@ def _add_brow(sketch, g, side, color):
   )
 
 
-def _add_hair_front(sketch, g, rng, hair, axes):
-  t = np.linspace(-1, 1, 21)
+def _add_hair_above(sketch, g, rng, skin, hair, center, axes):
+  angle = np.linspace(-np.pi / 2, np.pi / 2, 15)
+  x = (g["face_width"] + 0.6 * max(g["hair_side"], 2.0)) * np.sin(angle)
+  y = -(g["skull_height"] + g["hair_top"]) * np.cos(angle)
+  rings = ((1.0, -0.1), (0.96, 0.28), (0.8, 0.6), (0.5, 0.86))
+  sketch.add(
+    "hair_above",
+    np.concatenate([x * r for r, _ in rings]),
+    np.concatenate([y * r - 5 for r, _ in rings]),
+    hair,
+    z=np.repeat([center[2] + axes[2] * d for _, d in rings], len(x)),
+    hull=True,
+  )
+  # The hair covers the whole front; the skin below the hairline is put on it.
+  t = np.linspace(-1, 1, 15)
   wave = rng.standard_normal(4) * [1.6, 1.3, 1.0, 0.8]
   edge = g["hairline"] + g["hairline_arch"] * np.abs(t) ** 2.5
   edge = edge + g["parting"] * 6 * t * (1 - t**2)
@@ -503,28 +519,31 @@ def _add_hair_front(sketch, g, rng, hair, axes):
     w * np.sin((k + 2) * (t + 0.3 * k) * np.pi / 2) for k, w in enumerate(wave)
   )
   edge[[0, -1]] = -6
-  line = 0.98 * g["face_width"] * np.sin(t * np.pi / 2)
-  angle = np.linspace(np.pi / 2, -np.pi / 2, 15)
-  top_x = (g["face_width"] + 0.6 * g["hair_side"]) * np.sin(angle)
-  top_y = -(g["skull_height"] + g["hair_top"]) * np.cos(angle) - 4
-  top_z = np.full_like(top_x, -axes[2] - 4)
-  sketch.add(
-    "hair_front",
-    np.concatenate([line, top_x]),
-    np.concatenate([edge, top_y]),
-    hair,
-    z=np.concatenate([sketch.surface(line, edge) + 2, top_z]),
-  )
-  if g["hair_length"] > 20:
-    for side in (-1, 1):
-      wide = g["face_width"] + g["hair_side"]
-      sketch.add(
-        "lock",
-        side * np.array([0.86, 1.0, 1.05, 0.95, 0.88]) * wide,
-        [-14, -16, g["hair_length"], g["hair_length"] + 3, 16],
-        hair * 0.92,
-        z=-axes[2] + np.array([8.0, 0.0, 0.0, 4.0, 6.0]),
-      )
+  x = 0.98 * g["face_width"] * np.sin(t * np.pi / 2)
+  # Strips, as a whole forehead would fold over itself in a turned head; they
+  # overlap, as blended edges would show the hair between them.
+  for k in range(len(t) - 2):
+    strip = slice(k, k + 3)
+    sketch.add(
+      "forehead",
+      np.concatenate([x[strip], x[strip][::-1]]),
+      np.concatenate([edge[strip], [3.0] * 3]),
+      skin,
+    )
+
+
+def _add_locks(sketch, g, hair, center):
+  if g["hair_length"] < 20:
+    return
+  for side in (-1, 1):
+    wide = g["face_width"] + max(g["hair_side"], 0.0)
+    sketch.add(
+      "hair_lock",
+      side * np.array([0.84, 1.0, 1.03, 0.95, 0.88]) * wide,
+      [-14, -18, g["hair_length"], g["hair_length"] + 3, 16],
+      hair * 0.92,
+      z=center[2] + np.array([10.0, 0.0, 0.0, 4.0, 6.0]),
+    )
 
 
 def _grid(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -541,7 +560,7 @@ def _texture(rng, g) -> np.ndarray:
   """Blotches, blush, shadows and freckles of a skin: a factor on its colour."""
   x, y = _grid(FIELD)
   field = np.ones((FIELD, FIELD, 3), np.float32)
-  for cells, amount in ((6, 0.055), (14, 0.04), (32, 0.03)):
+  for cells, amount in ((6, 0.075), (14, 0.055), (32, 0.035)):
     noise = rng.standard_normal((cells, cells, 1)) * [1, 1, 1]
     noise = noise + 0.5 * rng.standard_normal((cells, cells, 3))
     field += cv2.resize(

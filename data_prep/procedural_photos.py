@@ -20,10 +20,10 @@ from data_prep.procedural_faces import (
 
 JPEG_QUALITY = 90
 
-_SCALE = 0.84  # Pixels of a 112-pixel image to one unit of the face.
+_SCALE = 0.92  # Pixels of a 112-pixel image to one unit of the face.
 _CAMERA = 420.0  # Distance of the viewer.
 _SHIFT = 4  # cv2 takes coordinates in 1/16 pixel.
-_TEMPLATE = (56.0, 63.0)  # Where the five landmarks' mean comes to lie.
+_TEMPLATE = (56.0, 64.0)  # Where the five landmarks' mean comes to lie.
 
 
 def generator(seed: int, identity: int, image: int = 0) -> np.random.Generator:
@@ -57,7 +57,7 @@ def draw_image(face: Face, rng: np.random.Generator, size: int) -> np.ndarray:
   scale = size / 112
   rotation = _rotation(rng)
   points = face.points + (_expression(rng) @ face.moves).reshape(-1, 3)
-  zoom = _SCALE * scale * float(np.exp(0.05 * rng.standard_normal()))
+  zoom = _SCALE * scale * float(np.exp(0.04 * rng.standard_normal()))
   pivot = face.center + np.float32([0, 0, 0.3 * face.axes[2]])
   g = face.geometry
   mouth = g["mouth_width"]
@@ -76,7 +76,7 @@ def draw_image(face: Face, rng: np.random.Generator, size: int) -> np.ndarray:
     return xyz[:, :2] * (_CAMERA / (_CAMERA - xyz[:, 2:]))
 
   # As an aligned crop would: the landmarks' mean lies where it should, nearly.
-  jitter = 2.2 * rng.standard_normal(2)
+  jitter = 1.8 * rng.standard_normal(2)
   offset = scale * (np.float32(_TEMPLATE) + jitter)
   offset = np.float32(offset - zoom * turn(landmarks).mean(0))
 
@@ -86,13 +86,13 @@ def draw_image(face: Face, rng: np.random.Generator, size: int) -> np.ndarray:
 
   canvas = _background(rng, size)
   xy = project(points)
-  hair_change = float(np.exp(0.15 * rng.standard_normal()))
+  hair_change = float(np.exp(0.1 * rng.standard_normal()))
   for part in face.parts:
     polygon = xy[part.first : part.last]
     if part.hull:
       polygon = cv2.convexHull(polygon)
     color = part.color
-    if part.name.startswith("hair") or part.name == "lock":
+    if part.name.startswith("hair"):
       color = tuple(hair_change * value for value in color)
     cv2.fillPoly(canvas, [polygon], color, cv2.LINE_AA, _SHIFT)
 
@@ -105,8 +105,8 @@ def draw_image(face: Face, rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _rotation(rng) -> np.ndarray:
   """Yaw, pitch and roll, in this order, float32 [3, 3]."""
-  yaw, pitch, roll = np.clip(rng.standard_normal(3), -2.2, 2.2) * np.deg2rad(
-    [19, 9, 5]
+  yaw, pitch, roll = np.clip(rng.standard_normal(3), -2, 2) * np.deg2rad(
+    [14, 6, 4]
   )
   cos, sin = np.cos([yaw, pitch, roll]), np.sin([yaw, pitch, roll])
   about_y = [[cos[0], 0, sin[0]], [0, 1, 0], [-sin[0], 0, cos[0]]]
@@ -118,7 +118,7 @@ def _rotation(rng) -> np.ndarray:
 def _expression(rng) -> np.ndarray:
   """How much of each expression, float32 [E]."""
   amount = np.float32(rng.standard_normal(len(EXPRESSIONS)))
-  amount *= np.float32([0.5, 0.55, 0.5, 0.8, 0.6, 0.35, 0.8, 0.6])
+  amount *= np.float32([0.4, 0.45, 0.4, 0.6, 0.5, 0.3, 0.8, 0.6])
   amount[0] = min(max(amount[0], 0), 1)
   amount[5] = min(max(amount[5], -0.15), 1)
   return amount
@@ -148,47 +148,47 @@ def _background(rng, size) -> np.ndarray:
 
 def _light(face, rng, rotation, pivot, zoom, offset, size) -> np.ndarray:
   """Texture times light, a factor on colours, float32 [size, size, 3]."""
+  # Light changes slowly: a coarse grid is enough. Rows are x, y, z.
   cells = 28
   at = (np.arange(cells, dtype=np.float32) + 0.5) * (size / cells)
   column, row = np.meshgrid(at, at)
-  # Rays of an orthographic camera meet the ellipsoid: |(p + s d) / axes| = 1.
-  seen = np.stack([(column - offset[0]) / zoom, (row - offset[1]) / zoom], -1)
-  start = (seen @ rotation[:2] + (pivot - face.center)) / face.axes
-  along = rotation[2] / face.axes
-  a, b = along @ along, start @ along
-  c = (start**2).sum(-1) - 1
-  inside = b**2 - a * c
-  s = (-b + np.sqrt(np.maximum(inside, 0))) / a
-  hit = start + s[..., None] * along
-  normal = hit / face.axes
-  normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-6
-  place = hit[..., :2] * face.axes[:2] + face.center[:2]
-  place -= np.float32(FIELD_CORNER)
-  relief = cv2.remap(
-    face.relief,
-    np.ascontiguousarray(place[..., 0] / 4 - 0.5),
-    np.ascontiguousarray(place[..., 1] / 4 - 0.5),
-    cv2.INTER_LINEAR,
-  )
-  normal[..., :2] -= relief
-  normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-  normal = normal @ rotation.T
+  seen = np.stack([column.ravel() - offset[0], row.ravel() - offset[1]]) / zoom
+  # Rays of an orthographic camera meet the ellipsoid: |start + s along| = 1 in
+  # units of its axes. Rays that miss it take their nearest point.
+  axes = face.axes[:, None]
+  start = (rotation[:2].T @ seen + (pivot - face.center)[:, None]) / axes
+  along = rotation[2, :, None] / axes
+  a, b = (along**2).sum(), (along * start).sum(0)
+  c = (start**2).sum(0) - 1
+  hit = start + (np.sqrt(np.maximum(b**2 - a * c, 0)) - b) / a * along
+  normal = _unit(hit / axes)
+  place = hit[:2] * axes[:2] + face.center[:2, None]
+  place -= np.float32(FIELD_CORNER)[:, None]
+  where = np.ascontiguousarray(place.T).reshape(cells, cells, 2)
+  relief = cv2.remap(face.relief, where / 4 - 0.5, None, cv2.INTER_LINEAR)
+  normal[:2] -= relief.reshape(-1, 2).T
+  normal = rotation @ _unit(normal)
 
-  direction = rng.standard_normal(3) * [1.0, 0.7, 0] + [0, -0.5, 1.0]
-  direction = np.float32(direction / np.linalg.norm(direction))
-  tint = np.float32(np.exp(0.1 * rng.standard_normal((2, 3))))
-  ambient = rng.uniform(0.35, 0.75)
-  key = (1.05 - ambient) * np.maximum(normal @ direction, 0)
-  half = direction + np.float32([0, 0, 1])
-  half /= np.linalg.norm(half)
-  shine = 2 * face.gloss * np.maximum(normal @ half, 0) ** 12
-  light = (key + shine)[..., None] * tint[0] * 1.25 + ambient * tint[1]
+  lamp = rng.standard_normal(3) * [1.0, 0.7, 0] + [0, -0.5, 1.0]
+  lamp = _unit(np.float32(lamp))
+  tint = np.float32(np.exp(0.08 * rng.standard_normal((2, 3))))
+  ambient = rng.uniform(0.45, 0.8)
+  diffuse = (1.05 - ambient) * np.maximum(lamp @ normal, 0)
+  halfway = _unit(lamp + np.float32([0, 0, 1]))
+  shine = 2 * face.gloss * np.maximum(halfway @ normal, 0) ** 12
+  light = (diffuse + shine)[:, None] * (1.25 * tint[0]) + ambient * tint[1]
+  light = np.float32(light).reshape(cells, cells, 3)
   light = cv2.resize(light, (size, size), interpolation=cv2.INTER_LINEAR)
-  place = cv2.resize(place, (size, size), interpolation=cv2.INTER_LINEAR)
+  where = cv2.resize(where, (size, size), interpolation=cv2.INTER_LINEAR)
   texture = cv2.remap(
-    face.texture, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    face.texture, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
   )
   return light * texture
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+  """Scales vectors to length 1; their components are the first axis."""
+  return vectors / np.sqrt((vectors**2).sum(0) + 1e-12)
 
 
 def _cover(canvas, face, rng, project) -> None:
@@ -204,7 +204,7 @@ def _cover(canvas, face, rng, project) -> None:
     options = thickness, cv2.LINE_AA, _SHIFT
     cv2.polylines(canvas, lines, closed, color.tolist(), *options)
 
-  glasses, mask, hat, thing = rng.random(4) < [0.24, 0.06, 0.08, 0.12]
+  glasses, mask, hat, thing = rng.random(4) < [0.16, 0.03, 0.05, 0.06]
   if glasses:
     _put_glasses(fill, draw, face.geometry, rng)
   if mask:
@@ -264,8 +264,8 @@ def _put_hat(fill, g, rng) -> None:
 def _camera(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """Colour balance, exposure, lost resolution, noise, uint8 like `canvas`."""
   size = len(canvas)
-  gain = np.exp(0.22 * rng.standard_normal() + 0.08 * rng.standard_normal(3))
-  saturation = 0.0 if rng.random() < 0.08 else rng.uniform(0.5, 1.2)
+  gain = np.exp(0.14 * rng.standard_normal() + 0.06 * rng.standard_normal(3))
+  saturation = 0.0 if rng.random() < 0.05 else rng.uniform(0.6, 1.2)
   grey = np.full((3, 3), (1 - saturation) / 3) + saturation * np.eye(3)
   contrast = rng.uniform(0.7, 1.15)
   shift = (1 - contrast) * 110 + 12 * rng.standard_normal()
@@ -274,16 +274,16 @@ def _camera(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   matrix[:, 3] = shift
   pixels = cv2.transform(canvas, matrix).astype(np.float32)
   blur = rng.random()
-  if blur < 0.35:
-    less = int(size * rng.uniform(0.25, 0.6))
+  if blur < 0.2:
+    less = int(size * rng.uniform(0.4, 0.7))
     pixels = cv2.resize(pixels, (less, less), interpolation=cv2.INTER_AREA)
     pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
-  elif blur < 0.7:
-    pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.3))
+  elif blur < 0.5:
+    pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.1))
   # The sum of two uniform numbers is close to normal and costs a tenth.
   noise = rng.integers(0, 256, (2, *canvas.shape), dtype=np.uint8)
   noise = cv2.add(noise[0], noise[1], dtype=cv2.CV_32F) - 255
-  pixels += noise * (rng.random() ** 2 * 0.14)
+  pixels += noise * (rng.random() ** 2 * 0.09)
   return np.clip(pixels, 0, 255).astype(np.uint8)
 
 

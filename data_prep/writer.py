@@ -134,6 +134,11 @@ class DatasetWriter:
       raise InputError(
         f"no image was written to {self._directory!r}: check --input."
       )
+    if 0 in self._class_sizes:
+      empty = self._classes[self._class_sizes.index(0)]
+      raise InputError(
+        f"class {empty!r} has no readable image: leave it out of the input."
+      )
     classes_path = os.path.join(self._directory, records.CLASSES_FILE)
     with open(classes_path, "w", encoding="utf-8") as file:
       file.writelines(f"{name}\n" for name in self._classes)

@@ -4,6 +4,7 @@ A command that meets bad input says one sentence (what is at fault, what is
 wrong with it, the fix) and ends with exit code 2, without a traceback.
 """
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -12,8 +13,10 @@ EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75
 
 
-class InputError(ValueError):
+class InputError(Exception):
   """A setting, a file or a directory given by the user is at fault.
+
+  Not a ValueError: libraries that read flags catch those and wrap the message.
 
   The message is one sentence that names the setting or file, says what is wrong
   with it and how to mend it.
@@ -30,6 +33,8 @@ def run_command(command: Callable[[], int | None]) -> None:
   `InputError` becomes one line on stderr and exit code 2, `RunError` one line
   and exit code 1; every other exception is a defect and keeps its traceback.
   """
+  # Libraries warn of what is meant: read-only checkpoints, one CPU device.
+  logging.getLogger("absl").setLevel(logging.ERROR)
   try:
     code = command() or 0
   except InputError as error:

@@ -87,6 +87,28 @@ def local_rows(size: int, mesh: Mesh) -> np.ndarray:
   return np.array(sorted(rows), np.int64)
 
 
+def split_batch(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+  """Cuts a batch into micro-batches without moving an example.
+
+  Each micro-batch takes an equal share of every device's examples.
+
+  Args:
+    array: [B, ...], sharding BATCH; B a multiple of parts x devices.
+    parts: number of micro-batches.
+    mesh: the (data, model) mesh.
+
+  Returns:
+    [parts, B / parts, ...], the second axis split as BATCH.
+  """
+  each = len(array) // (parts * mesh.size)
+  tail = array.shape[1:]
+  parted = array.reshape(mesh.size, parts, each, *tail).swapaxes(0, 1)
+  return jax.lax.with_sharding_constraint(
+    parted.reshape(parts, mesh.size * each, *tail),
+    NamedSharding(mesh, P(None, *BATCH)),
+  )
+
+
 def put_batch(
   local: Mapping[str, np.ndarray], rows: np.ndarray, size: int, mesh: Mesh
 ) -> dict[str, jax.Array]:

@@ -5,7 +5,8 @@ come from one vectorised permutation and Grain's threads read whole batches
 ahead. There is no iterator state: a run that resumes at step k starts at k.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 import grain.python as grain
 import numpy as np
@@ -14,39 +15,42 @@ from jamsface_jax.data.order import example_ids
 from jamsface_jax.data.sources import Source
 
 Batch = dict[str, np.ndarray]
+Element = TypeVar("Element")
 
 
-class BatchSource:
-  """Batch number k of a run, as Grain wants it: `len` and `[k]`."""
+def read_ahead(
+  read: Callable[[int], Element], *, start: int, stop: int, threads: int
+) -> Iterator[Element]:
+  """Yields read(start), ..., read(stop - 1), computed ahead by threads.
 
-  def __init__(
-    self,
-    source: Source,
-    *,
-    seed: int,
-    batch_size: int,
-    rows: np.ndarray,
-    total_steps: int,
-  ):
-    self._source = source
-    self._seed = seed
-    self._batch_size = batch_size
-    self._rows = rows
-    self._total_steps = total_steps
+  Args:
+    read: called from several threads at once.
+    start: first argument.
+    stop: one past the last argument.
+    threads: how many; twice as many elements wait to be taken.
+
+  Yields:
+    The elements in order.
+  """
+  options = grain.ReadOptions(
+    num_threads=threads, prefetch_buffer_size=2 * threads
+  )
+  elements = grain.MapDataset.source(_Elements(read, stop))[start:]
+  yield from elements.to_iter_dataset(options)
+
+
+class _Elements(Generic[Element]):
+  """A function of an integer, as Grain wants it: `len` and `[k]`."""
+
+  def __init__(self, read: Callable[[int], Element], count: int):
+    self._read = read
+    self._count = count
 
   def __len__(self) -> int:
-    return self._total_steps
+    return self._count
 
-  def __getitem__(self, step: int) -> Batch:
-    ids = example_ids(
-      self._seed,
-      int(step),
-      batch_size=self._batch_size,
-      num_examples=len(self._source),
-      rows=self._rows,
-    )
-    images, labels = self._source.read(ids)
-    return {"images": images, "labels": labels, "ids": ids}
+  def __getitem__(self, index: int) -> Element:
+    return self._read(int(index))
 
 
 def batches(
@@ -73,14 +77,16 @@ def batches(
   Yields:
     `images` uint8 [n, H, W, 3] RGB, `labels` int32 [n], `ids` int64 [n].
   """
-  steps = BatchSource(
-    source,
-    seed=seed,
-    batch_size=batch_size,
-    rows=rows,
-    total_steps=total_steps,
-  )
-  options = grain.ReadOptions(
-    num_threads=threads, prefetch_buffer_size=2 * threads
-  )
-  yield from grain.MapDataset.source(steps)[start:].to_iter_dataset(options)
+
+  def read(step: int) -> Batch:
+    ids = example_ids(
+      seed,
+      step,
+      batch_size=batch_size,
+      num_examples=len(source),
+      rows=rows,
+    )
+    images, labels = source.read(ids)
+    return {"images": images, "labels": labels, "ids": ids}
+
+  yield from read_ahead(read, start=start, stop=total_steps, threads=threads)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from array_record.python import array_record_data_source
 
@@ -23,6 +23,7 @@ PAIRS_FILE = "pairs.txt"
 FORMAT = 1
 COLOR_ORDER = "RGB"
 
+_SCAN = 1024  # Records read at once in a scan.
 _HEADER = struct.Struct("<qH")  # Label, bytes in the name.
 
 
@@ -191,6 +192,11 @@ class RecordReader:
         f"a shard of {self.directory!r} is damaged ({_one_line(error)}): copy"
         " the data set again."
       ) from None
+
+  def scan(self) -> Iterator[Record]:
+    """Yields all records in order, a block at a time."""
+    for start in range(0, len(self), _SCAN):
+      yield from self.read(range(start, min(start + _SCAN, len(self))))
 
 
 def _check_shard(directory: str, shard: Shard) -> None:

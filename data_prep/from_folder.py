@@ -1,0 +1,232 @@
+"""Converts a folder with one sub-folder per identity to a data set.
+
+  python -m data_prep.from_folder --input=DIR --output=DIR
+
+Classes are numbered in the order of the folders' names; images are copied as
+they are, after each was decoded once.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from tqdm import tqdm
+
+from data_prep.writer import DatasetWriter
+from jamsface_jax.data import decoding, records
+from jamsface_jax.data.pairs import read_pairs
+from jamsface_jax.errors import InputError, run_command
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SKIPPED_FILE = "skipped.txt"
+_AT_ONCE = 1024  # Images in memory.
+
+
+def main() -> int:
+  """Reads the flags and converts."""
+  parser = argparse.ArgumentParser(
+    prog="python -m data_prep.from_folder",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--input", required=True, help="folder with one sub-folder per identity")
+  add("--output", required=True, help="directory of the new data set")
+  add("--name", help="prefix of its metrics; default: the output's last part")
+  add(
+    "--identities",
+    metavar="FILE",
+    help="only the folders named by the first word of each line (LFW's"
+    " peopleDevTrain.txt and the like)",
+  )
+  add(
+    "--min_images",
+    type=int,
+    default=1,
+    help="leave out identities with fewer images",
+  )
+  add(
+    "--pairs",
+    metavar="FILE",
+    help="verification pairs over these images, in LFW's layout",
+  )
+  add(
+    "--skip_bad",
+    action="store_true",
+    help=f"leave out unreadable images and list them in {SKIPPED_FILE}",
+  )
+  add("--threads", type=int, default=os.cpu_count(), help="for decoding")
+  arguments = parser.parse_args()
+  convert(
+    arguments.input,
+    arguments.output,
+    name=arguments.name or os.path.basename(os.path.abspath(arguments.output)),
+    identities=arguments.identities,
+    min_images=arguments.min_images,
+    pairs=arguments.pairs,
+    skip_bad=arguments.skip_bad,
+    threads=arguments.threads,
+  )
+  return 0
+
+
+def convert(
+  source: str,
+  directory: str,
+  *,
+  name: str,
+  identities: str | None,
+  min_images: int,
+  pairs: str | None,
+  skip_bad: bool,
+  threads: int,
+) -> None:
+  """Writes the data set; see the flags of this command.
+
+  Raises:
+    InputError: nothing to convert, an empty folder, or a broken image.
+  """
+  wanted = None if identities is None else _read_identities(identities)
+  classes = find_classes(source, wanted, min_images)
+  images = [
+    (label, f"{folder}/{file}")
+    for label, (folder, files) in enumerate(classes.items())
+    for file in files
+  ]
+  if pairs:  # Before anything is written.
+    read_pairs(pairs, [image for _, image in images])
+  skipped = []
+  with DatasetWriter(directory, name=name, classes=list(classes)) as writer:
+    for label, image, data, size in _decoded(source, images, threads):
+      if isinstance(size, str):
+        if not skip_bad:
+          raise InputError(
+            f"image {os.path.join(source, image)!r} cannot be read ({size}):"
+            " mend or delete it, or leave such images out with --skip_bad."
+          )
+        skipped.append(f"{image}\t{size}\n")
+        continue
+      writer.add(label, image, data, size)
+    if pairs:
+      writer.add_pairs(pairs)
+    if skipped:
+      path = os.path.join(directory, SKIPPED_FILE)
+      with open(path, "w", encoding="utf-8") as file:
+        file.writelines(skipped)
+  index = records.read_index(directory)
+  print(
+    f"{index.images:,} images of {index.classes:,} identities"
+    f" ({min(index.class_sizes)} to {max(index.class_sizes)} each) in"
+    f" {directory}"
+    + (f"; {len(skipped)} skipped, see {path}" if skipped else "")
+  )
+  if pairs:
+    print(
+      f"next: python -m jamsface_jax.evaluate --workdir=W --data={directory}"
+    )
+  else:
+    print(
+      "next: python -m jamsface_jax.main --config=configs/lfw_cpu.py"
+      f" --config.data.directory={directory} --workdir=W"
+    )
+
+
+def find_classes(
+  source: str, wanted: set[str] | None, min_images: int
+) -> dict[str, list[str]]:
+  """Lists the images of each identity.
+
+  Args:
+    source: folder with one sub-folder per identity.
+    wanted: only these sub-folders; None for all.
+    min_images: leave out sub-folders with fewer images.
+
+  Returns:
+    Maps sub-folders to file names, both sorted.
+
+  Raises:
+    InputError: no folder, no sub-folder, a missing or an empty one.
+  """
+  if not os.path.isdir(source):
+    raise InputError(
+      f"--input {source!r} is not a folder: give one with a sub-folder per"
+      " identity."
+    )
+  folders = sorted(
+    entry.name
+    for entry in os.scandir(source)
+    if entry.is_dir() and not entry.name.startswith(".")
+  )
+  if wanted is not None:
+    missing = sorted(wanted - set(folders))
+    if missing:
+      raise InputError(
+        f"--identities names {missing[0]!r}, which has no folder in {source!r}:"
+        " correct the list or --input."
+      )
+    folders = [folder for folder in folders if folder in wanted]
+  classes = {}
+  for folder in folders:
+    files = sorted(
+      file
+      for file in os.listdir(os.path.join(source, folder))
+      if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
+    )
+    if not files:
+      raise InputError(
+        f"folder {os.path.join(source, folder)!r} has no image"
+        f" ({', '.join(EXTENSIONS)}): delete it or add images."
+      )
+    if len(files) >= min_images:
+      classes[folder] = files
+  if not classes:
+    raise InputError(
+      f"--input {source!r} has no sub-folder with at least {min_images}"
+      " image(s): it needs one sub-folder per identity."
+    )
+  return classes
+
+
+def _read_identities(path: str) -> set[str]:
+  """First words of the lines; a line that is a number alone is a header."""
+  try:
+    with open(path, encoding="utf-8") as file:
+      lines = [line.split() for line in file if line.strip()]
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(
+      f"--identities {path!r} cannot be read ({error}): give a text file with a"
+      " folder name at the start of each line."
+    ) from None
+  return {words[0] for words in lines if not words[0].isdigit()}
+
+
+def _decoded(
+  source: str, images: list[tuple[int, str]], threads: int
+) -> Iterator[tuple[int, str, bytes, tuple[int, int] | str]]:
+  """Yields label, name, bytes, and (height, width) or what is wrong."""
+
+  def read(item):
+    label, image = item
+    try:
+      with open(os.path.join(source, image), "rb") as file:
+        data = file.read()
+      height, width, _ = decoding.decode_image(data).shape
+    except decoding.DecodingError as error:
+      return label, image, b"", str(error)
+    except OSError as error:
+      return label, image, b"", str(error.strerror)
+    return label, image, data, (height, width)
+
+  with (
+    ThreadPoolExecutor(threads) as pool,
+    tqdm(total=len(images), unit="image", disable=None) as bar,
+  ):
+    for start in range(0, len(images), _AT_ONCE):
+      for item in pool.map(read, images[start : start + _AT_ONCE]):
+        yield item
+        bar.update()
+
+
+if __name__ == "__main__":
+  run_command(main)

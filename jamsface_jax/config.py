@@ -1,0 +1,270 @@
+"""Every setting, with its default and its meaning, in one place.
+
+A recipe in `configs/` overrides `base_config()` and nothing else; no setting
+has another default anywhere.
+"""
+
+import json
+import os
+
+from ml_collections import ConfigDict
+
+from jamsface_jax.errors import InputError
+
+CONFIG_FILE = "config.json"
+
+# A resumed run may change these; they do not change what is learned. What
+# `data.directory` holds is compared by content, not by path.
+_FREE = ("mesh", "checkpoint", "evaluation", "log_every", "data.threads")
+_FREE_TO_MOVE = ("data.directory",)
+
+
+def base_config() -> ConfigDict:
+  """Returns all settings with their defaults."""
+  config = ConfigDict()
+  config.seed = 0  # Of initial values, order of examples, augmentation.
+  config.log_every = 20  # Steps between lines of metrics.
+
+  config.data = ConfigDict()
+  config.data.directory = ""  # A data set; "": noise images, no data needed.
+  config.data.image_size = 112  # Height and width that the network sees.
+  config.data.batch_size = 1024  # Global: over all devices and processes.
+  config.data.threads = 2  # Batches read and decoded at once, per process.
+  config.data.noise_classes = 64  # Classes of the noise images.
+  config.data.noise_images = 512  # How many of them.
+
+  config.augment = ConfigDict()
+  config.augment.flip = True  # Mirror half of the images.
+  config.augment.shift = 0  # Pixels, each way.
+  config.augment.brightness = 0.0  # Of half the range of pixels, each way.
+  config.augment.contrast = 0.0  # Factor up to so far from 1.
+
+  config.model = ConfigDict()
+  config.model.name = "iresnet50"  # A key of models.MODELS.
+  config.model.embedding_size = 512
+  config.model.width = 1.0  # Multiplies all channel counts.
+  config.model.stages = ()  # Blocks per stage, for name "iresnet" only.
+  config.model.dropout = 0.0  # Before the embedding layer.
+  config.model.dtype = "float32"  # Or "bfloat16": compute; parameters stay.
+  config.model.remat = False  # Recompute blocks in the backward pass.
+  config.model.batch_norm_group = 0  # Examples per statistics; 0: all.
+
+  config.head = ConfigDict()
+  config.head.scale = 64.0
+  config.head.angular_margin = 0.3  # Radians: first value, and mean if held.
+  config.head.cosine_margin = 0.2  # Likewise, in the cosine space.
+  config.head.learn_angular = True  # False: frozen at the first value.
+  config.head.learn_cosine = True
+  config.head.margin_rule = "mean"  # Hold the means (ours), or "lambda".
+  config.head.angular_lambda = 5.0  # Strength, for margin_rule "lambda".
+  config.head.cosine_lambda = 5.0
+  config.head.angular_max = 0.8  # Learned margins stay in [0, max].
+  config.head.cosine_max = 0.6
+  config.head.margin_rate = 0.02  # Margin learning rate over the main one.
+  config.head.continuation = "smooth"  # Beyond pi - a; or "published".
+  config.head.class_multiple = 1024  # Classes are padded to a multiple of it.
+  config.head.chunk_classes = 8192  # Classes walked at once, per device.
+  config.head.product_dtype = "float32"  # Or "bfloat16": the big product.
+
+  config.optimizer = ConfigDict()
+  config.optimizer.learning_rate = 0.1  # Of SGD, at `reference_batch`.
+  config.optimizer.reference_batch = 1024  # The rate scales by batch / this.
+  config.optimizer.momentum = 0.9
+  config.optimizer.weight_decay = 5e-4  # Never on margins.
+  config.optimizer.decay_vectors = True  # Also biases, BN, PReLU.
+  config.optimizer.clip_norm = 5.0  # Of the whole gradient; 0: never.
+  config.optimizer.accumulation = 1  # Micro-batches in a batch.
+
+  config.schedule = ConfigDict()
+  config.schedule.unit = "epochs"  # Of the three below: "epochs" or "steps".
+  config.schedule.length = 20.0  # Of the run.
+  config.schedule.warmup = 0.0  # Linear, from 0.
+  config.schedule.milestones = ()  # Where decay "step" multiplies by factor.
+  config.schedule.decay = "polynomial"  # Or "step", "cosine", "constant".
+  config.schedule.power = 1.0  # Of decay "polynomial".
+  config.schedule.factor = 0.1  # Of decay "step".
+
+  config.mesh = ConfigDict()
+  config.mesh.model = -1  # Devices that share the classes; -1: all.
+
+  config.checkpoint = ConfigDict()
+  config.checkpoint.every = 1000  # Steps.
+  config.checkpoint.keep_last = 2
+  config.checkpoint.keep_best = ""  # A metric such as "lfw/accuracy", or "".
+
+  config.evaluation = ConfigDict()
+  config.evaluation.data = ()  # Directories of data sets with pairs.txt.
+  config.evaluation.every = 0  # Steps; 0: at the end only.
+  config.evaluation.batch_size = 256  # Global.
+  config.evaluation.flip = True  # Add the embedding of the mirrored image.
+  config.evaluation.fars = (1e-1, 1e-2, 1e-3)  # TAR at these FARs.
+  return config
+
+
+def validate(config: ConfigDict) -> None:
+  """Refuses settings that cannot be meant, before anything is built.
+
+  Raises:
+    InputError: names the setting, what is wrong, and what it may be.
+  """
+  positive = (
+    "log_every",
+    "data.image_size",
+    "data.batch_size",
+    "data.threads",
+    "head.scale",
+    "head.class_multiple",
+    "head.chunk_classes",
+    "optimizer.learning_rate",
+    "optimizer.reference_batch",
+    "optimizer.accumulation",
+    "schedule.length",
+    "checkpoint.every",
+    "checkpoint.keep_last",
+    "evaluation.batch_size",
+  )
+  not_negative = (
+    "seed",
+    "augment.shift",
+    "augment.brightness",
+    "augment.contrast",
+    "head.angular_margin",
+    "head.cosine_margin",
+    "head.margin_rate",
+    "optimizer.momentum",
+    "optimizer.weight_decay",
+    "optimizer.clip_norm",
+    "schedule.warmup",
+    "evaluation.every",
+  )
+  for name in positive:
+    if not _get(config, name) > 0:
+      raise InputError(f"{name}={_get(config, name)} must be above 0.")
+  for name in not_negative:
+    if not _get(config, name) >= 0:
+      raise InputError(f"{name}={_get(config, name)} must not be negative.")
+  choices = {
+    "head.margin_rule": ("mean", "lambda"),
+    "head.continuation": ("smooth", "published"),
+    "head.product_dtype": ("float32", "bfloat16"),
+    "schedule.unit": ("epochs", "steps"),
+    "schedule.decay": ("polynomial", "step", "cosine", "constant"),
+  }
+  for name, allowed in choices.items():
+    if _get(config, name) not in allowed:
+      raise InputError(
+        f"{name}={_get(config, name)!r} is unknown: use one of"
+        f" {', '.join(allowed)}."
+      )
+  for kind in ("angular", "cosine"):
+    first, upper = config.head[f"{kind}_margin"], config.head[f"{kind}_max"]
+    if config.head[f"learn_{kind}"] and not first <= upper:
+      raise InputError(
+        f"head.{kind}_margin={first} is above head.{kind}_max={upper}: learned"
+        " margins need their mean inside their bounds."
+      )
+  if not config.head.angular_margin < 3.14:
+    raise InputError(
+      f"head.angular_margin={config.head.angular_margin} is in radians and must"
+      " be below pi."
+    )
+  if not config.schedule.warmup < config.schedule.length:
+    raise InputError(
+      f"schedule.warmup={config.schedule.warmup} leaves nothing of"
+      f" schedule.length={config.schedule.length}: shorten the warm-up."
+    )
+  if config.data.batch_size % config.optimizer.accumulation:
+    raise InputError(
+      f"optimizer.accumulation={config.optimizer.accumulation} does not divide"
+      f" data.batch_size={config.data.batch_size}: use a divisor of it."
+    )
+
+
+def steps_of(amount: float, config: ConfigDict, num_images: int) -> int:
+  """Turns an amount of `schedule.unit` into steps, rounded up."""
+  if config.schedule.unit == "steps":
+    return -int(-amount // 1)
+  return -int(-amount * num_images // config.data.batch_size)
+
+
+def save_or_check(config: ConfigDict, workdir: str) -> None:
+  """Writes `config.json`, or compares it with the one that is there.
+
+  Raises:
+    InputError: the work directory belongs to a run with other settings.
+  """
+  path = os.path.join(workdir, CONFIG_FILE)
+  if os.path.exists(path):
+    _check_same(config, path)
+    return
+  os.makedirs(workdir, exist_ok=True)
+  with open(path + ".partial", "w", encoding="utf-8") as file:
+    json.dump(config.to_dict(), file, indent=2)
+    file.write("\n")
+  os.replace(path + ".partial", path)
+
+
+def read_config(workdir: str) -> ConfigDict:
+  """Reads the settings of a work directory.
+
+  Raises:
+    InputError: it is not a work directory.
+  """
+  path = os.path.join(workdir, CONFIG_FILE)
+  try:
+    with open(path, encoding="utf-8") as file:
+      stored = json.load(file)
+  except FileNotFoundError:
+    raise InputError(
+      f"{workdir!r} is not a work directory (it has no {CONFIG_FILE}): give the"
+      " --workdir of a training run."
+    ) from None
+  except ValueError as error:
+    raise InputError(
+      f"{path!r} is damaged ({error}): restore it or choose another --workdir."
+    ) from None
+  config = base_config()
+  for name, value in _flatten(stored).items():
+    parent, _, key = name.rpartition(".")
+    section = _get(config, parent) if parent else config
+    if key not in section:
+      raise InputError(
+        f"{path!r} has the setting {name!r}, which this version does not know:"
+        " use the version that wrote it."
+      )
+    section[key] = tuple(value) if isinstance(value, list) else value
+  return config
+
+
+def _check_same(config: ConfigDict, path: str) -> None:
+  stored = _flatten(read_config(os.path.dirname(path)).to_dict())
+  asked = _flatten(config.to_dict())
+  conflicts = [
+    f"{name} is {stored[name]!r} there and {asked[name]!r} here"
+    for name in asked
+    if stored[name] != asked[name]
+    and name not in _FREE_TO_MOVE
+    and not any(name == free or name.startswith(free + ".") for free in _FREE)
+  ]
+  if conflicts:
+    raise InputError(
+      f"the run in {os.path.dirname(path)!r} has other settings"
+      f" ({'; '.join(conflicts)}): choose another --workdir or give the same"
+      " settings."
+    )
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flatten(value, f"{prefix}{key}.")
+    else:
+      flat[f"{prefix}{key}"] = value
+  return flat
+
+
+def _get(config: ConfigDict, name: str):
+  for key in name.split("."):
+    config = config[key]
+  return config

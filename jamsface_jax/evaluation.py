@@ -1,0 +1,161 @@
+"""Verification of a network on a data set that has pairs."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jamsface_jax import report, verification
+from jamsface_jax.data import decoding, records
+from jamsface_jax.data.pairs import Pairs, read_pairs
+from jamsface_jax.errors import InputError
+from jamsface_jax.inference import Embedder
+from jamsface_jax.state import Parts, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What came out on one set.
+
+  Attributes:
+    name: of the set, the prefix of its metrics.
+    metrics: `<set>/accuracy`, `<set>/eer`, ...
+    scores: cosine of each pair, float64 [P].
+    same: whether the pair is one person, bool [P].
+  """
+
+  name: str
+  metrics: dict[str, float]
+  scores: np.ndarray
+  same: np.ndarray
+
+
+class VerificationSet:
+  """A data set with a `pairs.txt`, opened once and evaluated often.
+
+  Args:
+    directory: of the data set.
+    image_size: height and width that the network sees.
+
+  Raises:
+    InputError: not a data set, no pairs, or pairs that do not fit.
+  """
+
+  def __init__(self, directory: str, image_size: int):
+    self._reader = records.RecordReader(directory)
+    self._image_size = image_size
+    self.name = self._reader.index.name
+    path = os.path.join(directory, records.PAIRS_FILE)
+    if not os.path.exists(path):
+      raise InputError(
+        f"data set {directory!r} has no {records.PAIRS_FILE}: write it again"
+        " with 'data_prep.from_folder --pairs=FILE'."
+      )
+    pairs = read_pairs(path, [record.name for record in self._reader.scan()])
+    # Only images that a pair names are embedded, each once.
+    self._ids, where = np.unique(
+      np.concatenate([pairs.first, pairs.second]), return_inverse=True
+    )
+    first, second = np.split(where, 2)
+    self._pairs = Pairs(first, second, pairs.same, pairs.folds)
+
+  def _images(self, numbers: np.ndarray) -> np.ndarray:
+    images = []
+    for record in self._reader.read(self._ids[numbers].tolist()):
+      try:
+        images.append(decoding.decode_resized(record.image, self._image_size))
+      except decoding.DecodingError as error:
+        raise InputError(
+          f"image {record.name!r} of {self._reader.directory!r} cannot be read"
+          f" ({error}): write the data set again without it."
+        ) from None
+    return np.stack(images)
+
+  def evaluate(
+    self,
+    embedder: Embedder,
+    variables: dict,
+    *,
+    fars: Sequence[float],
+    threads: int,
+  ) -> Evaluation:
+    """Embeds the images and scores the pairs by cosine.
+
+    Args:
+      embedder: of the network.
+      variables: of the network.
+      fars: false accept rates at which the true accept rate is given.
+      threads: batches of images read at once.
+    """
+    blocks = embedder.embed(
+      variables, self._images, len(self._ids), threads=threads
+    )
+    embeddings = np.concatenate(list(blocks))
+    pairs = self._pairs
+    scores = verification.pair_scores(embeddings, pairs.first, pairs.second)
+    metrics = verification.verify(scores, pairs.same, pairs.folds, fars)
+    return Evaluation(
+      name=self.name,
+      metrics={f"{self.name}/{name}": v for name, v in metrics.items()},
+      scores=scores,
+      same=pairs.same,
+    )
+
+
+class Evaluator:
+  """Evaluates states on the sets of `config.evaluation`."""
+
+  def __init__(self, config: ConfigDict, parts: Parts, mesh: Mesh):
+    settings = config.evaluation
+    self._fars = settings.fars
+    self._threads = config.data.threads
+    self._sets = [
+      VerificationSet(directory, config.data.image_size)
+      for directory in settings.data
+    ]
+    self._embedder = Embedder(
+      parts.model,
+      mesh=mesh,
+      batch_size=settings.batch_size,
+      image_size=config.data.image_size,
+      flip=settings.flip,
+    )
+
+  @property
+  def names(self) -> list[str]:
+    """The names of the sets, prefixes of their metrics."""
+    return [one.name for one in self._sets]
+
+  def run(self, state: TrainState) -> list[Evaluation]:
+    """Evaluates one state on every set."""
+    variables = {
+      "params": state.params["backbone"],
+      "batch_stats": state.batch_stats,
+    }
+    return [
+      one.evaluate(
+        self._embedder, variables, fars=self._fars, threads=self._threads
+      )
+      for one in self._sets
+    ]
+
+
+def plot_evaluations(directory: str, evaluations: list[Evaluation]) -> None:
+  """Draws the ROC of all sets, and the scores of each, as PNG files."""
+  if not evaluations:
+    return
+  os.makedirs(directory, exist_ok=True)
+  report.plot_roc(
+    {one.name: verification.roc(one.scores, one.same) for one in evaluations},
+    os.path.join(directory, "roc.png"),
+  )
+  for one in evaluations:
+    report.plot_scores(
+      one.scores,
+      one.same,
+      one.metrics[f"{one.name}/threshold"],
+      os.path.join(directory, f"scores_{one.name}.png"),
+    )

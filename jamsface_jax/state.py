@@ -1,0 +1,146 @@
+"""What training changes (`TrainState`) and what it never does (`Parts`)."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jamsface_jax import head as head_lib
+from jamsface_jax import models, sharding
+from jamsface_jax.optimizer import make_optimizer, make_schedule
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that a step reads and writes.
+
+  Attributes:
+    step: finished steps, int32 scalar.
+    params: `backbone` (replicated) and `head` (split by class), float32.
+    batch_stats: running statistics of the backbone, float32.
+    opt_state: of the optimizer, each leaf sharded as its parameter.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a run is made of and never changes.
+
+  Attributes:
+    model: backbone.
+    head: what is fixed about the head.
+    optimizer: of backbone and head.
+    schedule: learning rate by step.
+  """
+
+  model: nn.Module
+  head: head_lib.Head
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+
+
+def make_parts(config: ConfigDict, num_classes: int, num_images: int) -> Parts:
+  """Builds the parts of a run from its settings and the size of its data."""
+  head = make_head(config, num_classes)
+  schedule = make_schedule(config, num_images)
+  return Parts(
+    model=make_model(config),
+    head=head,
+    optimizer=make_optimizer(config, schedule, head),
+    schedule=schedule,
+  )
+
+
+def make_model(config: ConfigDict) -> nn.Module:
+  """Builds the backbone of `config.model`."""
+  return models.make_model(**config.model)
+
+
+def make_head(config: ConfigDict, num_classes: int) -> head_lib.Head:
+  """Builds the head of `config.head` for so many classes."""
+  settings = config.head
+
+  def margin(kind: str) -> head_lib.Margin:
+    return head_lib.Margin(
+      initial=settings[f"{kind}_margin"],
+      learned=settings[f"learn_{kind}"],
+      rule=settings.margin_rule,
+      upper=settings[f"{kind}_max"],
+      strength=settings[f"{kind}_lambda"],
+    )
+
+  return head_lib.Head(
+    num_classes=num_classes,
+    padded_classes=head_lib.pad_classes(num_classes, settings.class_multiple),
+    embedding_size=config.model.embedding_size,
+    scale=settings.scale,
+    angular=margin("angular"),
+    cosine=margin("cosine"),
+    smooth=settings.continuation == "smooth",
+    chunk_classes=settings.chunk_classes,
+    product_dtype=settings.product_dtype,
+  )
+
+
+def init_backbone(key: jax.Array, model: nn.Module, image_size: int) -> Any:
+  """Makes the variables of a backbone: `params` and `batch_stats`."""
+  # Two images: batch normalisation of one has no variance.
+  images = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
+  return model.init(key, images, train=False)
+
+
+def make_init(parts: Parts, image_size: int):
+  """Returns the pure function from a key to the first state."""
+
+  def init(key: jax.Array) -> TrainState:
+    backbone_key, head_key = jax.random.split(key)
+    variables = init_backbone(backbone_key, parts.model, image_size)
+    params = {
+      "backbone": variables["params"],
+      "head": head_lib.init(head_key, parts.head),
+    }
+    return TrainState(
+      step=jnp.int32(0),
+      params=params,
+      batch_stats=variables["batch_stats"],
+      opt_state=parts.optimizer.init(params),
+    )
+
+  return init
+
+
+def state_shapes(parts: Parts, image_size: int, mesh: Mesh) -> TrainState:
+  """Describes the state without making it.
+
+  Returns:
+    A TrainState of ShapeDtypeStructs that carry their shardings.
+  """
+  shapes = jax.eval_shape(make_init(parts, image_size), jax.random.key(0))
+  return jax.tree.map(
+    lambda shape, where: jax.ShapeDtypeStruct(
+      shape.shape, shape.dtype, sharding=where
+    ),
+    shapes,
+    sharding.state_shardings(shapes, mesh),
+  )
+
+
+def create_state(
+  seed: int, parts: Parts, image_size: int, mesh: Mesh
+) -> TrainState:
+  """Makes the first state, born sharded: no device ever holds it whole."""
+  shardings = jax.tree.map(
+    lambda shape: shape.sharding, state_shapes(parts, image_size, mesh)
+  )
+  init = jax.jit(make_init(parts, image_size), out_shardings=shardings)
+  return init(jax.random.key(seed))

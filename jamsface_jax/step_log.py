@@ -1,0 +1,150 @@
+"""The metrics of steps: taken one step late, averaged, watched, written."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jamsface_jax.errors import RunError
+from jamsface_jax.evaluation import Evaluation
+from jamsface_jax.metric_writer import MetricWriter
+from jamsface_jax.progress import Progress
+
+
+@dataclasses.dataclass
+class _Pending:
+  step: int
+  metrics: dict[str, jax.Array]
+  ids: np.ndarray
+
+
+class StepLog:
+  """Takes the metrics of each step one step late, so that nothing waits.
+
+  It adds up what lies between two lines, stops the run when a loss is not
+  finite, and measures speed and the share of time spent waiting for data.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    workdir: str,
+    writer: MetricWriter | None,
+    progress: Progress,
+    total_steps: int,
+  ):
+    self._log_every = config.log_every
+    self._batch_size = config.data.batch_size
+    self._workdir = workdir
+    self._writer = writer
+    self._progress = progress
+    self._total_steps = total_steps
+    self._pending: _Pending | None = None
+    self._sums: dict[str, float] = {}
+    self._count = 0
+    self._waited = 0.0
+    self._timed = 0  # Steps since `_since`.
+    self._since: float | None = None
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """A context whose time counts as waiting for data."""
+    begin = time.monotonic()
+    yield
+    self._waited += time.monotonic() - begin
+
+  def add(
+    self, step: int, metrics: dict[str, jax.Array], ids: np.ndarray
+  ) -> None:
+    """Notes a step that has just been started."""
+    self.catch_up()
+    self._pending = _Pending(step, metrics, ids)
+
+  def catch_up(self) -> None:
+    """Reads the metrics of the step noted last."""
+    if self._pending is None:
+      return
+    step, ids = self._pending.step, self._pending.ids
+    metrics = {k: float(v) for k, v in self._pending.metrics.items()}
+    self._pending = None
+    if not math.isfinite(metrics["train/loss"]):
+      self._stop(step, metrics, ids)
+    self._progress.step()
+    for name, value in metrics.items():
+      self._sums[name] = self._sums.get(name, 0.0) + value
+    self._count += 1
+    if self._since is None:  # The first step compiles: no speed to be had.
+      self._restart_clock()
+    else:
+      self._timed += 1
+    if step % self._log_every == 0 or step == self._total_steps:
+      self._write(step, metrics)
+
+  def _write(self, step: int, latest: dict[str, float]) -> None:
+    means = {k: v / self._count for k, v in self._sums.items()}
+    for name, value in latest.items():  # States of the run are not averaged.
+      if "margin" in name or "learning_rate" in name:
+        means[name] = value
+    elapsed = time.monotonic() - self._since
+    if self._timed:
+      means["train/images_per_second"] = (
+        self._timed * self._batch_size / elapsed
+      )
+      means["train/data_wait_fraction"] = min(self._waited / elapsed, 1.0)
+    if self._writer:
+      self._writer.write(step, means)
+    self._progress.show(step, means)
+    self._sums, self._count = {}, 0
+    self._restart_clock()
+
+  def _restart_clock(self) -> None:
+    self._since, self._waited, self._timed = time.monotonic(), 0.0, 0
+
+  def add_evaluations(
+    self, step: int, evaluations: list[Evaluation]
+  ) -> dict[str, float]:
+    """Writes what evaluations measured; returns all of it."""
+    measured = {}
+    for evaluation in evaluations:
+      measured |= evaluation.metrics
+      name, metrics = evaluation.name, evaluation.metrics
+      self._progress.note(
+        f"step {step}: {name} accuracy {metrics[f'{name}/accuracy']:.2%}"
+        f" +- {metrics[f'{name}/accuracy_std']:.2%},"
+        f" EER {metrics[f'{name}/eer']:.2%}"
+      )
+    if measured and self._writer:
+      self._writer.write(step, measured)
+    # An evaluation's time is not training's.
+    self._restart_clock()
+    return measured
+
+  def _stop(
+    self, step: int, metrics: dict[str, float], ids: np.ndarray
+  ) -> None:
+    self.close()
+    path = os.path.join(
+      self._workdir, f"not_finite_{step}_process_{jax.process_index()}.json"
+    )
+    with open(path, "w", encoding="utf-8") as file:
+      values = {k: str(v) for k, v in metrics.items()}
+      json.dump({"step": step, "metrics": values, "ids": ids.tolist()}, file)
+    raise RunError(
+      f"the loss of step {step} is {metrics['train/loss']}; metrics and example"
+      f" ids are in {path!r}, checkpoints are those before it: lower"
+      " optimizer.learning_rate, or add schedule.warmup."
+    )
+
+  def close(self) -> None:
+    """Ends the bar and the files."""
+    self._progress.close()
+    if self._writer:
+      self._writer.close()
+      self._writer = None

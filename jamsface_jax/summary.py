@@ -1,0 +1,69 @@
+"""What a run says of itself at its start and at its end."""
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jamsface_jax import head as head_lib
+from jamsface_jax.data.sources import Source
+from jamsface_jax.evaluation import Evaluation
+from jamsface_jax.state import Parts, state_shapes
+
+
+def opening(
+  config: ConfigDict,
+  source: Source,
+  parts: Parts,
+  mesh: Mesh,
+  first: int,
+  total_steps: int,
+) -> str:
+  """What the run is, in a few lines."""
+  shapes = state_shapes(parts, config.data.image_size, mesh)
+  weights = sum(p.size for p in jax.tree.leaves(shapes.params["backbone"]))
+  settings = config.head
+  return "\n".join(
+    [
+      f"data      {len(source):,} images of {source.num_classes:,} classes"
+      f" ({source.class_sizes.min()} to {source.class_sizes.max()} each)",
+      f"model     {config.model.name}, {weights:,} parameters,"
+      f" {config.data.image_size}x{config.data.image_size} pixels to"
+      f" {config.model.embedding_size} numbers, {config.model.dtype}",
+      f"head      scale {settings.scale:g}, margins angular"
+      f" {_margin_text(parts.head.angular)}, cosine"
+      f" {_margin_text(parts.head.cosine)}",
+      f"devices   {mesh.size} {jax.devices()[0].platform}, mesh data"
+      f" {mesh.shape['data']} x model {mesh.shape['model']},"
+      f" {jax.process_count()} process(es)",
+      f"steps     {first} done of {total_steps}, {config.data.batch_size}"
+      " images each",
+    ]
+  )
+
+
+def _margin_text(margin: head_lib.Margin) -> str:
+  if not margin.learned:
+    return f"{margin.initial:g} (fixed)"
+  if margin.rule == "mean":
+    return f"learned with mean {margin.initial:g}"
+  return f"learned from {margin.initial:g}, lambda {margin.strength:g}"
+
+
+def closing(
+  workdir: str, total_steps: int, evaluations: list[Evaluation]
+) -> str:
+  """The last lines of a run: what came out, where, and what to type next."""
+  lines = [
+    f"{one.name}: accuracy {one.metrics[f'{one.name}/accuracy']:.2%} +-"
+    f" {one.metrics[f'{one.name}/accuracy_std']:.2%} on {len(one.same):,} pairs"
+    for one in evaluations
+  ]
+  return "\n".join(
+    [
+      f"finished {total_steps} steps",
+      *lines,
+      f"work directory: {workdir}",
+      f"next: python -m jamsface_jax.embed --workdir={workdir} --images=DIR"
+      " --output=E",
+    ]
+  )

@@ -1,0 +1,230 @@
+"""The story of a run: data, state, steps, checkpoints, evaluations."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jamsface_jax import config as config_lib
+from jamsface_jax import head as head_lib
+from jamsface_jax import report, sharding, summary
+from jamsface_jax.checkpoint import Checkpoints, versions
+from jamsface_jax.data import records
+from jamsface_jax.data.pipeline import batches
+from jamsface_jax.data.sources import NoiseSource, RecordSource, Source
+from jamsface_jax.errors import EXIT_PREEMPTED, InputError
+from jamsface_jax.evaluation import Evaluation, Evaluator, plot_evaluations
+from jamsface_jax.metric_writer import METRICS_FILE, MetricWriter
+from jamsface_jax.preemption import Preemption
+from jamsface_jax.progress import Progress
+from jamsface_jax.state import (
+  Parts,
+  TrainState,
+  create_state,
+  make_parts,
+  state_shapes,
+)
+from jamsface_jax.step import make_train_step
+from jamsface_jax.step_log import StepLog
+
+PLOTS = "plots"
+
+
+def train(config: ConfigDict, workdir: str) -> int:
+  """Trains, evaluates and reports; goes on where an earlier run stopped.
+
+  The result is a function of the settings and the data alone: however often
+  the run is stopped and started again, it sees the same examples in the same
+  order and ends with the same parameters.
+
+  Args:
+    config: see `config.base_config`.
+    workdir: of this run, made if missing.
+
+  Returns:
+    Exit code: 0 done, 75 preempted, with a checkpoint written.
+
+  Raises:
+    InputError: a setting or the data is at fault.
+    RunError: the loss is not finite.
+  """
+  config_lib.validate(config)
+  mesh = sharding.make_mesh(config.mesh.model)
+  sharding.check_divides(
+    "data.batch_size / optimizer.accumulation",
+    config.data.batch_size // config.optimizer.accumulation,
+    mesh,
+  )
+  source = open_source(config)
+  total_steps = config_lib.steps_of(config.schedule.length, config, len(source))
+  parts = make_parts(config, source.num_classes, len(source))
+  head_lib.check_mesh(parts.head, mesh)
+  evaluator = Evaluator(config, parts, mesh)
+  check_best(config, evaluator)
+
+  main_process = jax.process_index() == 0
+  if main_process:
+    config_lib.save_or_check(config, workdir)
+  checkpoints = Checkpoints(
+    workdir,
+    keep_last=config.checkpoint.keep_last,
+    keep_best=config.checkpoint.keep_best,
+  )
+  metadata = describe(config, source)
+  state, first = begin(config, parts, mesh, checkpoints, metadata)
+  writer = MetricWriter(workdir, first) if main_process else None
+  progress = Progress(total_steps, first, quiet=not main_process)
+  progress.note(
+    summary.opening(config, source, parts, mesh, first, total_steps)
+  )
+
+  rows = sharding.local_rows(config.data.batch_size, mesh)
+  stream = batches(
+    source,
+    seed=config.seed,
+    batch_size=config.data.batch_size,
+    rows=rows,
+    start=first,
+    total_steps=total_steps,
+    threads=config.data.threads,
+  )
+  step_fn = make_train_step(config, parts, mesh)
+  preemption = Preemption()
+  log = StepLog(config, workdir, writer, progress, total_steps)
+  evaluations: list[Evaluation] = []
+
+  for step in range(first + 1, total_steps + 1):
+    with log.waiting():
+      batch = next(stream)
+    ids = batch.pop("ids")
+    on_devices = sharding.put_batch(batch, rows, config.data.batch_size, mesh)
+    state, metrics = step_fn(state, on_devices)
+    log.add(step, metrics, ids)  # Looks at the step before: no waiting.
+
+    last = step == total_steps
+    stopping = preemption.requested(step)
+    evaluate = last or _every(config.evaluation.every, step)
+    if last or stopping or evaluate or _every(config.checkpoint.every, step):
+      log.catch_up()  # A state that is not finite must not be saved.
+      measured = {}
+      if evaluate and not stopping:
+        evaluations = evaluator.run(state)
+        measured = log.add_evaluations(step, evaluations)
+      checkpoints.save(step, state, metadata, measured)
+    if stopping and not last:
+      log.close()
+      checkpoints.close()
+      print(f"preempted at step {step}: run the same command again.")
+      return EXIT_PREEMPTED
+
+  if first == total_steps:  # Finished before: say again what came out.
+    evaluations = evaluator.run(state)
+  checkpoints.close()
+  log.close()
+  head = multihost_utils.process_allgather(state.params["head"], tiled=True)
+  if main_process:
+    plot(workdir, source, head, evaluations)
+    print(summary.closing(workdir, total_steps, evaluations))
+  return 0
+
+
+def open_source(config: ConfigDict) -> Source:
+  """Opens the training data that `config.data` names."""
+  settings = config.data
+  if settings.directory:
+    return RecordSource(settings.directory, settings.image_size)
+  return NoiseSource(
+    settings.noise_classes, settings.noise_images, settings.image_size
+  )
+
+
+def describe(config: ConfigDict, source: Source) -> dict[str, Any]:
+  """What a checkpoint says of the run that wrote it."""
+  return {
+    "num_classes": source.num_classes,
+    "num_images": len(source),
+    "data_fingerprint": source.fingerprint,
+    "color_order": records.COLOR_ORDER,
+    "image_size": config.data.image_size,
+    "embedding_size": config.model.embedding_size,
+    "versions": versions(),
+  }
+
+
+def begin(
+  config: ConfigDict,
+  parts: Parts,
+  mesh: Mesh,
+  checkpoints: Checkpoints,
+  metadata: Mapping[str, Any],
+) -> tuple[TrainState, int]:
+  """Makes the first state, or restores the newest.
+
+  Returns:
+    The state and its number of finished steps.
+
+  Raises:
+    InputError: the checkpoint was trained on other data.
+  """
+  step = checkpoints.latest_step()
+  if step is None:
+    state = create_state(config.seed, parts, config.data.image_size, mesh)
+    return state, 0
+  stored = checkpoints.metadata(step)
+  for name in ("data_fingerprint", "num_classes", "color_order"):
+    if stored[name] != metadata[name]:
+      raise InputError(
+        f"data.directory={config.data.directory!r} has {name}"
+        f" {metadata[name]!r}, but the run was trained with {stored[name]!r}:"
+        " give the same data or choose another --workdir."
+      )
+  shapes = state_shapes(parts, config.data.image_size, mesh)
+  return checkpoints.restore(step, shapes), step
+
+
+def check_best(config: ConfigDict, evaluator: Evaluator) -> None:
+  """Refuses a `keep_best` that no evaluation will measure."""
+  wanted = config.checkpoint.keep_best
+  if wanted and wanted.split("/")[0] not in evaluator.names:
+    raise InputError(
+      f"checkpoint.keep_best={wanted!r} is a metric of no set in"
+      f" evaluation.data, which has {', '.join(evaluator.names) or 'none'}: use"
+      " '<set>/accuracy' of one of them, or ''."
+    )
+
+
+def _every(interval: int, step: int) -> bool:
+  return interval > 0 and step % interval == 0
+
+
+def plot(
+  workdir: str,
+  source: Source,
+  head: Mapping[str, np.ndarray],
+  evaluations: list[Evaluation],
+) -> None:
+  """Draws what the run came to, as PNG files in `W/plots`.
+
+  Args:
+    workdir: has the metrics.
+    source: gives the class sizes.
+    head: its margins, [C].
+    evaluations: the last ones.
+  """
+  directory = os.path.join(workdir, PLOTS)
+  os.makedirs(directory, exist_ok=True)
+  metrics = report.read_metrics(os.path.join(workdir, METRICS_FILE))
+  report.plot_training(metrics, os.path.join(directory, "training.png"))
+  angular, cosine = (
+    head[name][: source.num_classes]
+    for name in (head_lib.ANGULAR, head_lib.COSINE)
+  )
+  report.plot_margins(
+    source.class_sizes, angular, cosine, os.path.join(directory, "margins.png")
+  )
+  plot_evaluations(directory, evaluations)
