@@ -17,7 +17,7 @@ SETTINGS = {
   "name": "iresnet",
   "embedding_size": 6,
   "width": 1 / 16,
-  "stages": (1, 1),
+  "stages": (1,),
   "dropout": 0.0,
   "dtype": "float32",
   "remat": False,
@@ -151,7 +151,7 @@ def test_parameter_counts_are_the_published_ones(name, count):
 
 def test_parameter_names_are_stable():
   # Checkpoints and conversions of published weights depend on these names.
-  variables = variable_shapes(tiny(), make_images(1))
+  variables = variable_shapes(tiny(stages=(1, 1)), make_images(1))
   block = """
     bn1/bias bn1/scale bn2/bias bn2/scale bn3/bias bn3/scale conv1/kernel
     conv2/kernel prelu/slope shortcut_bn/bias shortcut_bn/scale
@@ -180,7 +180,7 @@ def test_initial_values():
   model = tiny(width=0.5, embedding_size=64)
   init = jax.jit(lambda key: model.init(key, make_images(1), train=False))
   params = init(jax.random.key(0))["params"]
-  conv = params["stage2_block1"]["conv2"]["kernel"]
+  conv = params["stage1_block1"]["conv2"]["kernel"]
   np.testing.assert_allclose(conv.std(), 0.1, rtol=0.03)
   np.testing.assert_allclose(conv.mean(), 0.0, atol=0.003)
   kernel, bias = (
@@ -327,7 +327,7 @@ def test_remat_changes_nothing_but_memory():
   remat = loss_and_gradients(tiny(remat=True), variables, images)
   assert_trees_close(remat, plain, 1e-3)
   traced = jax.make_jaxpr(lambda v: train_forward(tiny(remat=True), v, images))
-  assert str(traced(variables)).count("remat") == 2  # One per block.
+  assert str(traced(variables)).count("remat") == 1  # One block.
 
 
 def test_dropout_acts_in_training_only():
@@ -364,7 +364,7 @@ def test_evaluation_of_a_row_ignores_the_rest_of_the_batch():
 @pytest.mark.parametrize("group", [0, 4])
 def test_sharded_batch_equals_one_device(mesh, group):
   images = make_images(32, size=8)
-  model = tiny(batch_norm_group=group, stages=(1,))
+  model = tiny(batch_norm_group=group)
   variables = random_variables(model, images)
   expected = loss_and_gradients(model, variables, images)
   batch = NamedSharding(mesh, PartitionSpec(("data", "model")))
@@ -383,7 +383,7 @@ def test_groups_within_a_device_need_no_communication():
   images = jax.device_put(make_images(32, size=8), batch)
 
   def collectives(group):
-    model = tiny(batch_norm_group=group, stages=(1,))
+    model = tiny(batch_norm_group=group)
     variables = random_variables(model, images)
     forward = jax.jit(lambda x: train_forward(model, variables, x)[0])
     hlo = forward.lower(images).compile().as_text()
