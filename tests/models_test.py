@@ -213,6 +213,15 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
   half = tiny(dtype="bfloat16").apply(variables, images, train=False)
   error = np.abs(half - exact).max() / np.abs(exact).max()
   assert 1e-5 < error < 0.02  # 0 would mean that it computed in float32.
+  model = tiny(dtype="bfloat16")
+  traced = jax.make_jaxpr(lambda v: model.apply(v, images, train=False))
+  dtypes = {"conv_general_dilated": set(), "dot_general": set()}
+  for equation in traced(variables).eqns:
+    if equation.primitive.name in dtypes:
+      (result,) = equation.outvars
+      dtypes[equation.primitive.name].add(str(result.aval.dtype))
+  assert dtypes["conv_general_dilated"] == {"bfloat16"}
+  assert dtypes["dot_general"] == {"float32"}  # The embedding layer.
 
 
 def test_block_matches_numpy():

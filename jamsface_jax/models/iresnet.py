@@ -134,10 +134,11 @@ class IResNet(nn.Module):
         )(x, train)
     x = BatchNorm(self.batch_norm_group, self.dtype, name="final_bn")(x, train)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = x.reshape(len(x), -1).astype(jnp.float32)
+    x = x.reshape(len(x), -1)
     init = torch_linear_init(fan_in=x.shape[-1])
     x = nn.Dense(
       self.embedding_size,
+      dtype=jnp.float32,
       kernel_init=init,
       bias_init=init,
       name="embedding_fc",
