@@ -201,6 +201,7 @@ def _cover(canvas, face, rng, project) -> None:
 
   def draw(lines, closed, thickness, color):
     lines = [project(np.float32(line)) for line in lines]
+    thickness = max(1, round(thickness * len(canvas) / 112))
     options = thickness, cv2.LINE_AA, _SHIFT
     cv2.polylines(canvas, lines, closed, color.tolist(), *options)
 
@@ -266,11 +267,11 @@ def _camera(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   size = len(canvas)
   gain = np.exp(0.14 * rng.standard_normal() + 0.06 * rng.standard_normal(3))
   saturation = 0.0 if rng.random() < 0.05 else rng.uniform(0.6, 1.2)
-  grey = np.full((3, 3), (1 - saturation) / 3) + saturation * np.eye(3)
+  mix = np.full((3, 3), (1 - saturation) / 3) + saturation * np.eye(3)
   contrast = rng.uniform(0.7, 1.15)
   shift = (1 - contrast) * 110 + 12 * rng.standard_normal()
   matrix = np.empty((3, 4), np.float32)
-  matrix[:, :3] = contrast * gain[:, None] * grey
+  matrix[:, :3] = contrast * gain[:, None] * mix
   matrix[:, 3] = shift
   pixels = cv2.transform(canvas, matrix).astype(np.float32)
   blur = rng.random()
@@ -279,11 +280,11 @@ def _camera(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pixels = cv2.resize(pixels, (less, less), interpolation=cv2.INTER_AREA)
     pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
   elif blur < 0.5:
-    pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.1))
-  # The sum of two uniform numbers is close to normal and costs a tenth.
-  noise = rng.integers(0, 256, (2, *canvas.shape), dtype=np.uint8)
-  noise = cv2.add(noise[0], noise[1], dtype=cv2.CV_32F) - 255
-  pixels += noise * (rng.random() ** 2 * 0.09)
+    sigma = rng.uniform(0.4, 1.1) * size / 112
+    pixels = cv2.GaussianBlur(pixels, (0, 0), sigma)
+  amount = np.float32(0.12 * rng.random() ** 2)
+  # Uniform noise costs an eighth of normal noise.
+  pixels += amount * rng.integers(-128, 128, canvas.shape, dtype=np.int8)
   return np.clip(pixels, 0, 255).astype(np.uint8)
 
 

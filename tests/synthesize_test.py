@@ -71,6 +71,15 @@ def test_an_image_does_not_depend_on_the_images_around_it():
   assert len(set(seven)) == 7
 
 
+def test_size_is_only_resolution():
+  small, large = (
+    decode(procedural_photos.draw_identity(3, 5, range(1, 5), size), 28)
+    for size in (112, 224)
+  )
+  for one, other in zip(small, large, strict=True):
+    assert np.corrcoef(one, other)[0, 1] > 0.98
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_records(output, split):
   index = records.read_index(f"{output}/{split}")
