@@ -7,8 +7,7 @@ No data:   --config=configs/demo.py:tiny
 Time and result: see the README.
 """
 
-from jamsface_jax.config import base_config, tiny
-from jamsface_jax.errors import InputError
+from jamsface_jax.config import base_config, choose_variant
 
 
 def get_config(variant: str = "full"):
@@ -34,8 +33,4 @@ def get_config(variant: str = "full"):
   config.schedule.decay = "cosine"
   config.checkpoint.every = 200
   config.evaluation.data = ("build/demo/data/test",)
-  if variant == "tiny":
-    return tiny(config)
-  if variant != "full":
-    raise InputError(f"variant {variant!r} is unknown: use 'full' or 'tiny'.")
-  return config
+  return choose_variant(config, variant, {})

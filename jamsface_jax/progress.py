@@ -46,8 +46,9 @@ class Progress:
     text = (
       f"loss {metrics['train/loss']:.3f}"
       f", accuracy {metrics['train/accuracy']:.1%}"
-      f", {metrics['train/images_per_second']:,.0f} images/s"
     )
+    if "train/images_per_second" in metrics:  # Not while it compiles.
+      text += f", {metrics['train/images_per_second']:,.0f} images/s"
     if self._bar:
       self._bar.set_postfix_str(text)
       return

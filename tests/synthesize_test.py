@@ -4,6 +4,7 @@ import collections
 import hashlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 
@@ -216,6 +217,14 @@ def test_an_existing_data_set_is_kept(output):
   assert done.stderr.startswith("error: --output")
   assert done.stderr.count("\n") == 1
   assert digest(output) == before
+
+
+def test_a_test_set_alone_is_kept_too(output, tmp_path):
+  shutil.copytree(f"{output}/test", tmp_path / "test")
+  with pytest.raises(InputError, match="holds a data set already"):
+    run(tmp_path)
+  assert not (tmp_path / "train").exists()
+  assert digest(tmp_path / "test") == digest(f"{output}/test")
 
 
 def test_the_command_says_what_to_do_next(tmp_path):
