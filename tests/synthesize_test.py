@@ -277,7 +277,7 @@ def test_pixels_hardly_tell_who_it_is():
   chosen = np.concatenate([np.flatnonzero(same), different[: same.sum()]])
   scores = (pixels[one[chosen]] * pixels[other[chosen]]).sum(1)
   accuracy = best_accuracy(scores, same[chosen])
-  assert accuracy < 0.70
+  assert accuracy < 0.65
 
 
 def test_identity_can_be_learned():
