@@ -21,6 +21,7 @@ def get_config(variant: str = "full"):
   config.model.name = "iresnet"
   config.model.stages = (1, 1, 1)
   config.model.width = 0.5
+  config.model.stem_stride = 2
   config.model.embedding_size = 128
   config.head.scale = 32.0
   config.head.angular_margin = 0.15

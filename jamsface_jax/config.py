@@ -42,25 +42,26 @@ def base_config() -> ConfigDict:
 
   config.model = ConfigDict()
   config.model.name = "iresnet50"  # A key of models.MODELS.
-  config.model.embedding_size = 512
+  config.model.embedding_size = 512  # Numbers in an embedding.
   config.model.width = 1.0  # Multiplies all channel counts.
   config.model.stages = ()  # Blocks per stage, for name "iresnet" only.
+  config.model.stem_stride = 1  # As published; 2: four times cheaper.
   config.model.dropout = 0.0  # Before the embedding layer.
   config.model.dtype = "float32"  # Or "bfloat16": compute; parameters stay.
   config.model.remat = False  # Recompute blocks in the backward pass.
   config.model.batch_norm_group = 0  # Examples per statistics; 0: all.
 
   config.head = ConfigDict()
-  config.head.scale = 64.0
+  config.head.scale = 64.0  # Of the cosines in the softmax.
   config.head.angular_margin = 0.3  # Radians: first value, and mean if held.
   config.head.cosine_margin = 0.2  # Likewise, in the cosine space.
   config.head.learn_angular = True  # False: frozen at the first value.
-  config.head.learn_cosine = True
+  config.head.learn_cosine = True  # Likewise.
   config.head.margin_rule = "mean"  # Hold the means (ours), or "lambda".
   config.head.angular_lambda = 5.0  # Strength, for margin_rule "lambda".
-  config.head.cosine_lambda = 5.0
+  config.head.cosine_lambda = 5.0  # Likewise.
   config.head.angular_max = 0.8  # Learned margins stay in [0, max].
-  config.head.cosine_max = 0.6
+  config.head.cosine_max = 0.6  # Likewise.
   config.head.margin_rate = 0.02  # Margin learning rate over the main one.
   config.head.continuation = "smooth"  # Beyond pi - a; or "published".
   config.head.class_multiple = 1024  # Classes are padded to a multiple of it.
@@ -70,7 +71,7 @@ def base_config() -> ConfigDict:
   config.optimizer = ConfigDict()
   config.optimizer.learning_rate = 0.1  # Of SGD, at `reference_batch`.
   config.optimizer.reference_batch = 1024  # The rate scales by batch / this.
-  config.optimizer.momentum = 0.9
+  config.optimizer.momentum = 0.9  # Of SGD, not on margins.
   config.optimizer.weight_decay = 5e-4  # Never on margins.
   config.optimizer.decay_vectors = True  # Also biases, BN, PReLU.
   config.optimizer.clip_norm = 5.0  # Of the whole gradient; 0: never.
@@ -90,7 +91,7 @@ def base_config() -> ConfigDict:
 
   config.checkpoint = ConfigDict()
   config.checkpoint.every = 1000  # Steps.
-  config.checkpoint.keep_last = 2
+  config.checkpoint.keep_last = 2  # So many of the newest.
   config.checkpoint.keep_best = ""  # A metric such as "lfw/accuracy", or "".
 
   config.evaluation = ConfigDict()
@@ -273,7 +274,7 @@ def read_config(workdir: str) -> ConfigDict:
       f"{path!r} is damaged ({error}): restore it or choose another --workdir."
     ) from None
   config = base_config()
-  for name, value in _flatten(stored).items():
+  for name, value in flatten(stored).items():
     parent, _, key = name.rpartition(".")
     section = _get(config, parent) if parent else config
     if key not in section:
@@ -286,8 +287,8 @@ def read_config(workdir: str) -> ConfigDict:
 
 
 def _check_same(config: ConfigDict, path: str) -> None:
-  stored = _flatten(read_config(os.path.dirname(path)).to_dict())
-  asked = _flatten(config.to_dict())
+  stored = flatten(read_config(os.path.dirname(path)).to_dict())
+  asked = flatten(config.to_dict())
   conflicts = [
     f"{name} is {stored[name]!r} there and {asked[name]!r} here"
     for name in asked
@@ -303,11 +304,12 @@ def _check_same(config: ConfigDict, path: str) -> None:
     )
 
 
-def _flatten(tree: dict, prefix: str = "") -> dict:
+def flatten(tree: Mapping, prefix: str = "") -> dict:
+  """Turns nested settings into one mapping: {"data.threads": 2, ...}."""
   flat = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flatten(value, f"{prefix}{key}.")
+      flat |= flatten(value, f"{prefix}{key}.")
     else:
       flat[f"{prefix}{key}"] = value
   return flat

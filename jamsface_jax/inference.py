@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jamsface_jax import sharding
 from jamsface_jax.checkpoint import CheckpointReader
+from jamsface_jax.compiling import compiler_options
 from jamsface_jax.config import read_config
 from jamsface_jax.data.augmentation import normalize
 from jamsface_jax.data.pipeline import read_ahead
@@ -53,7 +54,9 @@ class Embedder:
 
     # Replicated, so that every process has all rows of a batch.
     self._forward = jax.jit(
-      forward, out_shardings=NamedSharding(mesh, sharding.REPLICATED)
+      forward,
+      out_shardings=NamedSharding(mesh, sharding.REPLICATED),
+      compiler_options=compiler_options(),
     )
 
   def embed(

@@ -62,7 +62,6 @@ def parse_flags(argv: list[str]) -> None:
     TypeError,
     ValueError,
   ) as error:
-    print(type(error), type(error).__mro__, repr(error.args))
     text = " ".join(str(error.args[0] if error.args else error).split())
     raise InputError(f"command line: {text}") from None
   if _CONFIG.value is None or not _WORKDIR.value:

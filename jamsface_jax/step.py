@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jamsface_jax import head as head_lib
 from jamsface_jax import sharding
+from jamsface_jax.compiling import compiler_options
 from jamsface_jax.data import augmentation
 from jamsface_jax.state import Parts, TrainState, state_shapes
 
@@ -30,7 +31,12 @@ def make_train_step(
     accumulation=config.optimizer.accumulation,
     seed=config.seed,
   )
-  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(shardings, None),
+    compiler_options=compiler_options(),
+  )
 
 
 def train_step(

@@ -1,5 +1,7 @@
 """What a run says of itself at its start and at its end."""
 
+import os
+
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -8,6 +10,8 @@ from jamsface_jax import head as head_lib
 from jamsface_jax.data.sources import Source
 from jamsface_jax.evaluation import Evaluation
 from jamsface_jax.state import Parts, state_shapes
+
+SUMMARY_FILE = "summary.txt"
 
 
 def opening(
@@ -49,21 +53,28 @@ def _margin_text(margin: head_lib.Margin) -> str:
   return f"learned from {margin.initial:g}, lambda {margin.strength:g}"
 
 
-def closing(
+def close(
   workdir: str, total_steps: int, evaluations: list[Evaluation]
-) -> str:
-  """The last lines of a run: what came out, where, and what to type next."""
-  lines = [
-    f"{one.name}: accuracy {one.metrics[f'{one.name}/accuracy']:.2%} +-"
-    f" {one.metrics[f'{one.name}/accuracy_std']:.2%} on {len(one.same):,} pairs"
-    for one in evaluations
+) -> None:
+  """Prints the last lines of a run, and keeps them in `W/summary.txt`.
+
+  They say what came out, where it is, and what to type next.
+  """
+  lines = [f"finished {total_steps} steps"]
+  for one in evaluations:
+    accuracy, std = (
+      one.metrics[f"{one.name}/{name}"] for name in ("accuracy", "accuracy_std")
+    )
+    lines.append(
+      f"{one.name}: accuracy {accuracy:.2%} +- {std:.2%} on {len(one.same):,}"
+      " pairs"
+    )
+  lines += [
+    f"work directory: {workdir}",
+    f"next: python -m jamsface_jax.embed --workdir={workdir} --images=DIR"
+    " --output=E",
   ]
-  return "\n".join(
-    [
-      f"finished {total_steps} steps",
-      *lines,
-      f"work directory: {workdir}",
-      f"next: python -m jamsface_jax.embed --workdir={workdir} --images=DIR"
-      " --output=E",
-    ]
-  )
+  text = "\n".join(lines)
+  with open(os.path.join(workdir, SUMMARY_FILE), "w", encoding="utf-8") as file:
+    file.write(text + "\n")
+  print(text)

@@ -129,7 +129,7 @@ def train(config: ConfigDict, workdir: str) -> int:
   head = multihost_utils.process_allgather(state.params["head"], tiled=True)
   if main_process:
     plot(workdir, source, head, evaluations)
-    print(summary.closing(workdir, total_steps, evaluations))
+    summary.close(workdir, total_steps, evaluations)
   return 0
 
 

@@ -1,16 +1,98 @@
 """Eight fake CPU devices, strict broadcasting: set before JAX starts."""
 
+import os
+import subprocess
+import sys
+
+import cv2
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+from data_prep import from_folder  # noqa: E402
 from jamsface_jax import sharding  # noqa: E402
+from jamsface_jax.data.sources import NoiseSource  # noqa: E402
 
 
 @pytest.fixture(params=[8, 4, 1], ids=["1x8", "2x4", "8x1"])
 def mesh(request):
   """A (data, model) grid of the eight devices."""
   return sharding.make_mesh(request.param)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+  """Noise images in sub-folders of 4, 3, 3, ... files, and pairs of them."""
+  root = tmp_path_factory.mktemp("images")
+  source = NoiseSource(num_classes=12, num_images=37, image_size=40)
+  images, labels = source.read(np.arange(37))
+  counts = np.zeros(12, int)
+  for image, label in zip(images, labels, strict=True):
+    counts[label] += 1
+    folder = root / "images" / f"Person_{label:02d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"Person_{label:02d}_{counts[label]:04d}.jpg"
+    cv2.imwrite(str(path), image[:, :, ::-1])
+  same = [f"Person_{k:02d} 1 2" for k in range(12)]
+  other = [f"Person_{k:02d} 1 Person_{(k + 1) % 12:02d} 1" for k in range(12)]
+  (root / "pairs.txt").write_text("\n".join(["12", *same, *other]) + "\n")
+  return root
+
+
+@pytest.fixture(scope="session")
+def dataset(image_folder, tmp_path_factory):
+  """The same images as a data set with pairs, called "tiny"."""
+  directory = tmp_path_factory.mktemp("data") / "tiny"
+  convert(image_folder, directory)
+  return str(directory)
+
+
+def convert(image_folder, directory, **changes):
+  """Runs data_prep.from_folder on the image folder."""
+  from_folder.convert(
+    str(image_folder / "images"),
+    str(directory),
+    **{
+      "name": "tiny",
+      "identities": None,
+      "min_images": 1,
+      "pairs": str(image_folder / "pairs.txt"),
+      "skip_bad": False,
+      "threads": 2,
+    }
+    | changes,
+  )
+
+
+@pytest.fixture(scope="session")
+def run():
+  """Runs a command as a user does; returns the finished process."""
+
+  def run_module(module, *flags, devices=1):
+    environment = os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "JAX_NUM_CPU_DEVICES": str(devices),
+    }
+    return subprocess.run(
+      [sys.executable, "-m", module, *map(str, flags)],
+      env=environment,
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+
+  return run_module
+
+
+def assert_one_sentence(process, *parts):
+  """Exit code 2 and one line on stderr that has all of these parts."""
+  assert process.returncode == 2, process.stderr
+  lines = process.stderr.strip().splitlines()
+  assert len(lines) == 1, process.stderr
+  assert lines[0].startswith("error: ")
+  for part in parts:
+    assert part in lines[0], lines[0]

@@ -406,15 +406,15 @@ def test_groups_within_a_device_need_no_communication():
 @pytest.mark.parametrize(
   ("changes", "words"),
   [
-    ({"name": "resnet"}, ["config.model.name", *MODELS]),
-    ({"stages": ()}, ["config.model.stages"]),
-    ({"stages": (1, 0)}, ["config.model.stages"]),
-    ({"name": "iresnet18"}, ["config.model.stages", "iresnet18"]),
-    ({"width": 0.3}, ["config.model.width"]),
-    ({"embedding_size": 0}, ["config.model.embedding_size"]),
-    ({"dropout": 1.0}, ["config.model.dropout"]),
-    ({"dtype": "float16"}, ["config.model.dtype", "bfloat16"]),
-    ({"batch_norm_group": 1}, ["config.model.batch_norm_group"]),
+    ({"name": "resnet"}, ["model.name", *MODELS]),
+    ({"stages": ()}, ["model.stages"]),
+    ({"stages": (1, 0)}, ["model.stages"]),
+    ({"name": "iresnet18"}, ["model.stages", "iresnet18"]),
+    ({"width": 0.3}, ["model.width"]),
+    ({"embedding_size": 0}, ["model.embedding_size"]),
+    ({"dropout": 1.0}, ["model.dropout"]),
+    ({"dtype": "float16"}, ["model.dtype", "bfloat16"]),
+    ({"batch_norm_group": 1}, ["model.batch_norm_group"]),
   ],
 )
 def test_bad_settings_are_named(changes, words):

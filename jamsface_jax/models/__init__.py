@@ -28,6 +28,7 @@ def make_model(
   embedding_size: int,
   width: float,
   stages: tuple[int, ...],
+  stem_stride: int,
   dropout: float,
   dtype: str,
   remat: bool,
@@ -45,6 +46,7 @@ def make_model(
     embedding_size: length of an embedding.
     width: multiplies all channel counts.
     stages: blocks per stage for "iresnet", empty for a name with a number.
+    stem_stride: of the first convolution, 1 (as published) or 2.
     dropout: rate before the embedding layer, in training, [0, 1).
     dtype: compute dtype, one of `DTYPES`; parameters are float32.
     remat: recompute each block in the backward pass, to save memory.
@@ -59,50 +61,51 @@ def make_model(
   """
   if name not in MODELS:
     raise InputError(
-      f"config.model.name={name!r} is unknown: use one of {', '.join(MODELS)}."
+      f"model.name={name!r} is unknown: use one of {', '.join(MODELS)}."
     )
   constructor = MODELS[name]
   if name == "iresnet":
     if not stages or min(stages) < 1:
       raise InputError(
-        f"config.model.stages={stages} does not describe an 'iresnet': give the"
+        f"model.stages={stages} does not describe an 'iresnet': give the"
         " number of blocks of each stage, such as (1,1,1)."
       )
     constructor = partial(constructor, stages=tuple(stages))
   elif stages:
     raise InputError(
-      f"config.model.stages={stages} contradicts config.model.name={name!r},"
+      f"model.stages={stages} contradicts model.name={name!r},"
       " which fixes them: leave stages empty, or use the name 'iresnet'."
     )
   channels = STEM_CHANNELS * width
   if channels < 1 or channels != round(channels):
     raise InputError(
-      f"config.model.width={width} makes {channels} channels in the first"
+      f"model.width={width} makes {channels} channels in the first"
       f" stage: use a positive multiple of 1/{STEM_CHANNELS}."
     )
+  if stem_stride not in (1, 2):
+    raise InputError(f"model.stem_stride={stem_stride} must be 1 or 2.")
   if embedding_size < 1:
     raise InputError(
-      f"config.model.embedding_size={embedding_size} is no length: use 1 or"
-      " more."
+      f"model.embedding_size={embedding_size} is no length: use 1 or more."
     )
   if not 0 <= dropout < 1:
     raise InputError(
-      f"config.model.dropout={dropout} is no rate: use at least 0 and below 1."
+      f"model.dropout={dropout} is no rate: use at least 0 and below 1."
     )
   if dtype not in DTYPES:
     raise InputError(
-      f"config.model.dtype={dtype!r} is not supported: use one of"
-      f" {', '.join(DTYPES)}."
+      f"model.dtype={dtype!r} is not supported: use one of {', '.join(DTYPES)}."
     )
   if batch_norm_group < 0 or batch_norm_group == 1:
     # One example has no variance in the embedding layer.
     raise InputError(
-      f"config.model.batch_norm_group={batch_norm_group} gives no statistics:"
+      f"model.batch_norm_group={batch_norm_group} gives no statistics:"
       " use 2 or more examples, or 0 for the whole batch."
     )
   return constructor(
     embedding_size=embedding_size,
     width=width,
+    stem_stride=stem_stride,
     dropout=dropout,
     dtype=dtype,
     remat=remat,

@@ -1,0 +1,47 @@
+# Everything sets itself up: only Python 3.11 or later, git and make are needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEMO := build/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint format test demo clean
+
+help:  ## List the targets.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+setup: $(READY)  ## Make a virtual environment with everything in it.
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'error: $(PYTHON) is older than 3.11: use make PYTHON=python3.11.' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	  --editable '.[test]'
+	@touch $@
+
+lint: $(READY)  ## Check style.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## Mend style.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(READY)  ## Run all tests.
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+demo: $(READY) $(DEMO)/data/test/dataset.json  ## Train on synthetic faces, in minutes.
+	$(BIN)/python -m jamsface_jax.main --config=configs/demo.py \
+	  --workdir=$(DEMO)/run
+	$(BIN)/python -m jamsface_jax.embed --workdir=$(DEMO)/run \
+	  --images=$(DEMO)/data/test --output=$(DEMO)/run/embeddings
+	@cat $(DEMO)/run/summary.txt
+
+$(DEMO)/data/test/dataset.json: | $(READY)
+	rm -rf $(DEMO)
+	$(BIN)/python -m data_prep.synthesize --output=$(DEMO)/data
+
+clean:  ## Delete what make made.
+	rm -rf $(VENV) build

@@ -1,0 +1,183 @@
+"""The command line as a user meets it, mistakes included."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from conftest import assert_one_sentence
+
+from jamsface_jax import distributed
+from jamsface_jax.errors import InputError
+from jamsface_jax.metric_writer import MetricWriter
+
+ROOT = pathlib.Path(__file__).parent.parent
+MAIN = "jamsface_jax.main"
+TINY = "--config=configs/ms1m_r100.py:tiny"
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_tiny_recipe_runs(run, tmp_path, devices):
+  done = run(MAIN, TINY, f"--workdir={tmp_path / 'w'}", devices=devices)
+  assert done.returncode == 0, done.stderr
+  assert "finished 5 steps" in done.stdout
+  assert (tmp_path / "w" / "checkpoints" / "5").is_dir()
+  assert (tmp_path / "w" / "summary.txt").exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "parts"),
+  [
+    (["--config.data.btch_size=1"], ['Did you mean "batch_size"']),
+    (["--config.data.batch_size=many"], ["data.batch_size", "many"]),
+    (["--config.data.batch_size=7"], ["accumulation", "7", "multiple of 2"]),
+    (["--config.mesh.model=3"], ["mesh.model=3", "2 devices"]),
+    (["--config.head.scale=-1"], ["head.scale=-1.0", "above 0"]),
+    (["--config.model.name=resnet"], ["model.name='resnet'", "iresnet50"]),
+    (["--config.data.directory=/nowhere"], ["'/nowhere'", "not a directory"]),
+    (["--config.data.directory=configs"], ["'configs'", "not a data set"]),
+    (["--wrokdir=x"], ["wrokdir"]),
+    (["stray"], ["'stray'", "not a flag"]),
+    (["--coordinator=a:1"], ["--num_processes", "together"]),
+  ],
+)
+def test_mistakes_are_one_sentence(run, tmp_path, flags, parts):
+  workdir = tmp_path / "w"
+  done = run(MAIN, TINY, f"--workdir={workdir}", *flags, devices=2)
+  assert_one_sentence(done, *parts)
+  assert not workdir.exists()  # Nothing half-made.
+
+
+def test_config_that_does_not_exist(run, tmp_path):
+  done = run(MAIN, "--config=configs/nope.py", f"--workdir={tmp_path}")
+  assert_one_sentence(done, "configs/nope.py", "configs/demo.py")
+
+
+def test_variant_that_does_not_exist(run, tmp_path):
+  done = run(MAIN, "--config=configs/demo.py:big", f"--workdir={tmp_path}")
+  assert_one_sentence(done, "'big'", "full, tiny")
+
+
+def test_flags_that_are_missing(run):
+  assert_one_sentence(run(MAIN), "--config", "--workdir")
+
+
+def test_work_directory_of_another_run(run, tmp_path):
+  workdir = f"--workdir={tmp_path / 'w'}"
+  assert run(MAIN, TINY, workdir).returncode == 0
+  done = run(MAIN, TINY, workdir, "--config.head.scale=30")
+  assert_one_sentence(done, "head.scale is 64.0 there and 30.0 here")
+
+
+@pytest.mark.parametrize(
+  "module",
+  [
+    MAIN,
+    "jamsface_jax.embed",
+    "jamsface_jax.evaluate",
+    "data_prep.from_folder",
+    "data_prep.synthesize",
+  ],
+)
+def test_help(run, module):
+  done = run(module, "--help")
+  assert done.returncode == 0
+  assert "--workdir" in done.stdout or "--output" in done.stdout
+
+
+@pytest.mark.parametrize(
+  ("environment", "expected"),
+  [
+    ({}, False),
+    ({"SLURM_NTASKS": "1"}, False),
+    ({"SLURM_NTASKS": "8"}, True),
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+    ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+    ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+    ({"MEGASCALE_COORDINATOR_ADDRESS": "a:1"}, True),
+  ],
+)
+def test_environment_says_whether_there_are_several(environment, expected):
+  assert distributed.several(environment) == expected
+
+
+def test_contradicting_flags_of_distribution():
+  with pytest.raises(InputError, match="contradicts"):
+    distributed.initialize(
+      "off", coordinator="a:1", num_processes=2, process_id=0
+    )
+
+
+def test_metric_writer_takes_back_later_lines(tmp_path):
+  writer = MetricWriter(str(tmp_path), 0)
+  for step in (1, 2, 3):
+    writer.write(step, {"train/loss": step / 2, "x": float("nan")})
+  writer.close()
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(path.read_text() + '{"step": 2, "train/lo')  # Torn.
+  writer = MetricWriter(str(tmp_path), 2)
+  writer.write(3, {"train/loss": 9.0})
+  writer.close()
+  assert path.read_text().splitlines() == [
+    '{"step": 1, "train/loss": 0.5, "x": null}',
+    '{"step": 2, "train/loss": 1.0, "x": null}',
+    '{"step": 3, "train/loss": 9.0}',
+  ]
+
+
+FLOORS = [
+  {"errors"},
+  {"data.records", "data.order", "data.decoding", "margins", "compiling"},
+  {"data.sources", "data.pairs", "data.pipeline", "data.augmentation"},
+  {"verification", "sharding", "models", "models.layers", "models.iresnet"},
+  {"config", "distributed", "metric_writer", "progress"},
+  {"head", "report", "preemption"},
+  {"optimizer"},
+  {"state"},
+  {"checkpoint", "step"},
+  {"inference"},
+  {"evaluation"},
+  {"step_log", "summary"},
+  {"train"},
+  {"main", "evaluate", "embed"},
+]
+FLOOR = {name: k for k, floor in enumerate(FLOORS) for name in floor}
+
+
+def imports_of(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom):
+      module = node.module
+      for alias in node.names:
+        yield f"{module}.{alias.name}"
+        yield module
+    elif isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize(
+  "path",
+  sorted((ROOT / "jamsface_jax").rglob("*.py")),
+  ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_imports_point_down(path):
+  relative = path.relative_to(ROOT / "jamsface_jax").with_suffix("")
+  name = ".".join(relative.parts).removesuffix(".__init__")
+  if name in ("__init__", "data"):
+    return
+  for imported in imports_of(path):
+    assert not imported.startswith(("data_prep", "configs", "tests"))
+    below = imported.removeprefix("jamsface_jax.")
+    if imported.startswith("jamsface_jax.") and below in FLOOR:
+      assert FLOOR[below] < FLOOR[name] or below.startswith(name + "."), (
+        imported
+      )
+
+
+def test_preparing_data_needs_no_jax():
+  code = (
+    "import sys, data_prep.from_folder, data_prep.synthesize;"
+    "sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
+  )
+  assert subprocess.run([sys.executable, "-c", code]).returncode == 0

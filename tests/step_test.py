@@ -1,0 +1,169 @@
+"""One training step: the same on every mesh, accumulated or not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jamsface_jax import config as config_lib
+from jamsface_jax import head as head_lib
+from jamsface_jax import sharding, state
+from jamsface_jax.data.sources import NoiseSource
+from jamsface_jax.step import make_train_step
+
+SIZE = 32
+
+
+def tiny_config(**changes):
+  config = config_lib.tiny(config_lib.base_config())
+  config.data.batch_size = 32
+  config.schedule.warmup = 0.0
+  config.head.scale = 16.0
+  config.augment.shift = 1
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def run_steps(config, mesh, steps=2):
+  source = NoiseSource(10, 64, SIZE)
+  parts = state.make_parts(config, source.num_classes, len(source))
+  current = state.create_state(0, parts, SIZE, mesh)
+  step_fn = make_train_step(config, parts, mesh)
+  rows = sharding.local_rows(32, mesh)
+  metrics = None
+  for k in range(steps):
+    images, labels = source.read((rows + 32 * k) % 64)
+    batch = sharding.put_batch(
+      {"images": images, "labels": labels}, rows, 32, mesh
+    )
+    current, metrics = step_fn(current, batch)
+  return jax.device_get(current), {k: float(v) for k, v in metrics.items()}
+
+
+@pytest.fixture(scope="module")
+def one_device():
+  from jax.sharding import AxisType
+
+  mesh = jax.make_mesh(
+    (1, 1),
+    ("data", "model"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=jax.devices()[:1],
+  )
+  return mesh, run_steps(tiny_config(), mesh)
+
+
+def assert_close(got, want, rtol=2e-3, atol=2e-5):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol),
+    got,
+    want,
+  )
+
+
+def test_does_not_depend_on_the_mesh(mesh, one_device):
+  got, metrics = run_steps(tiny_config(), mesh)
+  want, want_metrics = one_device[1]
+  assert_close(got, want)
+  assert_close(metrics, want_metrics)
+  assert got.step == 2
+
+
+def test_everything_moves_but_what_is_frozen(one_device):
+  mesh, (got, _) = one_device
+  parts = state.make_parts(tiny_config(), 10, 64)
+  first = jax.device_get(state.create_state(0, parts, SIZE, mesh))
+  flat, _ = jax.tree_util.tree_flatten_with_path(
+    (first.params, first.batch_stats)
+  )
+  after = jax.tree.leaves((got.params, got.batch_stats))
+  for (path, before), now in zip(flat, after, strict=True):
+    name = jax.tree_util.keystr(path)
+    frozen = "embedding_bn']['scale" in name
+    assert np.array_equal(before, now) == frozen, name
+  for name, mean in ((head_lib.ANGULAR, 0.3), (head_lib.COSINE, 0.2)):
+    np.testing.assert_allclose(
+      got.params["head"][name][:10].mean(), mean, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_accumulation_equals_the_large_batch(devices):
+  """With statistics of 2 examples each, batch normalisation agrees too."""
+  mesh = sharding.make_mesh(-1 if devices == 8 else 1)
+  changes = {"model.batch_norm_group": 2}
+  whole, metrics = run_steps(tiny_config(**changes), mesh, steps=1)
+  changes["optimizer.accumulation"] = 2
+  parts, parts_metrics = run_steps(tiny_config(**changes), mesh, steps=1)
+  assert_close(parts.params, whole.params)
+  for name in ("train/loss", "train/cross_entropy", "train/gradient_norm"):
+    np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=1e-4)
+
+
+def test_micro_batches_share_every_device(mesh):
+  array = jax.device_put(
+    np.arange(64).reshape(32, 2),
+    jax.sharding.NamedSharding(mesh, sharding.BATCH),
+  )
+  parts = jax.jit(lambda a: sharding.split_batch(a, 2, mesh))(array)
+  assert parts.shape == (2, 16, 2)
+  assert sorted(np.asarray(parts)[..., 0].ravel()) == list(range(0, 64, 2))
+  for shard in parts.addressable_shards:
+    rows = np.asarray(shard.data)[..., 0] // 2
+    held = {int(r) for r in np.ravel(rows)}
+    original = next(
+      s for s in array.addressable_shards if s.device == shard.device
+    )
+    assert held == {int(r) for r in np.asarray(original.data)[:, 0] // 2}
+
+
+def test_frozen_margins_leave_the_margins_alone(one_device):
+  mesh, _ = one_device
+  config = tiny_config(
+    **{"head.learn_angular": False, "head.learn_cosine": False}
+  )
+  got, _ = run_steps(config, mesh)
+  np.testing.assert_array_equal(
+    got.params["head"][head_lib.ANGULAR][:10], np.float32(0.3)
+  )
+
+
+def test_lambda_pushes_margins_up(one_device):
+  mesh, _ = one_device
+  config = tiny_config(
+    **{
+      "head.margin_rule": "lambda",
+      "head.angular_lambda": 1e4,
+      "head.cosine_lambda": 0.0,
+    }
+  )
+  got, metrics = run_steps(config, mesh)
+  np.testing.assert_allclose(got.params["head"][head_lib.ANGULAR][:10], 0.8)
+  assert metrics["train/loss"] < metrics["train/cross_entropy"] - 1000
+
+
+def test_optimizer_state_is_sharded_as_its_parameter(mesh):
+  parts = state.make_parts(tiny_config(), 10, 64)
+  created = state.create_state(0, parts, SIZE, mesh)
+  model = mesh.shape["model"]
+  momenta = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(created.opt_state)
+    if "weights" in jax.tree_util.keystr(path)
+  ]
+  assert len(momenta) == 1
+  for array in (created.params["head"]["weights"], *momenta):
+    assert array.shape == (64, 32)
+    shapes = {s.data.shape for s in array.addressable_shards}
+    assert shapes == {(64 // model, 32)}
+  for leaf in jax.tree.leaves(created.params["backbone"]):
+    assert leaf.sharding.is_fully_replicated
+
+
+def test_dropout_is_keyed_by_step(one_device):
+  mesh, _ = one_device
+  config = tiny_config(**{"model.dropout": 0.5})
+  first, _ = run_steps(config, mesh)
+  second, _ = run_steps(config, mesh)
+  assert_close(first, second, rtol=0, atol=0)
+  assert jnp.isfinite(first.params["head"]["weights"]).all()

@@ -1,0 +1,410 @@
+"""Whole runs: killed, resumed, refused, evaluated, exported."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_one_sentence, convert
+
+from jamsface_jax import config as config_lib
+from jamsface_jax import inference, sharding, state
+from jamsface_jax.checkpoint import CheckpointReader, Checkpoints
+from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.train import train
+
+
+def tiny_config(dataset, **changes):
+  config = config_lib.tiny(config_lib.base_config())
+  config.data.directory = dataset
+  config.head.scale = 16.0
+  config.schedule.length = 12.0
+  config.checkpoint.every = 4
+  config.checkpoint.keep_last = 3
+  config.evaluation.data = (dataset,)
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def read_state(config, workdir, step=12):
+  """The state of a finished run, on the host."""
+  mesh = sharding.make_mesh(-1)
+  parts = state.make_parts(config, 12, 37)
+  shapes = state.state_shapes(parts, config.data.image_size, mesh)
+  checkpoints = Checkpoints(str(workdir), keep_last=3, keep_best="")
+  got = checkpoints.restore(step, shapes)
+  checkpoints.close()
+  return jax.device_get(got)
+
+
+def read_lines(workdir):
+  text = (workdir / "metrics.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def without_speed(lines):
+  timed = ("train/images_per_second", "train/data_wait_fraction")
+  return [{k: v for k, v in x.items() if k not in timed} for x in lines]
+
+
+def assert_equal(got, want):
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+  """A run that was never stopped."""
+  workdir = tmp_path_factory.mktemp("run") / "w"
+  assert train(tiny_config(dataset), str(workdir)) == 0
+  return workdir
+
+
+def test_a_run_leaves_what_it_promises(finished, dataset, capsys):
+  lines = read_lines(finished)
+  steps = [line["step"] for line in lines if "train/loss" in line]
+  assert steps == list(range(1, 13))
+  for name in (
+    "train/loss",
+    "train/cross_entropy",
+    "train/accuracy",
+    "train/margin_angular_mean",
+    "train/margin_cosine_mean",
+    "train/learning_rate",
+    "train/images_per_second",
+    "train/data_wait_fraction",
+  ):
+    assert np.isfinite(lines[-2][name]), name
+  assert {"tiny/accuracy", "tiny/accuracy_std", "tiny/threshold"} < set(
+    lines[-1]
+  )
+  assert {"tiny/eer", "tiny/auc", "tiny/tar@1e-1"} < set(lines[-1])
+  assert lines[-1]["tiny/tar@1e-3"] is None  # Twelve negatives are too few.
+  for plot in ("training", "margins", "roc", "scores_tiny"):
+    data = (finished / "plots" / f"{plot}.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+  assert any((finished / "tensorboard").iterdir())
+  assert sorted(os.listdir(finished / "checkpoints")) == ["12", "4", "8"]
+  # The same command again: nothing is trained, the result is said again.
+  assert train(tiny_config(dataset), str(finished)) == 0
+  assert "tiny: accuracy" in capsys.readouterr().out
+  assert read_lines(finished) == lines
+
+
+def test_it_learns(dataset, tmp_path):
+  config = tiny_config(
+    dataset,
+    **{
+      "schedule.length": 80.0,
+      "schedule.decay": "cosine",
+      "optimizer.reference_batch": 32,
+      "checkpoint.every": 1000,
+    },
+  )
+  train(config, str(tmp_path / "w"))
+  lines = read_lines(tmp_path / "w")
+  assert lines[0]["train/cross_entropy"] > 5
+  assert lines[-2]["train/cross_entropy"] < 2
+  assert lines[-1]["tiny/accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_resumed_run_equals_the_undisturbed(
+  finished, dataset, tmp_path, monkeypatch, stop
+):
+  """Stopped before step `stop + 1`, without a chance to clean up."""
+  from jamsface_jax.step_log import StepLog
+
+  class Killed(BaseException):
+    pass
+
+  add = StepLog.add
+
+  def kill(self, step, metrics, ids):
+    if step == stop + 1:
+      raise Killed
+    add(self, step, metrics, ids)
+
+  config = tiny_config(dataset)
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(StepLog, "add", kill)
+    train(config, str(tmp_path / "w"))
+  assert train(config, str(tmp_path / "w")) == 0
+  assert_equal(read_state(config, tmp_path / "w"), read_state(config, finished))
+  assert without_speed(read_lines(tmp_path / "w")) == without_speed(
+    read_lines(finished)
+  )
+
+
+def command(dataset, workdir, *flags):
+  return [
+    sys.executable,
+    "-m",
+    "jamsface_jax.main",
+    "--config=configs/demo.py:tiny",
+    f"--workdir={workdir}",
+    f"--config.data.directory={dataset}",
+    "--config.schedule.length=60",
+    "--config.checkpoint.every=5",
+    "--config.log_every=1",
+    *flags,
+  ]
+
+
+def environment(devices=2):
+  return os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": str(devices),
+  }
+
+
+def wait_for_step(workdir, step, process):
+  begin = time.monotonic()
+  while time.monotonic() - begin < 120:
+    assert process.poll() is None, process.communicate()
+    path = workdir / "metrics.jsonl"
+    if path.exists() and path.read_text().count("\n") > step:
+      return
+    time.sleep(0.01)
+  raise TimeoutError
+
+
+@pytest.mark.slow
+def test_kill_9_in_mid_epoch_changes_nothing(dataset, tmp_path):
+  kills = (7, 31)
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  for step in kills:
+    process = subprocess.Popen(
+      command(dataset, killed),
+      env=environment(),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    wait_for_step(killed, step, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    steps = os.listdir(killed / "checkpoints")
+    assert "60" not in steps
+  for workdir in (killed, whole):
+    subprocess.run(
+      command(dataset, workdir), env=environment(), check=True, timeout=300
+    )
+  config = config_lib.read_config(str(whole))
+  assert_equal(read_state(config, killed, 60), read_state(config, whole, 60))
+  assert without_speed(read_lines(killed)) == without_speed(read_lines(whole))
+
+
+@pytest.mark.slow
+def test_sigterm_writes_a_checkpoint(dataset, tmp_path):
+  process = subprocess.Popen(
+    command(dataset, tmp_path / "w", "--config.checkpoint.every=1000"),
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  wait_for_step(tmp_path / "w", 7, process)
+  process.terminate()
+  out, _ = process.communicate(timeout=120)
+  assert process.returncode == 75
+  assert "run the same command again" in out
+  (step,) = (int(s) for s in os.listdir(tmp_path / "w" / "checkpoints"))
+  assert 7 < step < 60
+
+
+def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
+  config = tiny_config(
+    dataset,
+    **{"optimizer.learning_rate": 1e30, "optimizer.clip_norm": 0.0},
+  )
+  with pytest.raises(RunError, match="the loss of step") as error:
+    train(config, str(tmp_path / "w"))
+  (path,) = (tmp_path / "w").glob("not_finite_*.json")
+  assert str(path) in str(error.value)
+  report = json.loads(path.read_text())
+  assert len(report["ids"]) == 16 and report["step"] <= 5
+  assert report["metrics"]["train/loss"] in ("nan", "inf")
+  saved = os.listdir(tmp_path / "w" / "checkpoints")
+  assert all(int(step) < report["step"] for step in saved)
+
+
+def test_other_data_is_refused(image_folder, finished, dataset, tmp_path):
+  convert(image_folder, tmp_path / "other", min_images=4, pairs=None)
+  with pytest.raises(InputError, match="data_fingerprint"):
+    train(
+      tiny_config(str(tmp_path / "other"), **{"evaluation.data": (dataset,)}),
+      str(finished),
+    )
+
+
+def test_data_that_moved_is_the_same_data(finished, dataset, tmp_path):
+  shutil.copytree(dataset, tmp_path / "moved")
+  assert train(tiny_config(str(tmp_path / "moved")), str(finished)) == 0
+
+
+def test_best_checkpoint_is_kept(dataset, tmp_path):
+  config = tiny_config(
+    dataset,
+    **{
+      "evaluation.every": 2,
+      "checkpoint.every": 1000,
+      "checkpoint.keep_last": 1,
+      "checkpoint.keep_best": "tiny/auc",
+    },
+  )
+  train(config, str(tmp_path / "w"))
+  lines = [x for x in read_lines(tmp_path / "w") if "tiny/auc" in x]
+  assert len(lines) == 6
+  best = max(x["tiny/auc"] for x in lines)
+  kept = {int(step) for step in os.listdir(tmp_path / "w" / "checkpoints")}
+  assert 12 in kept and len(kept) <= 2
+  assert any(x["step"] in kept and x["tiny/auc"] == best for x in lines)
+  config.checkpoint.keep_best = "lfw/accuracy"
+  with pytest.raises(InputError, match="checkpoint.keep_best='lfw/accuracy'"):
+    train(config, str(tmp_path / "v"))
+
+
+def test_restores_on_another_mesh(finished, dataset):
+  config = tiny_config(dataset)
+  want = read_state(config, finished)
+  mesh = sharding.make_mesh(2)
+  parts = state.make_parts(config, 12, 37)
+  checkpoints = Checkpoints(str(finished), keep_last=3, keep_best="")
+  got = checkpoints.restore(
+    12, state.state_shapes(parts, config.data.image_size, mesh)
+  )
+  checkpoints.close()
+  weights = got.params["head"]["weights"]
+  assert {s.data.shape for s in weights.addressable_shards} == {(32, 32)}
+  assert_equal(jax.device_get(got), want)
+
+
+def test_reader_refuses_what_is_not_there(finished, tmp_path):
+  with pytest.raises(InputError, match="no checkpoint"):
+    CheckpointReader(str(tmp_path))
+  reader = CheckpointReader(str(finished))
+  with pytest.raises(InputError, match="of step 5: it has 4, 8, 12"):
+    reader.choose(5)
+  assert reader.choose(None) == 12 and reader.choose(8) == 8
+  assert reader.metadata(12)["num_classes"] == 12
+  reader.close()
+
+
+def test_embedding_rows_do_not_depend_on_their_batch(finished, mesh):
+  images = np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), np.uint8)
+
+  def embed(batch_size, order):
+    embedder, variables, _ = inference.load(
+      str(finished), step=None, batch_size=batch_size, flip=True, mesh=mesh
+    )
+    blocks = embedder.embed(
+      variables, lambda n: images[order[n]], len(order), threads=2
+    )
+    return np.concatenate(list(blocks))
+
+  forward = np.arange(37)
+  once = embed(16, forward)
+  assert once.shape == (37, 32)
+  np.testing.assert_array_equal(embed(16, forward[::-1]), once[::-1])
+  np.testing.assert_allclose(embed(40, forward), once, atol=1e-5)
+
+
+def test_flipped_image_has_the_same_embedding(finished):
+  mesh = sharding.make_mesh(-1)
+  images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+  for flip in (True, False):
+    embedder, variables, _ = inference.load(
+      str(finished), step=None, batch_size=8, flip=flip, mesh=mesh
+    )
+    plain, mirrored = (
+      next(embedder.embed(variables, lambda n, x=x: x[n], 8, threads=1))
+      for x in (images, images[:, :, ::-1])
+    )
+    assert np.allclose(plain, mirrored, atol=1e-4) == flip
+
+
+def test_embed_command(run, finished, dataset, image_folder, tmp_path):
+  flags = (f"--workdir={finished}", "--batch_size=16")
+  for images in (dataset, image_folder / "images"):
+    out = tmp_path / f"e_{os.path.basename(images)}"
+    done = run(
+      "jamsface_jax.embed", *flags, f"--images={images}", f"--output={out}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(out)) == [
+      "embeddings.npy",
+      "labels.npy",
+      "meta.json",
+      "paths.txt",
+    ]
+    rows = np.load(out / "embeddings.npy", mmap_mode="r")
+    assert rows.shape == (37, 32) and rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    paths = (out / "paths.txt").read_text().splitlines()
+    labels = np.load(out / "labels.npy")
+    assert [f"Person_{k:02d}" for k in labels] == [p[:9] for p in paths]
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["color_order"] == "RGB" and meta["step"] == 12
+  a, b = (
+    np.load(tmp_path / name / "embeddings.npy")
+    for name in ("e_tiny", "e_images")
+  )
+  np.testing.assert_array_equal(a, b)
+
+
+def test_embed_command_with_a_broken_image(
+  run, finished, image_folder, tmp_path
+):
+  shutil.copytree(image_folder / "images", tmp_path / "in")
+  bad = tmp_path / "in" / "Person_05" / "Person_05_0002.jpg"
+  bad.write_bytes(b"\xff\xd8 no image")
+  flags = (
+    f"--workdir={finished}",
+    "--batch_size=16",
+    f"--images={tmp_path / 'in'}",
+    f"--output={tmp_path / 'out'}",
+  )
+  assert_one_sentence(
+    run("jamsface_jax.embed", *flags), "Person_05_0002.jpg", "--skip_bad"
+  )
+  assert not (tmp_path / "out" / "embeddings.npy").exists()
+  done = run("jamsface_jax.embed", *flags, "--skip_bad")
+  assert done.returncode == 0, done.stderr
+  paths = (tmp_path / "out" / "paths.txt").read_text().splitlines()
+  assert len(paths) == 36 and "Person_05/Person_05_0002.jpg" not in paths
+  assert np.load(tmp_path / "out" / "embeddings.npy").shape == (36, 32)
+  assert np.load(tmp_path / "out" / "labels.npy").shape == (36,)
+  assert (tmp_path / "out" / "broken.txt").read_text().startswith("Person_05/")
+
+
+def test_evaluate_command_repeats_the_run(run, finished, dataset, tmp_path):
+  done = run(
+    "jamsface_jax.evaluate",
+    f"--workdir={finished}",
+    f"--data={dataset}",
+    f"--output={tmp_path}",
+  )
+  assert done.returncode == 0, done.stderr
+  last = read_lines(finished)[-1]
+  row = next(x for x in done.stdout.splitlines() if "tiny/auc" in x)
+  assert float(row.split()[1]) == pytest.approx(last["tiny/auc"], abs=1e-3)
+  assert (tmp_path / "roc.png").exists()
+
+
+def test_evaluation_needs_pairs(image_folder, finished, run, tmp_path):
+  convert(image_folder, tmp_path / "bare", pairs=None)
+  assert_one_sentence(
+    run(
+      "jamsface_jax.evaluate",
+      f"--workdir={finished}",
+      f"--data={tmp_path}/bare",
+    ),
+    "has no pairs.txt",
+  )
