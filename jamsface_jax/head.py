@@ -122,8 +122,9 @@ def init(key: jax.Array, head: Head) -> HeadParams:
     "weights": jnp.where(
       real_c[:, None], 0.01 * jax.random.normal(key, shape), 0.0
     ),
-    ANGULAR: jnp.where(real_c, head.angular.initial, 0.0),
-    COSINE: jnp.where(real_c, head.cosine.initial, 0.0),
+    # A Python number would leave a weak type, and a second compilation.
+    ANGULAR: jnp.where(real_c, jnp.float32(head.angular.initial), 0.0),
+    COSINE: jnp.where(real_c, jnp.float32(head.cosine.initial), 0.0),
   }
 
 

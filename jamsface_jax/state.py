@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jamsface_jax import head as head_lib
 from jamsface_jax import models, sharding
+from jamsface_jax.compiling import options_to_run_once
 from jamsface_jax.optimizer import make_optimizer, make_schedule
 
 
@@ -142,5 +143,9 @@ def create_state(
   shardings = jax.tree.map(
     lambda shape: shape.sharding, state_shapes(parts, image_size, mesh)
   )
-  init = jax.jit(make_init(parts, image_size), out_shardings=shardings)
+  init = jax.jit(
+    make_init(parts, image_size),
+    out_shardings=shardings,
+    compiler_options=options_to_run_once(),
+  )
   return init(jax.random.key(seed))

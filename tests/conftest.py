@@ -3,12 +3,26 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import cv2
 import jax
 import numpy as np
 import pytest
 
+# Programs that several tests, workers and commands compile are compiled once.
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="jax-cache-")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+# Tests compile more than they run. Commands run as users run them, see `run`.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+
+jax.config.update(
+  "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -76,6 +90,7 @@ def run():
     environment = os.environ | {
       "JAX_PLATFORMS": "cpu",
       "JAX_NUM_CPU_DEVICES": str(devices),
+      "XLA_FLAGS": "",
     }
     return subprocess.run(
       [sys.executable, "-m", module, *map(str, flags)],

@@ -129,8 +129,9 @@ def test_metric_writer_takes_back_later_lines(tmp_path):
 FLOORS = [
   {"errors"},
   {"data.records", "data.order", "data.decoding", "margins", "compiling"},
-  {"data.sources", "data.pairs", "data.pipeline", "data.augmentation"},
-  {"verification", "sharding", "models", "models.layers", "models.iresnet"},
+  {"data.sources", "data.pairs", "data.augmentation", "models.layers"},
+  {"data.pipeline", "verification", "sharding", "models.iresnet"},
+  {"models"},
   {"config", "distributed", "metric_writer", "progress"},
   {"head", "report", "preemption"},
   {"optimizer"},

@@ -133,7 +133,7 @@ def test_lambda_pushes_margins_up(one_device):
   config = tiny_config(
     **{
       "head.margin_rule": "lambda",
-      "head.angular_lambda": 1e4,
+      "head.angular_lambda": 1e6,
       "head.cosine_lambda": 0.0,
     }
   )
@@ -167,3 +167,22 @@ def test_dropout_is_keyed_by_step(one_device):
   second, _ = run_steps(config, mesh)
   assert_close(first, second, rtol=0, atol=0)
   assert jnp.isfinite(first.params["head"]["weights"]).all()
+
+
+def test_is_compiled_once(one_device):
+  """The first state and those that steps return are of one type."""
+  mesh, _ = one_device
+  config = tiny_config()
+  parts = state.make_parts(config, 10, 64)
+  created = state.create_state(0, parts, SIZE, mesh)
+  step_fn = make_train_step(config, parts, mesh)
+  images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
+  batch = sharding.put_batch(
+    {"images": images, "labels": labels}, np.arange(32), 32, mesh
+  )
+  after = jax.eval_shape(step_fn, created, batch)[0]
+  for leaf, later in zip(
+    jax.tree.leaves(created), jax.tree.leaves(after), strict=True
+  ):
+    assert jax.typeof(leaf) == jax.typeof(later)
+    assert not leaf.weak_type

@@ -160,6 +160,7 @@ def environment(devices=2):
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": str(devices),
+    "XLA_FLAGS": "",
   }
 
 
