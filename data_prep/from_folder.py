@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from data_prep.writer import DatasetWriter
+from data_prep.writer import SKIPPED_FILE, DatasetWriter
 from jamsface_jax.data import decoding, records
 from jamsface_jax.data.pairs import read_pairs
 from jamsface_jax.errors import InputError, run_command
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-SKIPPED_FILE = "skipped.txt"
 _AT_ONCE = 1024  # Images in memory.
 
 
@@ -96,30 +95,31 @@ def convert(
   ]
   if pairs:  # Before anything is written.
     read_pairs(pairs, [image for _, image in images])
-  skipped = []
-  with DatasetWriter(directory, name=name, classes=list(classes)) as writer:
-    for label, image, data, size in _decoded(source, images, threads):
+  with DatasetWriter(
+    directory,
+    name=name,
+    classes=list(classes),
+    source=f"folder {os.path.abspath(source)} {len(images)} {skip_bad}",
+  ) as writer:
+    rest = images[writer.position :]
+    for label, image, data, size in _decoded(source, rest, threads):
+      if isinstance(size, str) and not skip_bad:
+        raise InputError(
+          f"image {os.path.join(source, image)!r} cannot be read ({size}):"
+          " mend or delete it, or leave such images out with --skip_bad."
+        )
       if isinstance(size, str):
-        if not skip_bad:
-          raise InputError(
-            f"image {os.path.join(source, image)!r} cannot be read ({size}):"
-            " mend or delete it, or leave such images out with --skip_bad."
-          )
-        skipped.append(f"{image}\t{size}\n")
-        continue
-      writer.add(label, image, data, size)
+        writer.skip(image, size)
+      else:
+        writer.add(label, image, data, size)
     if pairs:
       writer.add_pairs(pairs)
-    if skipped:
-      path = os.path.join(directory, SKIPPED_FILE)
-      with open(path, "w", encoding="utf-8") as file:
-        file.writelines(skipped)
   index = records.read_index(directory)
   print(
     f"{index.images:,} images of {index.classes:,} identities"
     f" ({min(index.class_sizes)} to {max(index.class_sizes)} each) in"
     f" {directory}"
-    + (f"; {len(skipped)} skipped, see {path}" if skipped else "")
+    + (f"; {writer.skipped} in {SKIPPED_FILE}" if writer.skipped else "")
   )
   if pairs:
     print(

@@ -256,23 +256,28 @@ def synthesize(
   sizes = [*map(int, train_sizes), *[test_images] * test_identities]
   split = len(train_sizes)
   draw = functools.partial(_draw, seed=seed, size=size)
+  source = f"synthetic {seed} {sizes} {size}"
   with (
     multiprocessing.get_context("spawn").Pool(workers) as pool,
     # Both are finished, or neither.
     DatasetWriter(
-      train, name="synthetic_train", classes=names[:split]
+      train, name="synthetic_train", classes=names[:split], source=source
     ) as train_writer,
     DatasetWriter(
-      test, name="synthetic_test", classes=names[split:]
+      test, name="synthetic_test", classes=names[split:], source=source
     ) as test_writer,
   ):
+    writers = (train_writer, test_writer)
+    written = [writer.position for writer in writers]  # Before, if interrupted.
     drawn = pool.imap(draw, enumerate(sizes))
     for identity, images in enumerate(_progress(drawn, sum(sizes))):
-      writer = train_writer if identity < split else test_writer
-      label = identity if identity < split else identity - split
+      part = int(identity >= split)
       for number, image in enumerate(images, start=1):
+        if written[part]:
+          written[part] -= 1
+          continue
         name = f"{names[identity]}/{names[identity]}_{number:04d}.jpg"
-        writer.add(label, name, image, (size, size))
+        writers[part].add(identity - part * split, name, image, (size, size))
     with tempfile.TemporaryDirectory() as scratch:
       path = os.path.join(scratch, records.PAIRS_FILE)
       write_pairs(path, folds, split)

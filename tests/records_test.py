@@ -49,7 +49,11 @@ def test_folder_becomes_data_set(image_folder, dataset):
 
 def test_several_shards_read_as_one(tmp_path):
   with DatasetWriter(
-    str(tmp_path / "d"), name="d", classes=["a", "b"], shard_bytes=1000
+    str(tmp_path / "d"),
+    name="d",
+    classes=["a", "b"],
+    source="s",
+    shard_bytes=1000,
   ) as writer:
     for i in range(50):
       writer.add(i % 2, f"{i}", bytes([i]) * 100, (1, 1))
@@ -63,19 +67,73 @@ def test_several_shards_read_as_one(tmp_path):
 def test_unfinished_data_set_is_none(tmp_path):
   with (
     pytest.raises(RuntimeError),
-    DatasetWriter(str(tmp_path / "d"), name="d", classes=["a"]) as writer,
+    DatasetWriter(
+      str(tmp_path / "d"), name="d", classes=["a"], source="s"
+    ) as writer,
   ):
     writer.add(0, "x", b"x", (1, 1))
     raise RuntimeError
   with pytest.raises(InputError, match="is not a data set"):
     records.read_index(str(tmp_path / "d"))
-  with DatasetWriter(str(tmp_path / "d"), name="d", classes=["a"]) as writer:
+  with DatasetWriter(
+    str(tmp_path / "d"), name="d", classes=["a"], source="s"
+  ) as writer:
     writer.add(0, "x", b"x", (1, 1))
   assert sorted(os.listdir(tmp_path / "d")) == [
     "classes.txt",
     "dataset.json",
     "images-00000.array_record",
   ]
+
+
+def write(directory, *, stop=None, source="s", broken=()):
+  """Forty records of two classes in small shards; fails at number `stop`."""
+  with DatasetWriter(
+    str(directory),
+    name="d",
+    classes=["a", "b"],
+    source=source,
+    shard_bytes=1000,
+  ) as writer:
+    begin = writer.position
+    for i in range(begin, 40):
+      if i == stop:
+        raise KeyboardInterrupt
+      if i in broken:
+        writer.skip(f"{i}", "broken")
+      else:
+        writer.add(i % 2, f"{i}", bytes([i]) * 100, (i % 3, 1))
+  return begin
+
+
+def contents(directory):
+  return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("stop", [0, 5, 9, 23, 39])
+def test_interrupted_conversion_goes_on(tmp_path, stop):
+  broken = (3, 4, 20, 38)
+  assert write(tmp_path / "whole", broken=broken) == 0
+  with pytest.raises(KeyboardInterrupt):
+    write(tmp_path / "cut", stop=stop, broken=broken)
+  # A kill may also tear the journal's last line.
+  journal = tmp_path / "cut" / "journal.jsonl"
+  if stop == 39:
+    journal.write_bytes(journal.read_bytes()[:-10])
+  begin = write(tmp_path / "cut", broken=broken)
+  assert (begin > 0) == (stop > 10)
+  assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+  index = records.read_index(str(tmp_path / "cut"))
+  assert index.class_sizes == (17, 19) and index.image_size is None
+  skipped = (tmp_path / "cut" / "skipped.txt").read_text()
+  assert skipped == "".join(f"{i}\tbroken\n" for i in broken)
+
+
+def test_part_of_another_conversion_is_refused(tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    write(tmp_path / "cut", stop=30)
+  with pytest.raises(InputError, match="part of another conversion"):
+    write(tmp_path / "cut", source="other")
 
 
 def test_fingerprint_follows_the_content(dataset, image_folder, tmp_path):
@@ -131,7 +189,9 @@ def test_label_outside_the_classes(copy, tmp_path):
     source.read(np.arange(37))
   with (
     pytest.raises(InputError, match=r"label 1, outside \[0, 1\)"),
-    DatasetWriter(str(tmp_path / "e"), name="e", classes=["a"]) as writer,
+    DatasetWriter(
+      str(tmp_path / "e"), name="e", classes=["a"], source="s"
+    ) as writer,
   ):
     writer.add(1, "x", b"x", (1, 1))
 
