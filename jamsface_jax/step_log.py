@@ -129,7 +129,6 @@ class StepLog:
   def _stop(
     self, step: int, metrics: dict[str, float], ids: np.ndarray
   ) -> None:
-    self.close()
     path = os.path.join(
       self._workdir, f"not_finite_{step}_process_{jax.process_index()}.json"
     )

@@ -1,5 +1,6 @@
 """The story of a run: data, state, steps, checkpoints, evaluations."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -70,62 +71,66 @@ def train(config: ConfigDict, workdir: str) -> int:
   main_process = jax.process_index() == 0
   if main_process:
     config_lib.save_or_check(config, workdir)
-  checkpoints = Checkpoints(
-    workdir,
-    keep_last=config.checkpoint.keep_last,
-    keep_best=config.checkpoint.keep_best,
-  )
-  metadata = describe(config, source)
-  state, first = begin(config, parts, mesh, checkpoints, metadata)
-  writer = MetricWriter(workdir, first) if main_process else None
-  progress = Progress(total_steps, first, quiet=not main_process)
-  progress.note(
-    summary.opening(config, source, parts, mesh, first, total_steps)
-  )
+  with contextlib.ExitStack() as closing:
+    checkpoints = Checkpoints(
+      workdir,
+      keep_last=config.checkpoint.keep_last,
+      keep_best=config.checkpoint.keep_best,
+    )
+    closing.callback(checkpoints.close)
+    metadata = describe(config, source)
+    state, first = begin(config, parts, mesh, checkpoints, metadata)
+    writer = MetricWriter(workdir, first) if main_process else None
+    progress = Progress(total_steps, first, quiet=not main_process)
+    progress.note(
+      summary.opening(config, source, parts, mesh, first, total_steps)
+    )
+    log = StepLog(config, workdir, writer, progress, total_steps)
+    closing.callback(log.close)
 
-  rows = sharding.local_rows(config.data.batch_size, mesh)
-  stream = batches(
-    source,
-    seed=config.seed,
-    batch_size=config.data.batch_size,
-    rows=rows,
-    start=first,
-    total_steps=total_steps,
-    threads=config.data.threads,
-  )
-  step_fn = make_train_step(config, parts, mesh)
-  preemption = Preemption()
-  log = StepLog(config, workdir, writer, progress, total_steps)
-  evaluations: list[Evaluation] = []
+    rows = sharding.local_rows(config.data.batch_size, mesh)
+    stream = batches(
+      source,
+      seed=config.seed,
+      batch_size=config.data.batch_size,
+      rows=rows,
+      start=first,
+      total_steps=total_steps,
+      threads=config.data.threads,
+    )
+    closing.callback(stream.close)
+    step_fn = make_train_step(config, parts, mesh)
+    preemption = Preemption()
+    evaluations: list[Evaluation] = []
 
-  for step in range(first + 1, total_steps + 1):
-    with log.waiting():
-      batch = next(stream)
-    ids = batch.pop("ids")
-    on_devices = sharding.put_batch(batch, rows, config.data.batch_size, mesh)
-    state, metrics = step_fn(state, on_devices)
-    log.add(step, metrics, ids)  # Looks at the step before: no waiting.
+    for step in range(first + 1, total_steps + 1):
+      with log.waiting():
+        batch = next(stream)
+      ids = batch.pop("ids")
+      placed = sharding.put_batch(batch, rows, config.data.batch_size, mesh)
+      state, metrics = step_fn(state, placed)
+      log.add(step, metrics, ids)  # Looks at the step before: no waiting.
 
-    last = step == total_steps
-    stopping = preemption.requested(step)
-    evaluate = last or _every(config.evaluation.every, step)
-    if last or stopping or evaluate or _every(config.checkpoint.every, step):
-      log.catch_up()  # A state that is not finite must not be saved.
-      measured = {}
-      if evaluate and not stopping:
-        evaluations = evaluator.run(state)
-        measured = log.add_evaluations(step, evaluations)
-      checkpoints.save(step, state, metadata, measured)
-    if stopping and not last:
-      log.close()
-      checkpoints.close()
-      print(f"preempted at step {step}: run the same command again.")
-      return EXIT_PREEMPTED
+      last = step == total_steps
+      stopping = preemption.requested(step) and not last
+      # A machine about to be taken away has time for a checkpoint only.
+      evaluate = not stopping and (
+        last or _every(config.evaluation.every, step)
+      )
+      if last or stopping or evaluate or _every(config.checkpoint.every, step):
+        log.catch_up()  # A state that is not finite must not be saved.
+        measured = {}
+        if evaluate:
+          evaluations = evaluator.run(state)
+          measured = log.add_evaluations(step, evaluations)
+        checkpoints.save(step, state, metadata, measured)
+      if stopping:
+        progress.note(f"preempted at step {step}: run the same command again.")
+        return EXIT_PREEMPTED
 
-  if first == total_steps:  # Finished before: say again what came out.
-    evaluations = evaluator.run(state)
-  checkpoints.close()
-  log.close()
+    if first == total_steps:  # Finished before: say again what came out.
+      evaluations = evaluator.run(state)
+
   head = multihost_utils.process_allgather(state.params["head"], tiled=True)
   if main_process:
     plot(workdir, source, head, evaluations)

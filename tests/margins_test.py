@@ -42,8 +42,10 @@ def test_falls_with_the_angle_on_all_of_it(smooth):
 def test_continuations_meet_or_jump_as_documented(smooth):
   with jax.enable_x64(True):
     theta = np.array([np.pi - 0.5 - 1e-7, np.pi - 0.5 + 1e-7, 3.0])
-    before, after, beyond = margins.joint(
-      jnp.cos(theta), jnp.full(3, 0.5), jnp.zeros(3), smooth=smooth
+    before, after, beyond = np.asarray(
+      margins.joint(
+        jnp.cos(theta), jnp.full(3, 0.5), jnp.zeros(3), smooth=smooth
+      )
     )
   want = -2 - np.cos(3.5) if smooth else np.cos(3.0) - 0.5 * np.sin(0.5)
   assert abs(beyond - want) < 1e-6

@@ -17,6 +17,7 @@ SETTINGS = {
   "name": "iresnet",
   "embedding_size": 6,
   "width": 1 / 16,
+  "stem_stride": 1,
   "stages": (1,),
   "dropout": 0.0,
   "dtype": "float32",

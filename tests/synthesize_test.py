@@ -3,7 +3,7 @@
 import collections
 import hashlib
 import itertools
-import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -33,11 +33,11 @@ def run(output, *flags):
 def digest(directory):
   """Of every file below, by relative path."""
   return {
-    os.path.relpath(os.path.join(parent, name), directory): hashlib.sha256(
-      open(os.path.join(parent, name), "rb").read()
+    str(path.relative_to(directory)): hashlib.sha256(
+      path.read_bytes()
     ).hexdigest()
-    for parent, _, names in os.walk(directory)
-    for name in names
+    for path in pathlib.Path(directory).rglob("*")
+    if path.is_file()
   }
 
 
@@ -115,7 +115,7 @@ def test_jpeg_is_rgb():
 
 
 def test_pairs(output):
-  lines = open(f"{output}/test/pairs.txt").read().splitlines()
+  lines = pathlib.Path(f"{output}/test/pairs.txt").read_text().splitlines()
   assert lines[0] == "10\t10"
   assert len(lines) == 201
   names = {record.name for record in read_all(f"{output}/test")}
