@@ -237,21 +237,33 @@ def steps_of(amount: float, config: ConfigDict, num_images: int) -> int:
   return -int(-amount * num_images // config.data.batch_size)
 
 
-def save_or_check(config: ConfigDict, workdir: str) -> None:
-  """Writes `config.json`, or compares it with the one that is there.
+def check_or_save(config: ConfigDict, workdir: str, *, save: bool) -> None:
+  """Compares the settings with `config.json`, or writes it if there is none.
+
+  Args:
+    config: of this run.
+    workdir: of this run.
+    save: whether to write it; one process of several does.
 
   Raises:
-    InputError: the work directory belongs to a run with other settings.
+    InputError: the work directory belongs to a run with other settings, or
+      cannot be written to.
   """
   path = os.path.join(workdir, CONFIG_FILE)
   if os.path.exists(path):
     _check_same(config, path)
-    return
-  os.makedirs(workdir, exist_ok=True)
-  with open(path + ".partial", "w", encoding="utf-8") as file:
-    json.dump(config.to_dict(), file, indent=2)
-    file.write("\n")
-  os.replace(path + ".partial", path)
+  elif save:
+    try:
+      os.makedirs(workdir, exist_ok=True)
+      with open(path + ".partial", "w", encoding="utf-8") as file:
+        json.dump(config.to_dict(), file, indent=2)
+        file.write("\n")
+      os.replace(path + ".partial", path)
+    except OSError as error:
+      raise InputError(
+        f"--workdir={workdir!r} cannot be written to ({error.strerror}): choose"
+        " another directory."
+      ) from None
 
 
 def read_config(workdir: str) -> ConfigDict:

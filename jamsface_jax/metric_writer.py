@@ -38,8 +38,9 @@ class MetricWriter:
     finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
     self._file.write(json.dumps({"step": step, **finite}) + "\n")
     self._file.flush()
-    for name, value in metrics.items():
-      self._tensorboard.add_scalar(name, value, step)
+    for name, value in finite.items():
+      if value is not None:
+        self._tensorboard.add_scalar(name, value, step)
 
   def close(self) -> None:
     """Writes what is still in memory."""

@@ -69,8 +69,7 @@ def train(config: ConfigDict, workdir: str) -> int:
   check_best(config, evaluator)
 
   main_process = jax.process_index() == 0
-  if main_process:
-    config_lib.save_or_check(config, workdir)
+  config_lib.check_or_save(config, workdir, save=main_process)
   with contextlib.ExitStack() as closing:
     checkpoints = Checkpoints(
       workdir,

@@ -72,19 +72,19 @@ def test_margin_in_degrees_is_refused():
 
 def test_stored_config_comes_back(tmp_path):
   config = recipe("casia_r50")
-  config_lib.save_or_check(config, str(tmp_path))
+  config_lib.check_or_save(config, str(tmp_path), save=True)
   assert config_lib.read_config(str(tmp_path)).to_dict() == config.to_dict()
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
   config = recipe("demo")
-  config_lib.save_or_check(config, str(tmp_path))
+  config_lib.check_or_save(config, str(tmp_path), save=True)
   config.mesh.model = 2  # May change.
   config.data.directory = "elsewhere"  # Compared by content.
-  config_lib.save_or_check(config, str(tmp_path))
+  config_lib.check_or_save(config, str(tmp_path), save=True)
   config.head.scale, config.seed = 30.0, 5
   with pytest.raises(InputError, match="seed is 0 there and 5 here") as error:
-    config_lib.save_or_check(config, str(tmp_path))
+    config_lib.check_or_save(config, str(tmp_path), save=True)
   assert "head.scale is 32.0 there and 30.0 here" in str(error.value)
   assert "mesh" not in str(error.value)
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -218,6 +219,58 @@ def test_sigterm_writes_a_checkpoint(dataset, tmp_path):
   assert "run the same command again" in out
   (step,) = (int(s) for s in os.listdir(tmp_path / "w" / "checkpoints"))
   assert 7 < step < 60
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(dataset, tmp_path):
+  """Two processes of two devices against one process of four."""
+  flags = (
+    "--config.schedule.length=6",
+    f"--config.evaluation.data=('{dataset}',)",
+  )
+  one, two = tmp_path / "one", tmp_path / "two"
+  subprocess.run(
+    command(dataset, one, *flags), env=environment(4), check=True, timeout=300
+  )
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  processes = [
+    subprocess.Popen(
+      command(
+        dataset,
+        two,
+        *flags,
+        f"--coordinator=127.0.0.1:{port}",
+        "--num_processes=2",
+        f"--process_id={k}",
+      ),
+      env=environment(2),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for k in range(2)
+  ]
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], outputs
+  assert "finished 6 steps" in outputs[0]
+  assert "finished" not in outputs[1]  # Said once.
+  for a, b in zip(
+    without_speed(read_lines(one)), without_speed(read_lines(two)), strict=True
+  ):
+    assert a.keys() == b.keys()
+    for name in a:
+      want = a[name] and pytest.approx(a[name], rel=1e-3, abs=1e-4)
+      assert b[name] == want, name  # What cannot be measured is None.
+  # One process goes on with what two have written.
+  config = config_lib.read_config(str(two))
+  got, want = read_state(config, two, 6), read_state(config, one, 6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    got.params,
+    want.params,
+  )
 
 
 def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
