@@ -33,5 +33,5 @@ def get_config(variant: str = "full"):
   config.schedule.warmup = 40.0
   config.schedule.decay = "cosine"
   config.checkpoint.every = 200
-  config.evaluation.data = ("build/demo/data/test",)
+  config.evaluation.data = "build/demo/data/test"
   return choose_variant(config, variant, {})

@@ -40,7 +40,7 @@ def get_config(variant: str = "full"):
   config.schedule.warmup = 100.0
   config.schedule.decay = "cosine"
   config.checkpoint.every = 500
-  config.evaluation.data = ("data/lfw_dev_test",)
+  config.evaluation.data = "data/lfw_dev_test"
   config.evaluation.every = 500
   return choose_variant(config, variant, {"softmax": softmax})
 

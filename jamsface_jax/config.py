@@ -95,7 +95,7 @@ def base_config() -> ConfigDict:
   config.checkpoint.keep_best = ""  # A metric such as "lfw/accuracy", or "".
 
   config.evaluation = ConfigDict()
-  config.evaluation.data = ()  # Directories of data sets with pairs.txt.
+  config.evaluation.data = ""  # Data sets with pairs.txt, comma between.
   config.evaluation.every = 0  # Steps; 0: at the end only.
   config.evaluation.batch_size = 256  # Global.
   config.evaluation.flip = True  # Add the embedding of the mirrored image.
@@ -121,7 +121,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
   config.schedule.length = 5.0
   config.schedule.warmup = 1.0
   config.schedule.milestones = (3.0, 4.0)
-  config.evaluation.data = ()
+  config.evaluation.data = ""
   config.evaluation.batch_size = 16
   config.checkpoint.keep_best = ""
   return config

@@ -11,7 +11,7 @@ import os
 from jamsface_jax import inference, sharding
 from jamsface_jax.config import read_config
 from jamsface_jax.errors import run_command
-from jamsface_jax.evaluation import VerificationSet, plot_evaluations
+from jamsface_jax.evaluation import open_sets, plot_evaluations
 
 
 def main() -> int:
@@ -37,10 +37,7 @@ def main() -> int:
     flip=settings.flip,
     mesh=sharding.make_mesh(-1),
   )
-  sets = [
-    VerificationSet(directory, embedder.image_size)
-    for directory in arguments.data.split(",")
-  ]
+  sets = open_sets(arguments.data, embedder.image_size)
   print(f"checkpoint {metadata['step']} of {arguments.workdir}")
   evaluations = []
   for one in sets:

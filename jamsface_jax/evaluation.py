@@ -105,6 +105,28 @@ class VerificationSet:
     )
 
 
+def open_sets(directories: str, image_size: int) -> list[VerificationSet]:
+  """Opens data sets with pairs.
+
+  Args:
+    directories: with a comma between; "" for none.
+    image_size: height and width that the network sees.
+
+  Raises:
+    InputError: see `VerificationSet`, or two sets share a name.
+  """
+  sets: dict[str, VerificationSet] = {}
+  for directory in filter(None, directories.split(",")):
+    one = VerificationSet(directory, image_size)
+    if one.name in sets:
+      raise InputError(
+        f"data set {directory!r} has the name {one.name!r} of another: write it"
+        " again with another --name, since metrics are told apart by it."
+      )
+    sets[one.name] = one
+  return list(sets.values())
+
+
 class Evaluator:
   """Evaluates states on the sets of `config.evaluation`."""
 
@@ -112,10 +134,7 @@ class Evaluator:
     settings = config.evaluation
     self._fars = settings.fars
     self._threads = config.data.threads
-    self._sets = [
-      VerificationSet(directory, config.data.image_size)
-      for directory in settings.data
-    ]
+    self._sets = open_sets(settings.data, config.data.image_size)
     self._embedder = Embedder(
       parts.model,
       mesh=mesh,
@@ -124,10 +143,10 @@ class Evaluator:
       flip=settings.flip,
     )
 
-  @property
-  def names(self) -> list[str]:
-    """The names of the sets, prefixes of their metrics."""
-    return [one.name for one in self._sets]
+  def rising_metrics(self) -> list[str]:
+    """Names of the metrics that are better when larger."""
+    rising = ["accuracy", "auc", *map(verification.tar_name, self._fars)]
+    return [f"{one.name}/{name}" for one in self._sets for name in rising]
 
   def run(self, state: TrainState) -> list[Evaluation]:
     """Evaluates one state on every set."""

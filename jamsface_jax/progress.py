@@ -18,8 +18,8 @@ class Progress:
 
   def __init__(self, total: int, finished: int, *, quiet: bool):
     self._total = total
-    self._begin = time.monotonic()
-    self._first = finished
+    self._timed_from = time.monotonic(), finished
+    self._shown = False
     self._quiet = quiet
     self._bar = None
     if sys.stderr.isatty() and not quiet:
@@ -52,9 +52,12 @@ class Progress:
     if self._bar:
       self._bar.set_postfix_str(text)
       return
-    took = time.monotonic() - self._begin
-    left = took / max(step - self._first, 1) * (self._total - step)
+    now = time.monotonic()
+    begin, first = self._timed_from
+    left = (now - begin) / max(step - first, 1) * (self._total - step)
     self.note(f"step {step}/{self._total}: {text}, {_clock(left)} left")
+    if not self._shown:  # What came before was compilation, mostly.
+      self._shown, self._timed_from = True, (now, step)
 
   def note(self, line: str) -> None:
     """Prints a line, above the bar if there is one."""

@@ -194,11 +194,11 @@ def begin(
 def check_best(config: ConfigDict, evaluator: Evaluator) -> None:
   """Refuses a `keep_best` that no evaluation will measure."""
   wanted = config.checkpoint.keep_best
-  if wanted and wanted.split("/")[0] not in evaluator.names:
+  choices = evaluator.rising_metrics()
+  if wanted and wanted not in choices:
     raise InputError(
-      f"checkpoint.keep_best={wanted!r} is a metric of no set in"
-      f" evaluation.data, which has {', '.join(evaluator.names) or 'none'}: use"
-      " '<set>/accuracy' of one of them, or ''."
+      f"checkpoint.keep_best={wanted!r} is not measured by the sets of"
+      f" evaluation.data: use one of {', '.join(choices) or 'none'}, or ''."
     )
 
 

@@ -28,7 +28,7 @@ def tiny_config(dataset, **changes):
   config.schedule.length = 12.0
   config.checkpoint.every = 4
   config.checkpoint.keep_last = 3
-  config.evaluation.data = (dataset,)
+  config.evaluation.data = dataset
   config.update_from_flattened_dict(changes)
   return config
 
@@ -226,7 +226,7 @@ def test_two_processes_equal_one(dataset, tmp_path):
   """Two processes of two devices against one process of four."""
   flags = (
     "--config.schedule.length=6",
-    f"--config.evaluation.data=('{dataset}',)",
+    f"--config.evaluation.data={dataset}",
   )
   one, two = tmp_path / "one", tmp_path / "two"
   subprocess.run(
@@ -293,7 +293,7 @@ def test_other_data_is_refused(image_folder, finished, dataset, tmp_path):
   convert(image_folder, tmp_path / "other", min_images=4, pairs=None)
   with pytest.raises(InputError, match="data_fingerprint"):
     train(
-      tiny_config(str(tmp_path / "other"), **{"evaluation.data": (dataset,)}),
+      tiny_config(str(tmp_path / "other"), **{"evaluation.data": dataset}),
       str(finished),
     )
 
@@ -320,9 +320,10 @@ def test_best_checkpoint_is_kept(dataset, tmp_path):
   kept = {int(step) for step in os.listdir(tmp_path / "w" / "checkpoints")}
   assert 12 in kept and len(kept) <= 2
   assert any(x["step"] in kept and x["tiny/auc"] == best for x in lines)
-  config.checkpoint.keep_best = "lfw/accuracy"
-  with pytest.raises(InputError, match="checkpoint.keep_best='lfw/accuracy'"):
-    train(config, str(tmp_path / "v"))
+  for name in ("lfw/accuracy", "tiny/acuracy", "tiny/eer"):
+    config.checkpoint.keep_best = name
+    with pytest.raises(InputError, match=f"{name}' is not .* tiny/auc"):
+      train(config, str(tmp_path / "v"))
 
 
 def test_restores_on_another_mesh(finished, dataset):
