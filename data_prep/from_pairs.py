@@ -34,13 +34,13 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.conversion import load_images
 from data_prep.writer import SKIPPED_FILE, DatasetWriter
-from jamsface_jax.data import decoding, records
+from jamsface_jax.data import records
 from jamsface_jax.data.pairs import DEFAULT_FOLDS, read_pairs
 from jamsface_jax.errors import InputError, run_command
 
@@ -159,7 +159,15 @@ def write_verification_set(
   """
   # Decoded before anything is written: an image that goes takes pairs and
   # perhaps its class along.
-  sizes = _decode_all(images, load, threads)
+  checked = load_images(
+    ((image, 0) for image in images), load, check=True, threads=threads
+  )
+  sizes = {
+    image: size
+    for image, _, size in tqdm(
+      checked, total=len(images), unit="image", disable=None
+    )
+  }
   broken = {
     image: size for image, size in sizes.items() if isinstance(size, str)
   }
@@ -216,27 +224,6 @@ def write_verification_set(
     )
   )
   print(f"next: python -m jamsface_jax.evaluate --workdir=W --data={directory}")
-
-
-def _decode_all(
-  images: Mapping[str, str], load: Callable[[str], bytes], threads: int
-) -> dict[str, tuple[int, int] | str]:
-  """Maps images to (height, width), or to what is wrong."""
-
-  def size(image):
-    try:
-      height, width, _ = decoding.decode_image(load(image)).shape
-    except decoding.DecodingError as error:
-      return str(error)
-    except OSError as error:
-      return str(error.strerror)
-    return height, width
-
-  with ThreadPoolExecutor(threads) as pool:
-    found = tqdm(
-      pool.map(size, images), total=len(images), unit="image", disable=None
-    )
-    return dict(zip(images, found, strict=True))
 
 
 def equal_runs(count: int) -> np.ndarray:
