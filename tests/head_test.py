@@ -184,6 +184,7 @@ def test_frozen_margins_are_the_published_losses(
   params = jax.tree.map(np.asarray, head_lib.init(jax.random.key(0), head))
   rng = np.random.default_rng(1)
   embeddings, labels = rng.normal(size=(16, 16)), rng.integers(0, 37, 16)
+  embeddings[::2] += 200 * params["weights"][labels[::2]]  # Half are right.
   loss_b, right_b = head_lib.cross_entropy(
     *put(mesh, params, embeddings, labels), head=head, mesh=mesh
   )
@@ -191,6 +192,7 @@ def test_frozen_margins_are_the_published_losses(
   w = params["weights"][:37].astype(np.float64)
   logits = x @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
   np.testing.assert_array_equal(right_b, logits.argmax(1) == labels)
+  assert 4 < right_b.sum() < 12
   rows = np.arange(16)
   logits[rows, labels] = published(np.arccos(logits[rows, labels]))
   logits *= head.scale
