@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from jamsface_jax.data.order import example_ids
 from jamsface_jax.data.pipeline import batches, read_ahead
 from jamsface_jax.data.sources import NoiseSource, RecordSource
 from jamsface_jax.errors import InputError
@@ -54,6 +55,21 @@ def test_threads_do_not_change_anything():
     collect(source, np.arange(8), threads=7),
     collect(source, np.arange(8), threads=1),
   )
+
+
+@pytest.mark.parametrize("start", [0, 1, 64, 199])
+def test_batches_that_are_read_together_are_those_of_their_steps(start):
+  source = NoiseSource(4, 30, 2)
+  got = collect(source, np.arange(2, 6), start=start, steps=200)
+  assert len(got) == 200 - start
+  for step, batch in enumerate(got, start):
+    ids = example_ids(
+      5, step, batch_size=8, num_examples=30, rows=np.arange(2, 6)
+    )
+    np.testing.assert_array_equal(batch["ids"], ids)
+    images, labels = source.read(ids)
+    np.testing.assert_array_equal(batch["images"], images)
+    np.testing.assert_array_equal(batch["labels"], labels)
 
 
 @pytest.mark.parametrize("processes", [2, 4])

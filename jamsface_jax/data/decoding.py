@@ -55,9 +55,34 @@ def decode_resized(data: bytes, size: int) -> np.ndarray:
   Raises:
     DecodingError: not an image, or a truncated one.
   """
-  pixels = decode_image(data)
-  if pixels.shape[:2] != (size, size):
-    shrinks = pixels.shape[0] > size
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    pixels = cv2.resize(pixels, (size, size), interpolation=how)
+  pixels = np.empty((size, size, 3), np.uint8)
+  decode_into(data, pixels)
   return pixels
+
+
+def decode_into(data: bytes, pixels: np.ndarray) -> None:
+  """Decodes an image into an array, scaled to its size if need be.
+
+  Args:
+    data: an encoded image.
+    pixels: uint8 [H, W, 3], contiguous; becomes the image, RGB.
+
+  Raises:
+    DecodingError: not an image, or a truncated one.
+  """
+  image = None
+  if data[:2] == _JPEG_START:
+    try:
+      image = simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
+    except ValueError:
+      pass  # It does not fit, or is broken: found out below.
+    else:
+      if image.shape == pixels.shape:
+        return  # In place: nothing was copied.
+      image = image.copy()  # It lies in `pixels`, which it must not overwrite.
+  if image is None:
+    image = decode_image(data)
+  height, width, _ = pixels.shape
+  shrinks = image.shape[0] > height
+  how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+  cv2.resize(image, (width, height), dst=pixels, interpolation=how)

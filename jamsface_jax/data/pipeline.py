@@ -1,8 +1,9 @@
 """Grain pipeline whose elements are batches: batch k is a function of k.
 
 A record at a time would cost one Python call an image; here the ids of a batch
-come from one vectorised permutation and Grain's threads read whole batches
-ahead. There is no iterator state: a run that resumes at step k starts at k.
+come from one vectorised permutation and Grain's threads read whole batches,
+several if they are small, ahead. There is no iterator state: a run that resumes
+at step k starts at k.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from jamsface_jax.data.sources import Source
 
 Batch = dict[str, np.ndarray]
 Element = TypeVar("Element")
+
+_READ_AT_ONCE = 512  # Images, at least.
 
 
 def read_ahead(
@@ -72,21 +75,37 @@ def batches(
     rows: the rows of it that this process needs, see `sharding.local_rows`.
     start: first batch.
     total_steps: number of batches of the whole run.
-    threads: batches that are read and decoded at the same time, ahead of use.
+    threads: so many read and decode at the same time, ahead of use.
 
   Yields:
     `images` uint8 [n, H, W, 3] RGB, `labels` int32 [n], `ids` int64 [n].
   """
+  # A read of a shard has a cost of its own, so small batches share one.
+  together = -(-_READ_AT_ONCE // len(rows))
 
-  def read(step: int) -> Batch:
-    ids = example_ids(
-      seed,
-      step,
-      batch_size=batch_size,
-      num_examples=len(source),
-      rows=rows,
+  def read(block: int) -> list[Batch]:
+    first = start + block * together
+    steps = np.arange(first, min(first + together, total_steps))
+    ids = np.stack(
+      [
+        example_ids(
+          seed,
+          int(step),
+          batch_size=batch_size,
+          num_examples=len(source),
+          rows=rows,
+        )
+        for step in steps
+      ]
     )
-    images, labels = source.read(ids)
-    return {"images": images, "labels": labels, "ids": ids}
+    images, labels = source.read(ids.ravel())
+    images = images.reshape(*ids.shape, *images.shape[1:])
+    labels = labels.reshape(ids.shape)
+    return [
+      {"images": image_b, "labels": label_b, "ids": id_b}
+      for image_b, label_b, id_b in zip(images, labels, ids, strict=True)
+    ]
 
-  yield from read_ahead(read, start=start, stop=total_steps, threads=threads)
+  blocks = -(-(total_steps - start) // together)
+  for block in read_ahead(read, start=0, stop=blocks, threads=threads):
+    yield from block

@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 
-from array_record.python import array_record_data_source
+import numpy as np
+from array_record.python import array_record_module
 
 from jamsface_jax.errors import InputError
 
@@ -24,6 +26,7 @@ FORMAT = 1
 COLOR_ORDER = "RGB"
 
 _SCAN = 1024  # Records read at once in a scan.
+_READ_BYTES = 4096  # Least number taken from the file at once.
 _HEADER = struct.Struct("<qH")  # Label, bytes in the name.
 
 
@@ -169,12 +172,11 @@ class RecordReader:
   def __init__(self, directory: str):
     self.directory = directory
     self.index = read_index(directory)
-    paths = [
-      # The record counts are known, so no shard is opened to be counted.
-      f"{os.path.join(directory, shard.file)}[0:{shard.records}]"
-      for shard in self.index.shards
-    ]
-    self._source = array_record_data_source.ArrayRecordDataSource(paths)
+    counts = [shard.records for shard in self.index.shards]
+    self._starts = np.cumsum([0, *counts])
+    self._shards: list[array_record_module.ArrayRecordReader | None]
+    self._shards = [None] * len(counts)
+    self._opening = threading.Lock()
 
   def __len__(self) -> int:
     return self.index.images
@@ -186,12 +188,39 @@ class RecordReader:
       InputError: a shard is damaged where the records lie.
     """
     try:
-      return [decode_record(data) for data in self._source.__getitems__(ids)]
+      return [decode_record(data) for data in self._read(np.asarray(ids))]
     except (ValueError, RuntimeError, IndexError, OSError) as error:
       raise InputError(
         f"a shard of {self.directory!r} is damaged ({_one_line(error)}): copy"
         " the data set again."
       ) from None
+
+  def _read(self, ids: np.ndarray) -> list[bytes]:
+    """Reads with one call a shard, however many records it gives."""
+    shards = np.searchsorted(self._starts, ids, side="right") - 1
+    data = [b""] * len(ids)
+    for shard in np.unique(shards).tolist():
+      rows = np.flatnonzero(shards == shard)
+      positions = (ids[rows] - self._starts[shard]).tolist()
+      for row, one in zip(
+        rows.tolist(), self._open(shard).read(positions), strict=True
+      ):
+        data[row] = one
+    return data
+
+  def _open(self, shard: int) -> array_record_module.ArrayRecordReader:
+    """Opens a shard when it is first needed; its reads share no state."""
+    if self._shards[shard] is None:
+      with self._opening:
+        if self._shards[shard] is None:
+          path = os.path.join(self.directory, self.index.shards[shard].file)
+          self._shards[shard] = array_record_module.ArrayRecordReader(
+            path,
+            # Nothing is read beyond a record: the next one is elsewhere.
+            options="readahead_buffer_size:0",
+            file_reader_buffer_size=_READ_BYTES,
+          )
+    return self._shards[shard]
 
   def scan(self) -> Iterator[Record]:
     """Yields all records in order, a block at a time."""

@@ -67,7 +67,7 @@ class RecordSource:
           " set again."
         )
       try:
-        images[row] = decoding.decode_resized(record.image, size)
+        decoding.decode_into(record.image, images[row])
       except decoding.DecodingError as error:
         raise InputError(
           f"image {record.name!r} of {self._reader.directory!r} cannot be read"
