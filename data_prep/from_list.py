@@ -1,0 +1,355 @@
+"""Converts a list of images and labels to a data set.
+
+  python -m data_prep.from_list --input=train.csv --root=DIR --output=DIR
+
+The list has a path and a label on each line, with a tab, a semicolon, a comma
+or blanks between them: the first of these that its first line has. Or its first
+line is a header that names one column of each kind, among any others:
+
+  path, image, file, filename, image_path, file_path, filepath
+  label, identity, class, id, person, subject, name
+
+Labels are integers or names; the classes are numbered in their order, and
+classes.txt keeps them. Paths are relative to --root. Images are copied as they
+are.
+"""
+
+import argparse
+import csv
+import functools
+import hashlib
+import os
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep import conversion
+from data_prep.exclusions import read_exclusions
+from data_prep.writer import SHARD_BYTES, SKIPPED_FILE, DatasetWriter
+from jamsface_jax.errors import InputError, run_command
+
+PATH_COLUMNS = (
+  "path",
+  "image",
+  "file",
+  "filename",
+  "image_path",
+  "file_path",
+  "filepath",
+)
+LABEL_COLUMNS = (
+  "label",
+  "identity",
+  "class",
+  "id",
+  "person",
+  "subject",
+  "name",
+)
+_SEPARATORS = ("\t", ";", ",")
+_LINE_BYTES = 2**16  # No line is longer.
+
+
+class Entry(NamedTuple):
+  """A line of the list: its number from 1, the image's path, its label."""
+
+  line: int
+  path: str
+  label: str
+
+
+def main() -> int:
+  """Reads the flags and converts."""
+  parser = argparse.ArgumentParser(
+    prog="python -m data_prep.from_list",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--input", required=True, help="text file, a path and a label a line")
+  add("--root", required=True, help="folder that the paths are relative to")
+  add("--output", required=True, help="directory of the new data set")
+  add("--name", help="prefix of its metrics; default: the output's last part")
+  add(
+    "--min_images_per_class",
+    type=conversion.positive_integer,
+    default=1,
+    help="leave out classes with fewer images",
+  )
+  add(
+    "--skip_bad",
+    action="store_true",
+    help=f"leave out unreadable images and list them in {SKIPPED_FILE}",
+  )
+  add("--exclude", metavar="FILE", help="paths of images to leave out, a line")
+  add(
+    "--check_images",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="decode every image once; otherwise only look at its head",
+  )
+  add(
+    "--threads",
+    type=conversion.positive_integer,
+    default=os.cpu_count(),
+    help="for decoding",
+  )
+  arguments = parser.parse_args()
+  convert(
+    arguments.input,
+    arguments.output,
+    root=arguments.root,
+    name=arguments.name or os.path.basename(os.path.abspath(arguments.output)),
+    min_images_per_class=arguments.min_images_per_class,
+    skip_bad=arguments.skip_bad,
+    exclude=arguments.exclude,
+    check_images=arguments.check_images,
+    threads=arguments.threads,
+  )
+  return 0
+
+
+def convert(
+  source: str,
+  directory: str,
+  *,
+  root: str,
+  name: str,
+  min_images_per_class: int,
+  skip_bad: bool,
+  exclude: str | None,
+  check_images: bool,
+  threads: int,
+  shard_bytes: int = SHARD_BYTES,
+) -> None:
+  """Writes the data set; see the flags of this command.
+
+  The list is read twice, so that of each line 8 bytes are in memory.
+
+  Raises:
+    InputError: a line that is no path and label, a path listed twice, or an
+      image that is missing or broken.
+  """
+  if not os.path.isdir(root):
+    raise InputError(
+      f"--root {root!r} is not a folder: give the one that the paths in"
+      f" {source!r} begin from."
+    )
+  excluded = read_exclusions(exclude) if exclude else set()
+  class_sizes = _count(source, excluded)
+  kept = [
+    label
+    for label in sorted(class_sizes, key=_order(class_sizes))
+    if class_sizes[label] >= min_images_per_class
+  ]
+  if not kept:
+    raise InputError(
+      f"{source!r} has no class with at least {min_images_per_class} image(s):"
+      " check --input, --exclude and --min_images_per_class."
+    )
+  numbers = {label: number for number, label in enumerate(kept)}
+  with DatasetWriter(
+    directory,
+    name=name,
+    classes=kept,
+    source=_identify(source, root, excluded, skip_bad, check_images),
+    shard_bytes=shard_bytes,
+  ) as writer:
+    chosen = (
+      entry
+      for entry in read_entries(source)
+      if entry.path not in excluded and entry.label in numbers
+    )
+    rest = islice(chosen, writer.position, None)
+    images = conversion.load_images(
+      ((entry, _size(os.path.join(root, entry.path))) for entry in rest),
+      lambda entry: _read(os.path.join(root, entry.path)),
+      check=check_images,
+      threads=threads,
+    )
+    for entry, data, size in tqdm(
+      images,
+      total=sum(class_sizes[label] for label in kept),
+      initial=writer.position,
+      unit="image",
+      disable=None,
+    ):
+      if not isinstance(size, str):
+        writer.add(numbers[entry.label], entry.path, data, size)
+      elif skip_bad:
+        writer.skip(entry.path, size)
+      else:
+        raise InputError(
+          f"line {entry.line} of {source!r}: image"
+          f" {os.path.join(root, entry.path)!r} cannot be read ({size}): mend"
+          " --root or the image, or leave such images out with --skip_bad."
+        )
+  conversion.print_result(directory, writer.skipped, "configs/lfw_cpu.py")
+
+
+def read_entries(source: str) -> Iterator[Entry]:
+  """Yields the lines of a list, blank ones and the header left out.
+
+  Args:
+    source: a text file, UTF-8, as the description of this command has it.
+
+  Raises:
+    InputError: the file cannot be read, or a line is no path and label.
+  """
+  layout = None
+  for line, text in _read_lines(source):
+    if layout is None:
+      layout = _find_layout(text)
+      if layout.has_header:
+        continue
+    where = f"line {line} of {source!r}"
+    fields = layout.split(text)
+    needed = max(layout.path, layout.label) + 1
+    if len(fields) < needed or (len(fields) > 2 and not layout.has_header):
+      raise InputError(
+        f"{where} has {len(fields)} field(s) separated by {layout.separator!r}"
+        " instead of a path and a label: correct it, or name the columns in a"
+        " first line such as 'path,label'."
+      )
+    path, label = fields[layout.path].strip(), fields[layout.label].strip()
+    if not path or not label:
+      raise InputError(
+        f"{where} has an empty path or label: complete or delete it."
+      )
+    if re.fullmatch(r"-\d+", label):
+      raise InputError(
+        f"{where} has the negative label {label}: delete it, or name the class."
+      )
+    yield Entry(line, os.path.normpath(path), label)
+
+
+class _Layout(NamedTuple):
+  """How lines divide into fields, and which of them are the two wanted."""
+
+  separator: str
+  split: Callable[[str], list[str]]
+  path: int
+  label: int
+  has_header: bool
+
+
+def _find_layout(text: str) -> _Layout:
+  """Concludes from the first line how a list is written."""
+  character = next((c for c in _SEPARATORS if c in text), " ")
+  if character == " ":
+    split = str.split
+  else:
+    split = functools.partial(_split_quoted, delimiter=character)
+  names = [name.strip().lower() for name in split(text)]
+  paths = [k for k, name in enumerate(names) if name in PATH_COLUMNS]
+  labels = [k for k, name in enumerate(names) if name in LABEL_COLUMNS]
+  if paths and labels:
+    return _Layout(character, split, paths[0], labels[0], True)
+  if character == " ":  # There may be some in a path.
+    split = functools.partial(str.rsplit, maxsplit=1)
+  return _Layout(character, split, 0, 1, False)
+
+
+def _split_quoted(text: str, delimiter: str) -> list[str]:
+  return next(csv.reader([text], delimiter=delimiter))
+
+
+def _read_lines(source: str) -> Iterator[tuple[int, str]]:
+  """Yields lines that are not blank, with their numbers from 1."""
+  try:
+    with open(source, "rb") as file:
+      number = 0
+      while data := file.readline(_LINE_BYTES):
+        number += 1
+        try:
+          text = data.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError:
+          text = "\0"
+        # Also no characters that would end a line in classes.txt.
+        if (
+          "\0" in text or len(text.splitlines()) > 1 or len(data) == _LINE_BYTES
+        ):
+          raise InputError(
+            f"line {number} of {source!r} is no line of UTF-8 text: save the"
+            " list as UTF-8, a path and a label on each line."
+          )
+        if text:
+          yield number, text
+  except OSError as error:
+    raise InputError(
+      f"--input {source!r} cannot be read ({error.strerror}): give a text file"
+      " with a path and a label on each line."
+    ) from None
+
+
+def _count(source: str, excluded: set[str]) -> Counter[str]:
+  """Counts the images of a label; refuses a path that is listed twice."""
+  class_sizes: Counter[str] = Counter()
+  missing = set(excluded)
+  hashes = array("q")
+  for entry in read_entries(source):
+    missing.discard(entry.path)
+    if entry.path not in excluded:
+      class_sizes[entry.label] += 1
+      hashes.append(hash(entry.path))
+  if missing:
+    raise InputError(
+      f"--exclude names {min(missing)!r}, which is not in {source!r}: give the"
+      " list that belongs to it."
+    )
+  values, counts = np.unique(hashes, return_counts=True)
+  suspects = set(values[counts > 1].tolist())
+  if suspects:
+    _check_duplicates(source, suspects)
+  return class_sizes
+
+
+def _check_duplicates(source: str, suspects: set[int]) -> None:
+  """Refuses a path listed twice; only paths with these hashes can be."""
+  lines: dict[str, int] = {}
+  for entry in read_entries(source):
+    if hash(entry.path) in suspects:
+      if entry.path in lines:
+        raise InputError(
+          f"line {entry.line} of {source!r} repeats the path"
+          f" {entry.path!r} of line {lines[entry.path]}: delete one of them."
+        )
+      lines[entry.path] = entry.line
+
+
+def _order(labels: Collection[str]) -> Callable[[str], tuple[int, str]]:
+  """The key that sorts labels: by value if all are integers, else by name."""
+  # 18 digits: within int64, and no cost to convert.
+  if all(re.fullmatch(r"[0-9]{1,18}", label) for label in labels):
+    return lambda label: (int(label), label)
+  return lambda label: (0, label)
+
+
+def _identify(source: str, root: str, excluded: set[str], *flags) -> str:
+  """Says what is converted, so that only the same conversion is continued."""
+  names = hashlib.sha256("\n".join(sorted(excluded)).encode()).hexdigest()
+  with open(source, "rb") as file:
+    content = hashlib.file_digest(file, "sha256").hexdigest()
+  return repr((content, os.path.abspath(root), names, flags))
+
+
+def _size(path: str) -> int:
+  try:
+    return os.path.getsize(path)
+  except OSError:
+    return 0  # Reading it will say what is wrong.
+
+
+def _read(path: str) -> bytes:
+  with open(path, "rb") as file:
+    return file.read()
+
+
+if __name__ == "__main__":
+  run_command(main)
