@@ -165,15 +165,19 @@ def _read_images(
           f" {type(image).__name__}: give a file of JPEG or PNG images."
         )
       data = bytes(image)
-      extension = next(
-        (e for start, e in _EXTENSIONS.items() if data.startswith(start)),
-        ".jpg",
-      )
-      name = f"{number // 2:05d}_{'ab'[number % 2]}{extension}"
+      name = f"{number // 2:05d}_{'ab'[number % 2]}{extension(data)}"
       known[id(image)] = name
       encoded[name] = data
     names.append(known[id(image)])
   return encoded, names
+
+
+def extension(data: bytes) -> str:
+  """The usual end of the file name of an encoded image."""
+  return next(
+    (end for start, end in _EXTENSIONS.items() if data.startswith(start)),
+    ".jpg",
+  )
 
 
 if __name__ == "__main__":
