@@ -169,6 +169,30 @@ def test_dropout_is_keyed_by_step(one_device):
   assert jnp.isfinite(first.params["head"]["weights"]).all()
 
 
+@pytest.mark.parametrize("augments", [True, False])
+def test_augmentation_is_keyed_by_step(one_device, augments):
+  """Two steps on one batch that change nothing: only the flips differ."""
+  mesh, _ = one_device
+  config = tiny_config(
+    **{
+      "optimizer.learning_rate": 1e-30,
+      "augment.flip": augments,
+      "augment.shift": 0,
+    }
+  )
+  parts = state.make_parts(config, 10, 64)
+  current = state.create_state(0, parts, SIZE, mesh)
+  step_fn = make_train_step(config, parts, mesh)
+  images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
+  batch = {"images": images, "labels": labels}
+  losses = []
+  for _ in range(2):
+    placed = sharding.put_batch(batch, np.arange(32), 32, mesh)
+    current, metrics = step_fn(current, placed)
+    losses.append(float(metrics["train/loss"]))
+  assert (losses[0] != losses[1]) == augments
+
+
 def test_is_compiled_once(one_device):
   """The first state and those that steps return are of one type."""
   mesh, _ = one_device
