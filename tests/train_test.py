@@ -91,6 +91,7 @@ def test_a_run_leaves_what_it_promises(finished, dataset, capsys):
     assert data.startswith(b"\x89PNG")
   assert any((finished / "tensorboard").iterdir())
   assert sorted(os.listdir(finished / "checkpoints")) == ["12", "4", "8"]
+  assert read_state(tiny_config(dataset), finished).step == 12
   # The same command again: nothing is trained, the result is said again.
   assert train(tiny_config(dataset), str(finished)) == 0
   assert "tiny: accuracy" in capsys.readouterr().out
