@@ -8,11 +8,12 @@ they are, after each was decoded once.
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
+from data_prep.exclusions import read_exclusions
 from data_prep.writer import SKIPPED_FILE, DatasetWriter
 from jamsface_jax.data import decoding, records
 from jamsface_jax.data.pairs import read_pairs
@@ -46,6 +47,12 @@ def main() -> int:
     help="leave out identities with fewer images",
   )
   add(
+    "--exclude",
+    metavar="FILE",
+    help="leave out the images named at the start of each line, as"
+    " data_prep.clean and data_prep.inspect list them",
+  )
+  add(
     "--pairs",
     metavar="FILE",
     help="verification pairs over these images, in LFW's layout",
@@ -66,6 +73,7 @@ def main() -> int:
     pairs=arguments.pairs,
     skip_bad=arguments.skip_bad,
     threads=arguments.threads,
+    exclude=arguments.exclude,
   )
   return 0
 
@@ -80,6 +88,7 @@ def convert(
   pairs: str | None,
   skip_bad: bool,
   threads: int,
+  exclude: str | None = None,
 ) -> None:
   """Writes the data set; see the flags of this command.
 
@@ -87,7 +96,8 @@ def convert(
     InputError: nothing to convert, an empty folder, or a broken image.
   """
   wanted = None if identities is None else _read_identities(identities)
-  classes = find_classes(source, wanted, min_images)
+  excluded = set() if exclude is None else _read_exclusions(exclude, source)
+  classes = find_classes(source, wanted, min_images, excluded)
   images = [
     (label, f"{folder}/{file}")
     for label, (folder, files) in enumerate(classes.items())
@@ -99,7 +109,8 @@ def convert(
     directory,
     name=name,
     classes=list(classes),
-    source=f"folder {os.path.abspath(source)} {len(images)} {skip_bad}",
+    source=f"folder {os.path.abspath(source)} {len(images)} {skip_bad}"
+    + (f" without {sorted(excluded)}" if excluded else ""),
   ) as writer:
     rest = images[writer.position :]
     for label, image, data, size in _decoded(source, rest, threads):
@@ -133,14 +144,18 @@ def convert(
 
 
 def find_classes(
-  source: str, wanted: set[str] | None, min_images: int
+  source: str,
+  wanted: set[str] | None,
+  min_images: int,
+  excluded: Set[str] = frozenset(),
 ) -> dict[str, list[str]]:
   """Lists the images of each identity.
 
   Args:
     source: folder with one sub-folder per identity.
     wanted: only these sub-folders; None for all.
-    min_images: leave out sub-folders with fewer images.
+    min_images: leave out sub-folders with fewer images, or none.
+    excluded: leave out these images, `sub-folder/file`.
 
   Returns:
     Maps sub-folders to file names, both sorted.
@@ -178,7 +193,8 @@ def find_classes(
         f"folder {os.path.join(source, folder)!r} has no image"
         f" ({', '.join(EXTENSIONS)}): delete it or add images."
       )
-    if len(files) >= min_images:
+    files = [file for file in files if f"{folder}/{file}" not in excluded]
+    if len(files) >= max(min_images, 1):
       classes[folder] = files
   if not classes:
     raise InputError(
@@ -199,6 +215,18 @@ def _read_identities(path: str) -> set[str]:
       " folder name at the start of each line."
     ) from None
   return {words[0] for words in lines if not words[0].isdigit()}
+
+
+def _read_exclusions(path: str, source: str) -> set[str]:
+  """The images to leave out, all of which exist."""
+  excluded = read_exclusions(path)
+  for image in sorted(excluded):
+    if not os.path.isfile(os.path.join(source, image)):
+      raise InputError(
+        f"--exclude {path!r} names {image!r}, which is not in {source!r}: give"
+        " the list that belongs to these images."
+      )
+  return excluded
 
 
 def _decoded(

@@ -119,7 +119,8 @@ def read_landmarks(path: str) -> dict[str, np.ndarray]:
   else by commas, else by blanks: x1 y1 ... x5 y5, or as a header says, whose
   columns begin or end in x or y (`lefteye_x`, `P1X`, `x1`; first all x, then
   all y is a possible order). A first line that is only a number, as CelebA has
-  it, is skipped. A path may lack its extension, as VGGFace2's do.
+  it, is skipped. A path may lack its extension, as VGGFace2's do; an eleventh
+  number, the score of IJB's detector, may follow and is left out.
 
   Args:
     path: the file, UTF-8.
@@ -148,11 +149,13 @@ def read_landmarks(path: str) -> dict[str, np.ndarray]:
   order = np.arange(_NUMBERS)
   if rows and _numbers(rows[0][1][1:]) is None:
     number, header = rows.pop(0)
-    order = _column_order(path, number, header[-_NUMBERS:])
+    # CelebA's header has no name for the first column.
+    names = header if len(header) == _NUMBERS else header[1:]
+    order = _column_order(path, number, names)
   landmarks = {}
   for number, fields in rows:
     numbers = _numbers(fields[1:])
-    if numbers is None or len(numbers) != _NUMBERS:
+    if numbers is None or len(numbers) not in (_NUMBERS, _NUMBERS + 1):
       raise InputError(
         f"--landmarks {path}:{number} is not a path and ten numbers: correct"
         " the line."

@@ -179,10 +179,20 @@ FLAT = " ".join(map(str, POINTS.ravel()))
     " leftmouth_y rightmouth_x rightmouth_y\na/b.jpg   " + FLAT,
     "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y\n"
     '"a/b",' + FLAT.replace(" ", ","),
+    "a/b.jpg " + FLAT + " 0.987",
     "file,x1,x2,x3,x4,x5,y1,y2,y3,y4,y5\na/b.jpg,"
     + ",".join(map(str, POINTS.T.ravel())),
   ],
-  ids=["blanks", "tabs", "commas", "csv", "celeba", "vggface2", "x_then_y"],
+  ids=[
+    "blanks",
+    "tabs",
+    "commas",
+    "csv",
+    "celeba",
+    "vggface2",
+    "ijb",
+    "x_then_y",
+  ],
 )
 def test_landmark_files(tmp_path, text):
   path = tmp_path / "points.txt"
@@ -198,7 +208,7 @@ def test_landmark_files(tmp_path, text):
   [
     ("", "has no landmarks"),
     (f"a {FLAT}\nb 1 2 3", ":2 is not a path and ten numbers"),
-    (f"a {FLAT}\nb {FLAT} 7", ":2 is not a path and ten numbers"),
+    (f"a {FLAT}\nb {FLAT} 7 8", ":2 is not a path and ten numbers"),
     (f"a {FLAT}\nb 1 2 3 4 5 6 7 8 9 nan", ":2 is not a path and ten"),
     (f"a {FLAT}\na {FLAT}", ":2 names 'a' a second time"),
     (f"a {FLAT}\nb " + "3 4 " * 5, ":2 has five times the same point"),
