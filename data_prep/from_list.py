@@ -7,11 +7,12 @@ or blanks between them: the first of these that its first line has. Or its first
 line is a header that names one column of each kind, among any others:
 
   path, image, file, filename, image_path, file_path, filepath
-  label, identity, class, id, person, subject, name
+  label, identity, class, person, subject, name, id
 
-Labels are integers or names; the classes are numbered in their order, and
-classes.txt keeps them. Paths are relative to --root. Images are copied as they
-are.
+(of several of a kind, the first of this list). A file called .lst has im2rec's
+columns: number, label, path. Labels are integers or names; the classes are
+numbered in their order, and classes.txt keeps them. Paths are relative to
+--root. Images are copied as they are.
 """
 
 import argparse
@@ -47,10 +48,10 @@ LABEL_COLUMNS = (
   "label",
   "identity",
   "class",
-  "id",
   "person",
   "subject",
   "name",
+  "id",
 )
 _SEPARATORS = ("\t", ";", ",")
 _LINE_BYTES = 2**16  # No line is longer.
@@ -205,13 +206,13 @@ def read_entries(source: str) -> Iterator[Entry]:
   layout = None
   for line, text in _read_lines(source):
     if layout is None:
-      layout = _find_layout(text)
+      layout = _find_layout(text, is_lst=source.endswith(".lst"))
       if layout.has_header:
         continue
     where = f"line {line} of {source!r}"
     fields = layout.split(text)
     needed = max(layout.path, layout.label) + 1
-    if len(fields) < needed or (len(fields) > 2 and not layout.has_header):
+    if len(fields) < needed or layout.fields not in (0, len(fields)):
       raise InputError(
         f"{where} has {len(fields)} field(s) separated by {layout.separator!r}"
         " instead of a path and a label: correct it, or name the columns in a"
@@ -222,7 +223,9 @@ def read_entries(source: str) -> Iterator[Entry]:
       raise InputError(
         f"{where} has an empty path or label: complete or delete it."
       )
-    if re.fullmatch(r"-\d+", label):
+    # As float32 labels and tables of numbers are printed.
+    label = re.sub(r"^(-?[0-9]+)\.0+$", r"\1", label)
+    if re.fullmatch(r"-[0-9]+", label):
       raise InputError(
         f"{where} has the negative label {label}: delete it, or name the class."
       )
@@ -236,24 +239,28 @@ class _Layout(NamedTuple):
   split: Callable[[str], list[str]]
   path: int
   label: int
+  fields: int  # On each line; 0: as many as the two need, or more.
   has_header: bool
 
 
-def _find_layout(text: str) -> _Layout:
+def _find_layout(text: str, *, is_lst: bool) -> _Layout:
   """Concludes from the first line how a list is written."""
+  if is_lst:
+    split = functools.partial(str.split, sep="\t")
+    return _Layout("\t", split, 2, 1, 3, False)
   character = next((c for c in _SEPARATORS if c in text), " ")
   if character == " ":
     split = str.split
   else:
     split = functools.partial(_split_quoted, delimiter=character)
   names = [name.strip().lower() for name in split(text)]
-  paths = [k for k, name in enumerate(names) if name in PATH_COLUMNS]
-  labels = [k for k, name in enumerate(names) if name in LABEL_COLUMNS]
+  paths = [names.index(name) for name in PATH_COLUMNS if name in names]
+  labels = [names.index(name) for name in LABEL_COLUMNS if name in names]
   if paths and labels:
-    return _Layout(character, split, paths[0], labels[0], True)
+    return _Layout(character, split, paths[0], labels[0], 0, True)
   if character == " ":  # There may be some in a path.
     split = functools.partial(str.rsplit, maxsplit=1)
-  return _Layout(character, split, 0, 1, False)
+  return _Layout(character, split, 0, 1, 2, False)
 
 
 def _split_quoted(text: str, delimiter: str) -> list[str]:

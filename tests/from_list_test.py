@@ -55,7 +55,7 @@ def listed(tmp_path):
 
 
 @pytest.mark.parametrize("separator", ["\t", ",", ";", " ", "  ", " , "])
-@pytest.mark.parametrize("header", [None, "path,label", "n,Identity,x,IMAGE"])
+@pytest.mark.parametrize("header", [None, "path,label", "id,Identity,x,IMAGE"])
 def test_separators_and_headers(images, listed, tmp_path, separator, header):
   root, names = images
   names = names[:9]
@@ -69,6 +69,18 @@ def test_separators_and_headers(images, listed, tmp_path, separator, header):
     lines.insert(0, header.replace(",", separator))
   found = convert(listed(lines), tmp_path / "out", root)
   assert found == list(zip(names, labels, strict=True))
+
+
+def test_list_of_im2rec(images, tmp_path):
+  root, names = images
+  source = tmp_path / "train.lst"
+  lines = [f"{k}\t{k % 11}.000000\t{name}\n" for k, name in enumerate(names)]
+  source.write_text("".join(lines))
+  found = convert(source, tmp_path / "out", root)
+  assert found == [(name, k % 11) for k, name in enumerate(names)]
+  source.write_text("1\t0\t0.5\ta.jpg\n")
+  with pytest.raises(InputError, match="line 1 of .*4 field"):
+    convert(source, tmp_path / "none", root)
 
 
 def test_blanks_and_quotes_in_paths(images, listed, tmp_path):
@@ -162,6 +174,7 @@ def test_bad_images_are_named_or_skipped(images, listed, tmp_path):
     ("path,label\na,0\nb\n", "line 3 of .*1 field"),
     ("a,0\n,1\n", "line 2 of .*empty path or label"),
     ("a,0\nb,-1\n", "line 2 of .*negative label -1"),
+    ("a,0\nb,-1.0\n", "line 2 of .*negative label -1"),
     ("a,0\nb\0,1\n", "line 2 of .*no line of UTF-8"),
     ("a,0\nb\x85,1\n", "line 2 of .*no line of UTF-8"),
     ("a,0\n" + "b" * 70_000 + ",1\n", "line 2 of .*no line of UTF-8"),
