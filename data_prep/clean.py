@@ -11,7 +11,7 @@ image and the class's (other) images. The reasons:
 far_from_class       less like its own class than --min_similarity; the score
                      is its similarity.
 nearer_to CLASS      more like this other class than like its own, and at least
-                     --min_similarity; the score is by how much.
+                     --class_similarity; the score is by how much.
 same_person_as CLASS two classes at least as alike as --class_similarity; listed
                      are the images of the smaller; the score is the classes'
                      similarity, the mean cosine between their images.
@@ -22,11 +22,12 @@ duplicate_of PATH    the cosine of the two images, at least
 A CLASS is its label and one of its images. Duplicates are looked for among the
 images that belong to, or are nearest to, the same class.
 
-By default the first two thresholds follow from the data: similarity to the own
-class and to a random other one each have a median and a spread (1.4826 times
-the median absolute deviation, so that errors do not count); --min_similarity is
-equally many spreads away from both, --class_similarity one spread below the
-median of the own class.
+By default the first two thresholds follow from the data. Three similarities of
+the images, to their own class, to a random other and to the nearest other, each
+have a median and a spread (1.4826 times the median absolute deviation, so that
+errors do not count): --min_similarity is equally many spreads away from own and
+random, --class_similarity three spreads above nearest, so that an embedding
+which cannot tell people apart lists few rather than half of them.
 """
 
 import argparse
@@ -46,6 +47,7 @@ REASONS = ("duplicate_of", "far_from_class", "nearer_to", "same_person_as")
 _ROWS = 4096  # Rows in memory.
 _COLUMNS = 8192  # Classes, or images of a class, to compare them with.
 _MOST_PAIRS = 10  # Alike classes a class; more tells of a wrong threshold.
+_OUTLIER = 3  # Spreads above the median.
 _NORMAL = 1.4826  # Standard deviation by median absolute deviation.
 
 
@@ -60,7 +62,7 @@ def main() -> int:
   add("--embeddings", required=True, help="output of jamsface_jax.embed")
   add("--output", required=True, metavar="FILE", help="the list")
   add("--min_similarity", type=float, help="to the own class")
-  add("--class_similarity", type=float, help="of two classes")
+  add("--class_similarity", type=float, help="to another class")
   add(
     "--duplicate_similarity",
     type=float,
@@ -217,19 +219,18 @@ def find_noise(
   own, other = _own_and_random(embeddings, classes, means)
   if min_similarity is None:
     low = _threshold(own, other)
+  nearest, nearest_similarity = _nearest_other(embeddings, classes, means)
   high = class_similarity
   if high is None:
-    median, spread = _median_and_spread(own)
-    high = median - spread
-
+    median, spread = _median_and_spread(nearest_similarity)
+    high = median + _OUTLIER * spread
   pairs = _alike_classes(means, high)
-  nearest, nearest_similarity = _nearest_other(embeddings, classes, means)
   findings = [
     Finding(int(image), "far_from_class", -1, float(own[image]))
     for image in np.flatnonzero(own < low)
   ]
   nearer = np.flatnonzero(
-    (nearest_similarity > own) & (nearest_similarity >= low)
+    (nearest_similarity > own) & (nearest_similarity >= high)
   )
   findings += [
     Finding(
@@ -343,8 +344,8 @@ def _own_and_random(
 
 
 def _median_and_spread(values: np.ndarray) -> tuple[float, float]:
-  """Median and normal standard deviation of the values that are not NaN."""
-  values = values[~np.isnan(values)]
+  """Median and normal standard deviation of the finite values."""
+  values = values[np.isfinite(values)]
   if not len(values):
     raise InputError(
       "the thresholds cannot follow from data without a class of two images and"
