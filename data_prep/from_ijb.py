@@ -36,7 +36,6 @@ import itertools
 import math
 import os
 import pathlib
-import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -274,10 +273,8 @@ def _number_blocks(path: str) -> Iterator[tuple[int, np.ndarray]]:
   first = 0
   for lines in _batched(_text_lines(path), _LINES_AT_ONCE):
     try:
-      with warnings.catch_warnings():
-        warnings.simplefilter("error")  # 1.5 would be taken for 1.
-        rows = np.loadtxt(lines, np.int64, comments=None, ndmin=2)
-    except (ValueError, OverflowError, DeprecationWarning):
+      rows = np.loadtxt(lines, np.int64, comments=None, ndmin=2)
+    except ValueError:
       rows = np.empty((0, 0))
     if rows.shape != (len(lines), 3):
       where = next(
