@@ -8,19 +8,19 @@ they are, after each was decoded once.
 
 import argparse
 import os
-from collections.abc import Iterator, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Set
 
 from tqdm import tqdm
 
+from data_prep.conversion import load_images
 from data_prep.exclusions import read_exclusions
 from data_prep.writer import SKIPPED_FILE, DatasetWriter
-from jamsface_jax.data import decoding, records
+from jamsface_jax.data import records
 from jamsface_jax.data.pairs import read_pairs
 from jamsface_jax.errors import InputError, run_command
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_AT_ONCE = 1024  # Images in memory.
+_FACE_BYTES = 2**14  # About; bounds the memory without a look at each file.
 
 
 def main() -> int:
@@ -88,7 +88,7 @@ def convert(
   pairs: str | None,
   skip_bad: bool,
   threads: int,
-  exclude: str | None = None,
+  exclude: str | None,
 ) -> None:
   """Writes the data set; see the flags of this command.
 
@@ -105,6 +105,11 @@ def convert(
   ]
   if pairs:  # Before anything is written.
     read_pairs(pairs, [image for _, image in images])
+
+  def load(item: tuple[int, str]) -> bytes:
+    with open(os.path.join(source, item[1]), "rb") as file:
+      return file.read()
+
   with DatasetWriter(
     directory,
     name=name,
@@ -113,16 +118,21 @@ def convert(
     + (f" without {sorted(excluded)}" if excluded else ""),
   ) as writer:
     rest = images[writer.position :]
-    for label, image, data, size in _decoded(source, rest, threads):
-      if isinstance(size, str) and not skip_bad:
+    loaded = load_images(
+      ((item, _FACE_BYTES) for item in rest), load, check=True, threads=threads
+    )
+    for (label, image), data, size in tqdm(
+      loaded, total=len(rest), unit="image", disable=None
+    ):
+      if not isinstance(size, str):
+        writer.add(label, image, data, size)
+      elif skip_bad:
+        writer.skip(image, size)
+      else:
         raise InputError(
           f"image {os.path.join(source, image)!r} cannot be read ({size}):"
           " mend or delete it, or leave such images out with --skip_bad."
         )
-      if isinstance(size, str):
-        writer.skip(image, size)
-      else:
-        writer.add(label, image, data, size)
     if pairs:
       writer.add_pairs(pairs)
   index = records.read_index(directory)
@@ -227,33 +237,6 @@ def _read_exclusions(path: str, source: str) -> set[str]:
         " the list that belongs to these images."
       )
   return excluded
-
-
-def _decoded(
-  source: str, images: list[tuple[int, str]], threads: int
-) -> Iterator[tuple[int, str, bytes, tuple[int, int] | str]]:
-  """Yields label, name, bytes, and (height, width) or what is wrong."""
-
-  def read(item):
-    label, image = item
-    try:
-      with open(os.path.join(source, image), "rb") as file:
-        data = file.read()
-      height, width, _ = decoding.decode_image(data).shape
-    except decoding.DecodingError as error:
-      return label, image, b"", str(error)
-    except OSError as error:
-      return label, image, b"", str(error.strerror)
-    return label, image, data, (height, width)
-
-  with (
-    ThreadPoolExecutor(threads) as pool,
-    tqdm(total=len(images), unit="image", disable=None) as bar,
-  ):
-    for start in range(0, len(images), _AT_ONCE):
-      for item in pool.map(read, images[start : start + _AT_ONCE]):
-        yield item
-        bar.update()
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def convert(image_folder, directory, **changes):
       "min_images": 1,
       "pairs": str(image_folder / "pairs.txt"),
       "skip_bad": False,
+      "exclude": None,
       "threads": 2,
     }
     | changes,
