@@ -216,6 +216,9 @@ def test_missing_last_padding(tmp_path):
   save(tmp_path / "in", rec[:-3])
   images, damages = read(tmp_path / "in" / "train.rec")
   assert images == {0: (0, b"12345")} and not damages
+  rec, idx = im2rec([0], [IMAGES[1]])  # 595 bytes and 1 of padding.
+  save(tmp_path / "in", rec[:-1], idx)
+  assert len(convert(tmp_path / "in", tmp_path / "out")) == 1
 
 
 def test_header_of_more_images_than_float32_counts(tmp_path):
@@ -249,6 +252,11 @@ def test_flags(tmp_path):
     folder, tmp_path / "both", exclude=str(names), min_images_per_class=3
   )
   assert [r.name for r in found] == ["6", "7", "8"]
+  names.write_text("2\n9\n")
+  found = convert(folder, tmp_path / "few", exclude=str(names))
+  assert [r.name for r in found] == [
+    str(k) for k in range(1, 13) if k not in (2, 9)
+  ]
   names.write_text("2\n13x\n")
   with pytest.raises(InputError, match="'13x', which is no record"):
     convert(folder, tmp_path / "none", exclude=str(names))
@@ -334,6 +342,41 @@ def test_one_damaged_record(tmp_path, indexed, place, data, says):
   assert len(skipped(tmp_path / "out")) == count
 
 
+def test_damaged_record_of_a_file_with_header(tmp_path, capsys):
+  """It counts as one of the header's images."""
+  rec, idx = insightface(CLASSES, IMAGES)
+  at = starts(idx)[4]
+  rec = rec[:at] + b"?" + rec[at + 1 :]
+  folder = save(tmp_path / "in", rec, idx)
+  assert len(convert(folder, tmp_path / "out", skip_bad=True)) == 11
+  assert capsys.readouterr().err == ""
+
+
+def test_excluded_record_may_be_damaged(tmp_path):
+  rec, idx = im2rec(CLASSES, IMAGES)
+  at = starts(idx)[4] + 12
+  rec = rec[:at] + struct.pack("<f", 0.5) + rec[at + 4 :]
+  folder = save(tmp_path / "in", rec, idx)
+  names = tmp_path / "names.txt"
+  names.write_text("4\n")
+  found = convert(folder, tmp_path / "out", exclude=str(names))
+  assert [r.image for r in found] == IMAGES[:4] + IMAGES[5:]
+
+
+@pytest.mark.parametrize("block", [16, 61, 1000, 2**20])
+def test_search_for_the_next_start(tmp_path, monkeypatch, block):
+  """Starts on the edge of a block, and what looks like a start before one."""
+  monkeypatch.setattr(recordio, "_BLOCK_BYTES", block)
+  rec, _ = im2rec(CLASSES, IMAGES)
+  false = b"??" + MAGIC + b"\xff" * 4 + b"?" + MAGIC + bytes(4)
+  for pad in range(16):
+    rubbish = b"?" * pad + false + b"?" * pad
+    (tmp_path / "x.rec").write_bytes(rubbish + rec + rubbish)
+    images, damages = read(tmp_path / "x.rec")
+    assert [image for _, image in images.values()] == IMAGES
+    assert damages[0].offset == 0 and damages[-1].end == len(rec + 2 * rubbish)
+
+
 def test_record_without_image(tmp_path):
   rec, idx = im2rec([0, [0], 0], [IMAGES[0], b"", IMAGES[2]])
   folder = save(tmp_path / "in", rec, idx)
@@ -394,6 +437,15 @@ def test_header_that_lies(tmp_path, header, capsys):
   found = convert(folder, tmp_path / "out", skip_bad=True)
   assert [r.image for r in found] == IMAGES
   assert "warning: byte" in capsys.readouterr().err
+
+
+def test_header_that_is_missing(tmp_path):
+  rec, idx = insightface(CLASSES, IMAGES)
+  cut = starts(idx)[-1]
+  for index in (None, idx[: idx.rindex("0\t")]):
+    folder = save(tmp_path / "in", rec[:cut], index)
+    with pytest.raises(InputError, match="4 records without image but no head"):
+      convert(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", ["5,16,16\n", "3,16,16\n", "?", ""])
