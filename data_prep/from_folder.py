@@ -164,7 +164,7 @@ def find_classes(
   Args:
     source: folder with one sub-folder per identity.
     wanted: only these sub-folders; None for all.
-    min_images: leave out sub-folders with fewer images, or none.
+    min_images: leave out sub-folders with fewer images.
     excluded: leave out these images, `sub-folder/file`.
 
   Returns:
@@ -204,7 +204,7 @@ def find_classes(
         f" ({', '.join(EXTENSIONS)}): delete it or add images."
       )
     files = [file for file in files if f"{folder}/{file}" not in excluded]
-    if len(files) >= max(min_images, 1):
+    if len(files) >= min_images:
       classes[folder] = files
   if not classes:
     raise InputError(

@@ -195,6 +195,15 @@ def test_thresholds_ignore_the_noise():
   assert precision > 0.99 and recall > 0.99
 
 
+def test_threshold_is_equally_many_spreads_away():
+  # Medians 0.6 and 0; median deviations 0.1 and 0.05, whatever the ends are.
+  own = np.array([0.4, 0.5, 0.6, 0.7, 0.8, np.nan], np.float32)
+  other = np.array([-0.3, -0.05, 0.0, 0.05, 0.9], np.float32)
+  threshold = clean._threshold(own, other)
+  assert (0.6 - threshold) / 0.1 == pytest.approx(threshold / 0.05, rel=1e-5)
+  assert clean._threshold(own * 0 + 1, other * 0) == 0.5
+
+
 def test_one_of_several_copies_remains():
   rng = np.random.default_rng(3)
   images, labels = people(rng, [6] * 50)

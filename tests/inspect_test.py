@@ -125,6 +125,21 @@ def test_picture_hash_tells_pictures_apart_but_not_their_quality():
   assert same[95] >= 90 and same[75] >= 60, same
 
 
+def test_picture_hash_sees_every_pair_of_neighbours():
+  grid = np.random.default_rng(0).permutation(64).reshape(8, 8) * 4
+
+  def hash_of(values):
+    blocks = np.kron(values, np.ones((5, 5))).astype(np.uint8)
+    return inspect.picture_hash(np.repeat(blocks[:, :, None], 3, 2))
+
+  for y, x in np.ndindex(7, 7):
+    for neighbour in ((y, x + 1), (y + 1, x)):
+      swapped = grid.copy()
+      swapped[y, x], swapped[neighbour] = grid[neighbour], grid[y, x]
+      assert hash_of(swapped) != hash_of(grid)
+  assert hash_of(grid // 2 + 60) == hash_of(grid)  # Of less contrast.
+
+
 @pytest.fixture
 def sound(tmp_path):
   directory = tmp_path / "d"
