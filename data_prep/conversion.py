@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TypeVar
 
 import simplejpeg
@@ -10,9 +11,9 @@ import simplejpeg
 from data_prep.writer import SKIPPED_FILE
 from jamsface_jax.data import decoding, records
 
-# Together they bound the memory: many small images or a few large ones.
+# A batch, of which two are in memory: many small images or a few large ones.
 _IMAGES_AT_ONCE = 1024
-_BYTES_AT_ONCE = 64 * 2**20
+_BYTES_AT_ONCE = 32 * 2**20
 
 T = TypeVar("T")
 
@@ -57,12 +58,18 @@ def load_images(
       return item, b"", str(error.strerror)
 
   with ThreadPoolExecutor(threads) as pool:
-    for batch in _batches(items):
+    # While one batch is written, the threads work on the next.
+    before = []
+    for batch in chain(_batches(items), [[]]):
       # A call for every single image would cost as much as its decoding.
       share = max(1, len(batch) // (4 * threads))
-      shares = [batch[k : k + share] for k in range(0, len(batch), share)]
-      for done in pool.map(load_all, shares):
-        yield from done
+      begun = [
+        pool.submit(load_all, batch[k : k + share])
+        for k in range(0, len(batch), share)
+      ]
+      for done in before:
+        yield from done.result()
+      before = begun
 
 
 def image_size(data: bytes, *, check: bool) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from conftest import assert_one_sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import from_list
+from data_prep import conversion, from_list
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 
@@ -204,6 +204,27 @@ def test_paths_of_equal_hash_are_not_taken_for_one(tmp_path, listed):
   source = listed(["a 0", "b 1", "b 2"])
   with pytest.raises(InputError, match="line 3 .* line 2"):
     from_list._check_duplicates(str(source), {hash("a"), hash("b")})
+
+
+def test_loading_keeps_order_and_looks_little_ahead(images):
+  """Two batches are in memory, and a large image is a batch."""
+  root, names = images
+  pulled = 0
+
+  def items(size):
+    nonlocal pulled
+    for pulled, name in enumerate(names, start=1):
+      yield name, size
+
+  for size, ahead in [(2**30, 2), (2**24, 4), (1, 37)]:
+    found = []
+    for name, data, image_size in conversion.load_images(
+      items(size), lambda n: (root / n).read_bytes(), check=True, threads=2
+    ):
+      assert pulled - len(found) <= ahead
+      assert data == (root / name).read_bytes() and image_size == (40, 40)
+      found.append(name)
+    assert found == names
 
 
 KILLED = """
