@@ -209,19 +209,18 @@ def test_paths_of_equal_hash_are_not_taken_for_one(tmp_path, listed):
 def test_loading_keeps_order_and_looks_little_ahead(images):
   """Two batches are in memory, and a large image is a batch."""
   root, names = images
-  pulled = 0
 
   def items(size):
-    nonlocal pulled
-    for pulled, name in enumerate(names, start=1):
+    for name in names:
+      pulled.append(name)
       yield name, size
 
   for size, ahead in [(2**30, 2), (2**24, 4), (1, 37)]:
-    found = []
+    pulled, found = [], []
     for name, data, image_size in conversion.load_images(
       items(size), lambda n: (root / n).read_bytes(), check=True, threads=2
     ):
-      assert pulled - len(found) <= ahead
+      assert len(pulled) - len(found) <= ahead
       assert data == (root / name).read_bytes() and image_size == (40, 40)
       found.append(name)
     assert found == names
