@@ -39,6 +39,16 @@ def base_config() -> ConfigDict:
   config.augment.shift = 0  # Pixels, each way.
   config.augment.brightness = 0.0  # Of half the range of pixels, each way.
   config.augment.contrast = 0.0  # Factor up to so far from 1.
+  config.augment.cover = 0.0  # Probability of a mask over mouth and nose.
+  config.augment.crop = 0.0  # Probability: cut out a box, scale it up.
+  config.augment.color = 0.0  # Of other brightness, contrast, saturation, hue.
+  config.augment.grey = 0.0  # Of no colours.
+  config.augment.blur = 0.0  # Of Gaussian blur.
+  config.augment.resolution = 0.0  # Of scaling down and up again.
+  config.augment.jpeg = 0.0  # Of strong compression.
+  config.augment.erase = 0.0  # Of a box of noise.
+  config.augment.random_changes = 0  # RandAugment: so many of these eight too.
+  config.augment.strength = 0.5  # Of the eight, 0 to 1.
 
   config.model = ConfigDict()
   config.model.name = "iresnet50"  # A key of models.MODELS.
@@ -178,6 +188,7 @@ def validate(config: ConfigDict) -> None:
     "augment.shift",
     "augment.brightness",
     "augment.contrast",
+    "augment.random_changes",
     "head.angular_margin",
     "head.cosine_margin",
     "head.margin_rate",
@@ -193,6 +204,19 @@ def validate(config: ConfigDict) -> None:
   for name in not_negative:
     if not _get(config, name) >= 0:
       raise InputError(f"{name}={_get(config, name)} must not be negative.")
+  for name in (
+    *("cover", "crop", "color", "grey", "blur", "resolution", "jpeg", "erase"),
+    "strength",
+  ):
+    if not 0 <= config.augment[name] <= 1:
+      raise InputError(
+        f"augment.{name}={config.augment[name]} must be between 0 and 1."
+      )
+  if config.augment.random_changes > 8:
+    raise InputError(
+      f"augment.random_changes={config.augment.random_changes} must be at most"
+      " 8, the number of changes to draw from."
+    )
   choices = {
     "head.margin_rule": ("mean", "lambda"),
     "head.continuation": ("smooth", "published"),

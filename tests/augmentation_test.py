@@ -1,12 +1,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding
 
 from jamsface_jax import sharding
+from jamsface_jax.config import base_config
 from jamsface_jax.data import augmentation
 
-NOTHING = {"flip": False, "shift": 0, "brightness": 0.0, "contrast": 0.0}
+NOTHING = base_config().augment.to_dict() | {"flip": False}
+CHANGES = (
+  *("cover", "crop", "color", "grey", "blur", "resolution", "jpeg", "erase"),
+)
 
 
 def images(batch=64, size=6):
@@ -16,8 +21,14 @@ def images(batch=64, size=6):
 
 def augment(x, seed=0, **changes):
   return np.asarray(
-    augmentation.augment(jax.random.key(seed), x, **(NOTHING | changes))
+    augmentation.augment(
+      jax.random.key(seed), jnp.asarray(x), **(NOTHING | changes)
+    )
   )
+
+
+def changed(got, x):
+  return np.any(np.abs(got - x) > 1e-5, axis=(1, 2, 3))
 
 
 def test_normalize():
@@ -26,7 +37,13 @@ def test_normalize():
 
 
 def test_nothing_asked_nothing_done():
-  np.testing.assert_array_equal(augment(images()), images())
+  np.testing.assert_array_equal(augment(images(), strength=1.0), images())
+
+
+def test_only_the_flip_is_on_unasked():
+  settings = base_config().augment.to_dict()
+  assert settings.pop("flip") and settings.pop("strength")
+  assert not any(settings.values())
 
 
 def test_flip_mirrors_about_half():
@@ -69,10 +86,84 @@ def test_contrast_and_brightness_stay_in_bounds():
   assert augment(x, brightness=5.0).max() <= 1
 
 
+def test_each_change_has_its_own_probability():
+  x = images(200, 64)
+  wanted = dict(zip(CHANGES, np.linspace(0.1, 0.8, 8), strict=True))
+  for name, probability in wanted.items():
+    share = changed(augment(x, strength=1.0, **{name: probability}), x).mean()
+    bound = 4 * np.sqrt(probability * (1 - probability) / 200)
+    # The weakest of some changes cannot be told from none.
+    assert -bound - 0.04 < share - probability < bound, name
+
+
+def test_changes_are_drawn_independently():
+  x = images(400, 8)
+  one = changed(augment(x, grey=0.5), x)
+  other = changed(augment(x, erase=0.5), x)
+  assert abs(np.corrcoef(one, other)[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_random_changes_are_so_many_different_ones(monkeypatch, count):
+  # In place of each change: write into a pixel of its own that it was there.
+  def leaves_mark(number):
+    def change(key, images, strength):
+      return images.at[:, number // 4, number % 4, 0].add(strength)
+
+    return change
+
+  places = (
+    (augmentation.occlusion, "cover"),
+    (augmentation.geometry, "random_crop"),
+    (augmentation.color_lib, "random_color"),
+    (augmentation.degradation, "random_blur"),
+    (augmentation.degradation, "random_resolution"),
+    (augmentation.degradation, "random_jpeg"),
+    (augmentation.occlusion, "erase"),
+  )
+  for number, (module, name) in enumerate(places):
+    monkeypatch.setattr(module, name, leaves_mark(number))
+  monkeypatch.setattr(
+    augmentation.color_lib, "grey", lambda x: leaves_mark(7)(None, x, 0.25)
+  )
+  x = np.zeros((400, 4, 4, 3), np.float32)
+  got = augment(x, random_changes=count, strength=0.25)
+  marks = got[:, :2, :, 0].reshape(400, 8)
+  assert set(np.unique(marks)) <= {0.0, 0.25}
+  assert np.all((marks > 0).sum(axis=1) == count)
+  # Each is drawn equally often; five standard deviations of a share of 400.
+  share = count / 8
+  bound = 5 * np.sqrt(share * (1 - share) / 400) + 1e-9
+  np.testing.assert_allclose((marks > 0).mean(axis=0), share, atol=bound)
+
+
+def test_strength_scales_the_changes():
+  x = images(64, 16)
+  for name in ("crop", "color"):
+    weak, strong = (
+      np.abs(augment(x, strength=s, **{name: 1.0}) - x).mean()
+      for s in (0.1, 1.0)
+    )
+    assert 2 * weak < strong, name
+
+
+def test_stays_in_range_and_finite():
+  x = np.random.default_rng(1).uniform(-1, 1, (16, 12, 12, 3))
+  for strength in (0.0, 1.0):
+    got = augment(x.astype(np.float32), random_changes=8, strength=strength)
+    assert np.all(np.abs(got) <= 1 + 1e-5)
+
+
 def test_does_not_depend_on_the_mesh(mesh):
   changes = {"flip": True, "shift": 1, "brightness": 0.1, "contrast": 0.1}
-  x = jax.device_put(images(), NamedSharding(mesh, sharding.BATCH))
-  got = jax.jit(lambda x: augmentation.augment(jax.random.key(3), x, **changes))
-  np.testing.assert_allclose(
-    got(x), augment(jnp.asarray(images()), 3, **changes), atol=1e-6
-  )
+  changes |= {"random_changes": 2, "crop": 0.3, "jpeg": 0.3}
+  x = jax.device_put(images(size=8), NamedSharding(mesh, sharding.BATCH))
+  got = jax.jit(
+    lambda x: augmentation.augment(jax.random.key(3), x, **(NOTHING | changes))
+  )(x)
+  assert got.sharding.is_equivalent_to(x.sharding, 4)
+  want = augment(images(size=8), 3, **changes)
+  # A wave that lies between two multiples may be rounded to either.
+  close = np.isclose(got, want, atol=1e-5)
+  assert close.mean() > 0.99
+  assert np.abs(got - want).max() < 0.5

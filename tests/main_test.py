@@ -129,8 +129,10 @@ def test_metric_writer_takes_back_later_lines(tmp_path):
 FLOORS = [
   {"errors"},
   {"data.records", "data.order", "data.decoding", "margins", "compiling"},
-  {"data.sources", "data.pairs", "data.augmentation", "models.layers"},
-  {"data.pipeline", "verification", "sharding", "models.iresnet"},
+  {"data.geometry", "data.color", "data.occlusion"},
+  {"data.sources", "data.pairs", "data.degradation", "models.layers"},
+  {"data.pipeline", "data.augmentation", "verification", "sharding"},
+  {"models.iresnet"},
   {"models"},
   {"config", "distributed", "metric_writer", "progress"},
   {"head", "report", "preemption"},
