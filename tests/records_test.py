@@ -1,10 +1,13 @@
+import io
 import json
 import os
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from conftest import assert_one_sentence, convert
+from PIL import Image
 
 from data_prep.writer import DatasetWriter
 from jamsface_jax.data import decoding, records
@@ -219,8 +222,6 @@ def test_truncated_images_do_not_decode(image_folder, cut):
 
 
 def test_grey_and_png_images_decode():
-  import cv2
-
   grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
   for extension in (".png", ".jpg"):
     data = cv2.imencode(extension, grey)[1].tobytes()
@@ -233,6 +234,17 @@ def test_grey_and_png_images_decode():
   colour[:] = (10, 100, 200)
   data = cv2.imencode(".png", colour[:, :, ::-1])[1].tobytes()
   np.testing.assert_array_equal(decoding.decode_image(data), colour)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_pixels_are_as_stored_whatever_exif_says(kind):
+  """One rule for all formats: `data_prep.align` is what turns photographs."""
+  image = Image.new("RGB", (24, 16), (200, 30, 30))
+  exif = Image.Exif()
+  exif[0x0112] = 6  # "Turn by 90 degrees".
+  file = io.BytesIO()
+  image.save(file, kind, exif=exif, lossless=True)
+  assert decoding.decode_image(file.getvalue()).shape == (16, 24, 3)
 
 
 @pytest.fixture

@@ -36,7 +36,9 @@ def decode_image(data: bytes) -> np.ndarray:
       raise DecodingError(f"broken JPEG: {error}") from None
   pixels = None
   if data:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    # As stored, whatever EXIF says: `simplejpeg` does the same.
+    how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
   if pixels is None:
     raise DecodingError("not a JPEG, PNG, WebP or BMP image")
   return pixels
