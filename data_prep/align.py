@@ -21,7 +21,6 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep import detection
-from data_prep.from_folder import EXTENSIONS
 from data_prep.landmarks import (
   TEMPLATE_SIZE,
   align_face,
@@ -30,7 +29,7 @@ from data_prep.landmarks import (
   read_landmarks,
 )
 from data_prep.writer import SKIPPED_FILE
-from jamsface_jax.data.decoding import DecodingError
+from jamsface_jax.data.decoding import EXTENSIONS, DecodingError
 from jamsface_jax.errors import InputError, run_command
 
 NO_FACE_FILE = "no_face.txt"

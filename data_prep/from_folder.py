@@ -15,11 +15,10 @@ from tqdm import tqdm
 from data_prep.conversion import load_images
 from data_prep.exclusions import read_exclusions
 from data_prep.writer import SKIPPED_FILE, DatasetWriter
-from jamsface_jax.data import records
+from jamsface_jax.data import decoding, records
 from jamsface_jax.data.pairs import read_pairs
 from jamsface_jax.errors import InputError, run_command
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _FACE_BYTES = 2**14  # About; bounds the memory without a look at each file.
 
 
@@ -196,12 +195,12 @@ def find_classes(
     files = sorted(
       file
       for file in os.listdir(os.path.join(source, folder))
-      if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
+      if file.lower().endswith(decoding.EXTENSIONS) and not file.startswith(".")
     )
     if not files:
       raise InputError(
         f"folder {os.path.join(source, folder)!r} has no image"
-        f" ({', '.join(EXTENSIONS)}): delete it or add images."
+        f" ({', '.join(decoding.EXTENSIONS)}): delete it or add images."
       )
     files = [file for file in files if f"{folder}/{file}" not in excluded]
     if len(files) >= min_images:

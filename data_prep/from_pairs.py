@@ -41,11 +41,11 @@ from tqdm import tqdm
 from data_prep.conversion import load_images
 from data_prep.writer import SKIPPED_FILE, DatasetWriter
 from jamsface_jax.data import records
+from jamsface_jax.data.decoding import EXTENSIONS
 from jamsface_jax.data.pairs import DEFAULT_FOLDS, read_pairs
 from jamsface_jax.errors import InputError, run_command
 
 _NUMBER = re.compile(r"_[0-9]+$")  # Of an image of a person.
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _read_listed(path: str, source: str) -> list[Pair]:
     pathlib.Path(folder, file).relative_to(source).as_posix()
     for folder, _, files in os.walk(source)
     for file in files
-    if file.lower().endswith(_EXTENSIONS)
+    if file.lower().endswith(EXTENSIONS)
   )
   pairs = read_pairs(path, names)
   return [

@@ -27,7 +27,6 @@ from jamsface_jax.config import read_config
 from jamsface_jax.data import decoding, records
 from jamsface_jax.errors import InputError, run_command
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 EMBEDDINGS_FILE = "embeddings.npy"
 BROKEN_FILE = "broken.txt"
 
@@ -217,12 +216,12 @@ class FolderImages:
       os.path.relpath(os.path.join(folder, file), directory)
       for folder, _, files in os.walk(directory)
       for file in files
-      if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
+      if file.lower().endswith(decoding.EXTENSIONS) and not file.startswith(".")
     )
     if not self.paths:
       raise InputError(
-        f"--images {directory!r} has no image ({', '.join(EXTENSIONS)}): give"
-        " another folder."
+        f"--images {directory!r} has no image"
+        f" ({', '.join(decoding.EXTENSIONS)}): give another folder."
       )
     folders = [os.path.dirname(path) for path in self.paths]
     _, self.labels = np.unique(folders, return_inverse=True)

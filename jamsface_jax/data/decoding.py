@@ -9,6 +9,9 @@ cv2.setNumThreads(1)
 # A broken image is reported by us, with its name.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+# Names of files that are taken for images, in small letters.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
 _JPEG_START = b"\xff\xd8"
 
 
