@@ -140,6 +140,7 @@ def this_pipeline(arguments, threads: int) -> Callable[[], float]:
     stream = batches(
       source,
       seed=int(rng.integers(1000)),
+      sampling="uniform",
       batch_size=arguments.batch_size,
       rows=np.arange(arguments.batch_size),
       start=0,

@@ -27,7 +27,9 @@ def base_config() -> ConfigDict:
   config.log_every = 20  # Steps between lines of metrics.
 
   config.data = ConfigDict()
-  config.data.directory = ""  # A data set; "": noise images, no data needed.
+  # A data set, or several by commas, each with classes of its own.
+  config.data.directory = ""  # "": noise images, no data needed.
+  config.data.sampling = "uniform"  # Or "class_balanced", "square_root".
   config.data.image_size = 112  # Height and width that the network sees.
   config.data.batch_size = 1024  # Global: over all devices and processes.
   config.data.threads = 2  # Batches read and decoded at once, per process.
@@ -218,6 +220,7 @@ def validate(config: ConfigDict) -> None:
       " 8, the number of changes to draw from."
     )
   choices = {
+    "data.sampling": ("uniform", "class_balanced", "square_root"),
     "head.margin_rule": ("mean", "lambda"),
     "head.continuation": ("smooth", "published"),
     "head.product_dtype": ("float32", "bfloat16"),

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -108,10 +108,19 @@ class StepLog:
     self._since, self._waited, self._timed = time.monotonic(), 0.0, 0
 
   def add_evaluations(
-    self, step: int, evaluations: list[Evaluation]
+    self,
+    step: int,
+    evaluations: list[Evaluation],
+    further: Mapping[str, float],
   ) -> dict[str, float]:
-    """Writes what evaluations measured; returns all of it."""
-    measured = {}
+    """Writes what was measured at a step; returns all of it.
+
+    Args:
+      step: finished steps.
+      evaluations: on the sets of `config.evaluation`.
+      further: more metrics.
+    """
+    measured = dict(further)
     for evaluation in evaluations:
       measured |= evaluation.metrics
       name, metrics = evaluation.name, evaluation.metrics

@@ -13,11 +13,16 @@ from ml_collections import ConfigDict
 
 from jamsface_jax import config as config_lib
 from jamsface_jax import head as head_lib
-from jamsface_jax import report, sharding, summary
+from jamsface_jax import report, sharding, summary, verification
 from jamsface_jax.checkpoint import Checkpoints, versions
 from jamsface_jax.data import records
 from jamsface_jax.data.pipeline import batches
-from jamsface_jax.data.sources import NoiseSource, RecordSource, Source
+from jamsface_jax.data.sources import (
+  MixedSource,
+  NoiseSource,
+  RecordSource,
+  Source,
+)
 from jamsface_jax.errors import EXIT_PREEMPTED, InputError
 from jamsface_jax.evaluation import Evaluation, Evaluator, plot_evaluations
 from jamsface_jax.metric_writer import METRICS_FILE, MetricWriter
@@ -91,6 +96,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     stream = batches(
       source,
       seed=config.seed,
+      sampling=config.data.sampling,
       batch_size=config.data.batch_size,
       rows=rows,
       start=first,
@@ -121,7 +127,11 @@ def train(config: ConfigDict, workdir: str) -> int:
         measured = {}
         if evaluate:
           evaluations = evaluator.run(state)
-          measured = log.add_evaluations(step, evaluations)
+          measured = log.add_evaluations(
+            step,
+            evaluations,
+            rank_margins(gather_margins(state), source, parts),
+          )
         checkpoints.save(step, state, metadata, measured)
       if stopping:
         progress.note(f"preempted at step {step}: run the same command again.")
@@ -130,9 +140,9 @@ def train(config: ConfigDict, workdir: str) -> int:
     if first == total_steps:  # Finished before: say again what came out.
       evaluations = evaluator.run(state)
 
-  head = multihost_utils.process_allgather(state.params["head"], tiled=True)
+  margins = gather_margins(state)
   if main_process:
-    plot(workdir, source, head, evaluations)
+    plot(workdir, source, margins, evaluations)
     summary.close(workdir, total_steps, evaluations)
   return 0
 
@@ -141,7 +151,11 @@ def open_source(config: ConfigDict) -> Source:
   """Opens the training data that `config.data` names."""
   settings = config.data
   if settings.directory:
-    return RecordSource(settings.directory, settings.image_size)
+    sources = [
+      RecordSource(directory, settings.image_size)
+      for directory in settings.directory.split(",")
+    ]
+    return sources[0] if len(sources) == 1 else MixedSource(sources)
   return NoiseSource(
     settings.noise_classes, settings.noise_images, settings.image_size
   )
@@ -206,10 +220,39 @@ def _every(interval: int, step: int) -> bool:
   return interval > 0 and step % interval == 0
 
 
+def gather_margins(state: TrainState) -> dict[str, np.ndarray]:
+  """Both margins of all classes, [C] each, on every process."""
+  margins = {
+    name: state.params["head"][name]
+    for name in (head_lib.ANGULAR, head_lib.COSINE)
+  }
+  return multihost_utils.process_allgather(margins, tiled=True)
+
+
+def rank_margins(
+  margins: Mapping[str, np.ndarray], source: Source, parts: Parts
+) -> dict[str, float]:
+  """Rank correlation of learned margins with class size, named as metrics.
+
+  Below 0 where poor classes have the larger margins, as JAMsFace wants.
+  """
+  names = (
+    ("train/margin_angular_rank", head_lib.ANGULAR),
+    ("train/margin_cosine_rank", head_lib.COSINE),
+  )
+  return {
+    metric: verification.rank_correlation(
+      source.class_sizes, margins[name][: source.num_classes]
+    )
+    for metric, name in names
+    if parts.head.margin(name).learned
+  }
+
+
 def plot(
   workdir: str,
   source: Source,
-  head: Mapping[str, np.ndarray],
+  margins: Mapping[str, np.ndarray],
   evaluations: list[Evaluation],
 ) -> None:
   """Draws what the run came to, as PNG files in `W/plots`.
@@ -217,7 +260,7 @@ def plot(
   Args:
     workdir: has the metrics.
     source: gives the class sizes.
-    head: its margins, [C].
+    margins: of all classes, [C].
     evaluations: the last ones.
   """
   directory = os.path.join(workdir, PLOTS)
@@ -225,7 +268,7 @@ def plot(
   metrics = report.read_metrics(os.path.join(workdir, METRICS_FILE))
   report.plot_training(metrics, os.path.join(directory, "training.png"))
   angular, cosine = (
-    head[name][: source.num_classes]
+    margins[name][: source.num_classes]
     for name in (head_lib.ANGULAR, head_lib.COSINE)
   )
   report.plot_margins(

@@ -53,6 +53,10 @@ def test_unknown_variant(name):
     ("schedule.warmup", 20.0, "leaves nothing"),
     ("optimizer.accumulation", 3, "does not divide"),
     ("head.scale", float("nan"), "above 0"),
+    ("augment.blur", 1.5, "between 0 and 1"),
+    ("augment.strength", -0.1, "between 0 and 1"),
+    ("augment.random_changes", 9, "at most 8"),
+    ("data.sampling", "fair", "one of uniform, class_balanced"),
   ],
 )
 def test_bad_settings_are_named(setting, value, says):

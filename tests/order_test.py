@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jamsface_jax.data.order import example_ids, permute
+from jamsface_jax.data.order import permute, permute_each, shuffled
 
 M64 = 2**64 - 1
 
@@ -54,25 +54,62 @@ def test_seed_and_epoch_change_the_order():
 
 
 def test_every_epoch_sees_every_example_once():
-  # 10 does not divide 37: batches cross the ends of epochs.
-  rows = np.arange(10)
+  # 10 does not divide 37: some positions cross the ends of epochs.
   ids = np.concatenate(
-    [
-      example_ids(0, step, batch_size=10, num_examples=37, rows=rows)
-      for step in range(37)
-    ]
+    [shuffled(np.arange(k, k + 10), 37, seed=0) for k in range(0, 370, 10)]
   )
   epochs = ids.reshape(10, 37)
   for epoch in epochs:
     np.testing.assert_array_equal(np.sort(epoch), np.arange(37))
   assert len({tuple(epoch) for epoch in epochs}) == 10
+  for epoch in (0, 9):
+    want = permute(np.arange(37), 37, seed=0, epoch=epoch)
+    np.testing.assert_array_equal(epochs[epoch], want)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 5])
-def test_processes_share_one_order(processes):
-  whole = example_ids(7, 3, batch_size=20, num_examples=33, rows=np.arange(20))
-  parts = [
-    example_ids(7, 3, batch_size=20, num_examples=33, rows=rows)
-    for rows in np.split(np.arange(20), processes)
+def test_positions_may_come_in_any_order_and_shape():
+  positions = np.random.default_rng(0).permutation(120).reshape(4, 30)
+  whole = shuffled(np.arange(120), 33, seed=7)
+  np.testing.assert_array_equal(
+    shuffled(positions, 33, seed=7), whole[positions]
+  )
+
+
+def test_each_range_has_permutations_of_its_own():
+  sizes = np.array([1, 2, 3, 4, 5, 16, 17, 64, 100])
+  size = np.repeat(sizes, sizes)
+  label = np.repeat(np.arange(len(sizes)), sizes)
+  index = np.concatenate([np.arange(n) for n in sizes])
+  seen = []
+  for turn in range(3):
+    turns = np.full_like(label, turn)
+    image = permute_each(index, size, seed=3, which=[label, turns])
+    for one, n in enumerate(sizes):
+      np.testing.assert_array_equal(np.sort(image[label == one]), np.arange(n))
+    # One at a time gives the same as all together.
+    for k in (0, 5, 77):
+      alone = permute_each(
+        index[k : k + 1],
+        size[k : k + 1],
+        seed=3,
+        which=[label[k : k + 1], turns[k : k + 1]],
+      )
+      assert alone[0] == image[k]
+    seen.append(image[label == 8])
+  assert abs(np.corrcoef(seen[0], np.arange(100))[0, 1]) < 0.4
+  assert abs(np.corrcoef(seen[0], seen[1])[0, 1]) < 0.4
+  other = permute_each(index, size, seed=4, which=[label, np.zeros_like(label)])
+  assert np.any(other[label == 8] != seen[0])
+
+
+def test_orders_of_small_ranges_are_all_as_likely():
+  turn = np.arange(6000)
+  size = np.full(6000, 3)
+  images = [
+    permute_each(np.full(6000, k), size, seed=0, which=[turn, turn])
+    for k in range(3)
   ]
-  np.testing.assert_array_equal(np.concatenate(parts), whole)
+  _, counts = np.unique(np.stack(images, axis=1), axis=0, return_counts=True)
+  assert len(counts) == 6
+  # Five standard deviations of a sixth of 6,000.
+  assert np.abs(counts - 1000).max() < 5 * np.sqrt(6000 / 6 * 5 / 6)

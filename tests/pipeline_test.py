@@ -1,17 +1,18 @@
 import numpy as np
 import pytest
 
-from jamsface_jax.data.order import example_ids
+from jamsface_jax.data.order import shuffled
 from jamsface_jax.data.pipeline import batches, read_ahead
 from jamsface_jax.data.sources import NoiseSource, RecordSource
 from jamsface_jax.errors import InputError
 
 
-def collect(source, rows, start=0, threads=2, steps=8):
+def collect(source, rows, start=0, threads=2, steps=8, sampling="uniform"):
   return list(
     batches(
       source,
       seed=5,
+      sampling=sampling,
       batch_size=8,
       rows=rows,
       start=start,
@@ -63,20 +64,24 @@ def test_batches_that_are_read_together_are_those_of_their_steps(start):
   got = collect(source, np.arange(2, 6), start=start, steps=200)
   assert len(got) == 200 - start
   for step, batch in enumerate(got, start):
-    ids = example_ids(
-      5, step, batch_size=8, num_examples=30, rows=np.arange(2, 6)
-    )
+    ids = shuffled(step * 8 + np.arange(2, 6), 30, seed=5)
     np.testing.assert_array_equal(batch["ids"], ids)
     images, labels = source.read(ids)
     np.testing.assert_array_equal(batch["images"], images)
     np.testing.assert_array_equal(batch["labels"], labels)
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "square_root"])
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_read_disjoint_slices_of_the_same_batches(processes):
+def test_processes_read_disjoint_slices_of_the_same_batches(
+  processes, sampling
+):
   source = NoiseSource(4, 30, 8)
-  whole = collect(source, np.arange(8))
-  parts = [collect(source, rows) for rows in np.split(np.arange(8), processes)]
+  whole = collect(source, np.arange(8), sampling=sampling)
+  parts = [
+    collect(source, rows, sampling=sampling)
+    for rows in np.split(np.arange(8), processes)
+  ]
   joined = [
     {
       name: np.concatenate([part[step][name] for part in parts])

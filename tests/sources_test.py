@@ -6,8 +6,10 @@ import pytest
 import simplejpeg
 
 from data_prep.writer import DatasetWriter
+from jamsface_jax.config import base_config
 from jamsface_jax.data import decoding, records
-from jamsface_jax.data.sources import RecordSource
+from jamsface_jax.data.sources import MixedSource, NoiseSource, RecordSource
+from jamsface_jax.train import open_source
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,78 @@ def test_source_reads_rows_in_order(shards):
   for image, label, i in zip(images, labels, ids, strict=True):
     np.testing.assert_array_equal(image, decoding.decode_image(stored[i].image))
     assert label == stored[i].label
+
+
+def write(directory, labels, stored):
+  classes = [f"class {k}" for k in range(max(labels) + 1)]
+  with DatasetWriter(
+    str(directory), name="x", classes=classes, source="x", shard_bytes=5000
+  ) as writer:
+    for label, record in zip(labels, stored, strict=True):
+      writer.add(label, record.name, record.image, (40, 40))
+  return RecordSource(str(directory), 40)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_labels_are_those_of_the_records(shards, tmp_path, in_order):
+  labels = np.sort(np.random.default_rng(0).integers(6, size=37))
+  if not in_order:
+    labels = np.random.default_rng(1).permutation(labels)
+  source = write(tmp_path / "data", labels.tolist(), shards[1])
+  got = source.labels()
+  np.testing.assert_array_equal(got, labels)
+  assert got.dtype == np.int32
+  np.testing.assert_array_equal(source.read(np.arange(37))[1], labels)
+
+
+def test_labels_in_order_need_few_reads(shards, tmp_path, monkeypatch):
+  source = write(tmp_path / "data", [0] * 20 + [1] * 17, shards[1])
+  read, asked = records.RecordReader.read, []
+
+  def counting(self, ids):
+    asked.extend(ids)
+    return read(self, ids)
+
+  monkeypatch.setattr(records.RecordReader, "read", counting)
+  assert source.labels().sum() == 17
+  assert sorted(asked) == [0, 19, 20, 36]
+
+
+def test_mixed_sources_have_classes_of_their_own():
+  parts = [NoiseSource(3, 10, 8), NoiseSource(4, 5, 8), NoiseSource(2, 7, 8)]
+  mixed = MixedSource(parts)
+  assert len(mixed) == 22 and mixed.num_classes == 9
+  np.testing.assert_array_equal(mixed.class_sizes, [4, 3, 3, 2, 1, 1, 1, 4, 3])
+  np.testing.assert_array_equal(np.bincount(mixed.labels()), mixed.class_sizes)
+  ids = np.random.default_rng(0).permutation(22)
+  images, labels = mixed.read(ids)
+  np.testing.assert_array_equal(labels, mixed.labels()[ids])
+  whole = np.concatenate([p.read(np.arange(len(p)))[0] for p in parts])
+  np.testing.assert_array_equal(images, whole[ids])
+  few, _ = mixed.read(np.array([12, 11]))  # Of one source alone.
+  np.testing.assert_array_equal(few, whole[[12, 11]])
+
+
+def test_fingerprint_of_a_mixture_is_that_of_all_in_order():
+  one, other = NoiseSource(3, 10, 8), NoiseSource(4, 5, 8)
+  prints = {
+    MixedSource(parts).fingerprint
+    for parts in ([one, other], [other, one], [one, one], [one])
+  }
+  assert len(prints) == 4
+  assert MixedSource([one, other]).fingerprint in prints
+
+
+def test_a_run_may_read_several_data_sets(shards, dataset):
+  config = base_config()
+  config.data.image_size = 40
+  config.data.directory = f"{dataset},{shards[0]}"
+  source = open_source(config)
+  one = RecordSource(dataset, 40)
+  assert len(source) == 2 * 37 and source.num_classes == 24
+  assert source.fingerprint != one.fingerprint
+  np.testing.assert_array_equal(
+    source.labels()[37:], one.labels() + one.num_classes
+  )
+  config.data.directory = dataset
+  assert open_source(config).fingerprint == one.fingerprint

@@ -1,9 +1,9 @@
-"""Which examples make batch number k: a pure function of (seed, k).
+"""Pseudo-random orders that are pure functions of a seed and a position.
 
-Each epoch is a pseudo-random permutation of all examples, computed for the
-wanted positions alone (a Feistel network over a power of four, walking cycles
-until it lands inside), so that nothing of the size of the data set is kept and
-resuming needs the step number and nothing else, on any number of processes.
+Each epoch is a pseudo-random permutation, computed for the wanted positions
+alone (a Feistel network over a power of four, walking cycles until it lands
+inside), so that nothing of the size of the data set is kept and resuming needs
+the step number and nothing else, on any number of processes.
 """
 
 import numpy as np
@@ -11,31 +11,23 @@ import numpy as np
 _ROUNDS = 6
 
 
-def example_ids(
-  seed: int, step: int, *, batch_size: int, num_examples: int, rows: np.ndarray
-) -> np.ndarray:
-  """Returns the examples in some rows of a global batch.
-
-  Batches follow each other through the epochs without a gap: one that crosses
-  the end of an epoch takes the rest from the next.
+def shuffled(positions: np.ndarray, size: int, *, seed: int) -> np.ndarray:
+  """Goes through [0, size) again and again, each time in another order.
 
   Args:
-    seed: of the run.
-    step: number of the batch, from 0.
-    batch_size: rows of the global batch.
-    num_examples: size of the data set.
-    rows: the wanted rows, integers in [0, batch_size).
+    positions: int64, any shape, from 0; epochs follow without a gap.
+    size: number of elements.
+    seed: of the order.
 
   Returns:
-    int64, the example of each row, in [0, num_examples).
+    int64, the element at each position.
   """
-  position = step * batch_size + rows.astype(np.int64)
-  epoch, index = np.divmod(position, num_examples)
-  ids = np.empty_like(index)
+  epoch, index = np.divmod(positions, size)
+  elements = np.empty_like(index)
   for one in np.unique(epoch):
     here = epoch == one
-    ids[here] = permute(index[here], num_examples, seed=seed, epoch=int(one))
-  return ids
+    elements[here] = permute(index[here], size, seed=seed, epoch=int(one))
+  return elements
 
 
 def permute(
@@ -45,14 +37,14 @@ def permute(
 
   Args:
     index: int64, any shape, in [0, size).
-    size: number of elements, at most 2**62.
+    size: number of elements, at most 2**52.
     seed: with `epoch`, chooses the permutation.
     epoch: likewise.
 
   Returns:
     int64, the image of each index.
   """
-  half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
+  half = _half_bits(np.array(size))
   keys = np.random.SeedSequence([seed, epoch]).generate_state(
     _ROUNDS, np.uint64
   )
@@ -64,10 +56,41 @@ def permute(
   return image.astype(np.int64)
 
 
-def _feistel(
-  value: np.ndarray, half: np.uint64, keys: np.ndarray
+def permute_each(
+  index: np.ndarray, size: np.ndarray, *, seed: int, which: list[np.ndarray]
 ) -> np.ndarray:
-  """A balanced Feistel network on 2 * half bits."""
+  """Applies a pseudo-random permutation of its own range to each index.
+
+  Args:
+    index: int64 [n], in [0, size).
+    size: int64 [n], at most 2**52.
+    seed: with `which`, chooses each permutation.
+    which: int64 [n] each, from 0.
+
+  Returns:
+    int64 [n], the image of each index.
+  """
+  key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+  for number in which:
+    key = _mix(number.astype(np.uint64), key)
+  keys = np.stack([_mix(np.uint64(k), key) for k in range(_ROUNDS)])
+  half = _half_bits(size)
+  image = _feistel(index.astype(np.uint64), half, keys)
+  while np.any(outside := image >= size):
+    image[outside] = _feistel(image[outside], half[outside], keys[:, outside])
+  return image.astype(np.int64)
+
+
+def _half_bits(size: np.ndarray) -> np.ndarray:
+  """Half the bits of the smallest power of four above every index."""
+  bits = np.frexp(np.maximum(size - 1, 1).astype(np.float64))[1]
+  return ((bits + 1) // 2).astype(np.uint64)
+
+
+def _feistel(
+  value: np.ndarray, half: np.ndarray, keys: np.ndarray
+) -> np.ndarray:
+  """A balanced Feistel network on 2 * half bits, a round for each of keys."""
   mask = (np.uint64(1) << half) - np.uint64(1)
   left, right = value >> half, value & mask
   for key in keys:
@@ -75,7 +98,7 @@ def _feistel(
   return (left << half) | right
 
 
-def _mix(value: np.ndarray, key: np.uint64) -> np.ndarray:
+def _mix(value: np.ndarray, key: np.ndarray) -> np.ndarray:
   """The finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
   with np.errstate(over="ignore"):  # Arithmetic is modulo 2**64.
     z = value + key

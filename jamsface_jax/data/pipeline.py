@@ -1,7 +1,7 @@
 """Grain pipeline whose elements are batches: batch k is a function of k.
 
 A record at a time would cost one Python call an image; here the ids of a batch
-come from one vectorised permutation and Grain's threads read whole batches,
+come from one vectorised order and Grain's threads read whole batches,
 several if they are small, ahead. There is no iterator state: a run that resumes
 at step k starts at k.
 """
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import grain.python as grain
 import numpy as np
 
-from jamsface_jax.data.order import example_ids
+from jamsface_jax.data.sampling import example_order
 from jamsface_jax.data.sources import Source
 
 Batch = dict[str, np.ndarray]
@@ -60,6 +60,7 @@ def batches(
   source: Source,
   *,
   seed: int,
+  sampling: str,
   batch_size: int,
   rows: np.ndarray,
   start: int,
@@ -71,6 +72,7 @@ def batches(
   Args:
     source: the labelled images.
     seed: of the order of examples.
+    sampling: see `sampling.example_order`.
     batch_size: rows of the global batch.
     rows: the rows of it that this process needs, see `sharding.local_rows`.
     start: first batch.
@@ -80,24 +82,15 @@ def batches(
   Yields:
     `images` uint8 [n, H, W, 3] RGB, `labels` int32 [n], `ids` int64 [n].
   """
+  order = example_order(sampling, seed=seed, source=source)
   # A read of a shard has a cost of its own, so small batches share one.
   together = -(-_READ_AT_ONCE // len(rows))
 
   def read(block: int) -> list[Batch]:
     first = start + block * together
     steps = np.arange(first, min(first + together, total_steps))
-    ids = np.stack(
-      [
-        example_ids(
-          seed,
-          int(step),
-          batch_size=batch_size,
-          num_examples=len(source),
-          rows=rows,
-        )
-        for step in steps
-      ]
-    )
+    positions = steps[:, None] * batch_size + rows[None, :]
+    ids = order(positions.ravel()).reshape(positions.shape)
     images, labels = source.read(ids.ravel())
     images = images.reshape(*ids.shape, *images.shape[1:])
     labels = labels.reshape(ids.shape)

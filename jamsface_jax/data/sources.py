@@ -1,11 +1,15 @@
 """Where labelled images come from: a data set on disk, or made-up noise."""
 
+import hashlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from jamsface_jax.data import decoding, records
 from jamsface_jax.errors import InputError
+
+_PROBES = 1024  # Records read at once to find out the order of classes.
 
 
 class Source(Protocol):
@@ -23,6 +27,9 @@ class Source(Protocol):
 
   def __len__(self) -> int:
     """Returns the number of images."""
+
+  def labels(self) -> np.ndarray:
+    """Returns the class of every image, int32; may read them all."""
 
   def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the images with these ids.
@@ -54,6 +61,26 @@ class RecordSource:
   def __len__(self) -> int:
     return len(self._reader)
 
+  def labels(self) -> np.ndarray:
+    """See `Source.labels`.
+
+    A data set mostly lists class after class. Then the first and the last image
+    of each lie where the class sizes say; only if not is everything read.
+    """
+    ends = np.cumsum(self.class_sizes)
+    in_order = np.repeat(
+      np.arange(self.num_classes, dtype=np.int32), self.class_sizes
+    )
+    probes = np.unique([ends - self.class_sizes, ends - 1])
+    for part in np.array_split(probes, -(-len(probes) // _PROBES)):
+      found = [record.label for record in self._reader.read(part.tolist())]
+      if np.any(found != in_order[part]):
+        break
+    else:
+      return in_order
+    every = (record.label for record in self._reader.scan())
+    return np.fromiter(every, np.int32, len(self))
+
   def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """See `Source.read`; raises InputError naming a broken image or label."""
     size = self._image_size
@@ -77,6 +104,51 @@ class RecordSource:
     return images, labels
 
 
+class MixedSource:
+  """Several sources as one, with classes of their own each.
+
+  Args:
+    sources: the classes of each are numbered after those of the ones before.
+  """
+
+  def __init__(self, sources: Sequence[Source]):
+    self._sources = sources
+    self._ends = np.cumsum([len(source) for source in sources])
+    counts = [source.num_classes for source in sources]
+    self._first_class = np.cumsum([0, *counts[:-1]]).astype(np.int32)
+    self.num_classes = sum(counts)
+    self.class_sizes = np.concatenate([one.class_sizes for one in sources])
+    prints = " ".join(source.fingerprint for source in sources)
+    self.fingerprint = hashlib.sha256(prints.encode()).hexdigest()[:16]
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def labels(self) -> np.ndarray:
+    """See `Source.labels`."""
+    return np.concatenate(
+      [
+        source.labels() + first
+        for source, first in zip(self._sources, self._first_class, strict=True)
+      ]
+    )
+
+  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `Source.read`."""
+    which = np.searchsorted(self._ends, ids, side="right")
+    labels = np.empty(len(ids), np.int32)
+    images = None
+    for number in np.unique(which):
+      source, rows = self._sources[number], which == number
+      start = self._ends[number] - len(source)
+      some_images, some_labels = source.read(ids[rows] - start)
+      if images is None:
+        images = np.empty((len(ids), *some_images.shape[1:]), np.uint8)
+      images[rows] = some_images
+      labels[rows] = some_labels + self._first_class[number]
+    return images, labels
+
+
 class NoiseSource:
   """Images of noise around one random pattern a class; needs no data.
 
@@ -95,6 +167,11 @@ class NoiseSource:
 
   def __len__(self) -> int:
     return self._num_images
+
+  def labels(self) -> np.ndarray:
+    """See `Source.labels`."""
+    examples = np.arange(self._num_images)
+    return (examples % self.num_classes).astype(np.int32)
 
   def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """See `Source.read`."""
