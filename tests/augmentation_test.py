@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +22,8 @@ def images(batch=64, size=6):
 
 
 def augment(x, seed=0, **changes):
-  return np.asarray(
-    augmentation.augment(
-      jax.random.key(seed), jnp.asarray(x), **(NOTHING | changes)
-    )
-  )
+  change = jax.jit(partial(augmentation.augment, **(NOTHING | changes)))
+  return np.asarray(change(jax.random.key(seed), jnp.asarray(x)))
 
 
 def changed(got, x):

@@ -45,6 +45,7 @@ def test_boxes_are_random_and_in_bounds(strength):
   assert np.all(middle <= 1 - height / 2 + 1e-4)
   if strength:
     assert area.std() > 0.1 * strength
+    assert np.log(shape).std() > 0.1 * strength
     assert (middle - 0.5).std() > 0.02 * strength
   else:
     np.testing.assert_allclose(got, images, atol=1e-5)
