@@ -28,7 +28,7 @@ def base_config() -> ConfigDict:
 
   config.data = ConfigDict()
   # A data set, or several by commas, each with classes of its own.
-  config.data.directory = ""  # "": noise images, no data needed.
+  config.data.directory = ""  # Data sets, comma between; "": noise images.
   config.data.sampling = "uniform"  # Or "class_balanced", "square_root".
   config.data.image_size = 112  # Height and width that the network sees.
   config.data.batch_size = 1024  # Global: over all devices and processes.
