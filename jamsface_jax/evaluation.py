@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jamsface_jax import report, verification
-from jamsface_jax.data import decoding, records
+from jamsface_jax.data import records
 from jamsface_jax.data.pairs import Pairs, read_pairs
+from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.inference import Embedder
 from jamsface_jax.state import Parts, TrainState
@@ -45,16 +46,15 @@ class VerificationSet:
   """
 
   def __init__(self, directory: str, image_size: int):
-    self._reader = records.RecordReader(directory)
-    self._image_size = image_size
-    self.name = self._reader.index.name
+    self._source = RecordSource(directory, image_size)
+    self.name = self._source.name
     path = os.path.join(directory, records.PAIRS_FILE)
     if not os.path.exists(path):
       raise InputError(
         f"data set {directory!r} has no {records.PAIRS_FILE}: write it again"
         " with 'data_prep.from_folder --pairs=FILE'."
       )
-    pairs = read_pairs(path, [record.name for record in self._reader.scan()])
+    pairs = read_pairs(path, self._source.names())
     # Only images that a pair names are embedded, each once.
     self._ids, where = np.unique(
       np.concatenate([pairs.first, pairs.second]), return_inverse=True
@@ -63,16 +63,8 @@ class VerificationSet:
     self._pairs = Pairs(first, second, pairs.same, pairs.folds)
 
   def _images(self, numbers: np.ndarray) -> np.ndarray:
-    images = []
-    for record in self._reader.read(self._ids[numbers].tolist()):
-      try:
-        images.append(decoding.decode_resized(record.image, self._image_size))
-      except decoding.DecodingError as error:
-        raise InputError(
-          f"image {record.name!r} of {self._reader.directory!r} cannot be read"
-          f" ({error}): write the data set again without it."
-        ) from None
-    return np.stack(images)
+    images, _ = self._source.read(self._ids[numbers])
+    return images
 
   def evaluate(
     self,

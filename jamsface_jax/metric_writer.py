@@ -22,7 +22,7 @@ class MetricWriter:
   def __init__(self, workdir: str, finished: int):
     self._path = os.path.join(workdir, METRICS_FILE)
     _drop_after(self._path, finished)
-    self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+    self._file = open(self._path, "a", encoding="utf-8")
     self._tensorboard = SummaryWriter(
       os.path.join(workdir, TENSORBOARD), purge_step=finished + 1
     )

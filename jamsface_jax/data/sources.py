@@ -48,12 +48,16 @@ class RecordSource:
   Args:
     directory: holds `dataset.json`.
     image_size: height and width of the images returned.
+
+  Attributes:
+    name: of the data set; the rest as `Source` has it.
   """
 
   def __init__(self, directory: str, image_size: int):
     self._reader = records.RecordReader(directory)
     self._image_size = image_size
     index = self._reader.index
+    self.name = index.name
     self.num_classes = index.classes
     self.class_sizes = np.array(index.class_sizes, np.int64)
     self.fingerprint = index.fingerprint()
@@ -80,6 +84,10 @@ class RecordSource:
       return in_order
     every = (record.label for record in self._reader.scan())
     return np.fromiter(every, np.int32, len(self))
+
+  def names(self) -> list[str]:
+    """The names of all images, in order: reads everything once."""
+    return [record.name for record in self._reader.scan()]
 
   def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """See `Source.read`; raises InputError naming a broken image or label."""
