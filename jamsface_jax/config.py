@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from jamsface_jax import models
 from jamsface_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
@@ -53,11 +54,14 @@ def base_config() -> ConfigDict:
   config.augment.strength = 0.5  # Of the eight, 0 to 1.
 
   config.model = ConfigDict()
-  config.model.name = "iresnet50"  # A key of models.MODELS.
+  config.model.name = "iresnet50"  # One of models.MODELS.
   config.model.embedding_size = 512  # Numbers in an embedding.
   config.model.width = 1.0  # Multiplies all channel counts.
-  config.model.stages = ()  # Blocks per stage, for name "iresnet" only.
-  config.model.stem_stride = 1  # As published; 2: four times cheaper.
+  config.model.stages = ()  # Blocks per stage, if the name does not fix them.
+  config.model.stem_stride = 1  # Of IResNet: as published; 2: 4 times cheaper.
+  config.model.squeeze_reduction = 0  # Of IResNet: 16 is usual; 0: no squeeze.
+  config.model.drop_path = 0.0  # Of ViT: probability to leave out a path.
+  config.model.mask_ratio = 0.0  # Of ViT: share of tokens hidden in training.
   config.model.dropout = 0.0  # Before the embedding layer.
   config.model.dtype = "float32"  # Or "bfloat16": compute; parameters stay.
   config.model.remat = False  # Recompute blocks in the backward pass.
@@ -124,9 +128,11 @@ def tiny(config: ConfigDict) -> ConfigDict:
   config.data.directory = ""
   config.data.image_size = 32
   config.data.batch_size = 16
-  config.model.name = "iresnet"
-  config.model.stages = (1, 1)
-  config.model.width = 0.125
+  config.model.name, config.model.stages, config.model.width = {
+    "iresnet": ("iresnet", (1, 1), 1 / 8),
+    "mobilefacenet": ("mobilefacenet", (1, 1, 1, 1), 1 / 8),
+    "vit": ("vit", (2,), 1 / 16),
+  }[models.family(config.model.name)]
   config.model.embedding_size = 32
   config.head.class_multiple = 64
   config.schedule.unit = "steps"
@@ -245,6 +251,7 @@ def validate(config: ConfigDict) -> None:
       f"head.angular_margin={config.head.angular_margin} is in radians and must"
       " be below pi."
     )
+  models.make_model(**config.model)  # Refuses what it cannot build.
   if not config.schedule.warmup < config.schedule.length:
     raise InputError(
       f"schedule.warmup={config.schedule.warmup} leaves nothing of"

@@ -49,6 +49,25 @@ def test_mistakes_are_one_sentence(run, tmp_path, flags, parts):
   assert not workdir.exists()  # Nothing half-made.
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"name": "mobilefacenet", "stages": "(1,1,1,1)", "width": 1 / 8},
+    {"name": "vit", "stages": "(2,)", "width": 1 / 16}
+    | {"drop_path": 0.1, "mask_ratio": 0.2},
+    {"squeeze_reduction": 4},
+  ],
+  ids=["mobilefacenet", "vit", "squeeze"],
+)
+def test_backbones_train(run, tmp_path, settings, devices):
+  flags = [f"--config.model.{name}={value}" for name, value in settings.items()]
+  done = run(MAIN, TINY, *flags, f"--workdir={tmp_path / 'w'}", devices=devices)
+  assert done.returncode == 0, done.stderr
+  assert "finished 5 steps" in done.stdout
+
+
 def test_config_that_does_not_exist(run, tmp_path):
   done = run(MAIN, "--config=configs/nope.py", f"--workdir={tmp_path}")
   assert_one_sentence(done, "configs/nope.py", "configs/demo.py")
@@ -132,7 +151,7 @@ FLOORS = [
   {"data.geometry", "data.color", "data.occlusion"},
   {"data.sources", "data.pairs", "data.degradation", "models.layers"},
   {"data.sampling", "data.augmentation", "verification", "sharding"},
-  {"data.pipeline", "models.iresnet"},
+  {"data.pipeline", "models.iresnet", "models.mobilefacenet", "models.vit"},
   {"models"},
   {"config", "distributed", "metric_writer", "progress"},
   {"head", "report", "preemption"},

@@ -18,6 +18,9 @@ SETTINGS = {
   "embedding_size": 6,
   "width": 1 / 16,
   "stem_stride": 1,
+  "squeeze_reduction": 0,
+  "drop_path": 0.0,
+  "mask_ratio": 0.0,
   "stages": (1,),
   "dropout": 0.0,
   "dtype": "float32",
@@ -140,9 +143,19 @@ def block_oracle(x, params, stride):
     ("iresnet50", 43_590_848),
     ("iresnet100", 65_156_160),
     ("iresnet200", 118_833_920),
+    ("mbf", 2_059_520),
+    ("mbf_large", 6_314_880),
+    ("vit_t", 19_137_792),
+    ("vit_s", 76_023_296),
+    ("vit_b", 113_833_472),
+    ("vit_l", 255_684_352),
   ],
 )
 def test_parameter_counts_are_the_published_ones(name, count):
+  """Counted by PyTorch on the networks of arcface_torch/backbones.
+
+  With 512 dimensions and 112 pixels; a ViT's include its mask token.
+  """
   model = tiny(name=name, stages=(), width=1.0, embedding_size=512)
   images = np.zeros((1, 112, 112, 3), np.float32)
   variables = variable_shapes(model, images)
@@ -229,7 +242,13 @@ def test_block_matches_numpy():
   rng = np.random.default_rng(2)
   # An even size: padding (0, 1) instead of (1, 1) would show.
   x = rng.normal(size=(3, 6, 8, 2)).astype(np.float32)
-  block = Block(channels=3, stride=2, dtype="float32", batch_norm_group=0)
+  block = Block(
+    channels=3,
+    stride=2,
+    squeeze_reduction=0,
+    dtype="float32",
+    batch_norm_group=0,
+  )
   variables = random_variables(block, x)
   actual, _ = train_forward(block, variables, x)
   params = jax.tree.map(np.float64, variables["params"])
@@ -411,7 +430,25 @@ def test_groups_within_a_device_need_no_communication():
     ({"stages": ()}, ["model.stages"]),
     ({"stages": (1, 0)}, ["model.stages"]),
     ({"name": "iresnet18"}, ["model.stages", "iresnet18"]),
-    ({"width": 0.3}, ["model.width"]),
+    ({"width": 0.3}, ["model.width", "1/64"]),
+    ({"width": 0.0}, ["model.width"]),
+    ({"width": float("nan")}, ["model.width"]),
+    ({"name": "vit", "width": 1 / 128}, ["model.width", "1/64"]),
+    ({"name": "vit", "stages": (1, 1)}, ["model.stages", "(12,)"]),
+    ({"name": "mobilefacenet"}, ["model.stages", "(1,4,6,2)"]),
+    ({"name": "mbf"}, ["model.stages", "'mobilefacenet'"]),
+    ({"squeeze_reduction": -1}, ["model.squeeze_reduction"]),
+    ({"drop_path": 0.1}, ["model.drop_path", "'vit'", "'iresnet'"]),
+    ({"mask_ratio": 0.1}, ["model.mask_ratio", "'vit'"]),
+    ({"mask_ratio": 1.0}, ["model.mask_ratio", "below 1"]),
+    (
+      {"name": "vit", "squeeze_reduction": 16},
+      ["model.squeeze_reduction", "'iresnet'", "leave it at 0"],
+    ),
+    (
+      {"name": "mbf", "stages": (), "stem_stride": 2},
+      ["model.stem_stride", "leave it at 1"],
+    ),
     ({"embedding_size": 0}, ["model.embedding_size"]),
     ({"dropout": 1.0}, ["model.dropout"]),
     ({"dtype": "float16"}, ["model.dtype", "bfloat16"]),

@@ -5,6 +5,10 @@ https://github.com/deepinsight/insightface (blocks: https://arxiv.org/abs/
 2004.04989). Arrays are NHWC, so the flattened features that enter
 `embedding_fc` are ordered (row, column, channel); PyTorch's are ordered
 (channel, row, column).
+
+Squeeze and excitation (https://arxiv.org/abs/1709.01507) is where and as
+face.evoLVe and its successors have it: after the last batch normalisation of a
+block, 1x1 convolutions without bias.
 """
 
 import flax.linen as nn
@@ -37,18 +41,50 @@ def _conv(
   )
 
 
+class SqueezeExcitation(nn.Module):
+  """Scales each channel by a function of the means of all channels.
+
+  Attributes:
+    reduction: channels over the numbers in between.
+    dtype: compute dtype.
+  """
+
+  reduction: int
+  dtype: jax.typing.DTypeLike
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Scales `x` [B, H, W, C]; keeps dtype and shape."""
+    channels = x.shape[-1]
+
+    def dense(size, name):
+      return nn.Dense(
+        size,
+        use_bias=False,
+        dtype=self.dtype,
+        kernel_init=nn.initializers.xavier_uniform(),
+        name=name,
+      )
+
+    y = x.mean((1, 2), keepdims=True)
+    y = nn.relu(dense(max(channels // self.reduction, 1), "fc1")(y))
+    return x * nn.sigmoid(dense(channels, "fc2")(y))
+
+
 class Block(nn.Module):
   """Residual block: BN conv BN PReLU conv BN, no activation after the sum.
 
   Attributes:
     channels: channels of the result.
     stride: stride of the second convolution and of the shortcut.
+    squeeze_reduction: of squeeze and excitation before the sum; 0: none.
     dtype: compute dtype.
     batch_norm_group: examples per statistics group; 0 means the whole batch.
   """
 
   channels: int
   stride: int
+  squeeze_reduction: int
   dtype: jax.typing.DTypeLike
   batch_norm_group: int
 
@@ -71,6 +107,8 @@ class Block(nn.Module):
     x = PReLU(name="prelu")(x)
     x = _conv(self.channels, 3, self.stride, self.dtype, "conv2")(x)
     x = batch_norm("bn3")(x, train)
+    if self.squeeze_reduction:
+      x = SqueezeExcitation(self.squeeze_reduction, self.dtype, name="se")(x)
     return x + shortcut
 
 
@@ -87,6 +125,8 @@ class IResNet(nn.Module):
     width: multiplies all channel counts; 1 means 64 after the stem.
     stem_stride: stride of the first convolution; 1 as published, 2 makes all
       that follows four times cheaper.
+    squeeze_reduction: channels over the numbers in between of squeeze and
+      excitation, 16 where it is used; 0: none.
     embedding_size: length of the result.
     dropout: rate before the embedding layer, in training.
     dtype: dtype of convolutions and activations. Parameters, batch
@@ -99,6 +139,7 @@ class IResNet(nn.Module):
   stages: tuple[int, ...]
   width: float
   stem_stride: int
+  squeeze_reduction: int
   embedding_size: int
   dropout: float
   dtype: jax.typing.DTypeLike
@@ -131,6 +172,7 @@ class IResNet(nn.Module):
         x = block(
           channels=channels * 2 ** (stage - 1),
           stride=2 if i == 1 else 1,
+          squeeze_reduction=self.squeeze_reduction,
           dtype=self.dtype,
           batch_norm_group=self.batch_norm_group,
           name=f"stage{stage}_block{i}",

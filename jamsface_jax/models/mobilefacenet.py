@@ -1,0 +1,186 @@
+"""MobileFaceNet, the small network of face recognition, as in insightface.
+
+Architecture, initial values and what stays in float32 follow
+`arcface_torch/backbones/mobilefacenet.py` of
+https://github.com/deepinsight/insightface (https://arxiv.org/abs/1804.07573),
+where it is called `mbf`.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jamsface_jax.models.layers import BatchNorm, PReLU
+
+UNIT_CHANNELS = 64  # All channel counts are multiples of it, at width 1.
+
+
+class ConvBlock(nn.Module):
+  """Convolution without bias, batch normalisation, PReLU.
+
+  Attributes:
+    channels: of the result.
+    dtype: compute dtype.
+    batch_norm_group: examples per statistics group; 0 means the whole batch.
+    kernel: height and width of the kernel; 0 means the whole image, unpadded.
+    stride: of the convolution.
+    groups: of the convolution.
+    activation: False leaves the PReLU out.
+  """
+
+  channels: int
+  dtype: jax.typing.DTypeLike
+  batch_norm_group: int
+  kernel: int = 1
+  stride: int = 1
+  groups: int = 1
+  activation: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels]."""
+    size = (self.kernel, self.kernel) if self.kernel else x.shape[1:3]
+    # Kaiming's normal initial values for ReLU, by the number of outputs.
+    spread = (2 / (self.channels * size[0] * size[1])) ** 0.5
+    x = nn.Conv(
+      features=self.channels,
+      kernel_size=size,
+      strides=self.stride,
+      padding=self.kernel // 2,
+      feature_group_count=self.groups,
+      use_bias=False,
+      kernel_init=nn.initializers.normal(spread),
+      dtype=self.dtype,
+      name="conv",
+    )(x)
+    x = BatchNorm(self.batch_norm_group, self.dtype, name="bn")(x, train)
+    return PReLU(name="prelu")(x) if self.activation else x
+
+
+class Bottleneck(nn.Module):
+  """Expand by 1x1, 3x3 within each channel, project by 1x1.
+
+  Attributes:
+    channels: of the result.
+    expanded: channels in between.
+    stride: of the middle convolution; at 1 the input is added to the result.
+    dtype: compute dtype.
+    batch_norm_group: examples per statistics group; 0 means the whole batch.
+  """
+
+  channels: int
+  expanded: int
+  stride: int
+  dtype: jax.typing.DTypeLike
+  batch_norm_group: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels]."""
+    conv = partial(
+      ConvBlock, dtype=self.dtype, batch_norm_group=self.batch_norm_group
+    )
+    y = conv(self.expanded, name="expand")(x, train)
+    y = conv(
+      self.expanded,
+      kernel=3,
+      stride=self.stride,
+      groups=self.expanded,
+      name="depthwise",
+    )(y, train)
+    y = conv(self.channels, activation=False, name="project")(y, train)
+    return x + y if self.stride == 1 else y
+
+
+class MobileFaceNet(nn.Module):
+  """Maps face images to embeddings.
+
+  Attributes:
+    stages: blocks of the four stages, each after the one that halves the image;
+      the first stage with a single block is a convolution in 64 groups instead.
+    scale: multiplies the channels that blocks exchange, not those within.
+    width: multiplies all channel counts.
+    embedding_size: length of the result.
+    dropout: rate before the embedding layer, in training; 0 as published.
+    dtype: dtype of convolutions and activations, without the last 1x1
+      convolution and what follows, which are float32 as published. Parameters
+      and batch statistics are float32.
+    remat: recompute each block in the backward pass instead of storing its
+      activations.
+    batch_norm_group: examples per statistics group; 0 means the whole batch.
+  """
+
+  stages: tuple[int, ...]
+  scale: int
+  width: float
+  embedding_size: int
+  dropout: float
+  dtype: jax.typing.DTypeLike
+  remat: bool
+  batch_norm_group: int
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    """Embeds a batch.
+
+    Args:
+      images: float32 [B, H, W, 3], about [-1, 1].
+      train: use and update batch statistics (mutable collection
+        "batch_stats"), and drop out (rng "dropout").
+
+    Returns:
+      Embeddings, float32 [B, embedding_size], not normalised.
+
+    Raises:
+      InputError: in training, if `batch_norm_group` does not divide B.
+    """
+    unit = round(UNIT_CHANNELS * self.width)
+    narrow, wide = unit * self.scale, 2 * unit * self.scale
+    # Argument 2 is `train` (0 is the module): Python branches on it.
+    block = Bottleneck
+    if self.remat:
+      block = nn.remat(Bottleneck, static_argnums=(2,))
+    settings = {"dtype": self.dtype, "batch_norm_group": self.batch_norm_group}
+    block, conv = partial(block, **settings), partial(ConvBlock, **settings)
+    conv32 = partial(conv, dtype=jnp.float32)
+
+    x = conv(narrow, kernel=3, stride=2, name="stem")(images, train)
+    # Channels of a stage, those within the block that halves the image, and
+    # those within the others.
+    plan = (
+      (narrow, 0, 2 * unit),
+      (narrow, 2 * unit, 2 * unit),
+      (wide, 4 * unit, 4 * unit),
+      (wide, 8 * unit, 4 * unit),
+    )
+    for stage, (channels, halving, within) in enumerate(plan, start=1):
+      if halving:
+        x = block(channels, halving, stride=2, name=f"stage{stage}_down")(
+          x, train
+        )
+      elif self.stages[0] == 1:
+        x = conv(channels, kernel=3, groups=unit, name="stage1_conv")(x, train)
+        continue
+      for i in range(1, self.stages[stage - 1] + 1):
+        x = block(channels, within, stride=1, name=f"stage{stage}_block{i}")(
+          x, train
+        )
+    x = conv32(8 * unit, name="last")(x, train)
+    # The whole image in one window per channel: 7 x 7 at 112 pixels.
+    x = conv32(
+      8 * unit, kernel=0, groups=8 * unit, activation=False, name="pool"
+    )(x, train)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = nn.Dense(
+      self.embedding_size,
+      use_bias=False,
+      dtype=jnp.float32,
+      kernel_init=nn.initializers.normal((2 / self.embedding_size) ** 0.5),
+      name="embedding_fc",
+    )(x.reshape(len(x), -1))
+    # Unlike IResNet's, its scale is learned: hence another name.
+    return BatchNorm(self.batch_norm_group, jnp.float32, name="output_bn")(
+      x, train
+    )

@@ -1,0 +1,192 @@
+"""Vision transformer for faces, as in insightface.
+
+Architecture and initial values follow `arcface_torch/backbones/vit.py` of
+https://github.com/deepinsight/insightface: patches of 9 pixels, no class token,
+ReLU6, and an embedding head that reads all tokens at once.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jamsface_jax.errors import InputError
+from jamsface_jax.models.layers import BatchNorm, torch_linear_init
+
+PATCH = 9  # Pixels; 12 x 12 patches in 108 of 112 pixels.
+TOKEN_CHANNELS = 512  # At width 1.
+HEADS = 8
+_FEATURE_EPSILON = 2e-5  # Of the batch normalisations of the embedding head.
+_INIT = nn.initializers.normal(0.02)
+
+
+class Attention(nn.Module):
+  """Self-attention over all tokens; the softmax is float32.
+
+  Attributes:
+    dtype: compute dtype of the linear layers.
+  """
+
+  dtype: jax.typing.DTypeLike
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps `x` [B, T, D] to the same shape."""
+    batch, tokens, channels = x.shape
+    qkv = nn.Dense(
+      3 * channels,
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=_INIT,
+      name="qkv",
+    )(x)
+    qkv = qkv.astype(jnp.float32).reshape(batch, tokens, 3, HEADS, -1)
+    query, key, value = jnp.moveaxis(qkv, 2, 0)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+    x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    return nn.Dense(channels, dtype=self.dtype, kernel_init=_INIT, name="proj")(
+      x.reshape(batch, tokens, channels)
+    )
+
+
+class Block(nn.Module):
+  """Attention and two linear layers, each on a residual path.
+
+  Attributes:
+    drop_path: probability that a path of an example is left out, in training.
+    dtype: compute dtype of the linear layers; the sums are float32.
+  """
+
+  drop_path: float
+  dtype: jax.typing.DTypeLike
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps `x` [B, T, D] to the same shape."""
+
+    def keep(path):
+      # A whole path of an example at once: https://arxiv.org/abs/1603.09382.
+      return nn.Dropout(
+        self.drop_path, broadcast_dims=(1, 2), deterministic=not train
+      )(path)
+
+    def dense(channels, name):
+      return nn.Dense(channels, dtype=self.dtype, kernel_init=_INIT, name=name)
+
+    y = _layer_norm("norm1")(x)
+    x = x + keep(Attention(self.dtype, name="attn")(y))
+    y = _layer_norm("norm2")(x)
+    y = dense(4 * x.shape[-1], "fc1")(y)
+    y = jnp.clip(y, 0, 6)  # ReLU6.
+    return x + keep(dense(x.shape[-1], "fc2")(y))
+
+
+class ViT(nn.Module):
+  """Maps face images to embeddings.
+
+  Attributes:
+    stages: number of blocks, as a tuple of one.
+    width: multiplies the channels of a token; 1 means 512.
+    drop_path: probability that a residual path of the last block is left out,
+      in training; it rises linearly from 0 in the first.
+    mask_ratio: share of tokens that training hides from the blocks, at random
+      per example; a learned token takes their places before the head.
+    embedding_size: length of the result.
+    dropout: rate before the embedding layers, in training; 0 as published.
+    dtype: dtype of the linear layers of the blocks; the rest is float32.
+    remat: recompute each block in the backward pass instead of storing its
+      activations.
+    batch_norm_group: examples per statistics group of the embedding head; 0
+      means the whole batch.
+  """
+
+  stages: tuple[int, ...]
+  width: float
+  drop_path: float
+  mask_ratio: float
+  embedding_size: int
+  dropout: float
+  dtype: jax.typing.DTypeLike
+  remat: bool
+  batch_norm_group: int
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    """Embeds a batch.
+
+    Args:
+      images: float32 [B, H, W, 3], about [-1, 1]; what is left over of the
+        height and width beyond whole patches is not looked at.
+      train: use and update batch statistics (mutable collection
+        "batch_stats"), hide tokens and paths (rng "dropout").
+
+    Returns:
+      Embeddings, float32 [B, embedding_size], not normalised.
+
+    Raises:
+      InputError: an image is smaller than a patch; or in training, if
+        `batch_norm_group` does not divide B.
+    """
+    if min(images.shape[1:3]) < PATCH:
+      raise InputError(
+        f"data.image_size={min(images.shape[1:3])} is smaller than a patch of"
+        f" a ViT: use {PATCH} or more."
+      )
+    channels = round(TOKEN_CHANNELS * self.width)
+    (depth,) = self.stages
+    init = torch_linear_init(fan_in=3 * PATCH**2)
+    x = nn.Conv(
+      features=channels,
+      kernel_size=(PATCH, PATCH),
+      strides=PATCH,
+      padding="VALID",
+      kernel_init=init,
+      bias_init=init,
+      name="patch_embed",
+    )(images)
+    x = x.reshape(len(x), -1, channels)
+    tokens = x.shape[1]
+    x = x + self.param("pos_embed", _INIT, (1, tokens, channels))
+    # There even when nothing is hidden, as in published files.
+    mask_token = self.param("mask_token", _INIT, (1, 1, channels))
+    hiding = train and self.mask_ratio > 0
+    if hiding:
+      noise = jax.random.uniform(self.make_rng("dropout"), x.shape[:2])
+      order = jnp.argsort(noise, axis=1)
+      kept = order[:, : int(tokens * (1 - self.mask_ratio)), None]
+      x = jnp.take_along_axis(x, kept, axis=1)
+    # Argument 2 is `train` (0 is the module): Python branches on it.
+    block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+    for i in range(1, depth + 1):
+      rate = self.drop_path * (i - 1) / max(depth - 1, 1)
+      x = block(rate, self.dtype, name=f"block{i}")(x, train)
+    x = _layer_norm("norm")(x)
+    if hiding:
+      hidden = jnp.broadcast_to(
+        mask_token, (len(x), tokens - x.shape[1], channels)
+      )
+      places = jnp.argsort(order, axis=1)[:, :, None]
+      x = jnp.take_along_axis(
+        jnp.concatenate([x, hidden], axis=1), places, axis=1
+      )
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = x.reshape(len(x), -1)
+    for size, number in ((channels, 1), (self.embedding_size, 2)):
+      x = nn.Dense(
+        size,
+        use_bias=False,
+        dtype=jnp.float32,
+        kernel_init=_INIT,
+        name=f"feature{number}_fc",
+      )(x)
+      x = BatchNorm(
+        self.batch_norm_group,
+        jnp.float32,
+        epsilon=_FEATURE_EPSILON,
+        name=f"feature{number}_bn",
+      )(x, train)
+    return x
+
+
+def _layer_norm(name: str) -> nn.LayerNorm:
+  return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name=name)
