@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_prep.from_pairs import Pair, equal_runs, write_verification_set
-from data_prep.restricted_pickle import PickleRefusedError, loads
 from data_prep.writer import SKIPPED_FILE
+from jamsface_jax.data.restricted_pickle import PickleRefusedError, loads
 from jamsface_jax.errors import InputError, run_command
 
 # How the files of an image format start; JPEG if none fits.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data_prep.restricted_pickle import PickleRefusedError, loads
+from jamsface_jax.data.restricted_pickle import PickleRefusedError, loads
 
 LATIN = b"\x00\x01\xff\xd8'\"\\\n\r\t binary \x80"
 

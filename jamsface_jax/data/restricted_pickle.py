@@ -49,7 +49,7 @@ class PickleRefusedError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Global:
+class Global:
   """A name that a pickle may use, by what it stands for."""
 
   meaning: str
@@ -82,18 +82,18 @@ def loads(data: bytes) -> object:
     PickleRefusedError: the pickle names a global or has an instruction that
       plain data do not need, or it is damaged. Nothing has run.
   """
-  machine = _Machine(data)
-  try:
-    return machine.run()
-  except (IndexError, struct.error, UnicodeError):
-    # Of a stack or memo that holds less than is asked for, or broken text.
-    raise PickleRefusedError(
-      f"the pickle is damaged at byte {machine.start}"
-    ) from None
+  return Machine(data).run()
 
 
-class _Machine:
-  """The stack machine; `run` once."""
+class Machine:
+  """The stack machine; `run` once.
+
+  A reader of another kind of file extends it: more instructions in `_step`,
+  more names in `_find`, `_reduce` and `_build`.
+
+  Args:
+    data: the whole pickle.
+  """
 
   def __init__(self, data: bytes):
     self.start = 0  # Of the instruction being run.
@@ -105,6 +105,16 @@ class _Machine:
     self._copied = 0
 
   def run(self) -> object:
+    """Interprets the pickle; see `loads`."""
+    try:
+      return self._run()
+    except (IndexError, struct.error, UnicodeError):
+      # Of a stack or memo that holds less than is asked for, or broken text.
+      raise PickleRefusedError(
+        f"the pickle is damaged at byte {self.start}"
+      ) from None
+
+  def _run(self) -> object:
     while True:
       self.start = self._position
       code = self._take(1)
@@ -276,10 +286,10 @@ class _Machine:
       self._refuse(f"reference to nothing ({key})")
     return self._memo[key]
 
-  def _find(self, module: str | None, name: str | None) -> _Global:
+  def _find(self, module: str | None, name: str | None) -> Global:
     if (module, name) not in _GLOBALS:
       self._refuse(f"global {ascii(f'{module}.{name}'[:100])}")
-    return _Global(_GLOBALS[module, name])
+    return Global(_GLOBALS[module, name])
 
   def _refuse(self, what: str) -> None:
     raise PickleRefusedError(
@@ -290,19 +300,19 @@ class _Machine:
   def _reduce(self, function: object, arguments: object) -> object:
     """What calling the global would give; nothing is called."""
     match function, arguments:
-      case _Global("encode"), (str(text), coding):
+      case Global("encode"), (str(text), coding):
         if _text(coding) in ("latin1", "latin-1"):
           self._count_copy(len(text))
           return text.encode("latin-1")
-      case _Global("dtype"), (code, *_):
+      case Global("dtype"), (code, *_):
         if found := _DTYPE.fullmatch(_text(code) or ""):
           return _Dtype(found[1])
         self._refuse(f"NumPy type {ascii(code)[:40]}")
-      case _Global("array"), (_Global("ndarray"), *_):
+      case Global("array"), (Global("ndarray"), *_):
         return np.empty(0, np.uint8)
-      case _Global("scalar"), (_Dtype() as dtype, bytes(data)):
+      case Global("scalar"), (_Dtype() as dtype, bytes(data)):
         return self._array(data, dtype, (1,)).item()
-      case _Global("frombuffer"), (
+      case Global("frombuffer"), (
         bytes(data),
         _Dtype() as dtype,
         shape,
