@@ -87,6 +87,16 @@ def decode_into(data: bytes, pixels: np.ndarray) -> None:
       image = image.copy()  # It lies in `pixels`, which it must not overwrite.
   if image is None:
     image = decode_image(data)
+  scale_into(image, pixels)
+
+
+def scale_into(image: np.ndarray, pixels: np.ndarray) -> None:
+  """Scales an image into an array: by area if it shrinks, else bilinearly.
+
+  Args:
+    image: uint8 [H, W, 3], of any size.
+    pixels: uint8 [h, w, 3], contiguous; becomes the image.
+  """
   height, width, _ = pixels.shape
   shrinks = image.shape[0] > height
   how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

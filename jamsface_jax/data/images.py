@@ -1,0 +1,300 @@
+"""Images to embed, in one order: a folder, a list, a data set or an array."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+
+from jamsface_jax.data import decoding, records
+from jamsface_jax.errors import InputError
+
+_PROBES = 1024  # Images of an array that its fingerprint reads.
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """A run of images as a network sees them.
+
+  Attributes:
+    pixels: uint8 [n, size, size, 3], RGB; zero where an image is broken.
+    names: n, as the input calls them.
+    labels: int64 [n].
+    broken: why an image cannot be read, by its position in the block.
+  """
+
+  pixels: np.ndarray
+  names: list[str]
+  labels: np.ndarray
+  broken: dict[int, str]
+
+
+class Images(Protocol):
+  """Images in a fixed order; `read` may be called from several threads.
+
+  Attributes:
+    fingerprint: another one if the input has changed.
+  """
+
+  fingerprint: str
+
+  def __len__(self) -> int:
+    """Returns the number of images, broken ones included."""
+
+  def read(self, start: int, stop: int) -> Block:
+    """Returns images `start` to `stop` - 1."""
+
+
+def open_images(
+  path: str, size: int, *, root: str | None, color_order: str | None
+) -> Images:
+  """Opens whatever holds images.
+
+  Args:
+    path: a folder, a data set, a .npy array, or a text file with a path a line.
+    size: height and width wanted; other sizes are scaled, as in training.
+    root: what the paths of a list are relative to; None for the list's folder.
+    color_order: of an array, which does not say it; None for all others.
+
+  Raises:
+    InputError: none of these, nothing in it, or the wrong colour order.
+  """
+  is_array = os.path.isfile(path) and path.endswith(".npy")
+  is_list = os.path.isfile(path) and not is_array
+  if root is not None and not is_list:
+    raise InputError(
+      f"--root={root!r} belongs to a list, and --images {path!r} is none: leave"
+      " it out."
+    )
+  if color_order is not None and not is_array:
+    raise InputError(
+      f"--color_order={color_order} belongs to an array, and --images {path!r}"
+      " is none: leave it out."
+    )
+  if is_array:
+    return ArrayImages(path, size, color_order)
+  if is_list:
+    return open_list(path, size, root or os.path.dirname(path))
+  if not os.path.isdir(path):
+    raise InputError(
+      f"--images {path!r} does not exist: give a folder, a data set, a .npy"
+      " array, or a text file with a path on each line."
+    )
+  if os.path.exists(os.path.join(path, records.INDEX_FILE)):
+    return DatasetImages(path, size)
+  return open_folder(path, size)
+
+
+def open_folder(directory: str, size: int) -> "FileImages":
+  """Opens all images below a folder, sorted by path."""
+  names = sorted(
+    os.path.relpath(os.path.join(folder, file), directory)
+    for folder, _, files in os.walk(directory)
+    for file in files
+    if file.lower().endswith(decoding.EXTENSIONS) and not file.startswith(".")
+  )
+  if not names:
+    raise InputError(
+      f"--images {directory!r} has no image ({', '.join(decoding.EXTENSIONS)}):"
+      " give another folder."
+    )
+  return FileImages(directory, names, size)
+
+
+def open_list(path: str, size: int, root: str) -> "FileImages":
+  """Opens the images that a text file names, in its order.
+
+  Args:
+    path: of the text file, UTF-8, a path on each line.
+    size: height and width wanted.
+    root: what its paths are relative to.
+  """
+  try:
+    with open(path, encoding="utf-8") as file:
+      names = [line.rstrip("\n") for line in file]
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(
+      f"--images {path!r} is not a text file ({_one_line(error)}): give a list"
+      " with a path on each line, a folder, a data set or a .npy array."
+    ) from None
+  if not names:
+    raise InputError(f"--images {path!r} is empty: give a list of paths.")
+  if not all(names):
+    raise InputError(
+      f"--images {path!r} names no image in line {names.index('') + 1}: take"
+      " the empty line out."
+    )
+  images = FileImages(root, names, size)
+  if images.missing == len(names):
+    raise InputError(
+      f"--images {path!r} names {names[0]!r} and no file that exists below"
+      f" {root or '.'!r}: give the folder of its paths as --root."
+    )
+  return images
+
+
+class FileImages:
+  """Image files; labels number their folders in the order of names.
+
+  Args:
+    root: what the names are relative to.
+    names: of the files, in the order wanted.
+    size: height and width wanted.
+
+  Attributes:
+    fingerprint: of names and sizes of the files.
+    missing: how many do not exist.
+  """
+
+  def __init__(self, root: str, names: list[str], size: int):
+    self._root = root
+    self._names = names
+    self._size = size
+    folders = [os.path.dirname(name) for name in names]
+    _, self._labels = np.unique(folders, return_inverse=True)
+    digest = hashlib.sha256()
+    self.missing = 0
+    for name in names:
+      if "\n" in name or "\r" in name:
+        raise InputError(
+          f"--images: the name {name!r} has a line break: rename the file."
+        )
+      try:
+        length = os.stat(os.path.join(root, name)).st_size
+      except (OSError, ValueError):  # ValueError: a null byte.
+        length = -1
+        self.missing += 1
+      digest.update(f"{length} {name}\n".encode(errors="surrogateescape"))
+    self.fingerprint = digest.hexdigest()[:16]
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def read(self, start: int, stop: int) -> Block:
+    """See `Images.read`."""
+    names = self._names[start:stop]
+    pixels, broken = _decode(map(self._bytes, names), len(names), self._size)
+    return Block(pixels, names, self._labels[start:stop], broken)
+
+  def _bytes(self, name: str) -> bytes | str:
+    """Returns the content of a file, or why there is none."""
+    try:
+      with open(os.path.join(self._root, name), "rb", buffering=0) as file:
+        return file.read()
+    except (OSError, ValueError) as error:
+      return getattr(error, "strerror", None) or _one_line(error)
+
+
+class DatasetImages:
+  """The images of a data set, in its order."""
+
+  def __init__(self, directory: str, size: int):
+    self._reader = records.RecordReader(directory)
+    self._size = size
+    self.fingerprint = self._reader.index.fingerprint()
+
+  def __len__(self) -> int:
+    return len(self._reader)
+
+  def read(self, start: int, stop: int) -> Block:
+    """See `Images.read`."""
+    block = self._reader.read(range(start, stop))
+    pixels, broken = _decode(
+      (record.image for record in block), len(block), self._size
+    )
+    labels = np.array([record.label for record in block], np.int64)
+    return Block(pixels, [record.name for record in block], labels, broken)
+
+
+class ArrayImages:
+  """The images of a .npy file, memory-mapped; named by their rows.
+
+  An array says nothing of classes, so all labels are -1, and nothing of its
+  colour order, so the user has to. Its fingerprint reads some of the images.
+
+  Args:
+    path: uint8 [N, H, W, 3].
+    size: height and width wanted.
+    color_order: of its last axis, or None if the user did not say.
+  """
+
+  def __init__(self, path: str, size: int, color_order: str | None):
+    try:
+      self._array = np.lib.format.open_memmap(path, "r")
+    except (OSError, ValueError) as error:
+      raise InputError(
+        f"--images {path!r} is not a sound .npy file ({_one_line(error)}): save"
+        " it again with numpy.save."
+      ) from None
+    shape, dtype = self._array.shape, self._array.dtype
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+      raise InputError(
+        f"--images {path!r} is {dtype} {list(shape)}: save images as uint8"
+        " [N, H, W, 3]."
+      )
+    if color_order is None:
+      raise InputError(
+        f"--images {path!r} is an array, which does not record its colours: say"
+        f" what they are with --color_order={records.COLOR_ORDER}."
+      )
+    if color_order != records.COLOR_ORDER:
+      raise InputError(
+        f"--images {path!r} is {color_order}, but the network was trained with"
+        f" {records.COLOR_ORDER}: save images[..., ::-1] instead."
+      )
+    self._size = size
+    probes = np.unique(np.linspace(0, len(self) - 1, _PROBES).astype(np.int64))
+    digest = hashlib.sha256(f"{shape}".encode())
+    for probe in probes:
+      digest.update(self._array[probe].tobytes())
+    self.fingerprint = digest.hexdigest()[:16]
+
+  def __len__(self) -> int:
+    return len(self._array)
+
+  def read(self, start: int, stop: int) -> Block:
+    """See `Images.read`."""
+    pixels = scaled(self._array[start:stop], self._size)
+    labels = np.full(stop - start, -1, np.int64)
+    return Block(pixels, list(map(str, range(start, stop))), labels, {})
+
+
+def scaled(images: np.ndarray, size: int) -> np.ndarray:
+  """Scales images as `decoding.decode_into` does.
+
+  Args:
+    images: uint8 [n, H, W, 3].
+    size: height and width wanted.
+
+  Returns:
+    uint8 [n, size, size, 3], a copy.
+  """
+  if images.shape[1:3] == (size, size):
+    return np.array(images)
+  pixels = np.empty((len(images), size, size, 3), np.uint8)
+  for image, row in zip(images, pixels, strict=True):
+    decoding.scale_into(np.ascontiguousarray(image), row)
+  return pixels
+
+
+def _decode(
+  images: Iterable[bytes | str], count: int, size: int
+) -> tuple[np.ndarray, dict[int, str]]:
+  """Decodes images; one that is a text is broken for this reason."""
+  pixels = np.empty((count, size, size, 3), np.uint8)
+  broken = {}
+  for position, image in enumerate(images):
+    try:
+      if isinstance(image, str):
+        raise decoding.DecodingError(image)
+      decoding.decode_into(image, pixels[position])
+    except decoding.DecodingError as error:
+      broken[position] = _one_line(error)
+      pixels[position] = 0
+  return pixels, broken
+
+
+def _one_line(error: Exception) -> str:
+  return " ".join(str(error).split())[:200]
