@@ -1,3 +1,34 @@
-"""Face-recognition training with joint adaptive margins (JAMsFace) in JAX."""
+"""Face-recognition training with joint adaptive margins (JAMsFace) in JAX.
+
+embedder = jamsface_jax.load("runs/mine")
+embeddings = embedder(images)  # uint8 [N, H, W, 3] RGB to float32 [N, D]
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from jamsface_jax.inference import FaceEmbedder
 
 __version__ = "0.1.0"
+
+
+def load(
+  workdir: str, *, step: int | None = None, flip: bool = True
+) -> "FaceEmbedder":
+  """Opens a trained network, to turn images in memory into embeddings.
+
+  Args:
+    workdir: of a training run.
+    step: of the checkpoint; None for the newest.
+    flip: add the embedding of the mirrored image, as evaluation does.
+
+  Returns:
+    A callable object; see `inference.FaceEmbedder`.
+
+  Raises:
+    InputError: not a work directory, or no such checkpoint.
+  """
+  # Here, so that data_prep imports this package without JAX.
+  from jamsface_jax.inference import FaceEmbedder
+
+  return FaceEmbedder(workdir, step=step, flip=flip)

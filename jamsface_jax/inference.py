@@ -1,19 +1,27 @@
 """From a trained backbone to embeddings, on all devices."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jamsface_jax import sharding
 from jamsface_jax.checkpoint import CheckpointReader
 from jamsface_jax.compiling import compiler_options
 from jamsface_jax.config import read_config
 from jamsface_jax.data.augmentation import normalize
+from jamsface_jax.data.images import scaled
 from jamsface_jax.data.pipeline import read_ahead
+from jamsface_jax.data.records import COLOR_ORDER
+from jamsface_jax.errors import InputError
 from jamsface_jax.state import init_backbone, make_model
+
+Tag = TypeVar("Tag")
+
+_MOST = 256  # Images of a batch in memory, per device.
 
 
 class Embedder:
@@ -40,8 +48,8 @@ class Embedder:
   ):
     sharding.check_divides("evaluation.batch_size", batch_size, mesh)
     self.image_size = image_size
+    self.batch_size = batch_size
     self._mesh = mesh
-    self._batch_size = batch_size
     self._rows = sharding.local_rows(batch_size, mesh)
 
     def forward(variables, images):
@@ -79,29 +87,164 @@ class Embedder:
     Yields:
       float32 [n, D], not normalised; the blocks follow the order of images.
     """
-    size = self._batch_size
+    size = self.batch_size
 
-    def read_batch(number: int) -> np.ndarray:
+    def read_batch(number: int) -> tuple[int, np.ndarray]:
       # The last batch is filled up with its last image, to keep one shape.
-      return read(np.minimum(number * size + self._rows, count - 1))
+      rows = np.minimum(number * size + self._rows, count - 1)
+      return number, read(rows)
 
-    def take(number: int, embeddings: jax.Array) -> np.ndarray:
-      return np.asarray(embeddings)[: count - number * size]
-
-    waiting = None
-    local = read_ahead(
+    batches = read_ahead(
       read_batch, start=0, stop=-(-count // size), threads=threads
     )
-    for number, images in enumerate(local):
-      batch = sharding.put_batch(
-        {"images": images}, self._rows, size, self._mesh
-      )
-      embeddings = self._forward(variables, batch["images"])
+    for number, embeddings in self.run(variables, batches):
+      yield embeddings[: count - number * size]
+
+  def run(
+    self, variables: dict, batches: Iterable[tuple[Tag, np.ndarray]]
+  ) -> Iterator[tuple[Tag, np.ndarray]]:
+    """Embeds batches, each with a tag that comes out beside its embeddings.
+
+    Args:
+      variables: `params` and `batch_stats` of the backbone.
+      batches: tags and this process's rows of a batch, uint8 [n, H, W, 3].
+
+    Yields:
+      Tags and all embeddings of a batch, float32 [B, D], not normalised.
+    """
+    waiting = None
+    for tag, images in batches:
+      embeddings = self.start(variables, images)
       if waiting:  # One batch late: the device works while this one is taken.
-        yield take(*waiting)
-      waiting = number, embeddings
+        yield waiting[0], np.asarray(waiting[1])
+      waiting = tag, embeddings
     if waiting:
-      yield take(*waiting)
+      yield waiting[0], np.asarray(waiting[1])
+
+  def start(self, variables: dict, images: np.ndarray) -> jax.Array:
+    """Starts to embed one batch and does not wait for it.
+
+    Args:
+      variables: `params` and `batch_stats` of the backbone.
+      images: this process's rows, uint8 [n, H, W, 3]; n is as large as for
+        `batch_size`, or, on a mesh of this process alone, any multiple of its
+        devices.
+
+    Returns:
+      float32 [B, D], replicated.
+    """
+    rows, size = self._rows, self.batch_size
+    if len(images) != len(rows):
+      rows, size = np.arange(len(images)), len(images)
+    batch = sharding.put_batch({"images": images}, rows, size, self._mesh)
+    return self._forward(variables, batch["images"])
+
+
+class FaceEmbedder:
+  """Turns images in memory into embeddings; made by `jamsface_jax.load`.
+
+  Args:
+    workdir: of a training run.
+    step: of the checkpoint; None for the newest.
+    flip: add the embedding of the mirrored image.
+
+  Attributes:
+    image_size: height and width that the network sees.
+    embedding_size: D.
+    color_order: of the images that it takes, "RGB".
+    step: of the checkpoint.
+
+  Raises:
+    InputError: not a work directory, or no such checkpoint.
+  """
+
+  def __init__(self, workdir: str, *, step: int | None, flip: bool):
+    mesh = local_mesh()
+    self._devices = mesh.size
+    self._embedder, self._variables, metadata = load(
+      workdir, step=step, batch_size=_MOST * mesh.size, flip=flip, mesh=mesh
+    )
+    self.image_size = self._embedder.image_size
+    self.embedding_size = metadata["embedding_size"]
+    self.color_order = metadata["color_order"]
+    self.step = metadata["step"]
+
+  def __call__(
+    self, images: np.ndarray | Sequence[np.ndarray], *, raw: bool = False
+  ) -> np.ndarray:
+    """Embeds images; those of another size are scaled, as in training.
+
+    Args:
+      images: uint8 RGB, [H, W, 3] or [N, H, W, 3], or a list of equally large
+        [H, W, 3].
+      raw: do not scale embeddings to length 1; their length says something of
+        the quality of an image.
+
+    Returns:
+      float32 [D] for one image, [N, D] for several. The dot product of two rows
+      is the cosine of their angle, unless `raw`.
+
+    Raises:
+      InputError: images of several sizes, or not uint8 with three channels.
+    """
+    array = _as_array(images)
+    batch = array[None] if array.ndim == 3 else array
+    rows = np.empty((len(batch), self.embedding_size), np.float32)
+    for (start, stop), block in self._embedder.run(
+      self._variables, self._batches(batch)
+    ):
+      rows[start:stop] = block[: stop - start]
+    if not raw:
+      rows = unit(rows)
+    return rows[0] if array.ndim == 3 else rows
+
+  def _batches(
+    self, images: np.ndarray
+  ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Yields the images in batches of few different sizes: each compiles."""
+    start = 0
+    while start < len(images):
+      left = -(-(len(images) - start) // self._devices)
+      size = min(1 << (left - 1).bit_length(), _MOST) * self._devices
+      stop = min(start + size, len(images))
+      pixels = scaled(images[start:stop], self.image_size)
+      filling = ((0, size - len(pixels)), (0, 0), (0, 0), (0, 0))
+      yield (start, stop), np.pad(pixels, filling)
+      start = stop
+
+
+def _as_array(images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+  """Makes one uint8 array of one or several images, or says why not."""
+  if not isinstance(images, np.ndarray):
+    shapes = sorted({np.shape(image) for image in images})
+    if len(shapes) > 1:
+      raise InputError(
+        f"images: the list has images of {len(shapes)} shapes, {shapes[0]} and"
+        f" {shapes[1]} among them: scale them to one size first."
+      )
+    images = np.asarray(images)
+  if (
+    images.dtype != np.uint8
+    or images.ndim not in (3, 4)
+    or images.shape[-1] != 3
+    or 0 in images.shape[-3:]
+  ):
+    raise InputError(
+      f"images: {images.dtype} {list(images.shape)} given: give uint8 RGB"
+      " [H, W, 3] or [N, H, W, 3]."
+    )
+  return images
+
+
+def local_mesh() -> Mesh:
+  """Lays out the devices of this process alone, as `sharding.make_mesh`."""
+  devices = jax.local_devices()
+  return jax.make_mesh(
+    (1, len(devices)),
+    ("data", "model"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=devices,
+  )
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
@@ -127,11 +270,19 @@ def load(
     with its `step`.
 
   Raises:
-    InputError: not a work directory, or no such checkpoint.
+    InputError: not a work directory, no such checkpoint, or one of a network
+      that takes other colours.
   """
   config = read_config(workdir)
   checkpoints = CheckpointReader(workdir)
   step = checkpoints.choose(step)
+  metadata = checkpoints.metadata(step) | {"step": step}
+  if metadata["color_order"] != COLOR_ORDER:
+    raise InputError(
+      f"checkpoint {step} of {workdir!r} takes {metadata['color_order']}"
+      f" images, but images decode to {COLOR_ORDER}: train or import it with"
+      f" {COLOR_ORDER}."
+    )
   model, size = make_model(config), config.data.image_size
   shapes = jax.eval_shape(
     lambda key: init_backbone(key, model, size), jax.random.key(0)
@@ -145,7 +296,6 @@ def load(
       shapes,
     ),
   )
-  metadata = checkpoints.metadata(step) | {"step": step}
   checkpoints.close()
   embedder = Embedder(
     model, mesh=mesh, batch_size=batch_size, image_size=size, flip=flip

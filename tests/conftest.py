@@ -28,7 +28,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from data_prep import from_folder  # noqa: E402
-from jamsface_jax import sharding  # noqa: E402
+from jamsface_jax import config as config_lib  # noqa: E402
+from jamsface_jax import sharding, state  # noqa: E402
+from jamsface_jax.checkpoint import Checkpoints  # noqa: E402
 from jamsface_jax.data.sources import NoiseSource  # noqa: E402
 
 
@@ -81,6 +83,33 @@ def convert(image_folder, directory, **changes):
     }
     | changes,
   )
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+  """A work directory whose network, for 32 x 32 pixels, has its first values.
+
+  Its checkpoints are of steps 0 and 1, which differ.
+  """
+  config = config_lib.tiny(config_lib.base_config())
+  workdir = str(tmp_path_factory.mktemp("untrained"))
+  parts = state.make_parts(config, 12, 37)
+  metadata = {
+    "embedding_size": config.model.embedding_size,
+    "image_size": config.data.image_size,
+    "color_order": "RGB",
+    "data_fingerprint": "0123",
+    "versions": {},
+  }
+  checkpoints = Checkpoints(workdir, keep_last=2, keep_best="")
+  for step in (0, 1):
+    first = state.create_state(
+      step, parts, config.data.image_size, sharding.make_mesh(-1)
+    )
+    checkpoints.save(step, first, metadata, {})
+  checkpoints.close()
+  config_lib.check_or_save(config, workdir, save=True)
+  return workdir
 
 
 @pytest.fixture(scope="session")

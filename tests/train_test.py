@@ -15,7 +15,7 @@ import pytest
 from conftest import assert_one_sentence, convert
 
 from jamsface_jax import config as config_lib
-from jamsface_jax import inference, sharding, state
+from jamsface_jax import sharding, state
 from jamsface_jax.checkpoint import CheckpointReader, Checkpoints
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.train import train
@@ -353,93 +353,6 @@ def test_reader_refuses_what_is_not_there(finished, tmp_path):
   assert reader.choose(None) == 12 and reader.choose(8) == 8
   assert reader.metadata(12)["num_classes"] == 12
   reader.close()
-
-
-def test_embedding_rows_do_not_depend_on_their_batch(finished, mesh):
-  images = np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), np.uint8)
-
-  def embed(batch_size, order):
-    embedder, variables, _ = inference.load(
-      str(finished), step=None, batch_size=batch_size, flip=True, mesh=mesh
-    )
-    blocks = embedder.embed(
-      variables, lambda n: images[order[n]], len(order), threads=2
-    )
-    return np.concatenate(list(blocks))
-
-  forward = np.arange(37)
-  once = embed(16, forward)
-  assert once.shape == (37, 32)
-  np.testing.assert_array_equal(embed(16, forward[::-1]), once[::-1])
-  np.testing.assert_allclose(embed(40, forward), once, atol=1e-5)
-
-
-def test_flipped_image_has_the_same_embedding(finished):
-  mesh = sharding.make_mesh(-1)
-  images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-  for flip in (True, False):
-    embedder, variables, _ = inference.load(
-      str(finished), step=None, batch_size=8, flip=flip, mesh=mesh
-    )
-    plain, mirrored = (
-      next(embedder.embed(variables, lambda n, x=x: x[n], 8, threads=1))
-      for x in (images, images[:, :, ::-1])
-    )
-    assert np.allclose(plain, mirrored, atol=1e-4) == flip
-
-
-def test_embed_command(run, finished, dataset, image_folder, tmp_path):
-  flags = (f"--workdir={finished}", "--batch_size=16")
-  for images in (dataset, image_folder / "images"):
-    out = tmp_path / f"e_{os.path.basename(images)}"
-    done = run(
-      "jamsface_jax.embed", *flags, f"--images={images}", f"--output={out}"
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(os.listdir(out)) == [
-      "embeddings.npy",
-      "labels.npy",
-      "meta.json",
-      "paths.txt",
-    ]
-    rows = np.load(out / "embeddings.npy", mmap_mode="r")
-    assert rows.shape == (37, 32) and rows.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    paths = (out / "paths.txt").read_text().splitlines()
-    labels = np.load(out / "labels.npy")
-    assert [f"Person_{k:02d}" for k in labels] == [p[:9] for p in paths]
-    meta = json.loads((out / "meta.json").read_text())
-    assert meta["color_order"] == "RGB" and meta["step"] == 12
-  a, b = (
-    np.load(tmp_path / name / "embeddings.npy")
-    for name in ("e_tiny", "e_images")
-  )
-  np.testing.assert_array_equal(a, b)
-
-
-def test_embed_command_with_a_broken_image(
-  run, finished, image_folder, tmp_path
-):
-  shutil.copytree(image_folder / "images", tmp_path / "in")
-  bad = tmp_path / "in" / "Person_05" / "Person_05_0002.jpg"
-  bad.write_bytes(b"\xff\xd8 no image")
-  flags = (
-    f"--workdir={finished}",
-    "--batch_size=16",
-    f"--images={tmp_path / 'in'}",
-    f"--output={tmp_path / 'out'}",
-  )
-  assert_one_sentence(
-    run("jamsface_jax.embed", *flags), "Person_05_0002.jpg", "--skip_bad"
-  )
-  assert not (tmp_path / "out" / "embeddings.npy").exists()
-  done = run("jamsface_jax.embed", *flags, "--skip_bad")
-  assert done.returncode == 0, done.stderr
-  paths = (tmp_path / "out" / "paths.txt").read_text().splitlines()
-  assert len(paths) == 36 and "Person_05/Person_05_0002.jpg" not in paths
-  assert np.load(tmp_path / "out" / "embeddings.npy").shape == (36, 32)
-  assert np.load(tmp_path / "out" / "labels.npy").shape == (36,)
-  assert (tmp_path / "out" / "broken.txt").read_text().startswith("Person_05/")
 
 
 def test_evaluate_command_repeats_the_run(run, finished, dataset, tmp_path):
