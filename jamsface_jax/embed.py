@@ -1,34 +1,52 @@
 """Writes the embeddings of images as NumPy files.
 
-  python -m jamsface_jax.embed --workdir=W --images=DIR|DATASET --output=E
+  python -m jamsface_jax.embed --workdir=W --images=INPUT --output=E
 
-E/embeddings.npy  float32 [N, D], rows of length 1 unless --raw
-E/labels.npy      int64 [N]: the class of a data set, or the number of the
-                  image's folder in the order of names
+INPUT is a folder, a data set, a text file with a path on each line, or a .npy
+array uint8 [N, H, W, 3]. Row k belongs to image k: of the sorted paths of a
+folder, otherwise of the order of the input.
+
+E/embeddings.npy  float32 [N, D] (--float16), rows of length 1 unless --raw
+E/labels.npy      int64 [N]: the class of a data set, the number of the image's
+                  folder in the order of names, or -1 for an array
 E/paths.txt       a line an image
-E/meta.json       what made them
+E/norms.npy       float32 [N], with --norms: lengths before scaling to 1
+E/broken.txt      row, path and reason of each image that cannot be read, if
+                  there are any; their embeddings and norms are NaN
+E/meta.json       what made them; written last
 
-Rows follow the order of a data set, or the sorted paths of a folder.
+The same command goes on where it was interrupted, and it runs on several
+processes as jamsface_jax.main does: each writes its part of the files.
 """
 
 import argparse
+import hashlib
 import json
 import os
+import sys
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from jamsface_jax import inference, sharding
+from jamsface_jax import distributed, inference, sharding
 from jamsface_jax.config import read_config
-from jamsface_jax.data import decoding, records
-from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.data.images import Block, Images, open_images
+from jamsface_jax.data.pipeline import read_ahead
+from jamsface_jax.embedding_files import (
+  BROKEN_FILE,
+  EMBEDDINGS_FILE,
+  LABELS_FILE,
+  NORMS_FILE,
+  PLACES,
+  EmbeddingFiles,
+)
+from jamsface_jax.errors import InputError, RunError, run_command
 
-EMBEDDINGS_FILE = "embeddings.npy"
-BROKEN_FILE = "broken.txt"
+_LINE_SECONDS = 30.0  # Between lines of progress where there is no terminal.
 
 
 def main() -> int:
@@ -40,31 +58,54 @@ def main() -> int:
   )
   add = parser.add_argument
   add("--workdir", required=True, help="of a training run")
-  add("--images", required=True, help="a folder of images, or a data set")
+  add("--images", required=True, help="folder, data set, list or .npy array")
   add("--output", required=True, help="directory of the embeddings")
+  add("--root", help="what a list's paths are relative to; default: its folder")
+  add("--color_order", choices=("RGB", "BGR"), help="of an array's pixels")
   add("--step", type=int, help="of the checkpoint; default: the newest")
   add("--raw", action="store_true", help="do not scale rows to length 1")
+  add("--norms", action="store_true", help="write norms.npy too")
+  add("--float16", action="store_true", help="store half precision")
   add(
     "--no_flip",
     action="store_true",
     help="embed the image alone, without adding its mirror image",
   )
   add(
-    "--skip_bad",
-    action="store_true",
-    help=f"leave out unreadable images and list them in {BROKEN_FILE}",
+    "--batch_size",
+    type=int,
+    help="images at once, a process; default: the run's evaluation.batch_size",
   )
-  add("--batch_size", type=int, help="global; default: the run's")
+  add("--threads", type=int, help="batches read at once; default: the run's")
+  add(
+    "--distributed",
+    choices=("auto", "on", "off"),
+    default="auto",
+    help="join several processes; auto: if the environment says so",
+  )
+  add("--coordinator", help="HOST:PORT of process 0, if nothing else says it")
+  add("--num_processes", type=int, help="how many")
+  add("--process_id", type=int, help="which one this is")
   arguments = parser.parse_args()
+  distributed.initialize(
+    arguments.distributed,
+    coordinator=arguments.coordinator,
+    num_processes=arguments.num_processes,
+    process_id=arguments.process_id,
+  )
   embed(
     arguments.workdir,
     arguments.images,
     arguments.output,
+    root=arguments.root,
+    color_order=arguments.color_order,
     step=arguments.step,
     raw=arguments.raw,
+    norms=arguments.norms,
+    float16=arguments.float16,
     flip=not arguments.no_flip,
-    skip_bad=arguments.skip_bad,
     batch_size=arguments.batch_size,
+    threads=arguments.threads,
   )
   return 0
 
@@ -74,199 +115,236 @@ def embed(
   images: str,
   output: str,
   *,
+  root: str | None,
+  color_order: str | None,
   step: int | None,
   raw: bool,
+  norms: bool,
+  float16: bool,
   flip: bool,
-  skip_bad: bool,
   batch_size: int | None,
+  threads: int | None,
 ) -> None:
   """Writes the embeddings; see the flags of this command.
 
   Raises:
-    InputError: nothing to embed, or an unreadable image.
+    InputError: nothing to embed, or an output that belongs to something else.
+    RunError: an embedding that is not finite.
   """
   config = read_config(workdir)
-  source = open_images(images)
+  mesh = inference.local_mesh()
+  for name, value in (("--batch_size", batch_size), ("--threads", threads)):
+    if value is not None and value < 1:
+      raise InputError(f"{name}={value} must be above 0.")
+  if batch_size is not None:
+    sharding.check_divides("--batch_size", batch_size, mesh)
+  source = open_images(
+    images, config.data.image_size, root=root, color_order=color_order
+  )
   embedder, variables, metadata = inference.load(
     workdir,
     step=step,
     batch_size=batch_size or config.evaluation.batch_size,
     flip=flip,
-    mesh=sharding.make_mesh(-1),
+    mesh=mesh,
   )
-  size = embedder.image_size
-  broken: dict[int, str] = {}
-
-  def read(numbers: np.ndarray) -> np.ndarray:
-    pixels = np.zeros((len(numbers), size, size, 3), np.uint8)
-    for row, data in enumerate(source.read(numbers.tolist())):
-      try:
-        pixels[row] = decoding.decode_resized(data, size)
-      except decoding.DecodingError as error:
-        broken[int(numbers[row])] = str(error)
-    return pixels
-
-  count = len(source.paths)
-  os.makedirs(output, exist_ok=True)
-  path = os.path.join(output, EMBEDDINGS_FILE)
-  rows = np.lib.format.open_memmap(
-    path + ".partial",
-    mode="w+",
-    dtype=np.float32,
-    shape=(count, metadata["embedding_size"]),
+  plan = {
+    "images": len(source),
+    "embedding_size": metadata["embedding_size"],
+    "dtype": "float16" if float16 else "float32",
+    "normalized": not raw,
+    "norms": norms,
+    "flip": flip,
+    "block": embedder.batch_size,
+    "step": metadata["step"],
+    "network": _fingerprint(variables),
+    "workdir": os.path.abspath(workdir),
+    "source": os.path.abspath(images),
+    "source_fingerprint": source.fingerprint,
+    "color_order": metadata["color_order"],
+    "image_size": metadata["image_size"],
+    "data_fingerprint": metadata["data_fingerprint"],
+    "versions": metadata["versions"],
+  }
+  files = EmbeddingFiles(output, plan)
+  done = _begin_together(files, plan)
+  first = jax.process_index() == 0
+  before, left = (
+    sum(stop - start for start, stop in map(files.rows, np.flatnonzero(some)))
+    for some in (done, ~done)
   )
-  begin, done = time.monotonic(), 0
-  with tqdm(total=count, unit="image", disable=None) as bar:
-    for block in embedder.embed(
-      variables, read, count, threads=config.data.threads
-    ):
-      if broken and not skip_bad:
-        break
-      rows[done : done + len(block)] = block if raw else inference.unit(block)
-      done += len(block)
-      bar.update(len(block))
-  if broken and not skip_bad:
-    os.remove(path + ".partial")
-    first = min(broken)
-    raise InputError(
-      f"image {source.paths[first]!r} of {images!r} cannot be read"
-      f" ({broken[first]}): mend it, or leave such images out with --skip_bad."
+  if first and before:
+    print(f"{before:,} of {len(source):,} images were embedded before")
+  numbers = np.array_split(np.flatnonzero(~done), jax.process_count())
+  numbers = numbers[jax.process_index()]
+  if len(numbers):
+    _compile(embedder, variables)
+  begin = time.monotonic()
+  if len(numbers):
+    _embed_blocks(
+      files,
+      source,
+      embedder,
+      variables,
+      numbers,
+      scale=not raw,
+      dtype=plan["dtype"],
+      threads=threads or config.data.threads,
     )
+  multihost_utils.sync_global_devices("embedded")
   seconds = time.monotonic() - begin
-  sound = np.setdiff1d(np.arange(count), np.array(list(broken), np.int64))
-  _write(output, rows, sound, source, broken)
-  with open(os.path.join(output, "meta.json"), "w", encoding="utf-8") as file:
-    json.dump(
-      {
-        "images": len(sound),
-        "embedding_size": metadata["embedding_size"],
-        "normalized": not raw,
-        "flip": flip,
-        "step": metadata["step"],
-        "workdir": os.path.abspath(workdir),
-        "source": os.path.abspath(images),
-        "color_order": metadata["color_order"],
-        "image_size": metadata["image_size"],
-        "data_fingerprint": metadata["data_fingerprint"],
-        "versions": metadata["versions"],
-      },
-      file,
-      indent=2,
+  if first:
+    broken = files.finish()
+    print(
+      f"{len(source):,} embeddings of {metadata['embedding_size']} numbers in"
+      f" {os.path.join(output, EMBEDDINGS_FILE)}"
+      + (f" ({left / seconds:,.0f} images/s)" if left else "")
+      + (f"; {broken:,} are NaN, see {BROKEN_FILE}" if broken else "")
     )
-  print(
-    f"{len(sound):,} embeddings of {metadata['embedding_size']} numbers in"
-    f" {path} ({count / seconds:,.0f} images/s)"
-    + (f"; {len(broken)} left out, see {BROKEN_FILE}" if broken else "")
-  )
+  multihost_utils.sync_global_devices("finished")
 
 
-class Images(Protocol):
-  """Encoded images to embed.
-
-  Attributes:
-    paths: a name each.
-    labels: int64, a class each.
-  """
-
-  paths: list[str]
-  labels: np.ndarray
-
-  def read(self, numbers: Sequence[int]) -> list[bytes]:
-    """Returns the encoded bytes of these images."""
-
-
-def open_images(path: str) -> Images:
-  """Opens a data set or a folder.
-
-  Raises:
-    InputError: neither, or no image in it.
-  """
-  if os.path.exists(os.path.join(path, records.INDEX_FILE)):
-    return DatasetImages(path)
-  return FolderImages(path)
-
-
-class DatasetImages:
-  """The images of a data set, in its order."""
-
-  def __init__(self, directory: str):
-    self._reader = records.RecordReader(directory)
-    self.paths, labels = [], []
-    for record in self._reader.scan():
-      self.paths.append(record.name)
-      labels.append(record.label)
-    self.labels = np.array(labels, np.int64)
-
-  def read(self, numbers: Sequence[int]) -> list[bytes]:
-    """See `Images.read`."""
-    return [record.image for record in self._reader.read(numbers)]
-
-
-class FolderImages:
-  """All images below a folder, sorted by path."""
-
-  def __init__(self, directory: str):
-    if not os.path.isdir(directory):
-      raise InputError(
-        f"--images {directory!r} is neither a folder nor a data set: give one"
-        " of them."
-      )
-    self._directory = directory
-    self.paths = sorted(
-      os.path.relpath(os.path.join(folder, file), directory)
-      for folder, _, files in os.walk(directory)
-      for file in files
-      if file.lower().endswith(decoding.EXTENSIONS) and not file.startswith(".")
+def _begin_together(files: EmbeddingFiles, plan: dict[str, Any]) -> np.ndarray:
+  """Process 0 makes or finds the files; all learn which blocks are done."""
+  if jax.process_count() == 1:
+    return files.begin()
+  same = {name: plan[name] for name in plan if name not in PLACES}
+  digest = hashlib.sha256(json.dumps(same).encode()).digest()
+  digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+  if np.any(digests != digests[0]):
+    raise InputError(
+      "--images, --workdir or another flag is not the same for all processes:"
+      " give all the same command and shared storage."
     )
-    if not self.paths:
-      raise InputError(
-        f"--images {directory!r} has no image"
-        f" ({', '.join(decoding.EXTENSIONS)}): give another folder."
-      )
-    folders = [os.path.dirname(path) for path in self.paths]
-    _, self.labels = np.unique(folders, return_inverse=True)
-
-  def read(self, numbers: Sequence[int]) -> list[bytes]:
-    """See `Images.read`; an unreadable file is empty."""
-    return [self._read(self.paths[number]) for number in numbers]
-
-  def _read(self, path: str) -> bytes:
+  done, error = np.zeros(files.blocks, bool), None
+  if jax.process_index() == 0:
     try:
-      with open(os.path.join(self._directory, path), "rb") as file:
-        return file.read()
-    except OSError:
-      return b""
+      done = files.begin()
+    except InputError as refusal:
+      error = refusal
+  refused, done = multihost_utils.broadcast_one_to_all(
+    (np.array(error is not None), done)
+  )
+  if refused:
+    raise error or InputError("process 0 refused: see what it says.")
+  return np.asarray(done)
 
 
-def _write(
-  output: str,
-  rows: np.memmap,
-  sound: np.ndarray,
+def _compile(embedder: inference.Embedder, variables: dict) -> None:
+  """Embeds nothing, so that no clock counts the compilation."""
+  size = embedder.image_size
+  nothing = np.zeros((embedder.batch_size, size, size, 3), np.uint8)
+  embedder.start(variables, nothing).block_until_ready()
+
+
+def _embed_blocks(
+  files: EmbeddingFiles,
   source: Images,
-  broken: dict[int, str],
+  embedder: inference.Embedder,
+  variables: dict,
+  numbers: np.ndarray,
+  *,
+  scale: bool,
+  dtype: str,
+  threads: int,
 ) -> None:
-  """Gives the embeddings their name, without the rows of broken images."""
-  if jax.process_index():
-    return
-  path = os.path.join(output, EMBEDDINGS_FILE)
-  rows.flush()
-  if broken:
-    np.save(path + ".partial.npy", rows[sound])
-    os.remove(path + ".partial")
-    os.replace(path + ".partial.npy", path)
-  else:
-    os.replace(path + ".partial", path)
-  np.save(os.path.join(output, "labels.npy"), source.labels[sound])
-  with open(os.path.join(output, "paths.txt"), "w", encoding="utf-8") as file:
-    file.writelines(f"{source.paths[number]}\n" for number in sound)
-  broken_path = os.path.join(output, BROKEN_FILE)
-  if os.path.exists(broken_path):  # Of an earlier run.
-    os.remove(broken_path)
-  if broken:
-    with open(broken_path, "w", encoding="utf-8") as file:
-      file.writelines(
-        f"{source.paths[number]}\t{broken[number]}\n"
-        for number in sorted(broken)
+  """Embeds the blocks with these numbers and writes each as it is done."""
+
+  def read(position: int) -> tuple[tuple[int, Block], np.ndarray]:
+    number = int(numbers[position])
+    block = source.read(*files.rows(number))
+    pixels = block.pixels
+    if len(pixels) < embedder.batch_size:  # Filled up, to keep one shape.
+      missing = embedder.batch_size - len(pixels)
+      pixels = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    return (number, block), pixels
+
+  batches = read_ahead(read, start=0, stop=len(numbers), threads=threads)
+  files.open(jax.process_index())
+  total = sum(stop - start for start, stop in map(files.rows, numbers))
+  with _Progress(total) as progress:
+    for (number, block), embeddings in embedder.run(variables, batches):
+      count = len(block.names)
+      rows = _rows(embeddings[:count], block, scale=scale, dtype=dtype)
+      files.write(number, rows, block.names, block.broken)
+      progress.add(count)
+  files.close()
+
+
+def _rows(
+  raw: np.ndarray, block: Block, *, scale: bool, dtype: str
+) -> dict[str, np.ndarray]:
+  """Returns what each file gets of a block, by the name of the file."""
+  broken = list(block.broken)
+  with np.errstate(over="ignore"):  # Found out below.
+    embeddings = (inference.unit(raw) if scale else raw).astype(dtype)
+  norms = np.linalg.norm(raw, axis=1)
+  is_sound = np.isfinite(embeddings).all(axis=1)
+  is_sound[broken] = True
+  if not is_sound.all():
+    raise RunError(
+      f"the embedding of image {block.names[int(np.argmin(is_sound))]!r} is not"
+      f" a finite {dtype}: the checkpoint has diverged, or --raw numbers need"
+      " float32."
+    )
+  embeddings[broken] = np.nan
+  norms[broken] = np.nan
+  return {
+    EMBEDDINGS_FILE: embeddings,
+    LABELS_FILE: block.labels,
+    NORMS_FILE: norms,
+  }
+
+
+def _fingerprint(variables: dict) -> str:
+  """A short hash of a network: another one if a number has changed."""
+  digest = hashlib.sha256()
+  for path, array in jax.tree_util.tree_leaves_with_path(variables):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.asarray(array).tobytes())
+  return digest.hexdigest()[:16]
+
+
+class _Progress:
+  """Images done, speed and time left: a bar on a terminal, lines elsewhere.
+
+  With several processes the first speaks, of its own share.
+  """
+
+  def __init__(self, total: int):
+    self._total, self._done = total, 0
+    self._quiet = jax.process_index() > 0
+    share = f"1 of {jax.process_count()} processes"
+    self._bar = tqdm(
+      total=total,
+      unit=" images",
+      disable=self._quiet or not sys.stderr.isatty(),
+      dynamic_ncols=True,
+      desc=share if jax.process_count() > 1 else None,
+    )
+    self._begin = self._said = time.monotonic()
+
+  def __enter__(self) -> "_Progress":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._bar.close()
+
+  def add(self, images: int) -> None:
+    """Counts images."""
+    self._done += images
+    self._bar.update(images)
+    now = time.monotonic()
+    if self._bar.disable and not self._quiet:
+      if now - self._said < _LINE_SECONDS:
+        return
+      self._said = now
+      rate = self._done / (now - self._begin)
+      left = tqdm.format_interval((self._total - self._done) / rate)
+      print(
+        f"{self._done:,} of {self._total:,} images, {rate:,.0f} images/s,"
+        f" {left} left",
+        flush=True,
       )
 
 
