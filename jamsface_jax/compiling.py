@@ -1,8 +1,24 @@
 """Compiler options that the defaults of a backend leave to be wished for."""
 
 import functools
+import os
 
 import jax
+
+
+def make_deterministic() -> None:
+  """Asks XLA for GPU programs whose every run gives the same bits.
+
+  Reductions and scatters take an order that does not depend on timing; an
+  operation that cannot is refused. Slower; CPUs and TPUs do so anyway. Must be
+  called before JAX looks for devices, since XLA reads the flags once.
+  """
+  flags = os.environ.get("XLA_FLAGS", "").split()
+  wanted = (
+    "--xla_gpu_deterministic_ops=true",
+    "--xla_gpu_exclude_nondeterministic_ops=true",
+  )
+  os.environ["XLA_FLAGS"] = " ".join([*flags, *wanted])
 
 
 def options_to_run_once() -> dict[str, int]:

@@ -26,6 +26,7 @@ def base_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0  # Of initial values, order of examples, augmentation.
   config.log_every = 20  # Steps between lines of metrics.
+  config.deterministic = False  # GPUs: the same bits at every run, slower.
 
   config.data = ConfigDict()
   # A data set, or several by commas, each with classes of its own.

@@ -1,14 +1,30 @@
-"""Joining several processes into one run."""
+"""Joining several processes into one run, and ending them together."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
 
 import jax
+from jax._src import distributed as jax_distributed
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import (
+  EXIT_BAD_INPUT,
+  EXIT_FAILURE,
+  InputError,
+  RunError,
+)
+
+PROCESS_TIMEOUT = 30.0  # Seconds of silence, where no flag says otherwise.
 
 # Each says, if it is more than one, that a launcher started several processes.
-_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+_COUNTS = ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+# Lists of hosts, more than one on a TPU slice of several.
+_HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
 def initialize(
@@ -17,6 +33,7 @@ def initialize(
   coordinator: str | None,
   num_processes: int | None,
   process_id: int | None,
+  timeout: float = PROCESS_TIMEOUT,
 ) -> None:
   """Starts `jax.distributed` if it is asked for.
 
@@ -26,9 +43,11 @@ def initialize(
     coordinator: HOST:PORT of process 0; None where the environment tells.
     num_processes: likewise.
     process_id: likewise.
+    timeout: seconds after which a silent process counts as dead.
 
   Raises:
-    InputError: the flags do not fit together.
+    InputError: the flags do not fit together, or the environment does not say
+      who belongs to the run.
   """
   explicit = (coordinator, num_processes, process_id)
   some = any(value is not None for value in explicit)
@@ -43,13 +62,174 @@ def initialize(
     )
   if mode == "off" or (mode == "auto" and not some and not several(os.environ)):
     return
-  jax.distributed.initialize(coordinator, num_processes, process_id)
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      num_processes,
+      process_id,
+      # Second to `ending_together`, which says more.
+      heartbeat_timeout_seconds=int(2 * timeout) + 1,
+    )
+  except (ValueError, RuntimeError) as error:
+    raise InputError(
+      f"the processes of this run did not come together ({error}): give"
+      " --coordinator, --num_processes and --process_id, or --distributed=off."
+    ) from None
 
 
 def several(environment: Mapping[str, str]) -> bool:
   """Whether the environment says that this process is one of several."""
   for name in _COUNTS:
+    if name == "SLURM_NTASKS" and "SLURM_STEP_NODELIST" not in environment:
+      continue  # The script of a job, not one of the tasks that srun starts.
     if environment.get(name, "").isdigit() and int(environment[name]) > 1:
       return True
-  hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
-  return "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+  if any("," in environment.get(name, "") for name in _HOSTS):
+    return True
+  return "MEGASCALE_COORDINATOR_ADDRESS" in environment
+
+
+@contextlib.contextmanager
+def ending_together(timeout: float = PROCESS_TIMEOUT) -> Iterator[None]:
+  """A context that ends every process of a run when one fails or dies.
+
+  Without it the others would wait in a collective for the one that is gone. A
+  process that fails tells the others why, and they end with its exit code and
+  a sentence that names it. Process 0 listens for signs of life: one that gives
+  none is named, and all end with exit code 1. When process 0 itself dies, JAX
+  aborts the others at once, naming the 'leader task'.
+
+  Args:
+    timeout: seconds of silence after which a process counts as dead; all ends
+      come within twice that time.
+  """
+  client = jax_distributed.global_state.client
+  if client is None:
+    yield
+    return
+  watch = _Watch(client, jax.process_index(), jax.process_count(), timeout)
+  try:
+    yield
+  except InputError as error:
+    watch.fail(str(error), EXIT_BAD_INPUT)
+  except BaseException as error:
+    if isinstance(error, SystemExit):
+      raise
+    of_collective = isinstance(
+      error if not isinstance(error, RunError) else error.__cause__,
+      jax.errors.JaxRuntimeError,
+    )
+    if of_collective:
+      # What another process died of, or that it died, is more worth saying.
+      print(
+        "error: processes of this run have lost touch"
+        f" ({' '.join(str(error).split())[:200]}): waiting to learn of whom.",
+        file=sys.stderr,
+        flush=True,
+      )
+      time.sleep(timeout + 3 * watch.interval)
+    if isinstance(error, RunError):
+      watch.fail(str(error), EXIT_FAILURE)
+    traceback.print_exc()
+    watch.fail(f"{type(error).__name__}: {error}", EXIT_FAILURE)
+  else:
+    watch.close()
+
+
+class _Watch:
+  """Signs of life and last words, in the key-value store of process 0."""
+
+  def __init__(self, client, process: int, processes: int, timeout: float):
+    self._client = client
+    self._process = process
+    self._processes = processes
+    self._timeout = timeout
+    self.interval = min(timeout / 10, 3.0)
+    self._beats: dict[str, tuple[str, float]] = {}
+    self._ending = threading.Lock()
+    self._closed = threading.Event()
+    who = f"pid {os.getpid()} on {socket.gethostname()}"
+    self._set(f"jamsface/who/{process}", who)
+    self._set(f"jamsface/beat/{process}", "0")
+    self._thread = threading.Thread(target=self._listen, daemon=True)
+    self._thread.start()
+
+  def _set(self, key: str, value: str) -> None:
+    self._client.key_value_set(key, value, allow_overwrite=True)
+
+  def _get(self, key: str) -> str | None:
+    try:
+      return self._client.key_value_try_get(key)
+    except jax.errors.JaxRuntimeError as error:
+      if "NOT_FOUND" in str(error):
+        return None
+      raise
+
+  def _listen(self) -> None:
+    beat = 0
+    while not self._closed.wait(self.interval):
+      beat += 1
+      try:
+        self._set(f"jamsface/beat/{self._process}", str(beat))
+        words = self._get("jamsface/words")
+        if words is None and self._process == 0:
+          words = self._find_silent()
+      except jax.errors.JaxRuntimeError as error:
+        words = f"{EXIT_FAILURE} process 0 cannot be reached ({error})"
+      if words:
+        code, _, text = words.partition(" ")
+        self._leave(int(code), text)
+
+  def _find_silent(self) -> str | None:
+    now = time.monotonic()
+    ended = {
+      key.rpartition("/")[2]
+      for key, _ in self._client.key_value_dir_get("jamsface/ended/")
+    }
+    for key, beat in self._client.key_value_dir_get("jamsface/beat/"):
+      process = key.rpartition("/")[2]
+      last, since = self._beats.get(process, (None, now))
+      if beat != last:
+        since = now
+      self._beats[process] = beat, since
+      if now - since > self._timeout and process not in ended:
+        words = (
+          f"{EXIT_FAILURE} process {process} of {self._processes}"
+          f" ({self._get(f'jamsface/who/{process}')}) was silent for"
+          f" {self._timeout:g} s and counts as dead: start all again."
+        )
+        self._set("jamsface/words", words)
+        return words
+    return None
+
+  def fail(self, text: str, code: int) -> None:
+    """Tells the others of this process's failure, and ends it."""
+    who = self._get(f"jamsface/who/{self._process}")
+    words = f"{code} process {self._process} of {self._processes} ({who}): "
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      if self._get("jamsface/words") is None:
+        self._set("jamsface/words", words + text)
+    self._leave(code, text)
+
+  def _leave(self, code: int, text: str) -> None:
+    """Ends this process, without the goodbyes that wait for the others."""
+    if not self._ending.acquire(blocking=False):
+      threading.Event().wait()  # Another thread is ending the process.
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      self._set(f"jamsface/ended/{self._process}", str(code))
+      # The words are in this process: it is the last to go.
+      limit = time.monotonic() + 3 * self.interval + 2
+      while self._process == 0 and time.monotonic() < limit:
+        ended = self._client.key_value_dir_get("jamsface/ended/")
+        if len(ended) == self._processes:
+          break
+        time.sleep(self.interval / 4)
+    os._exit(code)
+
+  def close(self) -> None:
+    """Ends the watch, as this process has done its work."""
+    self._set(f"jamsface/ended/{self._process}", "0")
+    self._closed.set()
+    self._thread.join()

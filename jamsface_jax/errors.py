@@ -4,6 +4,7 @@ A command that meets bad input says one sentence (what is at fault, what is
 wrong with it, the fix) and ends with exit code 2, without a traceback.
 """
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from collections.abc import Callable
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75
+EXIT_INTERRUPTED = 130
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(Exception):
@@ -31,7 +35,8 @@ def run_command(command: Callable[[], int | None]) -> None:
   """Runs a command and exits with its code.
 
   `InputError` becomes one line on stderr and exit code 2, `RunError` one line
-  and exit code 1; every other exception is a defect and keeps its traceback.
+  and exit code 1, as does a full disk; Ctrl-C exit code 130. Every other
+  exception is a defect and keeps its traceback.
   """
   # Libraries warn of what is meant: read-only checkpoints, one CPU device.
   logging.getLogger("absl").setLevel(logging.ERROR)
@@ -43,5 +48,12 @@ def run_command(command: Callable[[], int | None]) -> None:
   except RunError as error:
     print(f"error: {error}", file=sys.stderr)
     code = EXIT_FAILURE
+  except OSError as error:
+    if error.errno not in _DISK_FULL:
+      raise
+    print(f"error: {error}: make room and run it again.", file=sys.stderr)
+    code = EXIT_FAILURE
+  except KeyboardInterrupt:
+    code = EXIT_INTERRUPTED
   sys.stdout.flush()
   sys.exit(code)

@@ -8,7 +8,8 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jamsface_jax import distributed
+from jamsface_jax import distributed, fine_tune
+from jamsface_jax.compiling import make_deterministic
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.train import train
 
@@ -29,18 +30,42 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
+_TIMEOUT = flags.DEFINE_float(
+  "process_timeout",
+  distributed.PROCESS_TIMEOUT,
+  "Seconds of silence after which a process counts as dead and all end.",
+  lower_bound=1.0,
+)
+_FINE_TUNE_FROM = flags.DEFINE_string(
+  "fine_tune_from", None, "Work directory of a run to begin with parts of."
+)
+_FINE_TUNE_KEEP = flags.DEFINE_string(
+  "fine_tune_keep",
+  fine_tune.BACKBONE,
+  "These parts of it, comma between: backbone, weights (of the classes),"
+  " margins. The rest begins afresh.",
+)
 
 
 def main() -> int:
   """Reads the flags and trains."""
   parse_flags(sys.argv)
+  if _CONFIG.value.deterministic:
+    make_deterministic()
   distributed.initialize(
     _DISTRIBUTED.value,
     coordinator=_COORDINATOR.value,
     num_processes=_NUM_PROCESSES.value,
     process_id=_PROCESS_ID.value,
+    timeout=_TIMEOUT.value,
   )
-  return train(_CONFIG.value, _WORKDIR.value)
+  with distributed.ending_together(_TIMEOUT.value):
+    return train(
+      _CONFIG.value,
+      _WORKDIR.value,
+      fine_tune_from=_FINE_TUNE_FROM.value,
+      fine_tune_keep=_FINE_TUNE_KEEP.value,
+    )
 
 
 def parse_flags(argv: list[str]) -> None:

@@ -17,11 +17,14 @@ class MetricWriter:
   Args:
     workdir: the work directory.
     finished: steps that the run resumes from; later lines are dropped.
+
+  Attributes:
+    last: names of the metrics of step `finished` that were there.
   """
 
   def __init__(self, workdir: str, finished: int):
     self._path = os.path.join(workdir, METRICS_FILE)
-    _drop_after(self._path, finished)
+    self.last: set[str] = _drop_after(self._path, finished)
     self._file = open(self._path, "a", encoding="utf-8")
     self._tensorboard = SummaryWriter(
       os.path.join(workdir, TENSORBOARD), purge_step=finished + 1
@@ -42,26 +45,34 @@ class MetricWriter:
       if value is not None:
         self._tensorboard.add_scalar(name, value, step)
 
+  def sync(self) -> None:
+    """Makes the lines so far survive a loss of power."""
+    os.fsync(self._file.fileno())
+
   def close(self) -> None:
     """Writes what is still in memory."""
     self._file.close()
     self._tensorboard.close()
 
 
-def _drop_after(path: str, finished: int) -> None:
-  """Keeps the whole lines of steps up to `finished`."""
+def _drop_after(path: str, finished: int) -> set[str]:
+  """Keeps the whole lines of steps up to `finished`; names what it has."""
   if not os.path.exists(path):
-    return
+    return set()
   with open(path, encoding="utf-8") as file:
     lines = file.readlines()
-  kept = []
+  kept, last = [], set()
   for line in lines:
     try:
-      if json.loads(line)["step"] <= finished and line.endswith("\n"):
+      metrics = json.loads(line)
+      if metrics["step"] <= finished and line.endswith("\n"):
         kept.append(line)
+        if metrics["step"] == finished:
+          last.update(metrics)
     except ValueError:
       continue  # Torn by a kill in the middle of writing.
   if kept != lines:
     with open(path + ".partial", "w", encoding="utf-8") as file:
       file.writelines(kept)
     os.replace(path + ".partial", path)
+  return last

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jamsface_jax.errors import RunError
 from jamsface_jax.evaluation import Evaluation
+from jamsface_jax.goodput import Goodput
 from jamsface_jax.metric_writer import MetricWriter
 from jamsface_jax.progress import Progress
 
@@ -30,6 +32,16 @@ class StepLog:
 
   It adds up what lies between two lines, stops the run when a loss is not
   finite, and measures speed and the share of time spent waiting for data.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    writer: None on all processes but one.
+    progress: shows each line.
+    goodput: clock of the run.
+    total_steps: of the run.
+    begun: what `state` was at the checkpoint that the run goes on from; {} at
+      the start.
   """
 
   def __init__(
@@ -38,17 +50,20 @@ class StepLog:
     workdir: str,
     writer: MetricWriter | None,
     progress: Progress,
+    goodput: Goodput,
     total_steps: int,
+    begun: Mapping[str, Any],
   ):
     self._log_every = config.log_every
     self._batch_size = config.data.batch_size
     self._workdir = workdir
     self._writer = writer
     self._progress = progress
+    self._goodput = goodput
     self._total_steps = total_steps
     self._pending: _Pending | None = None
-    self._sums: dict[str, float] = {}
-    self._count = 0
+    self._sums: dict[str, float] = dict(begun.get("sums", {}))
+    self._count = begun.get("count", 0)
     self._waited = 0.0
     self._timed = 0  # Steps since `_since`.
     self._since: float | None = None
@@ -57,7 +72,8 @@ class StepLog:
   def waiting(self) -> Iterator[None]:
     """A context whose time counts as waiting for data."""
     begin = time.monotonic()
-    yield
+    with self._goodput.spent("data"):
+      yield
     self._waited += time.monotonic() - begin
 
   def add(
@@ -81,6 +97,7 @@ class StepLog:
       self._sums[name] = self._sums.get(name, 0.0) + value
     self._count += 1
     if self._since is None:  # The first step compiles: no speed to be had.
+      self._goodput.run("step")
       self._restart_clock()
     else:
       self._timed += 1
@@ -98,6 +115,8 @@ class StepLog:
         self._timed * self._batch_size / elapsed
       )
       means["train/data_wait_fraction"] = min(self._waited / elapsed, 1.0)
+    means |= self._goodput.shares()
+    self._goodput.save()
     if self._writer:
       self._writer.write(step, means)
     self._progress.show(step, means)
@@ -123,17 +142,23 @@ class StepLog:
     measured = dict(further)
     for evaluation in evaluations:
       measured |= evaluation.metrics
-      name, metrics = evaluation.name, evaluation.metrics
       self._progress.note(
-        f"step {step}: {name} accuracy {metrics[f'{name}/accuracy']:.2%}"
-        f" +- {metrics[f'{name}/accuracy_std']:.2%},"
-        f" EER {metrics[f'{name}/eer']:.2%}"
+        f"step {step}: {evaluation.name} {evaluation.headline}"
       )
     if measured and self._writer:
       self._writer.write(step, measured)
     # An evaluation's time is not training's.
     self._restart_clock()
     return measured
+
+  def state(self) -> dict[str, Any]:
+    """What lies between two lines, as JSON, for the run that goes on here.
+
+    The lines before it are on the disk when this returns.
+    """
+    if self._writer:
+      self._writer.sync()
+    return {"sums": dict(self._sums), "count": self._count}
 
   def _stop(
     self, step: int, metrics: dict[str, float], ids: np.ndarray

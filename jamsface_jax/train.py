@@ -1,6 +1,8 @@
 """The story of a run: data, state, steps, checkpoints, evaluations."""
 
 import contextlib
+import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +14,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jamsface_jax import config as config_lib
+from jamsface_jax import (
+  fine_tune,
+  report,
+  sharding,
+  summary,
+  verification,
+  workdir_lock,
+)
 from jamsface_jax import head as head_lib
-from jamsface_jax import report, sharding, summary, verification
 from jamsface_jax.checkpoint import Checkpoints, versions
 from jamsface_jax.data import records
 from jamsface_jax.data.pipeline import batches
@@ -23,8 +32,10 @@ from jamsface_jax.data.sources import (
   RecordSource,
   Source,
 )
-from jamsface_jax.errors import EXIT_PREEMPTED, InputError
+from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation import Evaluation, Evaluator, plot_evaluations
+from jamsface_jax.fine_tune import FineTune
+from jamsface_jax.goodput import Goodput
 from jamsface_jax.metric_writer import METRICS_FILE, MetricWriter
 from jamsface_jax.preemption import Preemption
 from jamsface_jax.progress import Progress
@@ -40,25 +51,39 @@ from jamsface_jax.step_log import StepLog
 
 PLOTS = "plots"
 
+# What a checkpoint says of its data and a resumed run must have too.
+_GUARDED = ("data_fingerprint", "num_classes", "color_order")
 
-def train(config: ConfigDict, workdir: str) -> int:
+
+def train(
+  config: ConfigDict,
+  workdir: str,
+  *,
+  fine_tune_from: str | None = None,
+  fine_tune_keep: str = fine_tune.BACKBONE,
+) -> int:
   """Trains, evaluates and reports; goes on where an earlier run stopped.
 
   The result is a function of the settings and the data alone: however often
   the run is stopped and started again, it sees the same examples in the same
-  order and ends with the same parameters.
+  order and ends with the same parameters and metrics.
 
   Args:
     config: see `config.base_config`.
     workdir: of this run, made if missing.
+    fine_tune_from: work directory of another run to begin with parts of.
+    fine_tune_keep: these parts, see `fine_tune.plan`.
 
   Returns:
-    Exit code: 0 done, 75 preempted, with a checkpoint written.
+    Exit code: 0 done; 75 preempted or 130 interrupted, with a checkpoint
+    written.
 
   Raises:
     InputError: a setting or the data is at fault.
-    RunError: the loss is not finite.
+    RunError: the loss is not finite, or a checkpoint cannot be written.
   """
+  main_process = jax.process_index() == 0
+  goodput = Goodput(workdir, save=main_process)
   config_lib.validate(config)
   mesh = sharding.make_mesh(config.mesh.model)
   sharding.check_divides(
@@ -73,23 +98,40 @@ def train(config: ConfigDict, workdir: str) -> int:
   evaluator = Evaluator(config, parts, mesh)
   check_best(config, evaluator)
 
-  main_process = jax.process_index() == 0
-  config_lib.check_or_save(config, workdir, save=main_process)
   with contextlib.ExitStack() as closing:
+    preemption = Preemption()
+    closing.callback(preemption.close)
+    if main_process:
+      closing.enter_context(workdir_lock.hold(workdir))
+    beginning = fine_tune.plan(
+      workdir, fine_tune_from, fine_tune_keep, save=main_process
+    )
+    config_lib.check_or_save(config, workdir, save=main_process)
     checkpoints = Checkpoints(
       workdir,
       keep_last=config.checkpoint.keep_last,
       keep_best=config.checkpoint.keep_best,
     )
     closing.callback(checkpoints.close)
-    metadata = describe(config, source)
-    state, first = begin(config, parts, mesh, checkpoints, metadata)
+    metadata = describe(config, source, beginning)
+    state, first, stored = begin(
+      config, parts, mesh, checkpoints, metadata, beginning
+    )
+    goodput.resume(stored.get("goodput", {}))
     writer = MetricWriter(workdir, first) if main_process else None
     progress = Progress(total_steps, first, quiet=not main_process)
     progress.note(
       summary.opening(config, source, parts, mesh, first, total_steps)
     )
-    log = StepLog(config, workdir, writer, progress, total_steps)
+    log = StepLog(
+      config,
+      workdir,
+      writer,
+      progress,
+      goodput,
+      total_steps,
+      begun=stored.get("log", {}),
+    )
     closing.callback(log.close)
 
     rows = sharding.local_rows(config.data.batch_size, mesh)
@@ -105,8 +147,22 @@ def train(config: ConfigDict, workdir: str) -> int:
     )
     closing.callback(stream.close)
     step_fn = make_train_step(config, parts, mesh)
-    preemption = Preemption()
     evaluations: list[Evaluation] = []
+
+    def is_due(step: int) -> bool:
+      return step == total_steps or _every(config.evaluation.every, step)
+
+    def evaluate(step: int) -> list[Evaluation]:
+      with goodput.spent("evaluation"):
+        evaluations = evaluator.run(state)
+        ranks = rank_margins(gather_margins(state), source, parts)
+        measured = log.add_evaluations(step, evaluations, ranks)
+      checkpoints.note_metrics(step, measured)
+      return evaluations
+
+    # Stopped between a checkpoint and its evaluation: that is done now.
+    if first and is_due(first) and lacks_evaluation(writer, evaluator, parts):
+      evaluations = evaluate(first)
 
     for step in range(first + 1, total_steps + 1):
       with log.waiting():
@@ -115,35 +171,35 @@ def train(config: ConfigDict, workdir: str) -> int:
       placed = sharding.put_batch(batch, rows, config.data.batch_size, mesh)
       state, metrics = step_fn(state, placed)
       log.add(step, metrics, ids)  # Looks at the step before: no waiting.
+      checkpoints.check()
 
       last = step == total_steps
       stopping = preemption.requested(step) and not last
       # A machine about to be taken away has time for a checkpoint only.
-      evaluate = not stopping and (
-        last or _every(config.evaluation.every, step)
-      )
-      if last or stopping or evaluate or _every(config.checkpoint.every, step):
+      evaluating = is_due(step) and not stopping
+      if evaluating or stopping or _every(config.checkpoint.every, step):
         log.catch_up()  # A state that is not finite must not be saved.
-        measured = {}
-        if evaluate:
-          evaluations = evaluator.run(state)
-          measured = log.add_evaluations(
-            step,
-            evaluations,
-            rank_margins(gather_margins(state), source, parts),
-          )
-        checkpoints.save(step, state, metadata, measured)
+        if evaluating:
+          evaluations = evaluate(step)
+        with goodput.spent("checkpoint"):
+          now = {"log": log.state(), "goodput": goodput.now()}
+          checkpoints.save(step, state, metadata | now)
+          if last or stopping:
+            checkpoints.wait()
       if stopping:
-        progress.note(f"preempted at step {step}: run the same command again.")
-        return EXIT_PREEMPTED
+        goodput.save()
+        progress.note(goodput.sentence())
+        progress.note(f"stopped at step {step}: run the same command again.")
+        return preemption.exit_code
 
-    if first == total_steps:  # Finished before: say again what came out.
+    if not evaluations:  # Finished before: say again what came out.
       evaluations = evaluator.run(state)
-
-  margins = gather_margins(state)
-  if main_process:
-    plot(workdir, source, margins, evaluations)
-    summary.close(workdir, total_steps, evaluations)
+    goodput.save()
+    progress.note(goodput.sentence())
+    margins = gather_margins(state)
+    if main_process:
+      plot(workdir, source, margins, evaluations)
+      summary.close(workdir, total_steps, evaluations)
   return 0
 
 
@@ -161,7 +217,9 @@ def open_source(config: ConfigDict) -> Source:
   )
 
 
-def describe(config: ConfigDict, source: Source) -> dict[str, Any]:
+def describe(
+  config: ConfigDict, source: Source, beginning: FineTune | None
+) -> dict[str, Any]:
   """What a checkpoint says of the run that wrote it."""
   return {
     "num_classes": source.num_classes,
@@ -170,6 +228,9 @@ def describe(config: ConfigDict, source: Source) -> dict[str, Any]:
     "color_order": records.COLOR_ORDER,
     "image_size": config.data.image_size,
     "embedding_size": config.model.embedding_size,
+    # As JSON gives it back, where tuples are lists.
+    "model": json.loads(config.model.to_json()),
+    "fine_tuned_from": beginning and dataclasses.asdict(beginning),
     "versions": versions(),
   }
 
@@ -180,29 +241,49 @@ def begin(
   mesh: Mesh,
   checkpoints: Checkpoints,
   metadata: Mapping[str, Any],
-) -> tuple[TrainState, int]:
-  """Makes the first state, or restores the newest.
+  beginning: FineTune | None,
+) -> tuple[TrainState, int, dict[str, Any]]:
+  """Makes the first state, or restores the newest sound one.
 
   Returns:
-    The state and its number of finished steps.
+    The state, its number of finished steps, and what its checkpoint says.
 
   Raises:
-    InputError: the checkpoint was trained on other data.
+    InputError: the checkpoint is of other data or another model.
   """
-  step = checkpoints.latest_step()
+  step = checkpoints.newest_sound()
   if step is None:
     state = create_state(config.seed, parts, config.data.image_size, mesh)
-    return state, 0
+    if beginning:
+      state = fine_tune.begin_with(beginning, state, config, parts, mesh)
+    return state, 0, {}
   stored = checkpoints.metadata(step)
-  for name in ("data_fingerprint", "num_classes", "color_order"):
-    if stored[name] != metadata[name]:
-      raise InputError(
-        f"data.directory={config.data.directory!r} has {name}"
-        f" {metadata[name]!r}, but the run was trained with {stored[name]!r}:"
-        " give the same data or choose another --workdir."
-      )
+  theirs, ours = config_lib.flatten(stored), config_lib.flatten(metadata)
+  conflicts = [
+    f"{name} {theirs.get(name)!r} and not {value!r}"
+    for name, value in ours.items()
+    if name in _GUARDED or name.startswith("model.")
+    if theirs.get(name) != value
+  ]
+  if conflicts:
+    raise InputError(
+      f"checkpoint {step} of this run has {', '.join(conflicts)}: give the same"
+      " data and settings or choose another --workdir."
+    )
   shapes = state_shapes(parts, config.data.image_size, mesh)
-  return checkpoints.restore(step, shapes), step
+  return checkpoints.restore(step, shapes), step, stored
+
+
+def lacks_evaluation(
+  writer: MetricWriter | None, evaluator: Evaluator, parts: Parts
+) -> bool:
+  """Whether the metrics of the step resumed from lack those of evaluation.
+
+  All processes get the answer of the one that writes the metrics.
+  """
+  expected = {*evaluator.rising_metrics(), *_rank_names(parts)}
+  lacks = writer is not None and not expected <= writer.last
+  return bool(multihost_utils.broadcast_one_to_all(np.bool_(lacks)))
 
 
 def check_best(config: ConfigDict, evaluator: Evaluator) -> None:
@@ -236,15 +317,23 @@ def rank_margins(
 
   Below 0 where poor classes have the larger margins, as JAMsFace wants.
   """
-  names = (
-    ("train/margin_angular_rank", head_lib.ANGULAR),
-    ("train/margin_cosine_rank", head_lib.COSINE),
-  )
   return {
     metric: verification.rank_correlation(
       source.class_sizes, margins[name][: source.num_classes]
     )
-    for metric, name in names
+    for metric, name in _rank_names(parts).items()
+  }
+
+
+def _rank_names(parts: Parts) -> dict[str, str]:
+  """The margins that are learned, by the metric of their rank correlation."""
+  names = {
+    "train/margin_angular_rank": head_lib.ANGULAR,
+    "train/margin_cosine_rank": head_lib.COSINE,
+  }
+  return {
+    metric: name
+    for metric, name in names.items()
     if parts.head.margin(name).learned
   }
 

@@ -110,10 +110,12 @@ def test_help(run, module):
   [
     ({}, False),
     ({"SLURM_NTASKS": "1"}, False),
-    ({"SLURM_NTASKS": "8"}, True),
+    ({"SLURM_NTASKS": "8"}, False),  # The script of a job, not a task.
+    ({"SLURM_NTASKS": "8", "SLURM_STEP_NODELIST": "n[1-2]"}, True),
     ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
     ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
     ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+    ({"TPU_PROCESS_ADDRESSES": "a:1,b:1"}, True),
     ({"MEGASCALE_COORDINATOR_ADDRESS": "a:1"}, True),
   ],
 )
@@ -154,11 +156,11 @@ FLOORS = [
   {"data.pipeline", "models.iresnet", "models.mobilefacenet", "models.vit"},
   {"models"},
   {"config", "distributed", "metric_writer", "progress", "embedding_files"},
-  {"head", "report", "preemption"},
+  {"head", "report", "preemption", "goodput", "manifest", "workdir_lock"},
   {"optimizer"},
   {"state"},
   {"checkpoint", "step"},
-  {"inference"},
+  {"inference", "fine_tune"},
   {"evaluation"},
   {"step_log", "summary"},
   {"train"},

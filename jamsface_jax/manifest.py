@@ -1,0 +1,94 @@
+"""A list of a directory's files with sizes and hashes: damage is seen later.
+
+Orbax and OCDBT check the shape of their files, not the numbers in them: a bit
+flipped in an array is restored as another number (orbax-checkpoint 0.12.8).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator
+
+MANIFEST_FILE = "manifest.json"
+
+
+def write_manifest(directory: str) -> None:
+  """Writes `manifest.json`; everything is on the disk when this returns.
+
+  Args:
+    directory: complete, and not changed any more.
+
+  Raises:
+    OSError: of the file system.
+  """
+  files = {}
+  for path in _files(directory):
+    with open(os.path.join(directory, path), "rb") as file:
+      files[path] = {
+        "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        "bytes": file.tell(),
+      }
+      os.fsync(file.fileno())
+  with open(
+    os.path.join(directory, MANIFEST_FILE), "w", encoding="utf-8"
+  ) as file:
+    json.dump({"files": files}, file, indent=1)
+    file.flush()
+    os.fsync(file.fileno())
+  for folder, _, _ in os.walk(directory):
+    sync_directory(folder)
+
+
+def find_damage(directory: str, folders: Collection[str]) -> str | None:
+  """Compares a directory with its manifest.
+
+  Args:
+    directory: with a manifest.
+    folders: look at these folders of it only; none: at everything.
+
+  Returns:
+    What is wrong, beginning with the path of the file, or None.
+  """
+  manifest = os.path.join(directory, MANIFEST_FILE)
+  try:
+    with open(manifest, encoding="utf-8") as file:
+      files = json.load(file)["files"]
+    expected = {p: (f["bytes"], f["sha256"]) for p, f in files.items()}
+  except FileNotFoundError:
+    return f"{manifest!r} is missing"
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    return f"{manifest!r} is broken: {' '.join(str(error).split())}"
+  for path, (size, digest) in expected.items():
+    if folders and path.split("/")[0] not in folders:
+      continue
+    whole = os.path.join(directory, path)
+    try:
+      with open(whole, "rb") as file:
+        actual = os.fstat(file.fileno()).st_size
+        if actual != size:
+          return f"{whole!r} has {actual} bytes of {size}"
+        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+          return f"{whole!r} has other bytes than were written"
+    except FileNotFoundError:
+      return f"{whole!r} is missing"
+    except OSError as error:
+      return f"{whole!r} cannot be read: {error.strerror}"
+  return None
+
+
+def sync_directory(directory: str) -> None:
+  """Makes new and changed names in a directory survive a loss of power."""
+  handle = os.open(directory, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)
+
+
+def _files(directory: str) -> Iterator[str]:
+  for folder, folders, names in os.walk(directory):
+    folders.sort()
+    for name in sorted(names):
+      path = os.path.relpath(os.path.join(folder, name), directory)
+      if path != MANIFEST_FILE:
+        yield path.replace(os.sep, "/")
