@@ -57,9 +57,10 @@ class SqueezeExcitation(nn.Module):
     """Scales `x` [B, H, W, C]; keeps dtype and shape."""
     channels = x.shape[-1]
 
-    def dense(size, name):
-      return nn.Dense(
+    def conv(size, name):
+      return nn.Conv(
         size,
+        kernel_size=(1, 1),
         use_bias=False,
         dtype=self.dtype,
         kernel_init=nn.initializers.xavier_uniform(),
@@ -67,8 +68,8 @@ class SqueezeExcitation(nn.Module):
       )
 
     y = x.mean((1, 2), keepdims=True)
-    y = nn.relu(dense(max(channels // self.reduction, 1), "fc1")(y))
-    return x * nn.sigmoid(dense(channels, "fc2")(y))
+    y = nn.relu(conv(max(channels // self.reduction, 1), "fc1")(y))
+    return x * nn.sigmoid(conv(channels, "fc2")(y))
 
 
 class Block(nn.Module):
@@ -179,7 +180,7 @@ class IResNet(nn.Module):
         )(x, train)
     x = BatchNorm(self.batch_norm_group, self.dtype, name="final_bn")(x, train)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = x.reshape(len(x), -1)
+    x = x.reshape(x.shape[0], -1)  # len() refuses a symbolic size.
     init = torch_linear_init(fan_in=x.shape[-1])
     x = nn.Dense(
       self.embedding_size,

@@ -179,7 +179,7 @@ class MobileFaceNet(nn.Module):
       dtype=jnp.float32,
       kernel_init=nn.initializers.normal((2 / self.embedding_size) ** 0.5),
       name="embedding_fc",
-    )(x.reshape(len(x), -1))
+    )(x.reshape(x.shape[0], -1))
     # Unlike IResNet's, its scale is learned: hence another name.
     return BatchNorm(self.batch_norm_group, jnp.float32, name="output_bn")(
       x, train

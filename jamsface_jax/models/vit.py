@@ -144,7 +144,7 @@ class ViT(nn.Module):
       bias_init=init,
       name="patch_embed",
     )(images)
-    x = x.reshape(len(x), -1, channels)
+    x = x.reshape(x.shape[0], -1, channels)
     tokens = x.shape[1]
     x = x + self.param("pos_embed", _INIT, (1, tokens, channels))
     # There even when nothing is hidden, as in published files.
@@ -163,14 +163,14 @@ class ViT(nn.Module):
     x = _layer_norm("norm")(x)
     if hiding:
       hidden = jnp.broadcast_to(
-        mask_token, (len(x), tokens - x.shape[1], channels)
+        mask_token, (x.shape[0], tokens - x.shape[1], channels)
       )
       places = jnp.argsort(order, axis=1)[:, :, None]
       x = jnp.take_along_axis(
         jnp.concatenate([x, hidden], axis=1), places, axis=1
       )
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = x.reshape(len(x), -1)
+    x = x.reshape(x.shape[0], -1)
     for size, number in ((channels, 1), (self.embedding_size, 2)):
       x = nn.Dense(
         size,
