@@ -1,0 +1,258 @@
+"""Kills a run again and again, and compares what comes out, bit for bit.
+
+  python benchmarks/chaos.py --kills=30 --seed=0 [--signal=TERM]
+
+Two runs with the same settings on drawn faces, with checkpoints and evaluations
+every few steps. One is left alone. The other is killed at random instants:
+while it starts, between steps, in evaluations, and on purpose while a
+checkpoint is being written or old ones are removed; then the same command is
+given again. In the end parameters, margins, statistics, optimizer state and the
+metrics of every step must be equal, `==`. Exit code 1 if they are not.
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from jamsface_jax import config as config_lib
+from jamsface_jax import sharding, state
+from jamsface_jax.checkpoint import DIRECTORY, Checkpoints
+from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
+from jamsface_jax.metric_writer import METRICS_FILE
+from jamsface_jax.train import open_source
+
+_LIMIT = 300  # Seconds that a start may take to get anywhere.
+
+
+def main() -> int:
+  """Reads the flags, kills, compares."""
+  parser = argparse.ArgumentParser(
+    prog="python benchmarks/chaos.py",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--kills", type=int, default=30, help="how often")
+  add("--seed", type=int, default=0, help="of the instants")
+  add("--signal", choices=("KILL", "TERM"), default="KILL", help="how")
+  add("--steps", type=int, default=400, help="of the run")
+  add("--data", help="directory with train/ and test/; default: drawn now")
+  add("--workdir", help="where both runs go; default: a temporary directory")
+  arguments = parser.parse_args()
+  with tempfile.TemporaryDirectory() as temporary:
+    jax.config.update("jax_platforms", "cpu")
+    directory = arguments.workdir or temporary
+    data = arguments.data or draw_faces(os.path.join(directory, "data"))
+    command = command_for(data, arguments.steps)
+    whole, killed = (os.path.join(directory, n) for n in ("whole", "killed"))
+    environment = os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": os.path.join(directory, "compiled"),
+    }
+    finish([*command, f"--workdir={whole}"], environment)
+    counts = kill_often(
+      [*command, f"--workdir={killed}"], environment, killed, arguments
+    )
+    finish([*command, f"--workdir={killed}"], environment)
+    compare(whole, killed)
+  print(
+    f"{counts['kills']} kills by SIG{arguments.signal} in {arguments.steps}"
+    f" steps, seed {arguments.seed}: {counts['save']} hit a save,"
+    f" {counts['cleaning']} the removal of an old checkpoint,"
+    f" {counts['evaluation']} an evaluation, {counts['start']} a start that had"
+    " not finished a step"
+  )
+  print("parameters, margins, optimizer state and metrics of every step: equal")
+  return 0
+
+
+def draw_faces(directory: str) -> str:
+  """Draws a small training set and a test set."""
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "data_prep.synthesize"),
+      *(f"--output={directory}", "--size=32", "--identities=40"),
+      *("--images=400", "--test_identities=20", "--pairs=200"),
+    ],
+    check=True,
+    stdout=subprocess.DEVNULL,
+  )
+  return directory
+
+
+def command_for(data: str, steps: int) -> list[str]:
+  """The command of both runs, but for its work directory."""
+  settings = {
+    "data.directory": os.path.join(data, "train"),
+    "evaluation.data": os.path.join(data, "test"),
+    "evaluation.every": 15,
+    "checkpoint.every": 10,
+    "schedule.length": steps,
+    "log_every": 7,  # Lines between which checkpoints fall.
+    "data.threads": 1,
+  }
+  return [
+    *(sys.executable, "-m", "jamsface_jax.main"),
+    "--config=configs/demo.py:tiny",
+    *(f"--config.{name}={value}" for name, value in settings.items()),
+  ]
+
+
+def finish(command: list[str], environment: dict[str, str]) -> None:
+  """Runs to the end."""
+  done = subprocess.run(
+    command, env=environment, capture_output=True, text=True
+  )
+  if done.returncode:
+    raise RunError(f"a run ended with {done.returncode}: {done.stderr}")
+
+
+def kill_often(
+  command: list[str],
+  environment: dict[str, str],
+  workdir: str,
+  arguments: argparse.Namespace,
+) -> dict[str, int]:
+  """Starts and kills; counts what the kills hit."""
+  rng = random.Random(arguments.seed)
+  counts = collections.Counter(kills=0)
+  while counts["kills"] < arguments.kills:
+    before = last_step(workdir)
+    process = subprocess.Popen(
+      command,
+      env=environment,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    aim_and_wait(rng, process, workdir, arguments)
+    process.send_signal(getattr(signal, f"SIG{arguments.signal}"))
+    process.wait(_LIMIT)
+    errors = process.stderr.read()
+    if process.returncode == 0:
+      raise RunError(
+        f"the run ended after {counts['kills']} kills: give more --steps."
+      )
+    # A SIGTERM before the run listens ends it as it ends any process.
+    expected = (-signal.SIGKILL, -signal.SIGTERM, EXIT_PREEMPTED)
+    if process.returncode not in expected:
+      raise RunError(f"exit code {process.returncode}: {errors}")
+    counts["kills"] += 1
+    counts[what_was_hit(workdir, before, process.returncode)] += 1
+  return counts
+
+
+def aim_and_wait(
+  rng: random.Random,
+  process: subprocess.Popen,
+  workdir: str,
+  arguments: argparse.Namespace,
+) -> None:
+  """Waits for the instant of the next kill."""
+  aim = rng.choice(("save", "save", "step", "step", "start"))
+  if aim == "start":
+    time.sleep(rng.uniform(0, 8))
+    return
+  progress = arguments.steps / arguments.kills
+  target = last_step(workdir) + rng.uniform(1, progress)
+  begin = time.monotonic()
+  while process.poll() is None and time.monotonic() - begin < _LIMIT:
+    if aim == "save" and saving(workdir):
+      break
+    if aim == "step" and last_step(workdir) > target:
+      break
+    time.sleep(0.002)
+  time.sleep(rng.uniform(0, 0.25))
+
+
+def saving(workdir: str) -> bool:
+  """Whether a checkpoint is being written."""
+  directory = os.path.join(workdir, DIRECTORY)
+  names = os.listdir(directory) if os.path.isdir(directory) else ()
+  return any(".saving" in name for name in names)
+
+
+def what_was_hit(workdir: str, before: int, code: int) -> str:
+  """What a process was doing when it was killed, by what it left."""
+  if code == EXIT_PREEMPTED:
+    return "step"
+  directory = os.path.join(workdir, DIRECTORY)
+  names = os.listdir(directory) if os.path.isdir(directory) else ()
+  if any(".saving" in name for name in names):
+    return "save"
+  if any(".deleting" in name for name in names):
+    return "cleaning"
+  step = last_step(workdir)
+  if step <= before:
+    return "start"
+  evaluated = [line for line in read_lines(workdir) if line["step"] == step]
+  due = step % 15 == 0 and not any("train/loss" not in x for x in evaluated)
+  return "evaluation" if due else "step"
+
+
+def read_lines(workdir: str) -> list[dict]:
+  """The whole lines of the metrics so far."""
+  path = os.path.join(workdir, METRICS_FILE)
+  if not os.path.exists(path):
+    return []
+  with open(path, encoding="utf-8") as file:
+    return [json.loads(line) for line in file if line.endswith("\n")]
+
+
+def last_step(workdir: str) -> int:
+  """The step of the last line of metrics, 0 if there is none."""
+  lines = read_lines(workdir)
+  return lines[-1]["step"] if lines else 0
+
+
+def compare(whole: str, killed: str) -> None:
+  """Stops unless both runs have come to the same.
+
+  Raises:
+    RunError: names what differs.
+  """
+  timed = ("train/images_per_second", "train/data_wait_fraction")
+
+  def learned(workdir: str) -> list[dict]:
+    return [
+      {
+        name: value
+        for name, value in line.items()
+        if name not in timed and not name.startswith("goodput/")
+      }
+      for line in read_lines(workdir)
+    ]
+
+  for theirs, ours in zip(learned(whole), learned(killed), strict=True):
+    if theirs != ours:
+      raise RunError(f"metrics differ: {theirs} and {ours}")
+  whole_state, killed_state = read_state(whole), read_state(killed)
+  jax.tree.map(np.testing.assert_array_equal, whole_state, killed_state)
+
+
+def read_state(workdir: str) -> state.TrainState:
+  """The last state of a run, on the host."""
+  config = config_lib.read_config(workdir)
+  source = open_source(config)
+  parts = state.make_parts(config, source.num_classes, len(source))
+  mesh = sharding.make_mesh(-1)
+  checkpoints = Checkpoints(workdir, keep_last=1, keep_best="")
+  step = config_lib.steps_of(config.schedule.length, config, len(source))
+  shapes = state.state_shapes(parts, config.data.image_size, mesh)
+  restored = checkpoints.restore(step, shapes)
+  checkpoints.close()
+  return jax.device_get(restored)
+
+
+if __name__ == "__main__":
+  run_command(main)
