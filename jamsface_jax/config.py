@@ -112,11 +112,14 @@ def base_config() -> ConfigDict:
   config.checkpoint.keep_best = ""  # A metric such as "lfw/accuracy", or "".
 
   config.evaluation = ConfigDict()
-  config.evaluation.data = ""  # Data sets with pairs.txt, comma between.
+  config.evaluation.data = ""  # Data sets with a protocol, comma between.
   config.evaluation.every = 0  # Steps; 0: at the end only.
   config.evaluation.batch_size = 256  # Global.
   config.evaluation.flip = True  # Add the embedding of the mirrored image.
-  config.evaluation.fars = (1e-1, 1e-2, 1e-3)  # TAR at these FARs.
+  # TAR at these FARs; a set leaves out those that its negatives are too few for.
+  config.evaluation.fars = (0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # 0 < FAR <= 1.
+  # Templates (IJB): detector score and feature norm, 1 for with, 0 for without.
+  config.evaluation.pooling = "D1N1"  # One of D1N1, D1N0, D0N1, D0N0.
   return config
 
 

@@ -4,6 +4,7 @@ Figures are drawn with matplotlib's objects on the Agg canvas: no window, no
 pyplot, no state shared with whoever else draws.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -14,12 +15,15 @@ from matplotlib.backends import backend_agg
 
 from jamsface_jax import verification
 from jamsface_jax.errors import InputError
+from jamsface_jax.roc import Roc
+from jamsface_jax.tally import EDGES, Tally
 
 # Okabe and Ito's colours, told apart with every kind of colour vision
 # (https://jfly.uni-koeln.de/color/), in order of use; yellow is too pale.
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 COLORS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 INK, PALE = "#333333", "#DDDDDD"
+_DASHES = ("-", "--", ":", "-.")  # Where there are more lines than colours.
 
 # Panels of `plot_training`: title, metrics, whether single steps are noisy.
 _PANELS = (
@@ -177,16 +181,39 @@ def _running_mean(values, window):
   return (sums[window:] - sums[:-window]) / window
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RocLine:
+  """A ROC curve as it is drawn and stored, at some of its points.
+
+  Attributes:
+    fars: float64 [F], rising; the first is the smallest that can be measured.
+    tars: the TAR that `Roc.tar_at_far` gives there, float64 [F].
+    auc: the area under the whole curve.
+  """
+
+  fars: np.ndarray
+  tars: np.ndarray
+  auc: float
+
+  @classmethod
+  def of(cls, curve: Roc) -> "RocLine":
+    """Takes 1,000 of what may be millions of points: what a picture shows."""
+    fars = np.geomspace(1 / curve.num_negatives, 1, 1000)
+    # Round powers of ten too, so that a reader finds the usual figures.
+    powers = 10.0 ** np.arange(np.ceil(np.log10(fars[0]) - 1e-9), 0)
+    fars = np.union1d(np.clip(fars, fars[0], 1), powers)
+    return cls(fars, curve.tar_at_far(fars), curve.auc())
+
+
 def plot_roc(
-  curves: Mapping[str, verification.Roc], path: str | pathlib.Path
+  lines: Mapping[str, RocLine], path: str | pathlib.Path
 ) -> pathlib.Path:
   """Draws ROC curves over a logarithmic FAR.
 
-  Each curve begins at the smallest FAR that its negative pairs can measure, and
-  at each FAR has the TAR that `tar_at_far` reports.
+  Each curve begins at the smallest FAR that its negative pairs can measure.
 
   Args:
-    curves: at least one, by the name to show.
+    lines: at least one, by the name to show.
     path: the PNG file to write.
 
   Returns:
@@ -196,18 +223,17 @@ def plot_roc(
   ax = canvas.subplots()
   _style(ax, "Verification", "false accept rate (FAR)")
   ax.set_ylabel("true accept rate (TAR)", color=INK, fontsize=9)
-  for color, (name, curve) in zip(
-    _colors(len(curves)), curves.items(), strict=True
-  ):
-    # 2,000 of what may be millions of points: more than the picture resolves.
-    fars = np.geomspace(1 / curve.num_negatives, 1, 2000)
-    label = f"{name}   AUC {curve.auc():.4f}"
-    (tar,) = curve.tar_at_far([1e-3])
-    if np.isfinite(tar):
-      label += f"   TAR@1e-3 {tar:.4f}"
-    ax.plot(fars, curve.tar_at_far(fars), color=color, label=label)
+  for number, (name, line) in enumerate(lines.items()):
+    style = _DASHES[number // len(COLORS) % len(_DASHES)]
+    ax.plot(
+      line.fars,
+      line.tars,
+      color=COLORS[number % len(COLORS)],
+      linestyle=style,
+      label=f"{name}   AUC {line.auc:.4f}",
+    )
   ax.set_xscale("log")
-  smallest = min(1 / curve.num_negatives for curve in curves.values())
+  smallest = min(line.fars[0] for line in lines.values())
   ax.set_xlim(smallest, 1)
   ax.set_ylim(0, 1.01)
   ax.grid(axis="x", color=PALE, linewidth=0.6)
@@ -216,53 +242,116 @@ def plot_roc(
 
 
 def plot_scores(
-  scores: np.ndarray,
-  same: np.ndarray,
-  threshold: float,
+  tally: Tally,
+  threshold: float | None,
   path: str | pathlib.Path,
 ) -> pathlib.Path:
   """Draws the cosines of positive and of negative pairs, and the threshold.
 
   Args:
-    scores: cosine of each pair, [P], within [-1, 1].
-    same: whether the pair shows one person, bool [P].
-    threshold: the cosine from which on a pair is accepted.
+    tally: of the cosines.
+    threshold: the cosine from which on a pair is accepted; None for none.
     path: the PNG file to write.
 
   Returns:
     `path`.
   """
-  scores, same = np.asarray(scores), np.asarray(same, bool)
   canvas = _figure(6.4, 3.8)
   ax = canvas.subplots()
   _style(ax, "Similarity of pairs", "cosine")
   ax.set_ylabel("share of the pairs of a kind", color=INK, fontsize=9)
-  edges = np.linspace(min(scores.min(), -0.2), 1, 81)
-  for kind, color, name in (
-    (~same, VERMILION, "different people"),
-    (same, BLUE, "same person"),
+  filled = np.flatnonzero(tally.positive_counts + tally.negative_counts)
+  for counts, color, name in (
+    (tally.negative_counts, VERMILION, "different people"),
+    (tally.positive_counts, BLUE, "same person"),
   ):
-    count = int(kind.sum())
-    ax.hist(
-      scores[kind],
-      edges,
-      weights=np.full(count, 1 / max(count, 1)),
-      histtype="stepfilled",
+    ax.stairs(
+      counts / counts.sum(),
+      EDGES,
+      fill=True,
       facecolor=color + "59",  # 35 % opaque, so that both show.
       edgecolor=color,
       linewidth=1.2,
-      label=f"{name} ({count:,} pairs)",
+      label=f"{name} ({counts.sum():,} pairs)",
     )
   ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
-  ax.margins(x=0)
-  ax.axvline(
-    threshold,
-    color=INK,
-    linewidth=1.2,
-    linestyle="--",
-    label=f"threshold {threshold:.3f}",
-  )
+  ax.set_xlim(min(EDGES[filled[0]], -0.2), 1)
+  ax.set_ylim(bottom=0)
+  if threshold is not None:
+    ax.axvline(
+      threshold,
+      color=INK,
+      linewidth=1.2,
+      linestyle="--",
+      label=f"threshold {threshold:.3f}",
+    )
   ax.legend(labelcolor=INK, frameon=False, fontsize=9)
+  return _save(canvas, path)
+
+
+def plot_cmc(
+  lines: Mapping[str, np.ndarray], path: str | pathlib.Path
+) -> pathlib.Path:
+  """Draws cumulative match characteristics.
+
+  Args:
+    lines: the share of mated probes found up to rank 1, 2, ... K, [K] each, by
+      the name to show; at least one.
+    path: the PNG file to write.
+
+  Returns:
+    `path`.
+  """
+  canvas = _figure(6.4, 4.6)
+  ax = canvas.subplots()
+  _style(ax, "Identification", "rank")
+  ax.set_ylabel("mated probes found", color=INK, fontsize=9)
+  for color, (name, rates) in zip(
+    _colors(len(lines)), lines.items(), strict=True
+  ):
+    ax.plot(
+      np.arange(1, len(rates) + 1),
+      rates,
+      color=color,
+      marker="o",
+      markersize=3,
+      label=f"{name}   rank 1 {rates[0]:.2%}",
+    )
+  ax.set_xscale("log")
+  ax.xaxis.set_major_formatter(ticker.ScalarFormatter())
+  ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+  ax.legend(labelcolor=INK, frameon=False, fontsize=9)
+  return _save(canvas, path)
+
+
+def plot_hardest(tally: Tally, path: str | pathlib.Path) -> pathlib.Path:
+  """Draws the cosines of the pairs that came out worst, by their numbers.
+
+  Args:
+    tally: has them.
+    path: the PNG file to write.
+
+  Returns:
+    `path`.
+  """
+  canvas = _figure(9.0, 4.6)
+  panels = (
+    ("One person, least alike", tally.hardest_positives, BLUE),
+    ("Two people, most alike", tally.hardest_negatives, VERMILION),
+  )
+  for ax, (title, pairs, color) in zip(
+    canvas.subplots(1, 2), panels, strict=True
+  ):
+    _style(ax, title, "cosine")
+    ax.grid(visible=False, axis="y")
+    places = np.arange(len(pairs.scores))
+    ax.hlines(places, 0, pairs.scores, color=PALE, linewidth=1)
+    ax.plot(pairs.scores, places, "o", color=color, markersize=4)
+    ax.axvline(0, color=INK, linewidth=0.6)
+    names = zip(pairs.first, pairs.second, strict=True)
+    ax.set_yticks(places, [f"{i} - {j}" for i, j in names])
+    ax.set_ylabel("numbers of the two", color=INK, fontsize=9)
+    ax.invert_yaxis()  # The worst on top.
   return _save(canvas, path)
 
 

@@ -62,13 +62,7 @@ def close(
   """
   lines = [f"finished {total_steps} steps"]
   for one in evaluations:
-    accuracy, std = (
-      one.metrics[f"{one.name}/{name}"] for name in ("accuracy", "accuracy_std")
-    )
-    lines.append(
-      f"{one.name}: accuracy {accuracy:.2%} +- {std:.2%} on {len(one.same):,}"
-      " pairs"
-    )
+    lines.append(f"{one.name}: {one.headline}")
   lines += [
     f"work directory: {workdir}",
     f"next: python -m jamsface_jax.embed --workdir={workdir} --images=DIR"

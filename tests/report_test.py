@@ -9,8 +9,10 @@ import matplotlib
 import numpy as np
 import pytest
 
-from jamsface_jax import report, verification
+from jamsface_jax import report
 from jamsface_jax.errors import InputError
+from jamsface_jax.roc import roc
+from jamsface_jax.tally import tally_pairs
 
 
 @pytest.fixture
@@ -144,55 +146,89 @@ def test_a_log_without_training_is_refused(tmp_path):
     report.plot_training(metrics, tmp_path / "training.png")
 
 
-def test_roc_curves_are_tar_at_far(tmp_path, drawn):
-  rng = np.random.default_rng(1)
-  same = np.arange(4000) % 2 == 0
-  scores = rng.normal(same * 1.0, 0.5)
-  few = np.arange(40) % 2 == 0, rng.normal(size=40)
-  curves = {
-    "many": verification.roc(scores, same),
-    "few": verification.roc(few[1], few[0]),
+def make_pairs(seed, count, positives):
+  rng = np.random.default_rng(seed)
+  same = np.arange(count) % positives == 0
+  scores = np.clip(rng.normal(same * 0.5, 0.2), -1, 1)
+  first, second = rng.integers(0, 100, (2, count))
+  return scores, same, tally_pairs(scores, same, first, second), first, second
+
+
+def test_roc_lines_are_tar_at_far(tmp_path, drawn):
+  scores, same, many, *_ = make_pairs(1, 4000, 2)
+  *_, few, _, _ = make_pairs(2, 40, 2)
+  lines = {
+    "many": report.RocLine.of(many.curve),
+    "few": report.RocLine.of(few.curve),
   }
-  path = report.plot_roc(curves, tmp_path / "roc.png")
+  path = report.plot_roc(lines, tmp_path / "roc.png")
   check_picture(path, 6.4 * 150)
   (ax,) = drawn["roc.png"].axes
-  many, few_line = ax.get_lines()
-  fars, tars = many.get_xydata().T
+  many_line, few_line = ax.get_lines()
+  fars, tars = many_line.get_xydata().T
   assert fars[0] == 1 / 2000
   assert fars[-1] == 1
+  assert {0.001, 0.01, 0.1} < set(fars)
   assert few_line.get_xdata()[0] == 1 / 20
   assert ax.get_xscale() == "log"
   assert ax.get_xlim() == (1 / 2000, 1)
   negatives = np.sort(scores[~same])[::-1]
-  for place in (0, 100, 900, 1500):
+  for place in (0, 100, 500, 900):
     # Just above the first negative that may not pass.
     threshold = negatives[int(fars[place] * 2000 + 1e-9)]
     wanted = np.mean(scores[same] > threshold)
     assert tars[place] == pytest.approx(wanted)
-  tar = verification.tar_at_far(scores, same, [1e-3])[0]
-  area = verification.auc(scores, same)
-  assert many.get_label() == f"many   AUC {area:.4f}   TAR@1e-3 {tar:.4f}"
-  assert "TAR" not in few_line.get_label()  # 20 negatives cannot tell.
+  assert many_line.get_label() == f"many   AUC {roc(scores, same).auc():.4f}"
 
 
-def test_histograms_count_each_kind(tmp_path, drawn):
-  rng = np.random.default_rng(2)
-  same = np.arange(900) % 3 == 0
-  scores = np.clip(rng.normal(same * 0.5, 0.2), -1, 1)
-  path = report.plot_scores(scores, same, 0.25, tmp_path / "scores.png")
+def test_more_roc_lines_than_colours_differ(tmp_path, drawn):
+  line = report.RocLine(np.array([0.1, 1]), np.array([0.5, 1]), 0.5)
+  report.plot_roc({str(i): line for i in range(13)}, tmp_path / "roc.png")
+  (ax,) = drawn["roc.png"].axes
+  styles = {(one.get_color(), one.get_linestyle()) for one in ax.get_lines()}
+  assert len(styles) == 13
+
+
+@pytest.mark.parametrize("threshold", [0.25, None])
+def test_histograms_count_each_kind(tmp_path, drawn, threshold):
+  scores, same, tally, *_ = make_pairs(2, 900, 3)
+  path = report.plot_scores(tally, threshold, tmp_path / "scores.png")
   check_picture(path, 6.4 * 150)
   (ax,) = drawn["scores.png"].axes
-  # A step outline has its heights twice: up and along.
   negative, positive = ax.patches
   assert negative.get_label() == "different people (600 pairs)"
   assert positive.get_label() == "same person (300 pairs)"
-  edges = np.linspace(scores.min(), 1, 81)
   for patch, kind in ((negative, ~same), (positive, same)):
-    counts, _ = np.histogram(scores[kind], edges)
-    heights = patch.get_xy()[1:161:2, 1]
-    np.testing.assert_allclose(heights, counts / kind.sum())
-  (line,) = ax.get_lines()
-  assert list(line.get_xdata()) == [0.25, 0.25]
+    counts, edges = np.histogram(scores[kind], 200, (-1, 1))
+    drawn_heights, drawn_edges, _ = patch.get_data()
+    np.testing.assert_allclose(drawn_heights, counts / kind.sum())
+    np.testing.assert_allclose(drawn_edges, edges, atol=1e-12)
+  marked = [list(line.get_xdata()) for line in ax.get_lines()]
+  assert marked == ([] if threshold is None else [[0.25, 0.25]])
+
+
+def test_hardest_pairs_have_their_numbers(tmp_path, drawn):
+  scores, same, tally, first, second = make_pairs(3, 900, 3)
+  check_picture(report.plot_hardest(tally, tmp_path / "h.png"), 9.0 * 150)
+  left, right = drawn["h.png"].axes
+  order = np.argsort(scores)
+  lowest = [i for i in order if same[i]][:20]
+  highest = [i for i in order[::-1] if not same[i]][:20]
+  for ax, wanted in ((left, lowest), (right, highest)):
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == [f"{first[i]} - {second[i]}" for i in wanted]
+    points = ax.get_lines()[0].get_xdata()
+    np.testing.assert_array_equal(points, scores[wanted])
+    assert ax.yaxis_inverted()
+
+
+def test_cmc_is_drawn_from_rank_1(tmp_path, drawn):
+  rates = np.array([0.5, 0.75, 1.0])
+  path = report.plot_cmc({"lfw": rates}, tmp_path / "cmc.png")
+  check_picture(path, 6.4 * 150)
+  (line,) = drawn["cmc.png"].axes[0].get_lines()
+  np.testing.assert_array_equal(line.get_xydata(), np.c_[[1, 2, 3], rates])
+  assert line.get_label() == "lfw   rank 1 50.00%"
 
 
 def test_margins_against_class_size(tmp_path, drawn):
@@ -230,9 +266,8 @@ def test_classes_of_one_size_can_be_drawn(tmp_path, drawn):
 
 def test_drawing_leaves_no_global_state(tmp_path):
   before = dict(matplotlib.rcParams)
-  report.plot_scores(
-    np.array([0.1, 0.9]), np.array([False, True]), 0.5, tmp_path / "s.png"
-  )
+  *_, tally, _, _ = make_pairs(4, 40, 2)
+  report.plot_scores(tally, 0.5, tmp_path / "s.png")
   assert dict(matplotlib.rcParams) == before
   code = (
     "import sys; import jamsface_jax.report;"

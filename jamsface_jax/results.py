@@ -1,0 +1,178 @@
+"""What an evaluation leaves: a table, `results.json`, pictures."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jamsface_jax import report
+from jamsface_jax.errors import InputError
+from jamsface_jax.identification import Identification
+from jamsface_jax.protocols import Evaluation
+from jamsface_jax.tally import Hardest
+
+RESULTS_FILE = "results.json"
+FORMAT = 1
+
+
+def table(evaluations: Sequence[Evaluation]) -> str:
+  """A line for each metric: its name, its value, its 95 % interval."""
+  lines = []
+  for one in evaluations:
+    lines.append(f"{one.name}: {one.headline}")
+    for name, value in one.metrics.items():
+      line = f"{name:40} {value:.6f}"
+      if name in one.intervals:
+        low, high = one.intervals[name]
+        line += f"   [{low:.4f}, {high:.4f}]"
+      lines.append(line)
+  return "\n".join(lines)
+
+
+def write_results(
+  directory: str,
+  evaluations: Sequence[Evaluation],
+  origin: Mapping[str, object],
+) -> str:
+  """Writes `results.json`, whole or not at all.
+
+  Args:
+    directory: made if missing.
+    evaluations: of all sets.
+    origin: JSON values that say what the embeddings are.
+
+  Returns:
+    The path of the file. JSON has no NaN: what could not be measured is null.
+  """
+  path = os.path.join(directory, RESULTS_FILE)
+  content = {
+    "format": FORMAT,
+    "embeddings": dict(origin),
+    "sets": [as_json(one) for one in evaluations],
+  }
+  os.makedirs(directory, exist_ok=True)
+  with open(path + ".partial", "w", encoding="utf-8") as file:
+    json.dump(_finite(content), file, indent=1, allow_nan=False)
+  os.replace(path + ".partial", path)
+  return path
+
+
+def as_json(one: Evaluation) -> dict[str, object]:
+  """An evaluation as JSON values; `metrics` have the names of the logs."""
+  fields = {
+    "name": one.name,
+    "headline": one.headline,
+    "facts": one.facts,
+    "metrics": one.metrics,
+    "intervals_95": {k: list(v) for k, v in one.intervals.items()},
+    "threshold": one.threshold,
+    "cmc": {name: cmc(found).tolist() for name, found in one.searches.items()},
+  }
+  if one.tally:
+    line = report.RocLine.of(one.tally.curve)
+    fields |= {
+      "roc": {
+        "far": line.fars.tolist(),
+        "tar": line.tars.tolist(),
+        "auc": line.auc,
+      },
+      "hardest_positives": _pairs(one.tally.hardest_positives),
+      "hardest_negatives": _pairs(one.tally.hardest_negatives),
+    }
+  return fields
+
+
+def read_roc_lines(path: str) -> dict[str, report.RocLine]:
+  """The ROC curves of another evaluation, by its directory and the set's name.
+
+  Args:
+    path: of its `results.json`.
+
+  Raises:
+    InputError: not such a file.
+  """
+  run = os.path.basename(os.path.dirname(os.path.abspath(path)))
+  try:
+    with open(path, encoding="utf-8") as file:
+      content = json.load(file)
+    if content["format"] != FORMAT:
+      raise ValueError(f"format {content['format']}")
+    return {
+      f"{run}: {one['name']}": report.RocLine(
+        np.array(one["roc"]["far"], np.float64),
+        np.array(one["roc"]["tar"], np.float64),
+        float(one["roc"]["auc"]),
+      )
+      for one in content["sets"]
+      if "roc" in one
+    }
+  except OSError as error:
+    raise InputError(
+      f"--against {path!r} cannot be read ({error.strerror}): give the"
+      f" {RESULTS_FILE} of another evaluation."
+    ) from None
+  except (ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f"--against {path!r} is not the {RESULTS_FILE} of an evaluation"
+      f" ({error!r}): give one."
+    ) from None
+
+
+def plot_evaluations(
+  directory: str,
+  evaluations: Sequence[Evaluation],
+  others: Mapping[str, report.RocLine] | None = None,
+) -> None:
+  """Draws the ROC of all sets together, and scores, hardest pairs and CMC.
+
+  Args:
+    directory: made if missing.
+    evaluations: of all sets, perhaps none.
+    others: further ROC curves, by the name to show.
+  """
+  if not evaluations:
+    return
+  os.makedirs(directory, exist_ok=True)
+
+  def place(name: str) -> str:
+    return os.path.join(directory, name.replace("/", "_") + ".png")
+
+  tallies = {one.name: one.tally for one in evaluations if one.tally}
+  lines = {k: report.RocLine.of(t.curve) for k, t in tallies.items()}
+  lines |= others or {}
+  if lines:
+    report.plot_roc(lines, place("roc"))
+  for one in evaluations:
+    if one.tally:
+      report.plot_scores(one.tally, one.threshold, place(f"scores_{one.name}"))
+      report.plot_hardest(one.tally, place(f"hardest_{one.name}"))
+    if one.searches:
+      report.plot_cmc(
+        {name: cmc(found) for name, found in one.searches.items()},
+        place(f"cmc_{one.name}"),
+      )
+
+
+def cmc(found: Identification) -> np.ndarray:
+  """Shares found up to rank 1, 2, ... 100, or as many as the gallery has."""
+  return found.cmc(range(1, min(found.gallery_size, 100) + 1))
+
+
+def _pairs(pairs: Hardest) -> list[dict[str, object]]:
+  return [
+    {"first": int(i), "second": int(j), "cosine": float(score)}
+    for i, j, score in zip(pairs.first, pairs.second, pairs.scores, strict=True)
+  ]
+
+
+def _finite(value):
+  """The same JSON value with null for numbers that are not finite."""
+  if isinstance(value, dict):
+    return {name: _finite(one) for name, one in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(one) for one in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
