@@ -10,15 +10,13 @@ evaluation. The file does not say who is shown: each image is a class of its
 own, and the data set is for verification only.
 """
 
-import argparse
 import hashlib
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
+from data_prep import flags
 from data_prep.from_pairs import Pair, equal_runs, write_verification_set
-from data_prep.writer import SKIPPED_FILE
 from jamsface_jax.data.restricted_pickle import PickleRefusedError, loads
 from jamsface_jax.errors import InputError, run_command
 
@@ -28,27 +26,13 @@ _EXTENSIONS = {b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads the flags and converts."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.from_bin",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add("--input", required=True, help="the .bin file")
-  add("--output", required=True, help="directory of the new data set")
-  add("--name", help="prefix of its metrics; default: the output's last part")
-  add(
-    "--skip_bad",
-    action="store_true",
-    help="leave out unreadable images, and the pairs with them; lists the"
-    f" images in {SKIPPED_FILE}",
-  )
-  add("--threads", type=int, default=os.cpu_count(), help="for decoding")
-  arguments = parser.parse_args(argv)
+  parser = flags.make_parser("from_bin", __doc__)
+  parser.add_argument("--input", required=True, help="the .bin file")
+  arguments = flags.parse(parser, argv)
   convert(
     arguments.input,
     arguments.output,
-    name=arguments.name or os.path.basename(os.path.abspath(arguments.output)),
+    name=arguments.name,
     skip_bad=arguments.skip_bad,
     threads=arguments.threads,
   )

@@ -6,33 +6,24 @@ Classes are numbered in the order of the folders' names; images are copied as
 they are, after each was decoded once.
 """
 
-import argparse
+import functools
 import os
-from collections.abc import Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
-from tqdm import tqdm
-
-from data_prep.conversion import load_images
+from data_prep import conversion, flags
+from data_prep.conversion import Item, Reading
 from data_prep.exclusions import read_exclusions
-from data_prep.writer import SKIPPED_FILE, DatasetWriter
-from jamsface_jax.data import decoding, records
+from data_prep.writer import SHARD_BYTES, DatasetAssembler
+from jamsface_jax.data import decoding
 from jamsface_jax.data.pairs import read_pairs
 from jamsface_jax.errors import InputError, run_command
-
-_FACE_BYTES = 2**14  # About; bounds the memory without a look at each file.
 
 
 def main() -> int:
   """Reads the flags and converts."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.from_folder",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = flags.make_parser("from_folder", __doc__)
   add = parser.add_argument
   add("--input", required=True, help="folder with one sub-folder per identity")
-  add("--output", required=True, help="directory of the new data set")
-  add("--name", help="prefix of its metrics; default: the output's last part")
   add(
     "--identities",
     metavar="FILE",
@@ -41,7 +32,7 @@ def main() -> int:
   )
   add(
     "--min_images",
-    type=int,
+    type=flags.positive_integer,
     default=1,
     help="leave out identities with fewer images",
   )
@@ -56,21 +47,17 @@ def main() -> int:
     metavar="FILE",
     help="verification pairs over these images, in LFW's layout",
   )
-  add(
-    "--skip_bad",
-    action="store_true",
-    help=f"leave out unreadable images and list them in {SKIPPED_FILE}",
-  )
-  add("--threads", type=int, default=os.cpu_count(), help="for decoding")
-  arguments = parser.parse_args()
+  flags.add_engine(parser)
+  arguments = flags.parse(parser)
   convert(
     arguments.input,
     arguments.output,
-    name=arguments.name or os.path.basename(os.path.abspath(arguments.output)),
+    name=arguments.name,
     identities=arguments.identities,
     min_images=arguments.min_images,
     pairs=arguments.pairs,
     skip_bad=arguments.skip_bad,
+    engine=arguments.engine,
     threads=arguments.threads,
     exclude=arguments.exclude,
   )
@@ -86,8 +73,10 @@ def convert(
   min_images: int,
   pairs: str | None,
   skip_bad: bool,
-  threads: int,
   exclude: str | None,
+  threads: int | None,
+  engine: str = "local",
+  shard_bytes: int = SHARD_BYTES,
 ) -> None:
   """Writes the data set; see the flags of this command.
 
@@ -97,59 +86,46 @@ def convert(
   wanted = None if identities is None else _read_identities(identities)
   excluded = set() if exclude is None else _read_exclusions(exclude, source)
   classes = find_classes(source, wanted, min_images, excluded)
-  images = [
-    (label, f"{folder}/{file}")
-    for label, (folder, files) in enumerate(classes.items())
-    for file in files
-  ]
+  total = sum(map(len, classes.values()))
   if pairs:  # Before anything is written.
-    read_pairs(pairs, [image for _, image in images])
-
-  def load(item: tuple[int, str]) -> bytes:
-    with open(os.path.join(source, item[1]), "rb") as file:
-      return file.read()
-
-  with DatasetWriter(
+    read_pairs(pairs, [item.name for item in _items(classes)])
+  assembler = DatasetAssembler(
     directory,
     name=name,
     classes=list(classes),
-    source=f"folder {os.path.abspath(source)} {len(images)} {skip_bad}"
+    source=f"folder {os.path.abspath(source)} {total} {skip_bad}"
     + (f" without {sorted(excluded)}" if excluded else ""),
-  ) as writer:
-    rest = images[writer.position :]
-    loaded = load_images(
-      ((item, _FACE_BYTES) for item in rest), load, check=True, threads=threads
-    )
-    for (label, image), data, size in tqdm(
-      loaded, total=len(rest), unit="image", disable=None
-    ):
-      if not isinstance(size, str):
-        writer.add(label, image, data, size)
-      elif skip_bad:
-        writer.skip(image, size)
-      else:
-        raise InputError(
-          f"image {os.path.join(source, image)!r} cannot be read ({size}):"
-          " mend or delete it, or leave such images out with --skip_bad."
-        )
-    if pairs:
-      writer.add_pairs(pairs)
-  index = records.read_index(directory)
-  print(
-    f"{index.images:,} images of {index.classes:,} identities"
-    f" ({min(index.class_sizes)} to {max(index.class_sizes)} each) in"
-    f" {directory}"
-    + (f"; {writer.skipped} in {SKIPPED_FILE}" if writer.skipped else "")
+    shard_bytes=shard_bytes,
   )
   if pairs:
-    print(
-      f"next: python -m jamsface_jax.evaluate --workdir=W --data={directory}"
-    )
-  else:
-    print(
-      "next: python -m jamsface_jax.main --config=configs/lfw_cpu.py"
-      f" --config.data.directory={directory} --workdir=W"
-    )
+    assembler.add_pairs(pairs)
+  conversion.convert(
+    assembler,
+    conversion.add_file_sizes(source, _items(classes)),
+    Reading(
+      open=functools.partial(conversion.open_folder, source),
+      root=source,
+      remedy="mend or delete it, or leave such images out with --skip_bad",
+      check=True,
+      skip_bad=skip_bad,
+    ),
+    total=total,
+    engine=engine,
+    threads=threads,
+  )
+  conversion.print_result(
+    directory,
+    assembler.skipped,
+    f"python -m jamsface_jax.evaluate --workdir=W --data={directory}"
+    if pairs
+    else conversion.training_command(directory, "configs/lfw_cpu.py"),
+  )
+
+
+def _items(classes: Mapping[str, Sequence[str]]) -> Iterator[Item]:
+  for label, (folder, files) in enumerate(classes.items()):
+    for file in files:
+      yield Item(label, f"{folder}/{file}", 0)
 
 
 def find_classes(

@@ -27,9 +27,9 @@ data set has, with templates by label:
   gallery_G1.csv, probe_mixed.csv, ...   template,subject: each template once
 """
 
-import argparse
 import csv
 import dataclasses
+import functools
 import glob
 import hashlib
 import itertools
@@ -39,10 +39,10 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
-from data_prep.conversion import load_images
-from data_prep.writer import SKIPPED_FILE, DatasetWriter
+from data_prep import conversion, flags
+from data_prep.conversion import Item, Reading
+from data_prep.writer import SHARD_BYTES, SKIPPED_FILE, DatasetAssembler
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
 
@@ -65,29 +65,19 @@ class Face:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads the flags and converts."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.from_ijb",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = flags.make_parser("from_ijb", __doc__)
   add = parser.add_argument
   add("--input", required=True, help="folder of the images")
   add("--meta", required=True, help="folder of the files above")
-  add("--output", required=True, help="directory of the new data set")
-  add("--name", help="prefix of its metrics; default: the output's last part")
-  add(
-    "--skip_bad",
-    action="store_true",
-    help=f"leave out unreadable images and list them in {SKIPPED_FILE}",
-  )
-  add("--threads", type=int, default=os.cpu_count(), help="for decoding")
-  arguments = parser.parse_args(argv)
+  flags.add_engine(parser)
+  arguments = flags.parse(parser, argv)
   convert(
     arguments.input,
     arguments.output,
     meta=arguments.meta,
-    name=arguments.name or os.path.basename(os.path.abspath(arguments.output)),
+    name=arguments.name,
     skip_bad=arguments.skip_bad,
+    engine=arguments.engine,
     threads=arguments.threads,
   )
   return 0
@@ -100,7 +90,9 @@ def convert(
   meta: str,
   name: str,
   skip_bad: bool,
-  threads: int,
+  threads: int | None,
+  engine: str = "local",
+  shard_bytes: int = SHARD_BYTES,
 ) -> None:
   """Writes the data set; see the flags of this command.
 
@@ -126,46 +118,42 @@ def convert(
   }
   labels = np.searchsorted(templates, [face.template for face in faces])
 
-  def load(number: int) -> bytes:
-    with open(os.path.join(source, faces[number].image), "rb") as file:
-      return file.read()
-
   digest = hashlib.sha256(repr((faces, lists)).encode())
   digest.update(pairs.tobytes())
-  with DatasetWriter(
+  assembler = DatasetAssembler(
     directory,
     name=name,
     classes=[str(template) for template in templates],
     source=f"ijb {os.path.abspath(source)} {digest.hexdigest()} {skip_bad}",
-  ) as writer:
-    _write_faces(directory, faces, labels)
-    np.save(os.path.join(directory, TEMPLATE_PAIRS_FILE), pairs)
-    for file, subjects in lists.items():
-      _write_subjects(os.path.join(directory, file), subjects)
-    rest = ((number, 0) for number in range(writer.position, len(faces)))
-    for number, data, size in tqdm(
-      load_images(rest, load, check=True, threads=threads),
-      initial=writer.position,
-      total=len(faces),
-      unit="image",
-      disable=None,
-    ):
-      image = faces[number].image
-      if not isinstance(size, str):
-        writer.add(int(labels[number]), image, data, size)
-      elif skip_bad:
-        writer.skip(image, size)
-      else:
-        raise InputError(
-          f"image {os.path.join(source, image)!r} cannot be read ({size}): mend"
-          " it, or leave such images out with --skip_bad."
-        )
-  index = records.read_index(directory)
+    shard_bytes=shard_bytes,
+  )
+  _write_faces(directory, faces, labels)
+  np.save(os.path.join(directory, TEMPLATE_PAIRS_FILE), pairs)
+  for file, subjects in lists.items():
+    _write_subjects(os.path.join(directory, file), subjects)
+  listed = (
+    Item(label, face.image, 0)
+    for face, label in zip(faces, labels.tolist(), strict=True)
+  )
+  conversion.convert(
+    assembler,
+    conversion.add_file_sizes(source, listed),
+    Reading(
+      open=functools.partial(conversion.open_folder, source),
+      root=source,
+      remedy="mend it, or leave such images out with --skip_bad",
+      check=True,
+      skip_bad=skip_bad,
+    ),
+    total=len(faces),
+    engine=engine,
+    threads=threads,
+  )
+  index, skipped = records.read_index(directory), assembler.skipped
   print(
     f"{index.images:,} images of {index.classes:,} templates, {len(pairs):,}"
     f" pairs ({pairs[:, 2].sum():,} of one person) and {len(lists)} lists in"
-    f" {directory}"
-    + (f"; {writer.skipped} in {SKIPPED_FILE}" if writer.skipped else "")
+    f" {directory}" + (f"; {skipped} in {SKIPPED_FILE}" if skipped else "")
   )
   print(
     f"next: python -m jamsface_jax.embed --workdir=W --images={directory}"

@@ -15,7 +15,6 @@ numbered in their order, and classes.txt keeps them. Paths are relative to
 --root. Images are copied as they are.
 """
 
-import argparse
 import csv
 import functools
 import hashlib
@@ -24,15 +23,14 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from data_prep import conversion
+from data_prep import conversion, flags
+from data_prep.conversion import Item, Reading
 from data_prep.exclusions import read_exclusions
-from data_prep.writer import SHARD_BYTES, SKIPPED_FILE, DatasetWriter
+from data_prep.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.errors import InputError, run_command
 
 PATH_COLUMNS = (
@@ -67,50 +65,30 @@ class Entry(NamedTuple):
 
 def main() -> int:
   """Reads the flags and converts."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.from_list",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = flags.make_parser("from_list", __doc__)
   add = parser.add_argument
   add("--input", required=True, help="text file, a path and a label a line")
   add("--root", required=True, help="folder that the paths are relative to")
-  add("--output", required=True, help="directory of the new data set")
-  add("--name", help="prefix of its metrics; default: the output's last part")
   add(
     "--min_images_per_class",
-    type=conversion.positive_integer,
+    type=flags.positive_integer,
     default=1,
     help="leave out classes with fewer images",
   )
-  add(
-    "--skip_bad",
-    action="store_true",
-    help=f"leave out unreadable images and list them in {SKIPPED_FILE}",
-  )
   add("--exclude", metavar="FILE", help="paths of images to leave out, a line")
-  add(
-    "--check_images",
-    action=argparse.BooleanOptionalAction,
-    default=True,
-    help="decode every image once; otherwise only look at its head",
-  )
-  add(
-    "--threads",
-    type=conversion.positive_integer,
-    default=os.cpu_count(),
-    help="for decoding",
-  )
-  arguments = parser.parse_args()
+  flags.add_check_images(parser)
+  flags.add_engine(parser)
+  arguments = flags.parse(parser)
   convert(
     arguments.input,
     arguments.output,
     root=arguments.root,
-    name=arguments.name or os.path.basename(os.path.abspath(arguments.output)),
+    name=arguments.name,
     min_images_per_class=arguments.min_images_per_class,
     skip_bad=arguments.skip_bad,
     exclude=arguments.exclude,
     check_images=arguments.check_images,
+    engine=arguments.engine,
     threads=arguments.threads,
   )
   return 0
@@ -126,7 +104,8 @@ def convert(
   skip_bad: bool,
   exclude: str | None,
   check_images: bool,
-  threads: int,
+  threads: int | None,
+  engine: str = "local",
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
   """Writes the data set; see the flags of this command.
@@ -155,43 +134,43 @@ def convert(
       " check --input, --exclude and --min_images_per_class."
     )
   numbers = {label: number for number, label in enumerate(kept)}
-  with DatasetWriter(
+  assembler = DatasetAssembler(
     directory,
     name=name,
     classes=kept,
     source=_identify(source, root, excluded, skip_bad, check_images),
     shard_bytes=shard_bytes,
-  ) as writer:
-    chosen = (
-      entry
-      for entry in read_entries(source)
-      if entry.path not in excluded and entry.label in numbers
+  )
+  listed = (
+    Item(
+      numbers[entry.label],
+      entry.path,
+      0,
+      where=f"line {entry.line} of {source!r}: ",
     )
-    rest = islice(chosen, writer.position, None)
-    images = conversion.load_images(
-      ((entry, _size(os.path.join(root, entry.path))) for entry in rest),
-      lambda entry: _read(os.path.join(root, entry.path)),
+    for entry in read_entries(source)
+    if entry.path not in excluded and entry.label in numbers
+  )
+  conversion.convert(
+    assembler,
+    conversion.add_file_sizes(root, listed),
+    Reading(
+      open=functools.partial(conversion.open_folder, root),
+      root=root,
+      remedy="mend --root or the image, or leave such images out with"
+      " --skip_bad",
       check=check_images,
-      threads=threads,
-    )
-    for entry, data, size in tqdm(
-      images,
-      total=sum(class_sizes[label] for label in kept),
-      initial=writer.position,
-      unit="image",
-      disable=None,
-    ):
-      if not isinstance(size, str):
-        writer.add(numbers[entry.label], entry.path, data, size)
-      elif skip_bad:
-        writer.skip(entry.path, size)
-      else:
-        raise InputError(
-          f"line {entry.line} of {source!r}: image"
-          f" {os.path.join(root, entry.path)!r} cannot be read ({size}): mend"
-          " --root or the image, or leave such images out with --skip_bad."
-        )
-  conversion.print_result(directory, writer.skipped, "configs/lfw_cpu.py")
+      skip_bad=skip_bad,
+    ),
+    total=sum(class_sizes[label] for label in kept),
+    engine=engine,
+    threads=threads,
+  )
+  conversion.print_result(
+    directory,
+    assembler.skipped,
+    conversion.training_command(directory, "configs/lfw_cpu.py"),
+  )
 
 
 def read_entries(source: str) -> Iterator[Entry]:
@@ -344,18 +323,6 @@ def _identify(source: str, root: str, excluded: set[str], *flags) -> str:
   with open(source, "rb") as file:
     content = hashlib.file_digest(file, "sha256").hexdigest()
   return repr((content, os.path.abspath(root), names, flags))
-
-
-def _size(path: str) -> int:
-  try:
-    return os.path.getsize(path)
-  except OSError:
-    return 0  # Reading it will say what is wrong.
-
-
-def _read(path: str) -> bytes:
-  with open(path, "rb") as file:
-    return file.read()
 
 
 if __name__ == "__main__":

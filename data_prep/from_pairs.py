@@ -27,7 +27,6 @@ The class of an image is its person where the protocol's layout says who that is
 the image itself.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import os
@@ -38,6 +37,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from data_prep import flags
 from data_prep.conversion import load_images
 from data_prep.writer import SKIPPED_FILE, DatasetWriter
 from jamsface_jax.data import records
@@ -60,31 +60,18 @@ class Pair:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads the flags and converts."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.from_pairs",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = flags.make_parser("from_pairs", __doc__)
   add = parser.add_argument
   add("--protocol", required=True, choices=sorted(PROTOCOLS))
   add("--input", required=True, help="folder of the images")
   add("--pairs", required=True, help="the protocol's file; CFP: its folder")
-  add("--output", required=True, help="directory of the new data set")
-  add("--name", help="prefix of its metrics; default: the output's last part")
-  add(
-    "--skip_bad",
-    action="store_true",
-    help="leave out unreadable images, and the pairs with them; lists the"
-    f" images in {SKIPPED_FILE}",
-  )
-  add("--threads", type=int, default=os.cpu_count(), help="for decoding")
-  arguments = parser.parse_args(argv)
+  arguments = flags.parse(parser, argv)
   convert(
     arguments.input,
     arguments.output,
     protocol=arguments.protocol,
     pairs=arguments.pairs,
-    name=arguments.name or os.path.basename(os.path.abspath(arguments.output)),
+    name=arguments.name,
     skip_bad=arguments.skip_bad,
     threads=arguments.threads,
   )

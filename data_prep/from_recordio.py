@@ -9,46 +9,41 @@ found by going through the file. Images are copied as they are. An image's name
 is its key in the .idx, or else the number of its record in the file, from 0.
 """
 
-import argparse
+import contextlib
+import functools
 import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
-from itertools import islice
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 from tqdm import tqdm
 
-from data_prep import conversion, recordio
+from data_prep import conversion, flags, recordio
+from data_prep.conversion import Item, Reading
 from data_prep.exclusions import read_exclusions
-from data_prep.writer import SHARD_BYTES, SKIPPED_FILE, DatasetWriter
+from data_prep.writer import SHARD_BYTES, DatasetAssembler
+from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError, run_command
 
 _RECORDS = "train.rec"
 _PROPERTY = "property"  # "classes,height,width", beside InsightFace's files.
+_NO_LABEL = -1  # Of a damaged record.
 _AROUND = "copy the file again, or read around such places with --skip_bad"
 
 
 def main() -> int:
   """Reads the flags and converts."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.from_recordio",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = flags.make_parser("from_recordio", __doc__)
   add = parser.add_argument
   add("--input", required=True, help=f"folder with {_RECORDS}, or a .rec file")
-  add("--output", required=True, help="directory of the new data set")
-  add("--name", help="prefix of its metrics; default: the output's last part")
   add(
-    "--limit",
-    type=conversion.positive_integer,
-    help="only the first LIMIT images",
+    "--limit", type=flags.positive_integer, help="only the first LIMIT images"
   )
   add(
     "--min_images_per_class",
-    type=conversion.positive_integer,
+    type=flags.positive_integer,
     default=1,
     help="leave out classes with fewer images and close the gaps; classes.txt"
     " keeps the labels of the input",
@@ -58,35 +53,21 @@ def main() -> int:
     action="store_true",
     help="close gaps in the labels of the input too; otherwise an error",
   )
-  add(
-    "--skip_bad",
-    action="store_true",
-    help=f"read around damaged records and list them in {SKIPPED_FILE}",
-  )
   add("--exclude", metavar="FILE", help="names of images to leave out, a line")
-  add(
-    "--check_images",
-    action=argparse.BooleanOptionalAction,
-    default=True,
-    help="decode every image once; otherwise only look at its head",
-  )
-  add(
-    "--threads",
-    type=conversion.positive_integer,
-    default=os.cpu_count(),
-    help="for decoding",
-  )
-  arguments = parser.parse_args()
+  flags.add_check_images(parser)
+  flags.add_engine(parser)
+  arguments = flags.parse(parser)
   convert(
     arguments.input,
     arguments.output,
-    name=arguments.name or os.path.basename(os.path.abspath(arguments.output)),
+    name=arguments.name,
     limit=arguments.limit,
     min_images_per_class=arguments.min_images_per_class,
     remap_labels=arguments.remap_labels,
     skip_bad=arguments.skip_bad,
     exclude=arguments.exclude,
     check_images=arguments.check_images,
+    engine=arguments.engine,
     threads=arguments.threads,
   )
   return 0
@@ -103,7 +84,8 @@ def convert(
   skip_bad: bool,
   exclude: str | None,
   check_images: bool,
-  threads: int,
+  threads: int | None,
+  engine: str = "local",
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
   """Writes the data set; see the flags of this command.
@@ -131,41 +113,32 @@ def convert(
         " check --input, --exclude and --min_images_per_class."
       )
     new_labels = {label: number for number, label in enumerate(kept)}
-    with DatasetWriter(
+    assembler = DatasetAssembler(
       directory,
       name=name,
       classes=[f"{label:07d}" for label in kept],
       source=_identify(file, excluded, limit, skip_bad, check_images),
       shard_bytes=shard_bytes,
-    ) as writer:
-      chosen = _choose(file, excluded, limit, new_labels)
-      rest = islice(chosen, writer.position, None)
-      images = conversion.load_images(
-        _read(file, rest),
-        lambda item: item[1],
+    )
+    conversion.convert(
+      assembler,
+      _items(file, excluded, limit, new_labels),
+      Reading(
+        open=functools.partial(_open, path),
+        root="",
+        remedy=_AROUND,
         check=check_images,
-        threads=threads,
-      )
-      for (record, _), data, size in tqdm(
-        images,
-        total=sum(class_sizes[label] for label in kept),
-        initial=writer.position,
-        unit="image",
-        disable=None,
-      ):
-        key = str(record.key)
-        if isinstance(record, recordio.Damage):
-          writer.skip(key, record.reason)
-        elif not isinstance(size, str):
-          writer.add(new_labels[record.label], key, data, size)
-        elif skip_bad:
-          writer.skip(key, f"byte {record.offset} of {path!r}: {size}")
-        else:
-          raise InputError(
-            f"byte {record.offset} of {path!r}: image {key!r} cannot be read"
-            f" ({size}): {_AROUND}."
-          )
-  conversion.print_result(directory, writer.skipped, "configs/ms1m_r50.py")
+        skip_bad=skip_bad,
+      ),
+      total=sum(class_sizes[label] for label in kept),
+      engine=engine,
+      threads=threads,
+    )
+  conversion.print_result(
+    directory,
+    assembler.skipped,
+    conversion.training_command(directory, "configs/ms1m_r50.py"),
+  )
 
 
 def find_records(source: str) -> tuple[str, str | None]:
@@ -317,36 +290,45 @@ def _identify(file: recordio.RecordFile, excluded: set[str], *flags) -> str:
   return repr((os.path.abspath(file.path), file.size, names, flags))
 
 
-def _choose(
+def _items(
   file: recordio.RecordFile,
   excluded: set[str],
   limit: int | None,
-  new_labels: Collection[int],
-) -> Iterator[recordio.Image | recordio.Damage]:
+  new_labels: Mapping[int, int],
+) -> Iterator[Item]:
   """What the data set takes or skips, in order."""
   images = 0
   for record in file.records():
-    if isinstance(record, recordio.Table) or str(record.key) in excluded:
+    name = str(record.key)
+    if isinstance(record, recordio.Table) or name in excluded:
       continue
     if isinstance(record, recordio.Damage):
-      yield record
+      yield Item(_NO_LABEL, name, 0, place=record)
       continue
     if record.label in new_labels:
-      yield record
+      yield Item(
+        label=new_labels[record.label],
+        name=name,
+        size=record.length - record.start,
+        where=f"byte {record.offset} of {file.path!r}: ",
+        place=record,
+      )
     images += 1
     if images == limit:
       break
 
 
-def _read(
-  file: recordio.RecordFile,
-  chosen: Iterator[recordio.Image | recordio.Damage],
-) -> Iterator[tuple[tuple[recordio.Image | recordio.Damage, bytes], int]]:
-  """Adds the bytes of each image, and says how many."""
-  for record in chosen:
-    is_image = isinstance(record, recordio.Image)
-    data = file.read_image(record) if is_image else b""
-    yield (record, data), len(data)
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[Callable[[Item], bytes]]:
+  """The `Reading.open` of records."""
+  with recordio.RecordFile(path, None) as file:
+
+    def load(item: Item) -> bytes:
+      if isinstance(item.place, recordio.Damage):
+        raise decoding.DecodingError(item.place.reason)
+      return file.read_image(item.place)
+
+    yield load
 
 
 if __name__ == "__main__":

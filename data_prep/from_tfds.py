@@ -15,16 +15,20 @@ aligned. Its protocol, pairs.txt, names images by file and so cannot be used
 with it: for verification take the original archive and data_prep.from_pairs.
 """
 
-import argparse
 import os
 from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from data_prep.conversion import load_images, print_result
+from data_prep import flags
+from data_prep.conversion import (
+  load_images,
+  print_result,
+  training_command,
+)
 from data_prep.from_bin import extension
-from data_prep.writer import SKIPPED_FILE, DatasetWriter
+from data_prep.writer import DatasetWriter
 from jamsface_jax.errors import InputError, run_command
 
 _FILE_FORMAT = "array_record"
@@ -41,15 +45,9 @@ _PREPARATION_ERRORS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads the flags and converts."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.from_tfds",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = flags.make_parser("from_tfds", __doc__)
   add = parser.add_argument
   add("--input", required=True, help="TFDS name[/config][:version], or folder")
-  add("--output", required=True, help="directory of the new data set")
-  add("--name", help="prefix of its metrics; default: the output's last part")
   add(
     "--split", default="train", help="of TFDS; slices such as train[:10%%] too"
   )
@@ -61,17 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   add("--image_feature", default="image", help="feature with the image")
   add("--label_feature", default="label", help="feature with the class")
-  add(
-    "--skip_bad",
-    action="store_true",
-    help=f"leave out unreadable images and list them in {SKIPPED_FILE}",
-  )
-  add("--threads", type=int, default=os.cpu_count(), help="for decoding")
-  arguments = parser.parse_args(argv)
+  arguments = flags.parse(parser, argv)
   convert(
     arguments.input,
     arguments.output,
-    name=arguments.name or os.path.basename(os.path.abspath(arguments.output)),
+    name=arguments.name,
     split=arguments.split,
     data_dir=arguments.data_dir,
     download=arguments.download,
@@ -155,7 +147,11 @@ def convert(
           f"example {number} of {dataset!r} cannot be read ({size}): prepare it"
           " again, or leave such images out with --skip_bad."
         )
-  print_result(directory, writer.skipped, "configs/lfw_cpu.py")
+  print_result(
+    directory,
+    writer.skipped,
+    training_command(directory, "configs/lfw_cpu.py"),
+  )
 
 
 def _open(

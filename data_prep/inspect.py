@@ -187,8 +187,8 @@ def _check_shards(
   """Compares each shard's SHA-256 with the recorded one."""
 
   def check(shard):
-    with open(os.path.join(reader.directory, shard.file), "rb") as file:
-      return hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
+    path = os.path.join(reader.directory, shard.file)
+    return records.file_digest(path)[0] == shard.sha256
 
   shards = reader.index.shards
   right = tqdm(
@@ -327,6 +327,7 @@ def _check_index(reader: records.RecordReader, survey: _Survey) -> list[str]:
       f"class {label} has {sizes[label]} images, not {index.class_sizes[label]}"
       for label in np.flatnonzero(sizes != index.class_sizes)
     ]
+  errors += _check_labels(reader, survey)
   if index.image_size is not None and any(
     size != index.image_size for size in survey.image_sizes
   ):
@@ -337,6 +338,22 @@ def _check_index(reader: records.RecordReader, survey: _Survey) -> list[str]:
       f"{records.CLASSES_FILE} has {names} lines for {index.classes} classes"
     )
   return errors
+
+
+def _check_labels(reader: records.RecordReader, survey: _Survey) -> list[str]:
+  """Compares labels.npy, if there should be one, with the records."""
+  if reader.index.labels_sha256 is None:
+    return []
+  try:
+    labels = records.read_labels(reader.directory, reader.index)
+  except InputError as error:
+    return [str(error)]
+  wrong = (survey.labels != _UNREAD) & (survey.labels != labels)
+  return [
+    f"{records.LABELS_FILE} gives record {number} label {labels[number]}, not"
+    f" {survey.labels[number]}"
+    for number in np.flatnonzero(wrong)[:1]
+  ]
 
 
 def _duplicates(

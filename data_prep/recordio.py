@@ -131,11 +131,11 @@ class RecordFile:
       yield from self._follow(self.index_path)
 
   def read_image(self, image: Image) -> bytes:
-    """Returns the encoded image of a record."""
+    """Returns the encoded image of a record; threads may call it."""
     if image.end - image.offset < _PART.size + image.length + 4:  # One part.
       begin = image.offset + _PART.size
-      return self._read(begin + image.start, image.length - image.start)
-    data = self._read(image.offset, image.end - image.offset)
+      return self._fetch(begin + image.start, image.length - image.start)
+    data = self._fetch(image.offset, image.end - image.offset)
     parts = []
     position = 0
     while position < len(data):
@@ -308,18 +308,25 @@ class RecordFile:
     begin = offset - self._block_offset
     if 0 <= begin and begin + count <= len(self._block):
       return self._block[begin : begin + count]
+    block = self._fetch(offset, max(count, ahead), least=count)
+    if ahead:
+      self._block, self._block_offset = block, offset
+    return block[:count]
+
+  def _fetch(
+    self, offset: int, count: int, *, least: int | None = None
+  ) -> bytes:
+    """Bytes of the file: `count`, or fewer at its end but not below `least`."""
     try:
-      block = os.pread(self._file.fileno(), max(count, ahead), offset)
+      data = os.pread(self._file.fileno(), count, offset)
     except OSError as error:
       raise InputError(
         f"{self.path!r} cannot be read at byte {offset} ({error.strerror}):"
         " copy it to a sound disk."
       ) from None
-    if len(block) < count:
+    if len(data) < (count if least is None else least):
       raise InputError(
         f"{self.path!r} became shorter while it was read: wait until it is"
         " complete."
       )
-    if ahead:
-      self._block, self._block_offset = block, offset
-    return block[:count]
+    return data

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep import from_ijb
-from data_prep.writer import DatasetWriter
+from data_prep.writer import DatasetAssembler
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 
@@ -151,27 +151,27 @@ def test_template_without_an_image_is_refused(ijb):
 
 
 def test_interrupted_conversion_goes_on(ijb, monkeypatch):
-  defaults = DatasetWriter.__init__.__kwdefaults__
-  monkeypatch.setitem(defaults, "shard_bytes", 1)
+  changes = {"skip_bad": True, "shard_bytes": 1}
   (ijb / "crops" / "2.jpg").unlink()
-  whole, _ = convert(ijb, "whole", skip_bad=True)
-  add = DatasetWriter.add
+  whole, _ = convert(ijb, "whole", **changes)
+  accept = DatasetAssembler.accept
 
-  def stop_at_5(self, *arguments):
-    if self.position == 5:
+  def stop_at_5(self, finished):
+    if finished.number == 5:
       raise KeyboardInterrupt
-    add(self, *arguments)
+    accept(self, finished)
 
   with monkeypatch.context() as patch:
-    patch.setattr(DatasetWriter, "add", stop_at_5)
+    patch.setattr(DatasetAssembler, "accept", stop_at_5)
     with pytest.raises(KeyboardInterrupt):
-      convert(ijb, skip_bad=True)
+      convert(ijb, **changes)
   assert not (ijb / "d" / records.INDEX_FILE).exists()
-  directory, _ = convert(ijb, skip_bad=True)
+  first = (ijb / "d" / "images-00000.array_record").stat().st_mtime_ns
+  directory, _ = convert(ijb, **changes)
+  assert (directory / "images-00000.array_record").stat().st_mtime_ns == first
   assert sorted(os.listdir(directory)) == sorted(os.listdir(whole))
   for file in os.listdir(whole):
-    if file != records.INDEX_FILE:
-      assert (directory / file).read_bytes() == (whole / file).read_bytes()
+    assert (directory / file).read_bytes() == (whole / file).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -229,14 +229,14 @@ def test_loading_keeps_order_and_looks_little_ahead(images):
 KILLED = """
 import os, signal, sys
 from data_prep import from_list, writer
-add = writer.DatasetWriter.add
+add = writer.ShardWriter.add
 def add_or_die(self, *args):
   add_or_die.left -= 1
   if add_or_die.left < 0:
     os.kill(os.getpid(), signal.SIGKILL)
   add(self, *args)
 add_or_die.left = 20
-writer.DatasetWriter.add = add_or_die
+writer.ShardWriter.add = add_or_die
 from_list.convert(sys.argv[1], sys.argv[2], root=sys.argv[3], name="tiny",
   min_images_per_class=1, skip_bad=False, exclude=None, check_images=True,
   threads=2, shard_bytes=8000)

@@ -1,4 +1,5 @@
 import collections
+import hashlib
 import json
 import shutil
 import subprocess
@@ -155,6 +156,21 @@ def test_flipped_byte_changes_the_checksum(sound):
   found = report(sound)
   assert found["wrong"] >= 1
   assert "images-00001.array_record has another checksum" in found["errors"][0]
+
+
+def test_labels_are_compared_with_the_records(sound):
+  path = sound / "labels.npy"
+  labels = np.load(path)
+  labels[7] = 0  # It is 3.
+  np.save(path, labels)
+  [error] = report(sound)["errors"]
+  assert "labels.npy' is damaged (another checksum" in error
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  edit(sound, labels_sha256=digest)
+  [error] = report(sound)["errors"]
+  assert error == "labels.npy gives record 7 label 0, not 3"
+  edit(sound, labels_sha256=None)  # Made before there was such a file.
+  assert not report(sound)["errors"]
 
 
 def test_damaged_records_are_counted(sound):

@@ -492,14 +492,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 KILLED = """
 import os, signal, sys
 from data_prep import from_recordio, writer
-add = writer.DatasetWriter.add
+add = writer.ShardWriter.add
 def add_or_die(self, *args):
   add_or_die.left -= 1
   if add_or_die.left < 0:
     os.kill(os.getpid(), signal.SIGKILL)
   add(self, *args)
 add_or_die.left = int(sys.argv[3])
-writer.DatasetWriter.add = add_or_die
+writer.ShardWriter.add = add_or_die
 from_recordio.convert(sys.argv[1], sys.argv[2], name="tiny", limit=None,
   min_images_per_class=1, remap_labels=False, skip_bad=True, exclude=None,
   check_images=True, threads=2, shard_bytes=3000)
@@ -532,7 +532,7 @@ def test_part_with_other_flags_is_refused(tmp_path, monkeypatch):
   rec, idx = insightface(LABELS, IMAGES)
   folder = save(tmp_path / "in", rec, idx)
   with monkeypatch.context() as patch:
-    patch.setattr(from_recordio.DatasetWriter, "_finish", interrupt)
+    patch.setattr(from_recordio.DatasetAssembler, "finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
       convert(folder, tmp_path / "out", shard_bytes=3000)
   with pytest.raises(InputError, match="part of another conversion"):
@@ -540,7 +540,7 @@ def test_part_with_other_flags_is_refused(tmp_path, monkeypatch):
   assert len(convert(folder, tmp_path / "out", shard_bytes=3000)) == 12
 
 
-def interrupt(writer):
+def interrupt(assembler):
   raise KeyboardInterrupt
 
 

@@ -86,6 +86,7 @@ def test_unfinished_data_set_is_none(tmp_path):
     "classes.txt",
     "dataset.json",
     "images-00000.array_record",
+    "labels.npy",
   ]
 
 

@@ -1,3 +1,6 @@
+import dataclasses
+import hashlib
+import json
 import shutil
 
 import cv2
@@ -8,7 +11,9 @@ import simplejpeg
 from data_prep.writer import DatasetWriter
 from jamsface_jax.config import base_config
 from jamsface_jax.data import decoding, records
+from jamsface_jax.data.sampling import example_order
 from jamsface_jax.data.sources import MixedSource, NoiseSource, RecordSource
+from jamsface_jax.errors import InputError
 from jamsface_jax.train import open_source
 
 
@@ -98,20 +103,17 @@ def write(directory, labels, stored):
   return RecordSource(str(directory), 40)
 
 
-@pytest.mark.parametrize("in_order", [True, False])
-def test_labels_are_those_of_the_records(shards, tmp_path, in_order):
-  labels = np.sort(np.random.default_rng(0).integers(6, size=37))
-  if not in_order:
-    labels = np.random.default_rng(1).permutation(labels)
-  source = write(tmp_path / "data", labels.tolist(), shards[1])
-  got = source.labels()
-  np.testing.assert_array_equal(got, labels)
-  assert got.dtype == np.int32
-  np.testing.assert_array_equal(source.read(np.arange(37))[1], labels)
+def before_labels(directory):
+  """The data set as it was written before there was labels.npy."""
+  path = directory / "dataset.json"
+  fields = json.loads(path.read_text())
+  del fields["labels_sha256"]
+  path.write_text(json.dumps(fields))
+  (directory / "labels.npy").unlink()
+  return RecordSource(str(directory), 40)
 
 
-def test_labels_in_order_need_few_reads(shards, tmp_path, monkeypatch):
-  source = write(tmp_path / "data", [0] * 20 + [1] * 17, shards[1])
+def count_reads(monkeypatch):
   read, asked = records.RecordReader.read, []
 
   def counting(self, ids):
@@ -119,8 +121,75 @@ def test_labels_in_order_need_few_reads(shards, tmp_path, monkeypatch):
     return read(self, ids)
 
   monkeypatch.setattr(records.RecordReader, "read", counting)
+  return asked
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_labels_are_those_of_the_records(
+  shards, tmp_path, monkeypatch, in_order, stored
+):
+  labels = np.sort(np.random.default_rng(0).integers(6, size=37))
+  if not in_order:
+    labels = np.random.default_rng(1).permutation(labels)
+  source = write(tmp_path / "data", labels.tolist(), shards[1])
+  if not stored:
+    source = before_labels(tmp_path / "data")
+  asked = count_reads(monkeypatch)
+  got = source.labels()
+  np.testing.assert_array_equal(got, labels)
+  assert got.dtype == np.int32
+  assert not (stored and asked)
+  np.testing.assert_array_equal(source.read(np.arange(37))[1], labels)
+
+
+def test_labels_in_order_need_few_reads(shards, tmp_path, monkeypatch):
+  write(tmp_path / "data", [0] * 20 + [1] * 17, shards[1])
+  source = before_labels(tmp_path / "data")
+  asked = count_reads(monkeypatch)
   assert source.labels().sum() == 17
   assert sorted(asked) == [0, 19, 20, 36]
+
+
+def test_balanced_sampling_reads_no_record(shards, tmp_path, monkeypatch):
+  labels = np.random.default_rng(2).integers(5, size=37)
+  source = write(tmp_path / "data", labels.tolist(), shards[1])
+  asked = count_reads(monkeypatch)
+  order = example_order("class_balanced", seed=0, source=source)
+  ids = order(np.arange(5 * 30))
+  assert not asked
+  counts = np.bincount(source.read(ids)[1], minlength=5)
+  assert counts.tolist() == [30] * 5
+
+
+@pytest.mark.parametrize(
+  ("damage", "says"),
+  [
+    (lambda path: path.unlink(), "labels.npy.* is missing"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-4]), "checksum"),
+    (lambda path: np.save(path, np.zeros(37, np.int32)), "checksum"),
+  ],
+)
+def test_damaged_labels(shards, tmp_path, damage, says):
+  source = write(tmp_path / "data", [0] * 20 + [1] * 17, shards[1])
+  damage(tmp_path / "data" / "labels.npy")
+  with pytest.raises(InputError, match=f"{says}.*copy the data set again"):
+    source.labels()
+
+
+@pytest.mark.parametrize(
+  "labels", [np.zeros(36, np.int32), np.zeros(37), np.array([{}] * 37)]
+)
+def test_labels_of_another_form(shards, tmp_path, labels):
+  """Not even with the right checksum; a pickle is not opened."""
+  write(tmp_path / "data", [0] * 37, shards[1])
+  path = tmp_path / "data" / "labels.npy"
+  np.save(path, labels)
+  index = records.read_index(str(tmp_path / "data"))
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  index = dataclasses.replace(index, labels_sha256=digest)
+  with pytest.raises(InputError, match="labels.npy.* is damaged"):
+    records.read_labels(str(tmp_path / "data"), index)
 
 
 def test_mixed_sources_have_classes_of_their_own():

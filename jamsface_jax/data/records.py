@@ -2,8 +2,9 @@
 
 A data set is a directory. Each record of a shard holds one image as it was
 encoded (JPEG, PNG), its class and its name; `dataset.json` says what the shards
-hold; `classes.txt` has the class names, line number = label; an optional
-`pairs.txt` is a verification protocol over the images.
+hold; `labels.npy` repeats the classes of all records; `classes.txt` has the
+class names, line number = label; an optional `pairs.txt` is a verification
+protocol over the images.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from jamsface_jax.errors import InputError
 
 INDEX_FILE = "dataset.json"
 CLASSES_FILE = "classes.txt"
+LABELS_FILE = "labels.npy"
 PAIRS_FILE = "pairs.txt"
 FORMAT = 1
 COLOR_ORDER = "RGB"
@@ -82,6 +84,8 @@ class DatasetIndex:
     image_size: (height, width) of every image, or None if they differ.
     color_order: what decoded pixels are, always "RGB".
     shards: the files, in the order of their records.
+    labels_sha256: of `labels.npy`; None in a data set made before there was
+      such a file.
   """
 
   name: str
@@ -91,6 +95,7 @@ class DatasetIndex:
   image_size: tuple[int, int] | None
   color_order: str
   shards: tuple[Shard, ...]
+  labels_sha256: str | None = None
 
   def fingerprint(self) -> str:
     """A short hash of the content: equal if and only if the shards are."""
@@ -98,6 +103,54 @@ class DatasetIndex:
     for shard in self.shards:
       digest.update(f"{shard.records} {shard.sha256}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def file_digest(path: str) -> tuple[str, int]:
+  """Returns the SHA-256 of a file and the number of its bytes."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+
+
+def write_labels(directory: str, labels: np.ndarray) -> str:
+  """Writes `labels.npy`, whole or not at all.
+
+  Args:
+    directory: of the data set.
+    labels: of all records in order, int32 [N].
+
+  Returns:
+    The SHA-256 of the file.
+  """
+  path = os.path.join(directory, LABELS_FILE)
+  with open(path + ".partial", "wb") as file:
+    np.save(file, labels)
+  os.replace(path + ".partial", path)
+  return file_digest(path)[0]
+
+
+def read_labels(directory: str, index: DatasetIndex) -> np.ndarray:
+  """Reads `labels.npy` of a data set whose index has its checksum.
+
+  Returns:
+    The class of each record, int32 [N].
+
+  Raises:
+    InputError: the file is missing or not the one that the index describes.
+  """
+  path = os.path.join(directory, LABELS_FILE)
+  try:
+    if file_digest(path)[0] != index.labels_sha256:
+      raise ValueError(f"another checksum than {INDEX_FILE} says")
+    labels = np.load(path, allow_pickle=False)
+    if labels.dtype != np.int32 or labels.shape != (index.images,):
+      raise ValueError(f"{labels.dtype} {labels.shape}")
+    return labels
+  except FileNotFoundError:
+    raise InputError(f"{path!r} is missing: copy the data set again.") from None
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f"{path!r} is damaged ({_one_line(error)}): copy the data set again."
+    ) from None
 
 
 def write_index(directory: str, index: DatasetIndex) -> None:

@@ -29,7 +29,7 @@ class Source(Protocol):
     """Returns the number of images."""
 
   def labels(self) -> np.ndarray:
-    """Returns the class of every image, int32; may read them all."""
+    """Returns the class of every image, int32 [N]."""
 
   def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the images with these ids.
@@ -68,9 +68,13 @@ class RecordSource:
   def labels(self) -> np.ndarray:
     """See `Source.labels`.
 
-    A data set mostly lists class after class. Then the first and the last image
-    of each lie where the class sizes say; only if not is everything read.
+    One made before there was `labels.npy` mostly lists class after class. Then
+    the first and the last image of each lie where the class sizes say; only if
+    not is everything read.
     """
+    index = self._reader.index
+    if index.labels_sha256 is not None:
+      return records.read_labels(self._reader.directory, index)
     ends = np.cumsum(self.class_sizes)
     in_order = np.repeat(
       np.arange(self.num_classes, dtype=np.int32), self.class_sizes
