@@ -6,8 +6,9 @@ Random embeddings of 469,375 images make up 23,124 templates, of which
 15,658,489 pairs in random order are compared. Two programs read the same files
 and report the same figures: the functions behind jamsface_jax.evaluate, and the
 obvious script, which adds up media with `np.add.reduceat`, multiplies the rows
-of one batch of pairs after another, and asks scikit-learn for the curve. Each runs in a process of its own, whose peak
-memory is taken; they alternate, and ratios are taken within a round.
+of one batch of pairs after another, and asks scikit-learn for the curve. Each
+runs in a process of its own, whose peak memory is taken; they alternate, and
+ratios are taken within a round.
 """
 
 import argparse
