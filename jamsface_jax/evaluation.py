@@ -20,10 +20,7 @@ from jamsface_jax.protocols import (
   TestSet,
   open_protocols,
 )
-from jamsface_jax.results import plot_evaluations
 from jamsface_jax.state import Parts, TrainState
-
-__all__ = ["Evaluation", "Evaluator", "Task", "open_tasks", "plot_evaluations"]
 
 
 @dataclasses.dataclass(frozen=True)

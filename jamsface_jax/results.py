@@ -123,7 +123,7 @@ def read_roc_lines(path: str) -> dict[str, report.RocLine]:
 def plot_evaluations(
   directory: str,
   evaluations: Sequence[Evaluation],
-  others: Mapping[str, report.RocLine] | None = None,
+  others: Mapping[str, report.RocLine],
 ) -> None:
   """Draws the ROC of all sets together, and scores, hardest pairs and CMC.
 
@@ -141,7 +141,7 @@ def plot_evaluations(
 
   tallies = {one.name: one.tally for one in evaluations if one.tally}
   lines = {k: report.RocLine.of(t.curve) for k, t in tallies.items()}
-  lines |= others or {}
+  lines |= others
   if lines:
     report.plot_roc(lines, place("roc"))
   for one in evaluations:

@@ -14,10 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jamsface_jax.errors import RunError
-from jamsface_jax.evaluation import Evaluation
 from jamsface_jax.goodput import Goodput
 from jamsface_jax.metric_writer import MetricWriter
 from jamsface_jax.progress import Progress
+from jamsface_jax.protocols import Evaluation
 
 
 @dataclasses.dataclass

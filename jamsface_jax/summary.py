@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jamsface_jax import head as head_lib
 from jamsface_jax.data.sources import Source
-from jamsface_jax.evaluation import Evaluation
+from jamsface_jax.protocols import Evaluation
 from jamsface_jax.state import Parts, state_shapes
 
 SUMMARY_FILE = "summary.txt"

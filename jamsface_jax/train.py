@@ -33,12 +33,14 @@ from jamsface_jax.data.sources import (
   Source,
 )
 from jamsface_jax.errors import InputError
-from jamsface_jax.evaluation import Evaluation, Evaluator, plot_evaluations
+from jamsface_jax.evaluation import Evaluator
 from jamsface_jax.fine_tune import FineTune
 from jamsface_jax.goodput import Goodput
 from jamsface_jax.metric_writer import METRICS_FILE, MetricWriter
 from jamsface_jax.preemption import Preemption
 from jamsface_jax.progress import Progress
+from jamsface_jax.protocols import Evaluation
+from jamsface_jax.results import plot_evaluations
 from jamsface_jax.state import (
   Parts,
   TrainState,
@@ -364,4 +366,4 @@ def plot(
   report.plot_margins(
     source.class_sizes, angular, cosine, os.path.join(directory, "margins.png")
   )
-  plot_evaluations(directory, evaluations)
+  plot_evaluations(directory, evaluations, others={})
