@@ -106,7 +106,7 @@ def untrained(tmp_path_factory):
     first = state.create_state(
       step, parts, config.data.image_size, sharding.make_mesh(-1)
     )
-    checkpoints.save(step, first, metadata, {})
+    checkpoints.save(step, first, metadata)
   checkpoints.close()
   config_lib.check_or_save(config, workdir, save=True)
   return workdir
