@@ -86,27 +86,35 @@ def main() -> int:
   add("--coordinator", help="HOST:PORT of process 0, if nothing else says it")
   add("--num_processes", type=int, help="how many")
   add("--process_id", type=int, help="which one this is")
+  add(
+    "--process_timeout",
+    type=float,
+    default=distributed.PROCESS_TIMEOUT,
+    help="seconds of silence after which a process counts as dead and all end",
+  )
   arguments = parser.parse_args()
   distributed.initialize(
     arguments.distributed,
     coordinator=arguments.coordinator,
     num_processes=arguments.num_processes,
     process_id=arguments.process_id,
+    timeout=arguments.process_timeout,
   )
-  embed(
-    arguments.workdir,
-    arguments.images,
-    arguments.output,
-    root=arguments.root,
-    color_order=arguments.color_order,
-    step=arguments.step,
-    raw=arguments.raw,
-    norms=arguments.norms,
-    float16=arguments.float16,
-    flip=not arguments.no_flip,
-    batch_size=arguments.batch_size,
-    threads=arguments.threads,
-  )
+  with distributed.ending_together(arguments.process_timeout):
+    embed(
+      arguments.workdir,
+      arguments.images,
+      arguments.output,
+      root=arguments.root,
+      color_order=arguments.color_order,
+      step=arguments.step,
+      raw=arguments.raw,
+      norms=arguments.norms,
+      float16=arguments.float16,
+      flip=not arguments.no_flip,
+      batch_size=arguments.batch_size,
+      threads=arguments.threads,
+    )
   return 0
 
 
@@ -216,18 +224,10 @@ def _begin_together(files: EmbeddingFiles, plan: dict[str, Any]) -> np.ndarray:
       "--images, --workdir or another flag is not the same for all processes:"
       " give all the same command and shared storage."
     )
-  done, error = np.zeros(files.blocks, bool), None
+  done = np.zeros(files.blocks, bool)
   if jax.process_index() == 0:
-    try:
-      done = files.begin()
-    except InputError as refusal:
-      error = refusal
-  refused, done = multihost_utils.broadcast_one_to_all(
-    (np.array(error is not None), done)
-  )
-  if refused:
-    raise error or InputError("process 0 refused: see what it says.")
-  return np.asarray(done)
+    done = files.begin()
+  return np.asarray(multihost_utils.broadcast_one_to_all(done))
 
 
 def _compile(embedder: inference.Embedder, variables: dict) -> None:

@@ -7,6 +7,7 @@ names, `meta.json` last. The same run started again goes on with the blocks that
 no journal names, on any number of processes.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, RunError
 
 EMBEDDINGS_FILE = "embeddings.npy"
 NORMS_FILE = "norms.npy"
@@ -136,7 +137,7 @@ class EmbeddingFiles:
       broken: reasons, by position in the block.
 
     Raises:
-      InputError: the disk is full.
+      RunError: the disk is full.
     """
     start, _ = self.rows(block)
     try:
@@ -274,11 +275,13 @@ class EmbeddingFiles:
     os.fsync(file)
     os.close(file)
 
-  def _cannot_write(self, error: OSError) -> InputError:
-    return InputError(
-      f"--output {self._directory!r} cannot be written to ({error.strerror}):"
-      " make room or choose another directory."
-    )
+  def _cannot_write(self, error: OSError) -> InputError | RunError:
+    text = f"--output {self._directory!r} cannot be written to"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      return RunError(
+        f"{text} ({error.strerror}): make room and run the same command again."
+      )
+    return InputError(f"{text} ({error.strerror}): choose another directory.")
 
 
 def _lock(file: int, directory: str) -> None:

@@ -91,25 +91,30 @@ def untrained(tmp_path_factory):
 
   Its checkpoints are of steps 0 and 1, which differ.
   """
-  config = config_lib.tiny(config_lib.base_config())
   workdir = str(tmp_path_factory.mktemp("untrained"))
+  save_untrained(workdir, steps=(0, 1))
+  return workdir
+
+
+def save_untrained(workdir, *, steps, color_order="RGB"):
+  """Writes checkpoints of networks with first values, a seed a step."""
+  config = config_lib.tiny(config_lib.base_config())
   parts = state.make_parts(config, 12, 37)
   metadata = {
     "embedding_size": config.model.embedding_size,
     "image_size": config.data.image_size,
-    "color_order": "RGB",
+    "color_order": color_order,
     "data_fingerprint": "0123",
     "versions": {},
   }
   checkpoints = Checkpoints(workdir, keep_last=2, keep_best="")
-  for step in (0, 1):
+  for step in steps:
     first = state.create_state(
       step, parts, config.data.image_size, sharding.make_mesh(-1)
     )
     checkpoints.save(step, first, metadata)
   checkpoints.close()
   config_lib.check_or_save(config, workdir, save=True)
-  return workdir
 
 
 @pytest.fixture(scope="session")

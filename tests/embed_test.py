@@ -277,6 +277,27 @@ def test_two_processes_killed_and_finished(untrained, many, whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_one_of_two_processes_dies(untrained, many, whole, tmp_path):
+  """The other ends too, instead of waiting; then one goes on alone."""
+  output = tmp_path / "e"
+  processes = start_two(untrained, many, output, "--process_timeout=8")
+  wait_for_blocks(output, 5, processes)
+  processes[1].send_signal(signal.SIGKILL)
+  processes[1].communicate()
+  _, errors = processes[0].communicate(timeout=120)
+  assert processes[0].returncode, errors
+  assert "process 1 of 2" in errors
+  # The living one had done its half, which is kept.
+  done = blocks_done(output)
+  assert len(blocks_done(output, 0)) == MANY // 32 < len(done) < MANY // 16
+  alone = start(untrained, many, output)
+  out, errors = alone.communicate(timeout=300)
+  assert alone.returncode == 0, errors
+  assert f"{16 * len(done):,} of 4,000 images" in out
+  assert contents(output) == whole
+
+
+@pytest.mark.slow
 def test_two_processes_are_both_refused(untrained, many, tmp_path):
   output = tmp_path / "e"
   output.mkdir()
@@ -285,7 +306,8 @@ def test_two_processes_are_both_refused(untrained, many, tmp_path):
   outputs = [process.communicate(timeout=300) for process in processes]
   assert [process.returncode for process in processes] == [2, 2], outputs
   assert "holds other embeddings" in outputs[0][1]
-  assert "process 0 refused" in outputs[1][1]
+  assert "process 0 of 2" in outputs[1][1]
+  assert "holds other embeddings" in outputs[1][1]
 
 
 def test_another_run_is_refused(untrained, image_folder, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jamsface_jax.embedding_files import EmbeddingFiles
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, RunError
 
 COUNT, SIZE = 23, 5
 PLAN = {
@@ -235,7 +235,7 @@ def test_full_disk_is_one_sentence(tmp_path, whole):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
   try:
-    with pytest.raises(InputError, match="File too large.*make room"):
+    with pytest.raises(RunError, match="File too large.*make room"):
       write_block(files, 5)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

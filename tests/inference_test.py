@@ -1,7 +1,6 @@
 """Embeddings depend on their image alone; `load` gives the same."""
 
-import json
-import shutil
+import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from conftest import save_untrained
 
 import jamsface_jax
 from jamsface_jax import inference, sharding
@@ -83,14 +83,10 @@ def test_channels_matter(untrained):
   assert np.abs(rgb - bgr).max() > 1e-2
 
 
-def test_network_of_other_colors_is_refused(untrained, tmp_path):
-  shutil.copytree(untrained, tmp_path / "w")
-  (path,) = (tmp_path / "w" / "checkpoints" / "1" / "metadata").glob("metadata")
-  metadata = json.loads(path.read_text()) | {"color_order": "BGR"}
-  path.write_text(json.dumps(metadata))
+def test_network_of_other_colors_is_refused(tmp_path):
+  save_untrained(str(tmp_path), steps=(3,), color_order="BGR")
   with pytest.raises(InputError, match="takes BGR images.*decode to RGB"):
-    jamsface_jax.load(str(tmp_path / "w"))
-  assert jamsface_jax.load(str(tmp_path / "w"), step=0).color_order == "RGB"
+    jamsface_jax.load(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +163,16 @@ def test_load_refuses_what_is_no_work_directory(tmp_path, untrained):
     jamsface_jax.load(str(tmp_path))
   with pytest.raises(InputError, match="of step 7: it has 0, 1"):
     jamsface_jax.load(untrained, step=7)
+
+
+def test_two_lines_print_nothing(untrained):
+  code = f"import jamsface_jax; jamsface_jax.load({untrained!r})"
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    capture_output=True,
+  )
+  assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_importing_the_package_is_cheap():
