@@ -316,7 +316,6 @@ class DatasetAssembler:
     with open(self._journal_path + _PARTIAL, "w", encoding="utf-8") as file:
       file.writelines(kept)
     os.replace(self._journal_path + _PARTIAL, self._journal_path)
-    self._remove_partial()
 
   def _is_there(self, shard: records.Shard) -> bool:
     path = os.path.join(self.directory, shard.file)

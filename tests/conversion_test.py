@@ -1,5 +1,6 @@
 """Where shards end, and what conversions do whatever the engine."""
 
+import json
 import subprocess
 import sys
 
@@ -48,32 +49,40 @@ def stop_after(patch, shards):
   patch.setattr(DatasetAssembler, "accept", accept_some)
 
 
+@pytest.fixture
+def padded(image_folder, tmp_path):
+  """The image folder, each file so long that it is a shard of its own."""
+  for path in (image_folder / "images").glob("*/*.jpg"):
+    copy = tmp_path / "images" / path.parent.name / path.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(path.read_bytes() + bytes(6000))
+  return tmp_path
+
+
 @pytest.mark.parametrize("change", ["another size", "another name", "fewer"])
 def test_images_that_changed_between_two_attempts(
-  image_folder, tmp_path, monkeypatch, change
+  padded, tmp_path, monkeypatch, change
 ):
   """Shards of the first attempt would not go with the second's."""
-  folder = tmp_path / "images"
-  for path in (image_folder / "images").glob("*/*.jpg"):
-    copy = folder / path.parent.name / path.name
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    copy.write_bytes(path.read_bytes())
   changes = {"pairs": None, "shard_bytes": 6000}
   with monkeypatch.context() as patch:
-    stop_after(patch, 3 if change != "fewer" else 7)
+    stop_after(patch, 3)
     with pytest.raises(KeyboardInterrupt):
-      convert(tmp_path, tmp_path / "out", **changes)
-  first = folder / "Person_00" / "Person_00_0002.jpg"
+      convert(padded, tmp_path / "out", **changes)
+  paths = sorted((padded / "images").glob("*/*.jpg"))
   if change == "another size":
-    first.write_bytes(first.read_bytes() + bytes(6000))
+    paths[1].write_bytes(paths[1].read_bytes()[:-6000])
   elif change == "another name":
-    first.rename(first.with_name("Person_00_0003b.jpg"))
-  else:  # The same names, but cut into fewer shards.
-    for path in sorted(folder.glob("*/*.jpg"))[-20:]:
-      path.write_bytes(b"")
-    changes["skip_bad"] = False
+    paths[1].rename(paths[1].with_name("Person_00_0002b.jpg"))
+  else:  # Of the finished shards the third alone is known, and now too many.
+    for path in paths:
+      path.write_bytes(path.read_bytes()[:-6000])
+    journal = tmp_path / "out" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    entry = json.loads(lines[2]) | {"number": 36}
+    journal.write_text(json.dumps(entry) + "\n")
   with pytest.raises(InputError, match="part of another conversion"):
-    convert(tmp_path, tmp_path / "out", **changes)
+    convert(padded, tmp_path / "out", **changes)
 
 
 def test_sizes_of_files_come_in_order(tmp_path):

@@ -489,6 +489,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
   assert peaks[1] < 2.2 * 2**20
 
 
+def test_file_that_becomes_shorter(tmp_path):
+  path = save(tmp_path / "in", *im2rec(CLASSES, IMAGES)) / "train.rec"
+  with recordio.RecordFile(str(path), None) as file:
+    last = list(file.records())[-1]
+    os.truncate(path, last.offset + 100)
+    with pytest.raises(InputError, match="became shorter while"):
+      file.read_image(last)
+
+
 KILLED = """
 import os, signal, sys
 from data_prep import from_recordio, writer

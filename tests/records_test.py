@@ -133,6 +133,20 @@ def test_interrupted_conversion_goes_on(tmp_path, stop):
   assert skipped == "".join(f"{i}\tbroken\n" for i in broken)
 
 
+@pytest.mark.parametrize("damage", ["missing", "shorter"])
+def test_shard_that_was_lost_is_written_again(tmp_path, damage):
+  write(tmp_path / "whole")
+  with pytest.raises(KeyboardInterrupt):
+    write(tmp_path / "cut", stop=39)
+  shard = tmp_path / "cut" / "images-00001.array_record"
+  if damage == "missing":
+    shard.unlink()
+  else:
+    shard.write_bytes(shard.read_bytes()[:-1])
+  assert 0 < write(tmp_path / "cut") < 20  # One after the other from there.
+  assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
 def test_part_of_another_conversion_is_refused(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     write(tmp_path / "cut", stop=30)

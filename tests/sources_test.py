@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 
 import cv2
@@ -177,19 +178,31 @@ def test_damaged_labels(shards, tmp_path, damage, says):
     source.labels()
 
 
-@pytest.mark.parametrize(
-  "labels", [np.zeros(36, np.int32), np.zeros(37), np.array([{}] * 37)]
-)
-def test_labels_of_another_form(shards, tmp_path, labels):
+class MakesFolder:
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["too few", "of another type", "pickle"])
+def test_labels_of_another_form(shards, tmp_path, kind):
   """Not even with the right checksum; a pickle is not opened."""
   write(tmp_path / "data", [0] * 37, shards[1])
   path = tmp_path / "data" / "labels.npy"
-  np.save(path, labels)
+  labels = {
+    "too few": np.zeros(36, np.int32),
+    "of another type": np.zeros(37),
+    "pickle": np.array([MakesFolder(str(tmp_path / "ran"))] * 37),
+  }
+  np.save(path, labels[kind])
   index = records.read_index(str(tmp_path / "data"))
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
   index = dataclasses.replace(index, labels_sha256=digest)
   with pytest.raises(InputError, match="labels.npy.* is damaged"):
     records.read_labels(str(tmp_path / "data"), index)
+  assert not (tmp_path / "ran").exists()
 
 
 def test_mixed_sources_have_classes_of_their_own():
