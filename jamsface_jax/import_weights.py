@@ -500,7 +500,7 @@ def save(
     "versions": versions(),
     "origin": origin,
   }
-  checkpoints.save(0, state, metadata, {})
+  checkpoints.save(0, state, metadata)
   checkpoints.close()
   config_lib.check_or_save(config, partial, save=True)
   os.rename(partial, workdir)
