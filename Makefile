@@ -18,7 +18,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	  { echo 'error: $(PYTHON) is older than 3.11: use make PYTHON=python3.11.' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[test]'
+	  --editable '.[test,ray]'
 	@touch $@
 
 lint: $(READY)  ## Check style.
