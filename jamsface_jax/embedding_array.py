@@ -6,16 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jamsface_jax.data.pairs import read_pairs
-from jamsface_jax.data.searches import HEADER, read_search
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols import (
   ALL_PAIRS,
   AllPairs,
-  PairList,
-  SearchSet,
   TestSet,
+  open_list,
   open_protocols,
 )
 
@@ -124,12 +121,7 @@ def open_test_sets(protocol: str, path: str, rows: np.ndarray) -> list[TestSet]:
     names_path = _beside(path, NAMES_FILE)
     names = read_names(names_path)
     _check_count(path, rows, names_path, len(names))
-    name = os.path.splitext(os.path.basename(protocol))[0]
-    with open(protocol, "rb") as file:
-      is_search = file.readline().strip() == ",".join(HEADER).encode()
-    if is_search:
-      return [SearchSet(name, read_search(protocol, names))]
-    return [PairList(name, read_pairs(protocol, names), labels=None)]
+    return [open_list(protocol, names)]
   # Images are not read, so their size does not matter.
   source = RecordSource(directory, image_size=1)
   _check_count(path, rows, directory, len(source))

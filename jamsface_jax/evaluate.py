@@ -1,15 +1,19 @@
 """Judges a trained network, or the embeddings of any other system.
 
   python -m jamsface_jax.evaluate --workdir=W --data=LFW_DIR[,IJBC_DIR...]
+  python -m jamsface_jax.evaluate --workdir=W --data=FOLDER --protocol=P
   python -m jamsface_jax.evaluate --embeddings=E.npy --protocol=P
 
 A data set is judged by the protocols that lie in it: pairs.txt (LFW and its
 kind), templates (IJB-B, IJB-C), search.csv (TinyFace, MegaFace, your own). With
 DIR:all_pairs every image of it is compared with every other.
 
-P is a data set, whose images in order are the rows of E.npy, or DIR:all_pairs;
-or a pairs.txt or search.csv, with the names of the rows in a paths.txt beside
-E.npy; or all_pairs, with their classes in a labels.npy beside it.
+A FOLDER of images is judged by a P that is a pairs.txt or search.csv over their
+paths, or all_pairs, with its sub-folders as people.
+
+For E.npy, P is a data set, whose images in order are its rows, or
+DIR:all_pairs; or a pairs.txt or search.csv, with the names of the rows in a
+paths.txt beside E.npy; or all_pairs, with their classes in a labels.npy there.
 
 Prints a table; writes results.json, ROC, CMC, histograms of scores and the
 hardest pairs.
@@ -22,7 +26,7 @@ from collections.abc import Sequence
 from jamsface_jax import embedding_array, inference, sharding
 from jamsface_jax.config import read_config
 from jamsface_jax.errors import InputError, run_command
-from jamsface_jax.evaluation import Task, open_tasks
+from jamsface_jax.evaluation import Task, open_folder_task, open_tasks
 from jamsface_jax.pooling import ALL, Pooling, parse_pooling
 from jamsface_jax.protocols import Evaluation, Settings, TemplateSet, TestSet
 from jamsface_jax.results import (
@@ -94,10 +98,11 @@ def parse() -> argparse.Namespace:
   add("--against", default="", help="results.json of others, for the ROC plot")
   add("--output", help="default: evaluation/ in W, or beside E.npy")
   arguments = parser.parse_args()
-  ours = bool(arguments.workdir) and bool(arguments.data)
-  theirs = bool(arguments.embeddings) and bool(arguments.protocol)
-  mixed = arguments.workdir or arguments.data or arguments.step
-  if ours == theirs or (theirs and mixed):
+  ours = arguments.workdir, arguments.data, arguments.step, arguments.flip
+  theirs = arguments.embeddings, arguments.flipped
+  network = all(ours[:2]) and not any(theirs)
+  array = theirs[0] and arguments.protocol and not any(ours)
+  if not network and not array:
     raise InputError(
       "flags: give --workdir and --data to judge a network here, or"
       " --embeddings and --protocol to judge those of another system."
@@ -137,7 +142,11 @@ def judge_network(
 ) -> tuple[list[Evaluation], dict[str, object]]:
   """Embeds the images of data sets and judges the embeddings."""
   config = read_config(arguments.workdir)
-  tasks = open_tasks(arguments.data, config.data.image_size)
+  size = config.data.image_size
+  if arguments.protocol:
+    tasks = [open_folder_task(arguments.data, arguments.protocol, size)]
+  else:
+    tasks = open_tasks(arguments.data, size)
   chosen = arguments.flip or ("sum" if config.evaluation.flip else "none")
   evaluations: dict[str, list[Evaluation]] = {}
   for flip in FLIPS[chosen]:

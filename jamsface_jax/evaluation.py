@@ -1,12 +1,15 @@
 """Evaluation of a network on test sets, while it trains and afterwards."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jamsface_jax.data.images import open_folder
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.inference import Embedder
@@ -18,16 +21,53 @@ from jamsface_jax.protocols import (
   Settings,
   TemplateSet,
   TestSet,
+  open_list,
   open_protocols,
 )
 from jamsface_jax.state import Parts, TrainState
 
 
+class Images(Protocol):
+  """Random access to images, as `data.sources.Source` has it."""
+
+  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images with these ids, uint8 [n, H, W, 3], and labels."""
+
+
+class FolderSource:
+  """Image files below a folder; classes are their folders.
+
+  Args:
+    directory: the folder.
+    image_size: height and width of the images returned.
+
+  Attributes:
+    names: relative paths, sorted.
+    labels: int64 [N].
+  """
+
+  def __init__(self, directory: str, image_size: int):
+    self._directory = directory
+    self._files = open_folder(directory, image_size)
+    self.names, self.labels = self._files.names, self._files.labels
+
+  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `Images.read`; raises InputError naming a broken image."""
+    found = [self._files.read(i, i + 1) for i in ids.tolist()]
+    for one in found:
+      if one.broken:
+        raise InputError(
+          f"image {one.names[0]!r} of {self._directory!r} cannot be read"
+          f" ({one.broken[0]}): mend or delete it."
+        )
+    return np.concatenate([one.pixels for one in found]), self.labels[ids]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A protocol over the images of a data set."""
+  """A protocol over images."""
 
-  source: RecordSource
+  source: Images
   test_set: TestSet
 
   def evaluate(
@@ -90,6 +130,30 @@ def open_tasks(data: str, image_size: int) -> list[Task]:
       found = [AllPairs(source.name, source.labels())]
     tasks[source.name] = [Task(source, one) for one in found]
   return [task for of_set in tasks.values() for task in of_set]
+
+
+def open_folder_task(directory: str, protocol: str, image_size: int) -> Task:
+  """Opens a folder of images as a test set.
+
+  Args:
+    directory: the folder.
+    protocol: a pairs.txt or search.csv over the paths of its images, or
+      "all_pairs", with its sub-folders as people.
+    image_size: height and width that the network sees.
+
+  Raises:
+    InputError: no folder of images, or no protocol that fits.
+  """
+  if not os.path.isdir(directory):
+    raise InputError(
+      f"--data {directory!r} is not a folder: with --protocol, give one of"
+      " images."
+    )
+  source = FolderSource(directory, image_size)
+  if protocol == ALL_PAIRS:
+    name = os.path.basename(os.path.abspath(directory))
+    return Task(source, AllPairs(name, source.labels))
+  return Task(source, open_list(protocol, source.names))
 
 
 class Evaluator:

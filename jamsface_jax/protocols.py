@@ -31,6 +31,7 @@ from jamsface_jax.data.searches import (
   SEARCH_FILE,
   Search,
   has_search,
+  is_search,
   read_search,
 )
 from jamsface_jax.data.templates import (
@@ -493,6 +494,22 @@ def open_protocols(
       f" '{directory}:{ALL_PAIRS}'."
     )
   return found
+
+
+def open_list(path: str, names: Sequence[str]) -> TestSet:
+  """Opens a protocol in a file of its own: a search.csv, or else pairs.
+
+  Args:
+    path: of the file; its stem is the name of the set.
+    names: of the images.
+
+  Raises:
+    InputError: it cannot be read, or does not fit the images.
+  """
+  name = os.path.splitext(os.path.basename(path))[0]
+  if is_search(path):
+    return SearchSet(name, read_search(path, names))
+  return PairList(name, read_pairs(path, names), labels=None)
 
 
 def set_name(name: str, settings: Settings) -> str:

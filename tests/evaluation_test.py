@@ -182,6 +182,41 @@ def test_a_network_and_its_embeddings_are_judged_alike(
     )
 
 
+def test_a_folder_is_judged_as_its_data_set(
+  untrained, image_folder, dataset, tmp_path, monkeypatch
+):
+  workdir = f"--workdir={untrained}"
+  folder = f"--data={image_folder / 'images'}"
+  pairs = f"--protocol={image_folder / 'pairs.txt'}"
+  ours = run_evaluate(monkeypatch, tmp_path / "a", workdir, folder, pairs)
+  known = run_evaluate(
+    monkeypatch, tmp_path / "b", workdir, f"--data={dataset}"
+  )
+  got = {k.split("/")[1]: v for k, v in ours["pairs"]["metrics"].items()}
+  wanted = {k.split("/")[1]: v for k, v in known["tiny"]["metrics"].items()}
+  assert got == pytest.approx(wanted, abs=1e-6)
+  everything = run_evaluate(
+    monkeypatch, tmp_path / "c", workdir, folder, "--protocol=all_pairs"
+  )
+  known = run_evaluate(
+    monkeypatch, tmp_path / "d", workdir, f"--data={dataset}:all_pairs"
+  )
+  assert everything["images"]["facts"] == known["tiny"]["facts"]
+  for broken, message in (
+    ((workdir, folder, f"--protocol={tmp_path}/no.txt"), "no.txt"),
+    ((workdir, f"--data={tmp_path}/no", pairs), "not a folder"),
+    ((workdir, f"--data={tmp_path}", pairs), "has no image"),
+  ):
+    with pytest.raises(InputError, match=message):
+      run_evaluate(monkeypatch, tmp_path / "o", *broken)
+  shutil.copytree(image_folder / "images", tmp_path / "images")
+  (tmp_path / "images" / "Person_03" / "Person_03_0001.jpg").write_bytes(b"x")
+  with pytest.raises(InputError, match="Person_03_0001.jpg.*cannot be read"):
+    run_evaluate(
+      monkeypatch, tmp_path / "o", workdir, f"--data={tmp_path}/images", pairs
+    )
+
+
 def test_training_evaluates_all_of_it(dataset, ijbx, tmp_path):
   config = config_lib.tiny(config_lib.base_config())
   config.data.directory = dataset

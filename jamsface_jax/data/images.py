@@ -144,16 +144,18 @@ class FileImages:
     size: height and width wanted.
 
   Attributes:
+    names: as given.
+    labels: int64 [N].
     fingerprint: of names and sizes of the files.
     missing: how many do not exist.
   """
 
   def __init__(self, root: str, names: list[str], size: int):
     self._root = root
-    self._names = names
+    self.names = names
     self._size = size
     folders = [os.path.dirname(name) for name in names]
-    _, self._labels = np.unique(folders, return_inverse=True)
+    _, self.labels = np.unique(folders, return_inverse=True)
     digest = hashlib.sha256()
     self.missing = 0
     for name in names:
@@ -170,13 +172,13 @@ class FileImages:
     self.fingerprint = digest.hexdigest()[:16]
 
   def __len__(self) -> int:
-    return len(self._names)
+    return len(self.names)
 
   def read(self, start: int, stop: int) -> Block:
     """See `Images.read`."""
-    names = self._names[start:stop]
+    names = self.names[start:stop]
     pixels, broken = _decode(map(self._bytes, names), len(names), self._size)
-    return Block(pixels, names, self._labels[start:stop], broken)
+    return Block(pixels, names, self.labels[start:stop], broken)
 
   def _bytes(self, name: str) -> bytes | str:
     """Returns the content of a file, or why there is none."""

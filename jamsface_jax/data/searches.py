@@ -50,6 +50,15 @@ def has_search(directory: str) -> bool:
   return os.path.exists(os.path.join(directory, SEARCH_FILE))
 
 
+def is_search(path: str) -> bool:
+  """Whether a file begins as a `search.csv` does."""
+  try:
+    with open(path, "rb") as file:
+      return file.readline().strip() == ",".join(HEADER).encode()
+  except OSError:
+    return False  # Whoever reads it next says why.
+
+
 def read_search(path: str, names: Sequence[str]) -> Search:
   """Reads a `search.csv`.
 
