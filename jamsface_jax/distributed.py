@@ -130,8 +130,8 @@ def ending_together(timeout: float = PROCESS_TIMEOUT) -> Iterator[None]:
       time.sleep(timeout + 3 * watch.interval)
     if isinstance(error, RunError):
       watch.fail(str(error), EXIT_FAILURE)
-    traceback.print_exc()
-    watch.fail(f"{type(error).__name__}: {error}", EXIT_FAILURE)
+    text = f"{type(error).__name__}: {error}"
+    watch.fail(text, EXIT_FAILURE, traceback.format_exc())
   else:
     watch.close()
 
@@ -146,6 +146,7 @@ class _Watch:
     self._timeout = timeout
     self.interval = min(timeout / 10, 3.0)
     self._beats: dict[str, tuple[str, float]] = {}
+    self._silent = 0
     self._ending = threading.Lock()
     self._closed = threading.Event()
     who = f"pid {os.getpid()} on {socket.gethostname()}"
@@ -199,23 +200,24 @@ class _Watch:
           f" {self._timeout:g} s and counts as dead: start all again."
         )
         self._set("jamsface/words", words)
+        self._silent += 1
         return words
     return None
 
-  def fail(self, text: str, code: int) -> None:
+  def fail(self, text: str, code: int, details: str = "") -> None:
     """Tells the others of this process's failure, and ends it."""
     who = self._get(f"jamsface/who/{self._process}")
     words = f"{code} process {self._process} of {self._processes} ({who}): "
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       if self._get("jamsface/words") is None:
         self._set("jamsface/words", words + text)
-    self._leave(code, text)
+    self._leave(code, text, details)
 
-  def _leave(self, code: int, text: str) -> None:
+  def _leave(self, code: int, text: str, details: str = "") -> None:
     """Ends this process, without the goodbyes that wait for the others."""
     if not self._ending.acquire(blocking=False):
       threading.Event().wait()  # Another thread is ending the process.
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(f"{details}error: {text}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._set(f"jamsface/ended/{self._process}", str(code))
@@ -223,7 +225,7 @@ class _Watch:
       limit = time.monotonic() + 3 * self.interval + 2
       while self._process == 0 and time.monotonic() < limit:
         ended = self._client.key_value_dir_get("jamsface/ended/")
-        if len(ended) == self._processes:
+        if len(ended) + self._silent == self._processes:
           break
         time.sleep(self.interval / 4)
     os._exit(code)

@@ -38,8 +38,9 @@ def run_command(command: Callable[[], int | None]) -> None:
   and exit code 1, as does a full disk; Ctrl-C exit code 130. Every other
   exception is a defect and keeps its traceback.
   """
-  # Libraries warn of what is meant: read-only checkpoints, one CPU device.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  # Orbax warns of what is meant, and logs with a traceback, from its threads,
+  # the errors that it raises too.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
   try:
     code = command() or 0
   except InputError as error:

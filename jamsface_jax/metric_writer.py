@@ -3,9 +3,15 @@
 import json
 import math
 import os
+import socket
+import time
 from collections.abc import Mapping
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
+
+from jamsface_jax.errors import RunError
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -26,9 +32,25 @@ class MetricWriter:
     self._path = os.path.join(workdir, METRICS_FILE)
     self.last: set[str] = _drop_after(self._path, finished)
     self._file = open(self._path, "a", encoding="utf-8")
-    self._tensorboard = SummaryWriter(
-      os.path.join(workdir, TENSORBOARD), purge_step=finished + 1
+    directory = os.path.join(workdir, TENSORBOARD)
+    os.makedirs(directory, exist_ok=True)
+    # SummaryWriter writes in a thread, whose errors (a full disk) go nowhere
+    # and whose end makes the next call wait for ever.
+    self._events = RecordWriter(
+      os.path.join(
+        directory,
+        f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}",
+      )
     )
+    self._add_event(file_version="brain.Event:2")
+    # TensorBoard hides what an earlier run wrote from this step on.
+    self._add_event(
+      step=finished + 1, session_log=SessionLog(status=SessionLog.START)
+    )
+
+  def _add_event(self, **fields) -> None:
+    event = Event(wall_time=time.time(), **fields)
+    self._events.write(event.SerializeToString())
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes one line.
@@ -36,14 +58,23 @@ class MetricWriter:
     Args:
       step: finished steps.
       metrics: names as "train/loss" or "lfw/accuracy".
+
+    Raises:
+      RunError: the disk is full.
     """
     # JSON has no NaN: what could not be measured is null.
     finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-    self._file.write(json.dumps({"step": step, **finite}) + "\n")
-    self._file.flush()
-    for name, value in finite.items():
-      if value is not None:
-        self._tensorboard.add_scalar(name, value, step)
+    try:
+      self._file.write(json.dumps({"step": step, **finite}) + "\n")
+      self._file.flush()
+      for name, value in finite.items():
+        if value is not None:
+          self._add_event(step=step, summary=scalar(name, value))
+    except OSError as error:
+      raise RunError(
+        f"{self._path!r} cannot be written ({error.strerror}): make room and"
+        " run the same command again."
+      ) from error
 
   def sync(self) -> None:
     """Makes the lines so far survive a loss of power."""
@@ -51,8 +82,10 @@ class MetricWriter:
 
   def close(self) -> None:
     """Writes what is still in memory."""
-    self._file.close()
-    self._tensorboard.close()
+    try:
+      self._file.close()
+    finally:
+      self._events.close()
 
 
 def _drop_after(path: str, finished: int) -> set[str]:
