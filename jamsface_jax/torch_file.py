@@ -24,6 +24,7 @@ from jamsface_jax.data.restricted_pickle import (
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 _MAX_DIMENSIONS = 8
+_BYTE_ORDERS = {b"little": "<", b"big": ">"}
 _STORAGES = {
   "DoubleStorage": np.dtype(np.float64),
   "FloatStorage": np.dtype(np.float32),
@@ -61,26 +62,48 @@ def read_torch(path: str) -> dict:
     TorchFileError: damaged, or more than that; nothing has run.
   """
   try:
-    with zipfile.ZipFile(path) as archive:
-      names = [n for n in archive.namelist() if n.endswith("/data.pkl")]
-      if len(names) != 1:
-        raise TorchFileError("it is a zip archive, but not of torch.save")
-      prefix = names[0].removesuffix("data.pkl")
-      if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
-        raise TorchFileError("it is compressed, as torch.save does not")
-      order = "<"
-      if prefix + "byteorder" in archive.namelist():
-        order = {b"little": "<", b"big": ">"}[
-          archive.read(prefix + "byteorder")
-        ]
-      found = _Machine(archive, prefix, order).run()
+    with open_archive(path) as archive:
+      found = _read_archive(archive)
   except PickleRefusedError as error:
     raise TorchFileError(str(error)) from None
-  except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError) as error:
-    raise TorchFileError(f"it is damaged: {error}") from None
   if type(found) is not dict:
     raise TorchFileError(f"it holds a {type(found).__name__}, not a state_dict")
   return found
+
+
+def open_archive(path: str) -> zipfile.ZipFile:
+  """Opens a zip archive.
+
+  Raises:
+    TorchFileError: it is damaged.
+  """
+  try:
+    return zipfile.ZipFile(path)
+  except Exception as error:  # zipfile has many for damage.
+    raise TorchFileError(f"it is damaged: {error}") from None
+
+
+def _read_archive(archive: zipfile.ZipFile) -> object:
+  names = archive.namelist()
+  pickles = [name for name in names if name.endswith("/data.pkl")]
+  if len(pickles) != 1:
+    raise TorchFileError("it is a zip archive, but not of torch.save")
+  if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
+    raise TorchFileError("it is compressed, as torch.save does not")
+  prefix = pickles[0].removesuffix("data.pkl")
+  order = b"little"
+  if prefix + "byteorder" in names:
+    order = _read_member(archive, prefix + "byteorder")
+  if order not in _BYTE_ORDERS:
+    raise TorchFileError(f"it is damaged: byte order {ascii(order)[:20]}")
+  return _Machine(archive, prefix, _BYTE_ORDERS[order]).run()
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+  try:
+    return archive.read(name)
+  except Exception as error:  # Such as a password that is wanted.
+    raise TorchFileError(f"it is damaged: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +117,7 @@ class _Machine(Machine):
   """Adds dicts, floats, storages and tensors to plain data."""
 
   def __init__(self, archive: zipfile.ZipFile, prefix: str, order: str):
-    super().__init__(archive.read(prefix + "data.pkl"))
+    super().__init__(_read_member(archive, prefix + "data.pkl"))
     self._archive = archive
     self._prefix = prefix
     self._order = order
@@ -137,7 +160,7 @@ class _Machine(Machine):
         kind in _STORAGES
       ):
         if key not in self._storages:
-          data = self._archive.read(f"{self._prefix}data/{key}")
+          data = _read_member(self._archive, f"{self._prefix}data/{key}")
           dtype = _STORAGES[kind].newbyteorder(self._order)
           if len(data) != count * dtype.itemsize:
             self._refuse(f"storage of {count} numbers in {len(data)} bytes")

@@ -9,7 +9,6 @@ import json
 import math
 import operator
 import os
-import zipfile
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -68,7 +67,7 @@ def read(path: str) -> WeightFile:
     if start[8:9] == b"{":
       return _read_safetensors(path)
     if start.startswith(b"PK\x03\x04"):
-      with zipfile.ZipFile(path) as archive:
+      with torch_file.open_archive(path) as archive:
         names = archive.namelist()
       if any(name.endswith(".npy") for name in names):
         return _read_npz(path)
@@ -80,7 +79,6 @@ def read(path: str) -> WeightFile:
   except (
     _DamagedError,
     torch_file.TorchFileError,
-    zipfile.BadZipFile,
   ) as error:
     raise InputError(
       f"{path!r} cannot be used ({error}): give another file, or save its"
@@ -188,7 +186,7 @@ def _read_npz(path: str) -> WeightFile:
     with np.load(path, allow_pickle=False) as file:
       arrays = dict(file)
     metadata = json.loads(str(arrays.pop(METADATA, "{}")))
-  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+  except Exception as error:  # zipfile and NumPy have many for damage.
     raise _DamagedError(f"it is damaged: {error}") from None
   return WeightFile("numpy", arrays, _texts(metadata), ordered=True)
 
