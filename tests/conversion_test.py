@@ -94,3 +94,9 @@ def test_sizes_of_files_come_in_order(tmp_path):
   assert [item.size for item in found] == [
     k % 50 if k % 7 == 0 else 0 for k in range(5000)
   ]
+
+
+def test_ray_that_is_not_installed(image_folder, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "ray", None)
+  with pytest.raises(InputError, match=r"pip install 'jamsface-jax\[ray\]'"):
+    convert(image_folder, tmp_path / "out", engine="ray")
