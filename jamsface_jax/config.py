@@ -116,7 +116,7 @@ def base_config() -> ConfigDict:
   config.evaluation.every = 0  # Steps; 0: at the end only.
   config.evaluation.batch_size = 256  # Global.
   config.evaluation.flip = True  # Add the embedding of the mirrored image.
-  # TAR at these FARs; a set leaves out those that its negatives are too few for.
+  # TAR at these FARs; a set leaves out those it has too few negatives for.
   config.evaluation.fars = (0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # 0 < FAR <= 1.
   # Templates (IJB): detector score and feature norm, 1 for with, 0 for without.
   config.evaluation.pooling = "D1N1"  # One of D1N1, D1N0, D0N1, D0N0.
