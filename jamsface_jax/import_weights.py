@@ -171,6 +171,7 @@ def make_config(
   config = config_lib.base_config()
   name = SHORT_NAMES.get(model, model)
   if "model" in metadata:
+    config.lock()  # Against settings that are unknown.
     try:
       config.model.update(json.loads(metadata["model"]))
       config.model.stages = tuple(config.model.stages)
