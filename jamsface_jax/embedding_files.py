@@ -146,10 +146,10 @@ class EmbeddingFiles:
       for name, (file, offset) in self._files.items():
         data = np.ascontiguousarray(rows[name], self._rows[name][0])
         each = data.nbytes // len(data)
-        _write_at(file, data.tobytes(), offset + start * each)
+        _write_all(file, data.tobytes(), offset + start * each)
         os.fsync(file)
       line = {"block": block, "names": names, "broken": broken}
-      os.write(self._journal, (json.dumps(line) + "\n").encode())
+      _write_all(self._journal, (json.dumps(line) + "\n").encode())
       os.fsync(self._journal)
     except OSError as error:
       raise self._cannot_write(error) from None
@@ -297,12 +297,15 @@ def _lock(file: int, directory: str) -> None:
     pass  # Some network file systems have none.
 
 
-def _write_at(file: int, data: bytes, offset: int) -> None:
-  """Writes all of `data`, which the system may take in parts."""
-  rest = memoryview(data)
-  while rest:
-    written = os.pwrite(file, rest, offset)
-    rest, offset = rest[written:], offset + written
+def _write_all(file: int, data: bytes, offset: int | None = None) -> None:
+  """Writes at an offset or the end; the system may take data in parts."""
+  written = 0
+  while written < len(data):
+    rest = memoryview(data)[written:]
+    if offset is None:
+      written += os.write(file, rest)
+    else:
+      written += os.pwrite(file, rest, offset + written)
 
 
 def _read_line(path: str, at: int) -> dict[str, Any]:

@@ -189,19 +189,18 @@ class FaceEmbedder:
     """
     array = _as_array(images)
     batch = array[None] if array.ndim == 3 else array
-    rows = np.empty((len(batch), self.embedding_size), np.float32)
-    for (start, stop), block in self._embedder.run(
+    blocks = [np.empty((0, self.embedding_size), np.float32)]
+    for count, block in self._embedder.run(
       self._variables, self._batches(batch)
     ):
-      rows[start:stop] = block[: stop - start]
+      blocks.append(block[:count])
+    rows = np.concatenate(blocks)
     if not raw:
       rows = unit(rows)
     return rows[0] if array.ndim == 3 else rows
 
-  def _batches(
-    self, images: np.ndarray
-  ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Yields the images in batches of few different sizes: each compiles."""
+  def _batches(self, images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields numbers of images and batches of few sizes: each compiles."""
     start = 0
     while start < len(images):
       left = -(-(len(images) - start) // self._devices)
@@ -209,7 +208,7 @@ class FaceEmbedder:
       stop = min(start + size, len(images))
       pixels = scaled(images[start:stop], self.image_size)
       filling = ((0, size - len(pixels)), (0, 0), (0, 0), (0, 0))
-      yield (start, stop), np.pad(pixels, filling)
+      yield stop - start, np.pad(pixels, filling)
       start = stop
 
 

@@ -89,6 +89,15 @@ def test_files_say_what_was_written(whole, tmp_path):
   assert len(whole) == 6
 
 
+def test_writes_that_are_taken_in_parts(monkeypatch, whole, tmp_path):
+  write, pwrite = os.write, os.pwrite
+  with monkeypatch.context() as patched:
+    patched.setattr(os, "write", lambda f, data: write(f, data[:3]))
+    patched.setattr(os, "pwrite", lambda f, data, at: pwrite(f, data[:3], at))
+    go(tmp_path)
+  assert contents(tmp_path) == whole
+
+
 def kill_after(monkeypatch, calls, tear):
   """The next run dies at this call of the system, halfway through a write."""
   left = [calls]
