@@ -160,10 +160,10 @@ class SearchResampler:
     # Falling, with one answer too many in sight: mates must score above it.
     others = np.cumsum(weights[self._others])
     for fpir in self._fpirs:
-      if not len(others) or fpir * others[-1] < 1:
+      if not len(others) or not others[-1] or fpir < 1 / others[-1]:
         rates.append(np.nan)
         continue
-      too_many = np.searchsorted(others, fpir * others[-1], "right")
+      too_many = np.searchsorted(others / others[-1], fpir, "right")
       floor = np.append(self._falling, -np.inf)[too_many]
       accepted = (found.ranks == 1) & (found.mate_scores > floor)
       rates.append(mated[accepted].sum())

@@ -42,7 +42,7 @@ def test_a_sample_is_the_curve_of_repeated_pairs(seed):
   )
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(40))
 def test_a_sample_of_searches_is_that_of_repeated_probes(seed):
   rng = np.random.default_rng(seed)
   found = Identification(
@@ -73,6 +73,22 @@ def test_a_sample_of_searches_is_that_of_repeated_probes(seed):
   np.testing.assert_allclose(
     got, [*wanted.cmc([1, 2]), *wanted.tpir_at_fpir([0.5, 0.1])], atol=1e-12
   )
+
+
+def test_a_rate_that_is_met_exactly_counts():
+  # One person, so every sample is the whole: half of two answers may be false,
+  # and the mate must only be above the second.
+  found = Identification(
+    ranks=np.array([1]),
+    mate_scores=np.array([0.5]),
+    subjects=np.array([3]),
+    other_scores=np.array([0.6, 0.4]),
+    other_subjects=np.array([3, 3]),
+    gallery_size=9,
+  )
+  resampler = bootstrap.SearchResampler(found, (1,), (0.5, 0.49))
+  got = resampler.draw(np.random.default_rng(0))
+  np.testing.assert_array_equal(got, [1, 1, np.nan])
 
 
 def test_intervals_hold_what_they_promise():

@@ -633,7 +633,7 @@ def test_bad_templates_are_one_sentence(
 
 
 def test_images_left_out_are_found_by_name(ijb, tmp_path, monkeypatch):
-  root, embeddings, faces, *_ = ijb
+  root, embeddings, faces, scores, subjects = ijb
   # One of a template that has another.
   templates = [template for _, template, *_ in faces]
   bad = next(i for i, t in enumerate(templates) if templates.count(t) > 1)
@@ -656,6 +656,19 @@ def test_images_left_out_are_found_by_name(ijb, tmp_path, monkeypatch):
     f"--protocol={tmp_path / 'd'}",
   )["sets"]["ijbx"]
   assert one["facts"]["images"] == len(embeddings) - 1
+  less = (
+    root,
+    np.delete(embeddings, bad, axis=0),
+    faces[:bad] + faces[bad + 1 :],
+    np.delete(scores, bad),
+    subjects,
+  )
+  templates = ijb_templates(less, detector=True, norm=True)
+  first, second = np.triu_indices(60, 1)
+  cosines = (templates[first] * templates[second]).sum(axis=1)
+  far, tar, _ = metrics.roc_curve(subjects[first] == subjects[second], cosines)
+  wanted = metrics.auc(far, tar)
+  assert one["metrics"]["ijbx/auc"] == pytest.approx(wanted, abs=1e-6)
   with pytest.raises(InputError, match=f"{len(embeddings)} rows"):
     judge(
       monkeypatch,
