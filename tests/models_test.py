@@ -9,9 +9,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jamsface_jax import sharding
 from jamsface_jax.errors import InputError
-from jamsface_jax.models import MODELS, make_model
-from jamsface_jax.models.iresnet import Block
+from jamsface_jax.models import MODELS, make_model, vit
+from jamsface_jax.models.iresnet import Block, SqueezeExcitation
 from jamsface_jax.models.layers import BatchNorm, PReLU
+from jamsface_jax.models.mobilefacenet import Bottleneck, ConvBlock
 
 SETTINGS = {
   "name": "iresnet",
@@ -468,3 +469,171 @@ def test_a_group_must_divide_the_batch():
   variables = random_variables(model, images)
   with pytest.raises(InputError, match=r"model\.batch_norm_group=4 .* 6 "):
     train_forward(model, variables, images)
+
+
+def float64(variables):
+  return jax.tree.map(np.float64, variables["params"])
+
+
+def test_squeeze_and_excitation_matches_numpy():
+  x = np.random.default_rng(6).normal(size=(3, 4, 5, 8)).astype(np.float32)
+  layer = SqueezeExcitation(reduction=4, dtype="float32")
+  shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), x))
+  draw = np.random.default_rng(7).normal
+  variables = jax.tree.map(
+    lambda leaf: draw(0, 2, leaf.shape).astype(np.float32), shapes
+  )
+  params = float64(variables)
+  means = x.astype(np.float64).mean((1, 2))
+  hidden = np.maximum(means @ params["fc1"]["kernel"][0, 0], 0)
+  gates = 1 / (1 + np.exp(-hidden @ params["fc2"]["kernel"][0, 0]))
+  assert hidden.shape == (3, 2) and 0.05 < gates.std()
+  np.testing.assert_allclose(
+    layer.apply(variables, x), x * gates[:, None, None], rtol=1e-4, atol=1e-5
+  )
+
+
+def grouped_conv_oracle(x, kernel, stride, padding):
+  """Each group of outputs sees its own group of inputs."""
+  groups = x.shape[-1] // kernel.shape[2]
+  outputs = [
+    conv_oracle(part, part_kernel, stride, padding)
+    for part, part_kernel in zip(
+      np.split(x, groups, axis=-1),
+      np.split(kernel, groups, axis=-1),
+      strict=True,
+    )
+  ]
+  return np.concatenate(outputs, axis=-1)
+
+
+def conv_block_oracle(x, params, stride, padding, activation=True):
+  x = grouped_conv_oracle(x, params["conv"]["kernel"], stride, padding)
+  x = batch_norm_oracle(x, params["bn"])[0]
+  slope = params["prelu"]["slope"] if activation else 1
+  return np.where(x > 0, x, slope * x)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bottleneck_matches_numpy(stride):
+  x = np.random.default_rng(7).normal(size=(3, 6, 8, 4)).astype(np.float32)
+  block = Bottleneck(4, 6, stride, dtype="float32", batch_norm_group=0)
+  variables = random_variables(block, x)
+  actual, _ = train_forward(block, variables, x)
+  params = float64(variables)
+  y = conv_block_oracle(x.astype(np.float64), params["expand"], 1, 0)
+  y = conv_block_oracle(y, params["depthwise"], stride, 1)
+  y = conv_block_oracle(y, params["project"], 1, 0, activation=False)
+  expected = x + y if stride == 1 else y
+  assert params["depthwise"]["conv"]["kernel"].shape == (3, 3, 1, 6)
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_of_the_whole_image_per_channel():
+  x = np.random.default_rng(8).normal(size=(4, 5, 5, 6)).astype(np.float32)
+  block = ConvBlock(6, "float32", 0, kernel=0, groups=6, activation=False)
+  variables = random_variables(block, x)
+  actual, _ = train_forward(block, variables, x)
+  expected = conv_block_oracle(
+    x.astype(np.float64), float64(variables), 1, 0, activation=False
+  )
+  assert actual.shape == (4, 1, 1, 6)
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def layer_norm_oracle(x, params):
+  x = x - x.mean(-1, keepdims=True)
+  x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+  return x * params["scale"] + params["bias"]
+
+
+def attention_oracle(x, params):
+  """Example by example, head by head."""
+  result = np.empty_like(x)
+  size = x.shape[-1] // 8
+  for b, tokens in enumerate(x):
+    qkv = tokens @ params["qkv"]["kernel"]
+    query, key, value = np.split(qkv, 3, axis=-1)
+    for head in range(8):
+      mine = slice(head * size, (head + 1) * size)
+      scores = query[:, mine] @ key[:, mine].T / np.sqrt(size)
+      weights = np.exp(scores)
+      weights /= weights.sum(-1, keepdims=True)
+      result[b, :, mine] = weights @ value[:, mine]
+  return result @ params["proj"]["kernel"] + params["proj"]["bias"]
+
+
+def test_transformer_block_matches_numpy():
+  x = np.random.default_rng(9).normal(size=(2, 5, 32)).astype(np.float32)
+  block = vit.Block(drop_path=0.0, dtype="float32")
+  variables = random_variables(block, x)
+  variables["params"]["fc1"]["bias"] += 2
+  params, expected = float64(variables), x.astype(np.float64)
+  y = layer_norm_oracle(expected, params["norm1"])
+  expected = expected + attention_oracle(y, params["attn"])
+  y = layer_norm_oracle(expected, params["norm2"])
+  y = y @ params["fc1"]["kernel"] + params["fc1"]["bias"]
+  assert y.min() < -0.1 and y.max() > 6.1  # Both corners of ReLU6.
+  y = np.clip(y, 0, 6) @ params["fc2"]["kernel"] + params["fc2"]["bias"]
+  np.testing.assert_allclose(
+    block.apply(variables, x, train=False), expected + y, rtol=1e-4, atol=1e-4
+  )
+
+
+def tiny_vit(**changes):
+  settings = {"name": "vit", "stages": (2,), "width": 1 / 16}
+  return tiny(**settings | {"batch_norm_group": 0} | changes)
+
+
+def test_hidden_tokens_are_not_seen():
+  images = make_images(6, size=27)
+  model = tiny_vit(mask_ratio=0.85)
+  variables = random_variables(model, images)
+  rngs = {"dropout": jax.random.key(0)}
+  seen = np.zeros((6, 9))
+
+  @jax.jit
+  def forward(images):
+    return train_forward(model, variables, images, rngs=rngs)[0]
+
+  @jax.jit
+  def slopes(images):
+    return jax.jacrev(lambda x: forward(x).sum())(images)
+
+  whole = np.abs(slopes(images)).sum(-1)
+  for row in range(3):
+    for column in range(3):
+      patch = whole[:, 9 * row : 9 * row + 9, 9 * column : 9 * column + 9]
+      seen[:, 3 * row + column] = patch.sum((1, 2)) > 0
+  np.testing.assert_array_equal(seen.sum(1), 1)  # int(9 * 0.15) of 9.
+  assert len({row.tobytes() for row in seen}) > 1  # Another in each example.
+  other = forward(images)
+  assert np.isfinite(other).all() and other.std() > 0.1
+  evaluated = model.apply(variables, images, train=False)
+  np.testing.assert_allclose(
+    evaluated, tiny_vit().apply(variables, images, train=False)
+  )
+
+
+def test_dropped_paths_leave_the_example_as_it_was():
+  x = np.random.default_rng(10).normal(size=(64, 3, 32)).astype(np.float32)
+  block = vit.Block(drop_path=0.5, dtype="float32")
+  variables = random_variables(block, x)
+  y = block.apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)})
+  same = (np.asarray(y) == x).all((1, 2))
+  # Both of two paths are left out of a quarter of the examples.
+  assert 6 <= same.sum() <= 26
+  # The first block never drops: the rate rises from 0.
+  images = make_images(4, size=27)
+  model = tiny_vit(stages=(1,), drop_path=0.9)
+  variables = random_variables(model, images)
+  trained, _ = train_forward(
+    model, variables, images, rngs={"dropout": jax.random.key(0)}
+  )
+  plain, _ = train_forward(tiny_vit(stages=(1,)), variables, images)
+  np.testing.assert_allclose(trained, plain, rtol=1e-5)
+
+
+def test_images_smaller_than_a_patch_are_refused():
+  with pytest.raises(InputError, match="data.image_size=8 .* 9 or more"):
+    variable_shapes(tiny_vit(), make_images(2, size=8))

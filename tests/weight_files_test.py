@@ -35,6 +35,8 @@ def test_safetensors_as_its_own_library_reads_them(tmp_path):
     np.testing.assert_array_equal(array, ARRAYS[name], strict=True)
   with safetensors.safe_open(path, "numpy") as file:
     assert file.metadata() == TEXTS
+  with open(path, "rb") as file:  # Numbers can be mapped as they are.
+    assert int.from_bytes(file.read(8), "little") % 8 == 0
 
 
 def test_safetensors_as_its_own_library_writes_them(tmp_path):
