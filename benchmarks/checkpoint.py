@@ -1,0 +1,121 @@
+"""What asynchronous checkpoints cost: steps beside a save, and steps without.
+
+  python benchmarks/checkpoint.py [--every=50] [--rounds=6]
+
+One process trains; blocks of `--every` steps alternate between one that starts
+a save in its first step and one that starts none, so that what else the machine
+does hits both. The clock of a block bears all that the save takes from its
+steps: copying the state, writing, hashing. How long a save takes is printed; if
+it is longer than a block, the rest of it is waited for between two blocks.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import jax
+
+from jamsface_jax import config as config_lib
+from jamsface_jax import sharding, state
+from jamsface_jax.checkpoint import Checkpoints
+from jamsface_jax.data.pipeline import batches
+from jamsface_jax.data.sources import NoiseSource
+from jamsface_jax.errors import run_command
+from jamsface_jax.step import make_train_step
+
+
+def main() -> int:
+  """Reads the flags, measures, prints."""
+  parser = argparse.ArgumentParser(
+    prog="python benchmarks/checkpoint.py",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--every", type=int, default=50, help="steps between two saves")
+  add("--rounds", type=int, default=6, help="pairs of blocks")
+  add("--batch_size", type=int, default=64, help="images a step")
+  add("--classes", type=int, default=2000, help="of the head")
+  arguments = parser.parse_args()
+
+  config = settings(arguments)
+  mesh = sharding.make_mesh(-1)
+  source = NoiseSource(arguments.classes, 4 * arguments.classes, 56)
+  parts = state.make_parts(config, source.num_classes, len(source))
+  current = state.create_state(0, parts, 56, mesh)
+  size = sum(x.nbytes for x in jax.tree.leaves(current))
+  step_fn = make_train_step(config, parts, mesh)
+  rows = sharding.local_rows(arguments.batch_size, mesh)
+  blocks = 2 * arguments.rounds + 1
+  stream = batches(
+    source,
+    seed=0,
+    sampling="uniform",
+    batch_size=arguments.batch_size,
+    rows=rows,
+    start=0,
+    total_steps=blocks * arguments.every,
+    threads=1,
+  )
+  seconds = {"with a save": [], "without": []}
+  blocking, whole = [], []
+  with tempfile.TemporaryDirectory() as workdir:
+    checkpoints = Checkpoints(workdir, keep_last=2, keep_best="")
+    for block in range(blocks):
+      saves = block % 2 == 0
+      begin = time.monotonic()
+      for k in range(arguments.every):
+        batch = next(stream)
+        batch.pop("ids")
+        placed = sharding.put_batch(batch, rows, arguments.batch_size, mesh)
+        current, metrics = step_fn(current, placed)
+        jax.block_until_ready(metrics)
+        if saves and k == 0:
+          asked = time.monotonic()
+          checkpoints.save(block * arguments.every + 1, current, {})
+          blocking.append(time.monotonic() - asked)
+      elapsed = time.monotonic() - begin
+      if saves:  # Only now: waiting is not a part of training.
+        checkpoints.wait()
+        whole.append(time.monotonic() - asked)
+      if block:  # The first one compiles.
+        seconds["with a save" if saves else "without"].append(elapsed)
+    checkpoints.close()
+  stream.close()
+  for name, values in seconds.items():
+    steps = [1000 * value / arguments.every for value in values]
+    print(
+      f"{name:12} {statistics.median(steps):7.1f} ms a step (median of"
+      f" {len(steps)} blocks of {arguments.every}; {min(steps):.1f} to"
+      f" {max(steps):.1f})"
+    )
+  pairs = zip(seconds["with a save"], seconds["without"], strict=True)
+  ratios = [a / b for a, b in pairs]
+  print(
+    f"ratio        {statistics.median(ratios):7.3f} (median of pairs;"
+    f" {min(ratios):.3f} to {max(ratios):.3f})"
+  )
+  print(
+    f"state {size / 1e6:.0f} MB; a save holds up training for"
+    f" {1000 * statistics.median(blocking[1:]):.0f} ms and is complete after at"
+    f" most {statistics.median(whole[1:]):.2f} s"
+  )
+  return 0
+
+
+def settings(arguments: argparse.Namespace) -> config_lib.ConfigDict:
+  """A small network and a head that is most of the state."""
+  config = config_lib.tiny(config_lib.base_config())
+  config.data.image_size = 56
+  config.data.batch_size = arguments.batch_size
+  config.model.stages = (1, 1, 1)
+  config.model.width = 0.5
+  config.model.stem_stride = 2
+  config.model.embedding_size = 256
+  config.schedule.length = 1e6
+  return config
+
+
+if __name__ == "__main__":
+  run_command(main)

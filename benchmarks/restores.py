@@ -1,0 +1,234 @@
+"""Checkpoints of every layout, continued on every layout.
+
+  python benchmarks/restores.py
+
+A run stops after 10 steps on one layout, is continued for 20 on another, and is
+compared with the run that stays where it was: the largest difference of any
+parameter, margin or momentum, and whether every step saw the same examples in
+the same rows. `2 x 4` is a mesh of 2 (data) x 4 (model) fake CPU devices;
+the last layout is 2 x 4 over two processes.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import jax
+import numpy as np
+
+from jamsface_jax import config as config_lib
+from jamsface_jax import sharding, state
+from jamsface_jax.checkpoint import Checkpoints
+from jamsface_jax.data.sources import NoiseSource
+from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
+from jamsface_jax.preemption import Preemption
+from jamsface_jax.step_log import StepLog
+from jamsface_jax.train import train
+
+# Name: processes, devices of each, devices on the model axis.
+LAYOUTS = {
+  "1x1": (1, 1, 1),
+  "1x4": (1, 4, 4),
+  "2x2": (1, 4, 2),
+  "1x8": (1, 8, 8),
+  "2x4": (1, 8, 4),
+  "8x1": (1, 8, 1),
+  "2 processes": (2, 4, 4),
+}
+STOP, END = 10, 30
+
+
+def main() -> int:
+  """Reads the flags; measures, or does the jobs of one process."""
+  parser = argparse.ArgumentParser(
+    prog="python benchmarks/restores.py",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--jobs", help=argparse.SUPPRESS)
+  parser.add_argument("--process", type=int, default=0, help=argparse.SUPPRESS)
+  parser.add_argument("--port", help=argparse.SUPPRESS)
+  arguments = parser.parse_args()
+  jax.config.update("jax_platforms", "cpu")
+  if arguments.jobs:
+    do_jobs(arguments.jobs, arguments.process, arguments.port)
+    return 0
+  with tempfile.TemporaryDirectory() as directory:
+    measure(directory)
+  return 0
+
+
+def measure(directory: str) -> None:
+  """Runs all layouts and pairs; prints the table.
+
+  Raises:
+    RunError: a step has seen other examples.
+  """
+  first = {name: os.path.join(directory, name) for name in LAYOUTS}
+  for name, layout in LAYOUTS.items():
+    run_jobs(layout, [(first[name], layout[2], STOP)], directory)
+  second = {
+    pair: os.path.join(directory, "-".join(pair))
+    for pair in itertools.product(LAYOUTS, LAYOUTS)
+  }
+  for (before, _), workdir in second.items():
+    shutil.copytree(first[before], workdir)
+  for after, layout in LAYOUTS.items():
+    jobs = [(second[b, after], layout[2], END) for b in LAYOUTS]
+    run_jobs(layout, jobs, directory)
+
+  states = {pair: read_state(workdir) for pair, workdir in second.items()}
+  examples = read_examples(first["1x1"]) | read_examples(second["1x1", "1x1"])
+  same_examples = {
+    pair: read_examples(first[pair[0]]) | read_examples(workdir) == examples
+    for pair, workdir in second.items()
+  }
+  print(f"{'from, to':>12}", *(f"{name:>12}" for name in LAYOUTS))
+  for before in LAYOUTS:
+    cells = [
+      f"{difference(states[before, a], states[before, before]):.1e}"
+      + ("" if same_examples[before, a] else " !")
+      for a in LAYOUTS
+    ]
+    print(f"{before:>12}", *(f"{cell:>12}" for cell in cells))
+  print(
+    f"largest number in any state:"
+    f" {max(np.abs(x).max() for x in leaves(states['1x1', '1x1'])):.1f};"
+    f" pairs with the same examples in every step:"
+    f" {sum(same_examples.values())} of {len(same_examples)}"
+  )
+  if not all(same_examples.values()) or len(examples) != END * 16:
+    raise RunError("steps have seen other examples")
+
+
+def run_jobs(
+  layout: tuple[int, int, int],
+  jobs: list[tuple[str, int, int]],
+  directory: str,
+) -> None:
+  """Trains (work directory, model devices, last step) jobs on one layout."""
+  processes, devices, _ = layout
+  path = os.path.join(directory, "jobs.json")
+  with open(path, "w", encoding="utf-8") as file:
+    json.dump(jobs, file)
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": str(devices),
+    "JAX_COMPILATION_CACHE_DIR": os.path.join(directory, "compiled"),
+  }
+  running = [
+    subprocess.Popen(
+      [
+        *(sys.executable, __file__, f"--jobs={path}", f"--process={k}"),
+        *([f"--port={port}"] if processes > 1 else []),
+      ],
+      env=environment,
+      stdout=subprocess.DEVNULL,
+    )
+    for k in range(processes)
+  ]
+  if any([process.wait() for process in running]):
+    raise RunError(f"a process of layout {layout} failed")
+
+
+def do_jobs(path: str, process: int, port: str | None) -> None:
+  """Trains as told, and writes down the examples of each step."""
+  if port:
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+  with open(path, encoding="utf-8") as file:
+    jobs = json.load(file)
+  for workdir, model_devices, end in jobs:
+    config = settings(model_devices)
+    rows = sharding.local_rows(
+      config.data.batch_size, sharding.make_mesh(model_devices)
+    )
+    examples = []
+
+    def add(
+      self, step, metrics, ids, rows=rows, examples=examples, to_log=StepLog.add
+    ):
+      examples.append(
+        {"step": step, "rows": rows.tolist(), "ids": ids.tolist()}
+      )
+      return to_log(self, step, metrics, ids)
+
+    with contextlib.ExitStack() as patches:
+      patches.enter_context(mock.patch.object(StepLog, "add", add))
+      patches.enter_context(
+        mock.patch.object(
+          Preemption, "requested", lambda self, step, end=end: step == end
+        )
+      )
+      code = train(config, workdir)
+    if code != (0 if end == END else EXIT_PREEMPTED):
+      raise RunError(f"{workdir}: exit code {code}")
+    name = f"examples_{end}_{jax.process_index()}.json"
+    with open(os.path.join(workdir, name), "w", encoding="utf-8") as file:
+      json.dump(examples, file)
+
+
+def settings(model_devices: int) -> config_lib.ConfigDict:
+  """A small network, learned margins, drawn augmentation."""
+  config = config_lib.tiny(config_lib.base_config())
+  config.head.scale = 16.0
+  config.augment.shift = 2
+  config.augment.contrast = 0.2
+  config.optimizer.reference_batch = 128
+  config.schedule.length = float(END)
+  config.checkpoint.every = 1000
+  config.checkpoint.keep_last = 9
+  config.mesh.model = model_devices
+  return config
+
+
+def read_examples(workdir: str) -> dict[tuple[int, int], int]:
+  """The example of each (step, row), as far as this directory saw it."""
+  examples = {}
+  for name in os.listdir(workdir):
+    if name.startswith("examples_"):
+      with open(os.path.join(workdir, name), encoding="utf-8") as file:
+        for line in json.load(file):
+          for row, example in zip(line["rows"], line["ids"], strict=True):
+            examples[line["step"], row] = example
+  return examples
+
+
+def read_state(workdir: str) -> state.TrainState:
+  """The last state, on the host."""
+  config = settings(1)
+  source = NoiseSource(config.data.noise_classes, config.data.noise_images, 32)
+  parts = state.make_parts(config, source.num_classes, len(source))
+  checkpoints = Checkpoints(workdir, keep_last=9, keep_best="")
+  shapes = state.state_shapes(parts, 32, sharding.make_mesh(1))
+  restored = checkpoints.restore(END, shapes)
+  checkpoints.close()
+  return jax.device_get(restored)
+
+
+def leaves(tree: state.TrainState) -> list[np.ndarray]:
+  """All arrays of floating-point numbers in a state."""
+  return [
+    x for x in jax.tree.leaves(tree) if np.issubdtype(x.dtype, np.floating)
+  ]
+
+
+def difference(a: state.TrainState, b: state.TrainState) -> float:
+  """The largest difference of two numbers."""
+  return max(
+    np.abs(x - y).max() for x, y in zip(leaves(a), leaves(b), strict=True)
+  )
+
+
+if __name__ == "__main__":
+  run_command(main)

@@ -1,0 +1,26 @@
+"""A small dose of benchmarks/chaos.py."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "seed"), [("KILL", 1), ("TERM", 0)])
+def test_killed_run_equals_the_undisturbed(how, seed):
+  command = [
+    *(sys.executable, "benchmarks/chaos.py", "--kills=3", "--steps=60"),
+    *(f"--signal={how}", f"--seed={seed}"),
+  ]
+  done = subprocess.run(
+    command, cwd=ROOT, capture_output=True, text=True, timeout=600
+  )
+  assert done.returncode == 0, done.stderr
+  assert "metrics of every step: equal" in done.stdout
+  hit = re.search(r"(\d+) hit a save", done.stdout)
+  assert how == "TERM" or int(hit[1]) >= 1
