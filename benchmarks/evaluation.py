@@ -1,6 +1,7 @@
 """Templates of IJB-C's size: pooling, 1:1 scores and ROC, against NumPy.
 
   python benchmarks/evaluation.py
+  python benchmarks/evaluation.py --all_pairs=30000
 
 Random embeddings of 469,375 images make up 23,124 templates, of which
 15,658,489 pairs in random order are compared. Two programs read the same files
@@ -9,6 +10,9 @@ obvious script, which adds up media with `np.add.reduceat`, multiplies the rows
 of one batch of pairs after another, and asks scikit-learn for the curve. Each
 runs in a process of its own, whose peak memory is taken; they alternate, and
 ratios are taken within a round.
+
+With --all_pairs=N every pair of N random embeddings is compared instead, which
+are forgotten tile by tile: the memory is that of the embeddings and a tile.
 """
 
 import argparse
@@ -40,10 +44,14 @@ def main() -> int:
   add("--rounds", type=int, default=3, help="times that each one runs")
   add("--scale", type=float, default=1.0, help="share of IJB-C's size")
   add("--one", choices=CONTESTANTS, help=argparse.SUPPRESS)
+  add("--all_pairs", type=int, help="number of embeddings")
   add("--folder", help="of the data; default: a temporary one")
   arguments = parser.parse_args()
   if arguments.one:
     print(json.dumps(CONTESTANTS[arguments.one](arguments.folder)))
+    return 0
+  if arguments.all_pairs:
+    compare_all(arguments.all_pairs)
     return 0
   with tempfile.TemporaryDirectory() as folder:
     folder = arguments.folder or folder
@@ -195,6 +203,27 @@ def script(folder: str) -> dict[str, float]:
   auc = float(metrics.auc(far, tar))
   clock.lap("ROC")
   return clock.finish(np.array(tars), auc)
+
+
+def compare_all(count: int) -> None:
+  """Compares every pair of random embeddings of five to a person."""
+  from jamsface_jax.cosines import unit_rows
+  from jamsface_jax.protocols import tally_all_pairs
+
+  rng = np.random.default_rng(0)
+  people = np.arange(count) // 5
+  units = rng.standard_normal((people[-1] + 1, SIZE), np.float32)[people]
+  units += 1.5 * rng.standard_normal((count, SIZE), np.float32)
+  units = unit_rows(units, what="embeddings")
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  clock = Clock()
+  tally = tally_all_pairs(units, people)
+  clock.lap("all pairs")
+  found = clock.finish(tally.curve.tar_at_far(FARS), tally.curve.auc())
+  print(f"pairs       {tally.num_positives + tally.curve.num_negatives:26,}")
+  print(f"MiB before  {before / 1024:26.2f}")
+  for name, value in found.items():
+    print(f"{name:12}{value:26.6f}")
 
 
 CONTESTANTS: dict[str, Callable[[str], dict[str, float]]] = {
