@@ -112,9 +112,9 @@ def ending_together(timeout: float = PROCESS_TIMEOUT) -> Iterator[None]:
     yield
   except InputError as error:
     watch.fail(str(error), EXIT_BAD_INPUT)
+  except SystemExit:
+    raise
   except BaseException as error:
-    if isinstance(error, SystemExit):
-      raise
     of_collective = isinstance(
       error if not isinstance(error, RunError) else error.__cause__,
       jax.errors.JaxRuntimeError,
@@ -137,7 +137,10 @@ def ending_together(timeout: float = PROCESS_TIMEOUT) -> Iterator[None]:
 
 
 class _Watch:
-  """Signs of life and last words, in the key-value store of process 0."""
+  """Signs of life and last words, in the key-value store of process 0.
+
+  JAX has that store for itself, and for Orbax: its module is a private one.
+  """
 
   def __init__(self, client, process: int, processes: int, timeout: float):
     self._client = client
@@ -149,8 +152,8 @@ class _Watch:
     self._silent = 0
     self._ending = threading.Lock()
     self._closed = threading.Event()
-    who = f"pid {os.getpid()} on {socket.gethostname()}"
-    self._set(f"jamsface/who/{process}", who)
+    self._who = f"pid {os.getpid()} on {socket.gethostname()}"
+    self._set(f"jamsface/who/{process}", self._who)
     self._set(f"jamsface/beat/{process}", "0")
     self._thread = threading.Thread(target=self._listen, daemon=True)
     self._thread.start()
@@ -206,11 +209,10 @@ class _Watch:
 
   def fail(self, text: str, code: int, details: str = "") -> None:
     """Tells the others of this process's failure, and ends it."""
-    who = self._get(f"jamsface/who/{self._process}")
-    words = f"{code} process {self._process} of {self._processes} ({who}): "
+    name = f"process {self._process} of {self._processes} ({self._who})"
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       if self._get("jamsface/words") is None:
-        self._set("jamsface/words", words + text)
+        self._set("jamsface/words", f"{code} {name}: {text}")
     self._leave(code, text, details)
 
   def _leave(self, code: int, text: str, details: str = "") -> None:

@@ -15,7 +15,7 @@ from train_test import (
   without_speed,
 )
 
-from jamsface_jax.errors import EXIT_PREEMPTED
+from jamsface_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +105,14 @@ def test_bad_input_of_one_process_ends_all(dataset, tmp_path):
   assert errors[1].startswith("error: data set") or "nowhere" in errors[1]
 
 
-def test_preemption_notice_to_one_process_stops_both(dataset, tmp_path):
+@pytest.mark.parametrize(
+  ("notice", "expected"),
+  [
+    (signal.SIGTERM, [EXIT_PREEMPTED, EXIT_PREEMPTED]),
+    (signal.SIGINT, [EXIT_PREEMPTED, EXIT_INTERRUPTED]),
+  ],
+)
+def test_notice_to_one_process_stops_both(dataset, tmp_path, notice, expected):
   workdir = tmp_path / "w"
   processes = start_two(
     workdir,
@@ -114,8 +121,8 @@ def test_preemption_notice_to_one_process_stops_both(dataset, tmp_path):
     data=[dataset, dataset],
   )
   wait_for_step(workdir, 5, processes[0])
-  processes[1].terminate()
+  processes[1].send_signal(notice)
   codes, errors = collect(processes, 60)
-  assert codes == [EXIT_PREEMPTED, EXIT_PREEMPTED], errors
+  assert codes == expected, errors
   (saved,) = os.listdir(workdir / "checkpoints")
   assert int(saved) == without_speed(read_lines(workdir))[-1]["step"]
