@@ -259,7 +259,10 @@ def _check(
         f" {batch} images differ by {difference:.2g}, {share:.2g} of the"
         " largest number."
       )
-    print(f"batch {batch}: largest difference {difference:.2g}")
+    print(
+      f"batch {batch}: largest difference {difference:.2g}, {share:.1g} of the"
+      " largest number"
+    )
 
 
 def _check_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
