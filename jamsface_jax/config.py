@@ -81,6 +81,14 @@ def base_config() -> ConfigDict:
   config.head.cosine_max = 0.6  # Likewise.
   config.head.margin_rate = 0.02  # Margin learning rate over the main one.
   config.head.continuation = "smooth"  # Beyond pi - a; or "published".
+  config.head.sub_centers = 1  # Weight rows of a class; the nearest counts.
+  config.head.learn_scale = False  # Move the scale as margins are moved.
+  config.head.ignore_above = 1.0  # Other classes of larger cosine; 1: none.
+  config.head.sample_rate = 1.0  # Share of the other classes that a step sees.
+  config.head.weigh_sample = False  # Let the drawn stand for the rest.
+  config.head.skip_below = 0.0  # Gradients of smaller probabilities; 0: none.
+  config.head.fused_update = True  # Update the weights as gradients come.
+  config.head.clip_norm = 0.0  # Of the weights' gradient; 0: never.
   config.head.class_multiple = 1024  # Classes are padded to a multiple of it.
   config.head.chunk_classes = 8192  # Classes walked at once, per device.
   config.head.product_dtype = "float32"  # Or "bfloat16": the big product.
@@ -91,8 +99,9 @@ def base_config() -> ConfigDict:
   config.optimizer.momentum = 0.9  # Of SGD, not on margins.
   config.optimizer.weight_decay = 5e-4  # Never on margins.
   config.optimizer.decay_vectors = True  # Also biases, BN, PReLU.
-  config.optimizer.clip_norm = 5.0  # Of the whole gradient; 0: never.
+  config.optimizer.clip_norm = 5.0  # Of the backbone's gradient; 0: never.
   config.optimizer.accumulation = 1  # Micro-batches in a batch.
+  config.optimizer.reject_in_a_row = 0  # Steps not finite; 0: stop at once.
 
   config.schedule = ConfigDict()
   config.schedule.unit = "epochs"  # Of the three below: "epochs" or "steps".
@@ -186,6 +195,8 @@ def validate(config: ConfigDict) -> None:
     "data.threads",
     "head.scale",
     "head.class_multiple",
+    "head.sub_centers",
+    "head.sample_rate",
     "head.chunk_classes",
     "optimizer.learning_rate",
     "optimizer.reference_batch",
@@ -207,6 +218,9 @@ def validate(config: ConfigDict) -> None:
     "optimizer.momentum",
     "optimizer.weight_decay",
     "optimizer.clip_norm",
+    "optimizer.reject_in_a_row",
+    "head.clip_norm",
+    "head.skip_below",
     "schedule.warmup",
     "evaluation.every",
   )
@@ -250,6 +264,27 @@ def validate(config: ConfigDict) -> None:
         f"head.{kind}_margin={first} is above head.{kind}_max={upper}: learned"
         " margins need their mean inside their bounds."
       )
+  if config.head.sample_rate > 1:
+    raise InputError(
+      f"head.sample_rate={config.head.sample_rate} must be at most 1, which is"
+      " all classes."
+    )
+  if config.data.batch_size % config.optimizer.accumulation:
+    raise InputError(
+      f"optimizer.accumulation={config.optimizer.accumulation} does not divide"
+      f" data.batch_size={config.data.batch_size}: use a divisor of it."
+    )
+  if config.optimizer.accumulation > 1 and config.head.fused_update:
+    raise InputError(
+      f"optimizer.accumulation={config.optimizer.accumulation} needs the sum of"
+      " gradients, which head.fused_update never holds: set"
+      " head.fused_update=False."
+    )
+  if config.head.sample_rate < 1 and not config.head.fused_update:
+    raise InputError(
+      f"head.sample_rate={config.head.sample_rate} updates the sampled classes"
+      " alone, which needs head.fused_update=True."
+    )
   if not config.head.angular_margin < 3.14:
     raise InputError(
       f"head.angular_margin={config.head.angular_margin} is in radians and must"
@@ -260,11 +295,6 @@ def validate(config: ConfigDict) -> None:
     raise InputError(
       f"schedule.warmup={config.schedule.warmup} leaves nothing of"
       f" schedule.length={config.schedule.length}: shorten the warm-up."
-    )
-  if config.data.batch_size % config.optimizer.accumulation:
-    raise InputError(
-      f"optimizer.accumulation={config.optimizer.accumulation} does not divide"
-      f" data.batch_size={config.data.batch_size}: use a divisor of it."
     )
 
 

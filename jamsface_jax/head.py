@@ -1,16 +1,9 @@
-r"""The JAMsFace head: a margin softmax over classes split across devices.
+"""The parameters of the JAMsFace head, and the rules that its margins follow.
 
-    phi_i = cos(t_iy + a_y) - c_y
-    CE_i  = -log( exp(s phi_i) / (exp(s phi_i) + sum_{j != y} exp(s cos t_ij)) )
+Every class j has weights and two margins a_j, c_j, learned or frozen. Classes
+are split over the `model` axis; `softmax` makes a loss of them.
 
-Every class j has a weight row and two margins a_j, c_j, learned or frozen. The
-classes live on the `model` axis; each device walks its own in chunks and keeps
-a running log-sum-exp, so that no [B, C] array exists, and the backward computes
-each chunk again. All collectives of the head are in this file: embeddings and
-labels are gathered along `model`, then one max and one sum of [B] floats make
-the softmax whole.
-
-Shapes: B examples, D embedding size, C padded classes, N real classes.
+Shapes: D embedding size, C padded classes, N real classes, K sub-centers.
 """
 
 import dataclasses
@@ -19,17 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
-from jamsface_jax import margins
 from jamsface_jax.errors import InputError
-from jamsface_jax.sharding import BATCH, CLASSES
 
-# Logit of a class that must not count. Not -inf: a shard may hold padding only,
-# and -inf minus -inf is NaN.
-_MASKED = -1e30
-_NORM_FLOOR = 1e-12  # Floor of |w|^2: padded rows are zero.
-
+WEIGHTS = "weights"
+LOG_SCALE = "log_scale"
 ANGULAR = "angular_margins"
 COSINE = "cosine_margins"
 
@@ -66,22 +53,36 @@ class Head:
     num_classes: N.
     padded_classes: C, a multiple of N's padding and of the `model` axis.
     embedding_size: D.
-    scale: s.
+    sub_centers: K, weight rows of a class; the nearest one counts
+      (https://www.ecva.net/papers/eccv_2020/papers_ECCV/papers/123560715.pdf).
+    scale: s; its first value if it is learned.
+    learn_scale: whether the gradient moves it.
     angular: the margin a.
     cosine: the margin c.
     smooth: continuation beyond pi - a, see `margins.joint`.
+    ignore_above: other classes of a larger cosine do not count; 1: all do.
+    sample_rate: share of the other classes that a step walks, in (0, 1].
+    weigh_sample: whether a drawn class stands for those that were not.
     chunk_classes: at most so many classes are walked at once.
+    skip_below: a block of smaller probabilities adds nothing to gradients; 0:
+      every block does.
     product_dtype: dtype of the big product's operands; sums are float32.
   """
 
   num_classes: int
   padded_classes: int
   embedding_size: int
+  sub_centers: int
   scale: float
+  learn_scale: bool
   angular: Margin
   cosine: Margin
   smooth: bool
+  ignore_above: float
+  sample_rate: float
+  weigh_sample: bool
   chunk_classes: int
+  skip_below: float
   product_dtype: str
 
   def margin(self, name: str) -> Margin:
@@ -113,127 +114,25 @@ def init(key: jax.Array, head: Head) -> HeadParams:
   """Makes the parameters: weights N(0, 0.01), margins at their initial value.
 
   Returns:
-    `weights` float32 [C, D], `angular_margins` and `cosine_margins` float32
-    [C]. Padded rows are zero, and every leaf's first axis is split by class.
+    `weights` float32 [C K, D], the K rows of a class in a row;
+    `angular_margins` and `cosine_margins` float32 [C]; and `log_scale`, float32
+    scalar, if the scale is learned. Padded rows are zero, and the first axis is
+    split by class.
   """
   real_c = _is_real(head)
-  shape = (head.padded_classes, head.embedding_size)
-  return {
-    "weights": jnp.where(
-      real_c[:, None], 0.01 * jax.random.normal(key, shape), 0.0
+  rows = head.padded_classes * head.sub_centers
+  weights = 0.01 * jax.random.normal(key, (rows, head.embedding_size))
+  params = {
+    WEIGHTS: jnp.where(
+      jnp.repeat(real_c, head.sub_centers)[:, None], weights, 0.0
     ),
     # A Python number would leave a weak type, and a second compilation.
     ANGULAR: jnp.where(real_c, jnp.float32(head.angular.initial), 0.0),
     COSINE: jnp.where(real_c, jnp.float32(head.cosine.initial), 0.0),
   }
-
-
-def cross_entropy(
-  params: HeadParams,
-  embeddings: jax.Array,
-  labels: jax.Array,
-  *,
-  head: Head,
-  mesh: Mesh,
-) -> tuple[jax.Array, jax.Array]:
-  """Margin softmax cross-entropy of every example.
-
-  Differentiate it from outside: the gradients of all parameters and of the
-  embeddings come out with the sharding of what they belong to.
-
-  Args:
-    params: as `init` returns, sharding CLASSES.
-    embeddings: float [B, D], any length, sharding BATCH.
-    labels: int [B] in [0, N), sharding BATCH.
-    head: what is fixed about the head.
-    mesh: the (data, model) mesh.
-
-  Returns:
-    Cross-entropy float32 [B] (nats), and whether the true class has the largest
-    cosine, margins apart, bool [B]. Both are split over `data`.
-  """
-
-  def local(x_bd, y_b, w_cd, angular_c, cosine_c):
-    return _local_cross_entropy(x_bd, y_b, w_cd, angular_c, cosine_c, head)
-
-  return jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(BATCH, BATCH, CLASSES, CLASSES, CLASSES),
-    out_specs=(P("data"), P("data")),
-  )(embeddings, labels, params["weights"], params[ANGULAR], params[COSINE])
-
-
-def _local_cross_entropy(x_bd, y_b, w_cd, angular_c, cosine_c, head):
-  """One device's part: examples of its `data` row, classes of its shard."""
-  x_bd = lax.all_gather(x_bd, "model", tiled=True)
-  y_b = lax.all_gather(y_b, "model", tiled=True)
-  # Said once, here: inside the walk it would sum gradients over `data` at
-  # every chunk.
-  w_cd, angular_c, cosine_c = lax.pcast(
-    (w_cd, angular_c, cosine_c), "data", to="varying"
-  )
-  x_bd = _unit(x_bd.astype(jnp.float32))
-  first = lax.axis_index("model") * len(w_cd)
-
-  # The true class, if it is one of mine: in float32 from its own row.
-  row_b = y_b - first
-  mine_b = (row_b >= 0) & (row_b < len(w_cd))
-  row_b = jnp.where(mine_b, row_b, 0)
-  true_b = jnp.sum(x_bd * _unit(w_cd[row_b]), axis=1)
-  phi_b = margins.joint(
-    true_b, angular_c[row_b], cosine_c[row_b], smooth=head.smooth
-  )
-  true_b, phi_b = jnp.where(mine_b[None], jnp.stack([true_b, phi_b]), 0.0)
-
-  # All other classes of mine.
-  top_b, sum_b = _walk(x_bd, y_b, w_cd, first, head)
-  top_all_b = lax.pmax(lax.stop_gradient(top_b), "model")
-  sum_b = sum_b * jnp.exp(top_b - top_all_b)
-  sum_b, phi_b, true_b = lax.psum(jnp.stack([sum_b, phi_b, true_b]), "model")
-  rest_b = top_all_b + jnp.log(sum_b)
-  cross_entropy_b = jax.nn.softplus(rest_b - head.scale * phi_b)
-  return cross_entropy_b, head.scale * true_b > top_all_b
-
-
-def _walk(x_bd, y_b, w_cd, first, head):
-  """Log-sum-exp over the classes of this shard but the true one, as a pair.
-
-  Returns:
-    `top_b`, `sum_b` with log-sum-exp = top + log(sum).
-  """
-  chunks = _count_chunks(len(w_cd), head.chunk_classes)
-  chunk = len(w_cd) // chunks
-  x_bd = x_bd.astype(head.product_dtype)
-
-  # Recomputed in the backward: kept, the chunks would add up to [B, C].
-  @jax.checkpoint
-  def step(carry, inputs):
-    top_b, sum_b = carry
-    w_cd, start = inputs
-    cos_bc = lax.dot_general(
-      x_bd,
-      _unit(w_cd).astype(x_bd.dtype),
-      (((1,), (1,)), ((), ())),
-      preferred_element_type=jnp.float32,
-    )
-    class_c = start + jnp.arange(chunk)
-    real_c = class_c < head.num_classes
-    counts_bc = real_c[None] & (class_c[None] != y_b[:, None])
-    logits_bc = jnp.where(counts_bc, head.scale * cos_bc, _MASKED)
-    new_top_b = jnp.maximum(top_b, lax.stop_gradient(logits_bc.max(axis=1)))
-    new_sum_b = jnp.exp(logits_bc - new_top_b[:, None]).sum(axis=1)
-    return (new_top_b, sum_b * jnp.exp(top_b - new_top_b) + new_sum_b), None
-
-  start = lax.pcast(
-    (jnp.full(len(y_b), _MASKED), jnp.zeros(len(y_b))),
-    ("data", "model"),
-    to="varying",
-  )
-  starts = first + chunk * jnp.arange(chunks)
-  w_kcd = w_cd.reshape(chunks, chunk, -1)
-  (top_b, sum_b), _ = lax.scan(step, start, (w_kcd, starts))
-  return top_b, sum_b
+  if head.learn_scale:
+    params[LOG_SCALE] = jnp.log(jnp.float32(head.scale))
+  return params
 
 
 def margin_reward(params: HeadParams, head: Head) -> jax.Array:
@@ -337,17 +236,3 @@ def _is_real(head: Head) -> jax.Array:
 
 def _real_mean(m_c: jax.Array, head: Head) -> jax.Array:
   return jnp.sum(jnp.where(_is_real(head), m_c, 0.0)) / head.num_classes
-
-
-def _unit(v_nd: jax.Array) -> jax.Array:
-  """Rows scaled to length 1."""
-  square_n = jnp.sum(v_nd**2, axis=1, keepdims=True)
-  return v_nd * lax.rsqrt(jnp.maximum(square_n, _NORM_FLOOR))
-
-
-def _count_chunks(classes: int, at_most: int) -> int:
-  """The least number of equal chunks of at most so many classes each."""
-  chunks = -(-classes // at_most)
-  while classes % chunks:
-    chunks += 1
-  return chunks

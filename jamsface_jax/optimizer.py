@@ -1,18 +1,49 @@
-"""SGD as face recognition uses it: three groups of parameters, one schedule.
+"""SGD as face recognition uses it: three optimizers, one schedule.
 
-`main` has momentum, clipping and weight decay; `margin`, the learned margins,
-has a rate of its own and neither momentum nor decay, since the projection after
-the step would fight with both; `frozen` does not move.
+Class weights have one of their own because theirs must act on any part of them:
+see `softmax.update_weights`. Learned margins have a rate of their own and
+neither momentum nor decay, since the projection after the step would fight with
+both.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from jamsface_jax.config import steps_of
-from jamsface_jax.head import ANGULAR, COSINE, Head
+from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS, Head
+
+
+class Optimizers(NamedTuple):
+  """One for each kind of parameter, see the head of this file.
+
+  Attributes:
+    backbone: with momentum and weight decay, its gradient clipped.
+    weights: of the classes, with momentum and weight decay.
+    small: of what else the head has: margins and the scale.
+  """
+
+  backbone: optax.GradientTransformation
+  weights: optax.GradientTransformation
+  small: optax.GradientTransformation
+
+  def init(self, params: Any) -> Any:
+    """Makes the state of all three; below `head` it is split by class."""
+    return {
+      "backbone": self.backbone.init(params["backbone"]),
+      "head": {
+        "weights": self.weights.init(params["head"][WEIGHTS]),
+        "small": self.small.init(small_parameters(params["head"])),
+      },
+    }
+
+
+def small_parameters(head_params: Any) -> Any:
+  """Returns the parameters of a head but its weights."""
+  return {name: value for name, value in head_params.items() if name != WEIGHTS}
 
 
 def make_schedule(config: ConfigDict, num_images: int) -> optax.Schedule:
@@ -57,46 +88,56 @@ def make_schedule(config: ConfigDict, num_images: int) -> optax.Schedule:
   )
 
 
-def make_optimizer(
+def make_optimizers(
   config: ConfigDict, schedule: optax.Schedule, head: Head
-) -> optax.GradientTransformation:
-  """Builds the optimizer of `{"backbone": ..., "head": ...}` parameters."""
+) -> Optimizers:
+  """Builds the optimizers of the backbone and of the head."""
   settings = config.optimizer
 
   def decays(params):
     return jax.tree.map(lambda p: settings.decay_vectors or p.ndim > 1, params)
 
-  main = [
+  sgd = optax.chain(
     optax.add_decayed_weights(settings.weight_decay, mask=decays),
     optax.sgd(schedule, momentum=settings.momentum),
-  ]
+  )
+  backbone = sgd
   if settings.clip_norm:
-    main.insert(0, optax.clip_by_global_norm(settings.clip_norm))
+    backbone = optax.chain(optax.clip_by_global_norm(settings.clip_norm), sgd)
 
   def margin_rate(step):
     return config.head.margin_rate * schedule(step)
 
-  return optax.partition(
-    {
-      "main": optax.chain(*main),
-      "margin": optax.sgd(margin_rate),
-      "frozen": optax.set_to_zero(),
-    },
-    lambda params: parameter_groups(params, head),
+  frozen = optax.set_to_zero()
+  learns = {
+    ANGULAR: head.angular.learned,
+    COSINE: head.cosine.learned,
+    LOG_SCALE: head.learn_scale,
+  }
+  return Optimizers(
+    backbone=optax.partition(
+      {"learned": backbone, "frozen": frozen}, _groups_of_backbone
+    ),
+    weights=sgd,
+    small=optax.partition(
+      {"learned": optax.sgd(margin_rate), "frozen": frozen},
+      lambda params: {
+        name: "learned" if learns[name] else "frozen" for name in params
+      },
+    ),
   )
 
 
-def parameter_groups(params: Any, head: Head) -> Any:
-  """Names the group of each parameter: "main", "margin" or "frozen"."""
-
+def _groups_of_backbone(params: Any) -> Any:
   def group(path, _):
-    keys = [entry.key for entry in path]
-    if keys[0] == "head" and keys[-1] in (ANGULAR, COSINE):
-      return "margin" if head.margin(keys[-1]).learned else "frozen"
     # The field keeps the scale of the last batch normalisation at 1: the
     # softmax sees directions only.
-    if keys[-2:] == ["embedding_bn", "scale"]:
-      return "frozen"
-    return "main"
+    frozen = [entry.key for entry in path][-2:] == ["embedding_bn", "scale"]
+    return "frozen" if frozen else "learned"
 
   return jax.tree_util.tree_map_with_path(group, params)
+
+
+def clip_factor(norm: jax.Array, largest: float) -> jax.Array:
+  """Returns what a gradient of this norm is multiplied by; largest 0: 1."""
+  return jnp.minimum(1.0, largest / norm) if largest else jnp.float32(1.0)

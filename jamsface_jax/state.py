@@ -14,7 +14,11 @@ from ml_collections import ConfigDict
 from jamsface_jax import head as head_lib
 from jamsface_jax import models, sharding
 from jamsface_jax.compiling import options_to_run_once
-from jamsface_jax.optimizer import make_optimizer, make_schedule
+from jamsface_jax.optimizer import (
+  Optimizers,
+  make_optimizers,
+  make_schedule,
+)
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -24,13 +28,16 @@ class TrainState(flax.struct.PyTreeNode):
     step: finished steps, int32 scalar.
     params: `backbone` (replicated) and `head` (split by class), float32.
     batch_stats: running statistics of the backbone, float32.
-    opt_state: of the optimizer, each leaf sharded as its parameter.
+    opt_state: of the optimizers, each leaf sharded as its parameter.
+    rejected: steps whose loss or gradient was not finite, which changed nothing
+      else: int32 [2], in all and in a row.
   """
 
   step: jax.Array
   params: Any
   batch_stats: Any
   opt_state: Any
+  rejected: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +47,13 @@ class Parts:
   Attributes:
     model: backbone.
     head: what is fixed about the head.
-    optimizer: of backbone and head.
+    optimizers: of backbone and head.
     schedule: learning rate by step.
   """
 
   model: nn.Module
   head: head_lib.Head
-  optimizer: optax.GradientTransformation
+  optimizers: Optimizers
   schedule: optax.Schedule
 
 
@@ -57,7 +64,7 @@ def make_parts(config: ConfigDict, num_classes: int, num_images: int) -> Parts:
   return Parts(
     model=make_model(config),
     head=head,
-    optimizer=make_optimizer(config, schedule, head),
+    optimizers=make_optimizers(config, schedule, head),
     schedule=schedule,
   )
 
@@ -84,11 +91,17 @@ def make_head(config: ConfigDict, num_classes: int) -> head_lib.Head:
     num_classes=num_classes,
     padded_classes=head_lib.pad_classes(num_classes, settings.class_multiple),
     embedding_size=config.model.embedding_size,
+    sub_centers=settings.sub_centers,
     scale=settings.scale,
+    learn_scale=settings.learn_scale,
     angular=margin("angular"),
     cosine=margin("cosine"),
     smooth=settings.continuation == "smooth",
+    ignore_above=settings.ignore_above,
+    sample_rate=settings.sample_rate,
+    weigh_sample=settings.weigh_sample,
     chunk_classes=settings.chunk_classes,
+    skip_below=settings.skip_below,
     product_dtype=settings.product_dtype,
   )
 
@@ -114,7 +127,8 @@ def make_init(parts: Parts, image_size: int):
       step=jnp.int32(0),
       params=params,
       batch_stats=variables["batch_stats"],
-      opt_state=parts.optimizer.init(params),
+      opt_state=parts.optimizers.init(params),
+      rejected=jnp.zeros(2, jnp.int32),
     )
 
   return init

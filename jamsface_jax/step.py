@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jamsface_jax import head as head_lib
-from jamsface_jax import sharding
+from jamsface_jax import negatives, sharding, softmax
 from jamsface_jax.compiling import compiler_options
 from jamsface_jax.data import augmentation
+from jamsface_jax.head import WEIGHTS
+from jamsface_jax.optimizer import clip_factor, small_parameters
 from jamsface_jax.state import Parts, TrainState, state_shapes
 
 
@@ -29,6 +31,8 @@ def make_train_step(
     mesh=mesh,
     augment=config.augment.to_dict(),
     accumulation=config.optimizer.accumulation,
+    fused_update=config.head.fused_update,
+    clip_norm=config.head.clip_norm,
     seed=config.seed,
   )
   return jax.jit(
@@ -39,6 +43,18 @@ def make_train_step(
   )
 
 
+class _Slopes(NamedTuple):
+  """Gradients of a batch or of a micro-batch, and what else comes of it.
+
+  `weights` is None where the weights are updated as their gradient comes.
+  """
+
+  backbone: Any
+  small: dict[str, jax.Array]
+  weights: jax.Array | None
+  metrics: dict[str, jax.Array]
+
+
 def train_step(
   state: TrainState,
   batch: Mapping[str, jax.Array],
@@ -47,9 +63,14 @@ def train_step(
   mesh: Mesh,
   augment: Mapping[str, Any],
   accumulation: int,
+  fused_update: bool,
+  clip_norm: float,
   seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """One step of the optimizer, pure.
+  """One step of the optimizers, pure.
+
+  A step whose loss or backbone gradient is not finite is rejected: it is
+  counted, and changes nothing else.
 
   Args:
     state: sharded as `state_shapes` says.
@@ -58,8 +79,11 @@ def train_step(
     mesh: the (data, model) mesh.
     augment: arguments of `augmentation.augment`.
     accumulation: micro-batches; their mean gradient is that of the batch
-      (batch statistics are each micro-batch's own).
-    seed: of augmentation and dropout.
+      (batch statistics are each micro-batch's own). More than one needs
+      `fused_update=False`.
+    fused_update: update the class weights as their gradient comes.
+    clip_norm: of the class weights' gradient; 0: never.
+    seed: of augmentation, dropout and sampled classes.
 
   Returns:
     The next state, and float32 scalars by their name in `metrics.jsonl`.
@@ -68,73 +92,135 @@ def train_step(
   augment_key, dropout_key = jax.random.split(key)
   images = augmentation.normalize(batch["images"])
   images = augmentation.augment(augment_key, images, **augment)
+  old, old_opt = state.params, state.opt_state
+  on_head = {"head": parts.head, "mesh": mesh}
+  sample = None
+  if parts.head.sample_rate < 1:
+    sample_key = jax.random.fold_in(key, 2)
+    sample = negatives.draw(sample_key, batch["labels"], parts.head, mesh)
 
-  def gradients(batch_stats, images, labels, dropout_key):
-    def loss(params):
+  def forward_and_back(batch_stats, images, labels, dropout_key):
+    def embed(params):
       embeddings, updated = parts.model.apply(
-        {"params": params["backbone"], "batch_stats": batch_stats},
+        {"params": params, "batch_stats": batch_stats},
         images,
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": dropout_key},
       )
-      cross_entropy_b, correct_b = head_lib.cross_entropy(
-        params["head"], embeddings, labels, head=parts.head, mesh=mesh
-      )
-      cross_entropy = cross_entropy_b.mean()
-      reward = head_lib.margin_reward(params["head"], parts.head)
-      metrics = {
-        "train/loss": cross_entropy - reward,
-        "train/cross_entropy": cross_entropy,
-        "train/accuracy": correct_b.astype(jnp.float32).mean(),
-      }
-      return cross_entropy - reward, (updated["batch_stats"], metrics)
+      return embeddings, updated["batch_stats"]
 
-    slopes, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
-    return batch_stats, (slopes, metrics)
+    embeddings, pull_back, batch_stats = jax.vjp(
+      embed, old["backbone"], has_aux=True
+    )
+    loss = softmax.loss(
+      old["head"], embeddings, labels, sample=sample, **on_head
+    )
+    metrics = {
+      "train/cross_entropy": loss.cross_entropy.mean(),
+      "train/accuracy": loss.correct.astype(jnp.float32).mean(),
+    }
+    weights = None
+    if not fused_update:
+      weights = softmax.weight_slopes(old["head"], loss.pull, **on_head)
+    (backbone,) = pull_back(loss.embedding_slopes)
+    slopes = _Slopes(backbone, loss.small_slopes, weights, metrics)
+    return batch_stats, slopes, loss
 
   if accumulation == 1:
-    batch_stats, (slopes, metrics) = gradients(
+    batch_stats, slopes, loss = forward_and_back(
       state.batch_stats, images, batch["labels"], dropout_key
     )
   else:
-    batch_stats, (slopes, metrics) = _accumulate(
-      gradients,
+    batch_stats, slopes = _accumulate(
+      lambda *inputs: forward_and_back(*inputs)[:2],
       state.batch_stats,
       sharding.split_batch(images, accumulation, mesh),
       sharding.split_batch(batch["labels"], accumulation, mesh),
       jax.random.split(dropout_key, accumulation),
     )
 
-  updates, opt_state = parts.optimizer.update(
-    slopes, state.opt_state, state.params
+  metrics = slopes.metrics
+  reward, reward_slopes = jax.value_and_grad(head_lib.margin_reward)(
+    small_parameters(old["head"]), parts.head
   )
-  params = optax.apply_updates(state.params, updates)
-  params["head"] = head_lib.constrain(params["head"], parts.head)
-  statistics = head_lib.margin_statistics(params["head"], parts.head)
-  metrics |= {f"train/{name}": value for name, value in statistics.items()}
-  metrics["train/learning_rate"] = jnp.float32(parts.schedule(state.step))
-  metrics["train/gradient_norm"] = optax.tree.norm(slopes)
+  metrics["train/loss"] = metrics["train/cross_entropy"] - reward
+  backbone_norm = optax.tree.norm(slopes.backbone)
+  accept = jnp.isfinite(metrics["train/loss"]) & jnp.isfinite(backbone_norm)
+
+  update = partial(_update, accept)
+  backbone, backbone_opt = update(
+    parts.optimizers.backbone,
+    *(slopes.backbone, old_opt["backbone"], old["backbone"]),
+  )
+  small, small_opt = update(
+    parts.optimizers.small,
+    jax.tree.map(jnp.subtract, slopes.small, reward_slopes),
+    *(old_opt["head"]["small"], small_parameters(old["head"])),
+    then=partial(head_lib.constrain, head=parts.head),
+  )
+  if fused_update:
+    weights, weights_opt, weight_norm, skipped = softmax.update_weights(
+      *(old["head"], old_opt["head"]["weights"], loss.pull, accept),
+      optimizer=parts.optimizers.weights,
+      clip_norm=clip_norm,
+      sample=sample,
+      **on_head,
+    )
+    if parts.head.skip_below:
+      metrics["train/skipped_blocks"] = (loss.skipped + skipped) / 2
+  else:
+    weight_norm = jnp.linalg.norm(slopes.weights)
+    weights, weights_opt = update(
+      parts.optimizers.weights,
+      clip_factor(weight_norm, clip_norm) * slopes.weights,
+      *(old_opt["head"]["weights"], old["head"][WEIGHTS]),
+    )
+
+  in_all, in_a_row = state.rejected
   next_state = TrainState(
     step=state.step + 1,
-    params=params,
-    batch_stats=batch_stats,
-    opt_state=opt_state,
+    params={"backbone": backbone, "head": {WEIGHTS: weights, **small}},
+    batch_stats=_choose(accept, batch_stats, state.batch_stats),
+    opt_state={
+      "backbone": backbone_opt,
+      "head": {"weights": weights_opt, "small": small_opt},
+    },
+    rejected=jnp.stack([in_all + ~accept, jnp.where(accept, 0, in_a_row + 1)]),
   )
+  statistics = head_lib.margin_statistics(next_state.params["head"], parts.head)
+  metrics |= {f"train/{name}": value for name, value in statistics.items()}
+  metrics |= {
+    "train/learning_rate": jnp.float32(parts.schedule(state.step)),
+    "train/gradient_norm": jnp.hypot(backbone_norm, weight_norm),
+    "train/rejected_steps": next_state.rejected[0].astype(jnp.float32),
+    "train/rejected_in_a_row": next_state.rejected[1].astype(jnp.float32),
+  }
   return next_state, metrics
 
 
-def _accumulate(gradients, batch_stats, images, labels, keys):
-  """Means of gradients and metrics over micro-batches, one after the other."""
+def _update(accept, optimizer, slopes, opt_state, params, then=lambda new: new):
+  """The next parameters and optimizer state, or the same if not accepted."""
+  updates, new_opt_state = optimizer.update(slopes, opt_state, params)
+  new = then(optax.apply_updates(params, updates))
+  return _choose(accept, (new, new_opt_state), (params, opt_state))
+
+
+def _choose(accept, new, old):
+  return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
+
+
+def _accumulate(slopes_of, batch_stats, images, labels, keys):
+  """Mean slopes of micro-batches, one after the other."""
   parts = len(images)
 
   def step(carry, inputs):
     batch_stats, total = carry
-    batch_stats, new = gradients(batch_stats, *inputs)
+    batch_stats, new = slopes_of(batch_stats, *inputs)
     return (batch_stats, jax.tree.map(jnp.add, total, new)), None
 
   shapes = jax.eval_shape(
-    gradients, batch_stats, images[0], labels[0], keys[0]
+    slopes_of, batch_stats, images[0], labels[0], keys[0]
   )[1]
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   (batch_stats, total), _ = jax.lax.scan(

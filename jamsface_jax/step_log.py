@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -61,6 +60,7 @@ class StepLog:
     self._progress = progress
     self._goodput = goodput
     self._total_steps = total_steps
+    self._reject_in_a_row = config.optimizer.reject_in_a_row
     self._pending: _Pending | None = None
     self._sums: dict[str, float] = dict(begun.get("sums", {}))
     self._count = begun.get("count", 0)
@@ -90,12 +90,19 @@ class StepLog:
     step, ids = self._pending.step, self._pending.ids
     metrics = {k: float(v) for k, v in self._pending.metrics.items()}
     self._pending = None
-    if not math.isfinite(metrics["train/loss"]):
+    in_a_row = int(metrics.pop("train/rejected_in_a_row"))
+    if in_a_row > self._reject_in_a_row:
       self._stop(step, metrics, ids)
     self._progress.step()
-    for name, value in metrics.items():
-      self._sums[name] = self._sums.get(name, 0.0) + value
-    self._count += 1
+    if in_a_row:
+      self._progress.note(
+        f"step {step}: loss {metrics['train/loss']}, gradient norm"
+        f" {metrics['train/gradient_norm']}: rejected"
+      )
+    else:  # A mean with one value that is not finite would say nothing.
+      for name, value in metrics.items():
+        self._sums[name] = self._sums.get(name, 0.0) + value
+      self._count += 1
     if self._since is None:  # The first step compiles: no speed to be had.
       self._goodput.run("step")
       self._restart_clock()
@@ -107,7 +114,7 @@ class StepLog:
   def _write(self, step: int, latest: dict[str, float]) -> None:
     means = {k: v / self._count for k, v in self._sums.items()}
     for name, value in latest.items():  # States of the run are not averaged.
-      if "margin" in name or "learning_rate" in name:
+      if any(kind in name for kind in ("margin", "learning_rate", "rejected")):
         means[name] = value
     elapsed = time.monotonic() - self._since
     if self._timed:
@@ -170,8 +177,9 @@ class StepLog:
       values = {k: str(v) for k, v in metrics.items()}
       json.dump({"step": step, "metrics": values, "ids": ids.tolist()}, file)
     raise RunError(
-      f"the loss of step {step} is {metrics['train/loss']}; metrics and example"
-      f" ids are in {path!r}, checkpoints are those before it: lower"
+      f"the loss of step {step} is {metrics['train/loss']}, its gradient's norm"
+      f" {metrics['train/gradient_norm']}; metrics and example ids are in"
+      f" {path!r}, checkpoints are those before it: lower"
       " optimizer.learning_rate, or add schedule.warmup."
     )
 

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jamsface_jax import head as head_lib
+from jamsface_jax import head_cost
 from jamsface_jax.data.sources import Source
 from jamsface_jax.protocols import Evaluation
 from jamsface_jax.state import Parts, state_shapes
@@ -19,6 +20,7 @@ def opening(
   source: Source,
   parts: Parts,
   mesh: Mesh,
+  cost: head_cost.HeadCost,
   first: int,
   total_steps: int,
 ) -> str:
@@ -26,6 +28,7 @@ def opening(
   shapes = state_shapes(parts, config.data.image_size, mesh)
   weights = sum(p.size for p in jax.tree.leaves(shapes.params["backbone"]))
   settings = config.head
+  rate = head_cost.measure_rate(parts.head, cost.examples)
   return "\n".join(
     [
       f"data      {len(source):,} images of {source.num_classes:,} classes"
@@ -36,6 +39,7 @@ def opening(
       f"head      scale {settings.scale:g}, margins angular"
       f" {_margin_text(parts.head.angular)}, cosine"
       f" {_margin_text(parts.head.cosine)}",
+      f"          {head_cost.describe(cost, head_cost.device_memory(), rate)}",
       f"devices   {mesh.size} {jax.devices()[0].platform}, mesh data"
       f" {mesh.shape['data']} x model {mesh.shape['model']},"
       f" {jax.process_count()} process(es)",

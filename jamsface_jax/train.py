@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jamsface_jax import config as config_lib
 from jamsface_jax import (
   fine_tune,
+  head_cost,
   report,
   sharding,
   summary,
@@ -97,6 +98,13 @@ def train(
   total_steps = config_lib.steps_of(config.schedule.length, config, len(source))
   parts = make_parts(config, source.num_classes, len(source))
   head_lib.check_mesh(parts.head, mesh)
+  cost = head_cost.estimate(
+    parts.head,
+    config.data.batch_size // config.optimizer.accumulation,
+    mesh,
+    fused_update=config.head.fused_update,
+  )
+  head_cost.check_fits(cost, parts.head, mesh, head_cost.device_memory())
   evaluator = Evaluator(config, parts, mesh)
   check_best(config, evaluator)
 
@@ -123,7 +131,7 @@ def train(
     writer = MetricWriter(workdir, first) if main_process else None
     progress = Progress(total_steps, first, quiet=not main_process)
     progress.note(
-      summary.opening(config, source, parts, mesh, first, total_steps)
+      summary.opening(config, source, parts, mesh, cost, first, total_steps)
     )
     log = StepLog(
       config,

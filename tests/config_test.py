@@ -35,6 +35,13 @@ def test_recipes_are_what_they_were(name):
   )
 
 
+def test_a_sample_needs_the_fused_update():
+  config = config_lib.base_config()
+  config.head.sample_rate, config.head.fused_update = 0.1, False
+  with pytest.raises(InputError, match="needs head.fused_update=True"):
+    config_lib.validate(config)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_unknown_variant(name):
   with pytest.raises(InputError, match="use one of full, tiny"):
@@ -52,6 +59,10 @@ def test_unknown_variant(name):
     ("head.cosine_max", 0.1, "above head.cosine_max"),
     ("schedule.warmup", 20.0, "leaves nothing"),
     ("optimizer.accumulation", 3, "does not divide"),
+    ("optimizer.accumulation", 2, "set head.fused_update=False"),
+    ("head.sample_rate", 1.5, "at most 1"),
+    ("head.sample_rate", 0.0, "above 0"),
+    ("head.sub_centers", 0, "above 0"),
     ("head.scale", float("nan"), "above 0"),
     ("augment.blur", 1.5, "between 0 and 1"),
     ("augment.strength", -0.1, "between 0 and 1"),

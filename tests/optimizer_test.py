@@ -8,9 +8,10 @@ from jamsface_jax import config as config_lib
 from jamsface_jax import head as head_lib
 from jamsface_jax import state
 from jamsface_jax.optimizer import (
-  make_optimizer,
+  clip_factor,
+  make_optimizers,
   make_schedule,
-  parameter_groups,
+  small_parameters,
 )
 
 
@@ -64,46 +65,50 @@ def params():
       "weights": jnp.full((4, 3), 2.0),
       head_lib.ANGULAR: jnp.full((4,), 0.3),
       head_lib.COSINE: jnp.full((4,), 0.2),
+      head_lib.LOG_SCALE: jnp.float32(2.0),
     },
   }
 
 
-def optimizer_of(config):
+def optimizers_of(config):
   head = state.make_head(config, 4)
-  return make_optimizer(config, optax.constant_schedule(0.1), head), head
+  return make_optimizers(config, optax.constant_schedule(0.1), head)
 
 
-def test_groups():
-  _, head = optimizer_of(settings(**{"head.learn_cosine": False}))
-  groups = parameter_groups(params(), head)
-  assert groups["head"] == {
-    "weights": "main",
-    head_lib.ANGULAR: "margin",
-    head_lib.COSINE: "frozen",
+def moved(config, slopes, steps=2):
+  """Parameters after some steps of all three optimizers."""
+  optimizers, p = optimizers_of(config), params()
+  opt_state = optimizers.init(p)
+  states = {**opt_state["head"], "backbone": opt_state["backbone"]}
+  groups = {
+    "backbone": (p["backbone"], slopes["backbone"]),
+    "weights": (p["head"]["weights"], slopes["head"]["weights"]),
+    "small": (small_parameters(p["head"]), small_parameters(slopes["head"])),
   }
-  assert groups["backbone"]["embedding_bn"] == {
-    "scale": "frozen",
-    "bias": "main",
-  }
+  after = {}
+  for name, (value, slope) in groups.items():
+    for _ in range(steps):
+      updates, states[name] = getattr(optimizers, name).update(
+        slope, states[name], value
+      )
+      value = optax.apply_updates(value, updates)
+    after[name] = value
+  return after
 
 
 @pytest.mark.parametrize("decay_vectors", [True, False])
 def test_two_steps_by_hand(decay_vectors):
-  """Momentum and decay on the main group; neither on margins."""
+  """Momentum and decay on backbone and weights; neither on margins."""
   config = settings(
     **{
       "optimizer.decay_vectors": decay_vectors,
       "optimizer.clip_norm": 0.0,
       "optimizer.weight_decay": 0.01,
+      "head.learn_cosine": False,
+      "head.learn_scale": True,
     }
   )
-  optimizer, _ = optimizer_of(config)
-  p = params()
-  slopes = jax.tree.map(jnp.ones_like, p)
-  opt_state = optimizer.init(p)
-  for _ in range(2):
-    updates, opt_state = optimizer.update(slopes, opt_state, p)
-    p = optax.apply_updates(p, updates)
+  after = moved(config, jax.tree.map(jnp.ones_like, params()))
 
   def by_hand(value, decay):
     velocity = 0.0
@@ -114,29 +119,34 @@ def test_two_steps_by_hand(decay_vectors):
 
   vector = by_hand(2.0, 0.01 if decay_vectors else 0.0)
   kernel = by_hand(2.0, 0.01)
-  np.testing.assert_allclose(p["backbone"]["conv"]["kernel"], kernel, rtol=1e-6)
-  np.testing.assert_allclose(p["head"]["weights"], kernel, rtol=1e-6)
-  np.testing.assert_allclose(p["backbone"]["bn"]["scale"], vector, rtol=1e-6)
-  np.testing.assert_array_equal(p["backbone"]["embedding_bn"]["scale"], 1.0)
+  backbone, small = after["backbone"], after["small"]
+  np.testing.assert_allclose(backbone["conv"]["kernel"], kernel, rtol=1e-6)
+  np.testing.assert_allclose(after["weights"], kernel, rtol=1e-6)
+  np.testing.assert_allclose(backbone["bn"]["scale"], vector, rtol=1e-6)
   np.testing.assert_allclose(
-    p["head"][head_lib.ANGULAR], 0.3 - 2 * 0.02 * 0.1, rtol=1e-6
+    backbone["embedding_bn"]["bias"], vector, rtol=1e-6
   )
+  np.testing.assert_array_equal(backbone["embedding_bn"]["scale"], 1.0)
+  moves = 2 * config.head.margin_rate * 0.1
+  np.testing.assert_allclose(small[head_lib.ANGULAR], 0.3 - moves, rtol=1e-6)
+  np.testing.assert_allclose(small[head_lib.LOG_SCALE], 2 - moves, rtol=1e-6)
+  np.testing.assert_array_equal(small[head_lib.COSINE], np.float32(0.2))
 
 
-def test_clipping_is_of_the_main_group():
+def test_clipping_is_of_the_learned_backbone():
   config = settings(
     **{"optimizer.clip_norm": 1.0, "optimizer.weight_decay": 0.0}
   )
-  optimizer, _ = optimizer_of(config)
-  p = params()
-  slopes = jax.tree.map(lambda x: 100 * jnp.ones_like(x), p)
-  updates, _ = optimizer.update(slopes, optimizer.init(p), p)
-  main = [
-    updates["backbone"]["conv"]["kernel"],
-    updates["backbone"]["bn"]["scale"],
-    updates["backbone"]["embedding_bn"]["bias"],
-    updates["head"]["weights"],
-  ]
-  length = np.sqrt(sum(np.sum(np.square(u)) for u in main))
-  np.testing.assert_allclose(length, 0.1, rtol=1e-5)
-  np.testing.assert_allclose(updates["head"][head_lib.COSINE], -0.2, rtol=1e-5)
+  slopes = jax.tree.map(lambda p: jnp.full_like(p, 2.0), params())
+  after = moved(config, slopes, steps=1)
+  # 6 + 3 + 3 slopes of 2 are learned: their norm is sqrt(48).
+  np.testing.assert_allclose(
+    after["backbone"]["conv"]["kernel"], 2 - 0.1 * 2 / 48**0.5, rtol=1e-6
+  )
+  np.testing.assert_allclose(after["weights"], 2 - 0.1 * 2, rtol=1e-6)
+
+
+def test_clip_factor():
+  assert clip_factor(jnp.float32(8.0), 2.0) == 0.25
+  assert clip_factor(jnp.float32(1.0), 2.0) == 1
+  assert clip_factor(jnp.float32(8.0), 0.0) == 1

@@ -1,0 +1,331 @@
+"""Time and memory of one training step of the head, beside PyTorch's.
+
+A step is forward, backward, and SGD with momentum and weight decay, float32, on
+random embeddings and labels. Every variant runs in a process of its own, so
+that its memory is its own; all of them take turns, some steps each, several
+rounds. `products` is the limit: the four matrix products that an exact head
+needs which keeps no logits, chunk by chunk, and nothing else.
+
+Columns: median milliseconds of a step and half the distance of the quartiles;
+the same over `products`; peak resident memory beyond that of a started process;
+what the compiler says that the program holds at once; that without weights and
+momentum.
+
+PyTorch is needed for its rows alone. `--partial_fc=DIR` adds InsightFace's
+PartialFC_V2, where DIR holds its `partial_fc_v2.py`.
+
+  python benchmarks/head.py --classes=10000,100000,200000
+  python benchmarks/head.py --classes=1000000 --rounds=2 --steps=2
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+VARIANTS = (
+  "products",
+  "fused",
+  "plain",
+  "skip 1e-6",
+  "rate 0.1",
+  "PyTorch",
+  "PartialFC_V2",
+  "PartialFC_V2 0.1",
+)
+
+
+def main() -> None:
+  """Reads the flags, measures, prints the tables."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--classes", default="10000,100000,200000")
+  parser.add_argument("--batch", type=int, default=256)
+  parser.add_argument("--size", type=int, default=512, help="of an embedding")
+  parser.add_argument("--chunk", type=int, default=None, help="classes at once")
+  parser.add_argument("--steps", type=int, default=5, help="timed, each turn")
+  parser.add_argument("--rounds", type=int, default=3)
+  parser.add_argument("--only", default="", help="variants, by commas")
+  parser.add_argument("--partial_fc", default="", metavar="DIR")
+  parser.add_argument("--plot", default="", metavar="PNG")
+  parser.add_argument("--child", default="", help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.child:
+    print(json.dumps(_measure(args.child, args)))
+    return
+
+  variants = args.only.split(",") if args.only else list(VARIANTS)
+  if importlib.util.find_spec("torch") is None:
+    variants = [v for v in variants if v not in VARIANTS[5:]]
+  if not args.partial_fc:
+    variants = [v for v in variants if "PartialFC" not in v]
+  rows = []
+  for classes in map(int, args.classes.split(",")):
+    rows += _table(classes, variants, args)
+  if args.plot:
+    _plot(rows, args.plot)
+
+
+def _table(classes: int, variants: list[str], args) -> list[dict]:
+  """Measures all variants at one number of classes and prints them."""
+  results = {variant: [] for variant in variants}
+  for _ in range(args.rounds):
+    for variant in variants:
+      command = [
+        *(sys.executable, __file__, f"--child={variant}"),
+        *(f"--classes={classes}", f"--batch={args.batch}"),
+        *(f"--size={args.size}", f"--steps={args.steps}"),
+        *([f"--chunk={args.chunk}"] if args.chunk else []),
+        f"--partial_fc={args.partial_fc}",
+      ]
+      done = subprocess.run(command, capture_output=True, text=True)
+      if done.returncode:
+        sys.exit(f"{variant} failed:\n{done.stderr[-2000:]}")
+      results[variant].append(json.loads(done.stdout.splitlines()[-1]))
+  state_mib = 2 * classes * args.size * 4 / 2**20
+  products = _median(results["products"]) if "products" in results else None
+  print(
+    f"\n{classes:,} classes, batch {args.batch}, {args.size} numbers; weights"
+    f" and momentum {state_mib:,.0f} MiB"
+  )
+  print(
+    f"{'':18}{'ms':>9}{'+-':>7}{'/ products':>12}{'peak MiB':>10}"
+    f"{'XLA MiB':>10}{'beyond':>9}"
+  )
+  rows = []
+  for variant, runs in results.items():
+    median = _median(runs)
+    low, _, high = statistics.quantiles(_times(runs), n=4)
+    peak = max(run["peak_mib"] for run in runs)
+    xla = runs[0].get("xla_mib")
+    rows.append(
+      {"variant": variant, "classes": classes, "ms": 1e3 * median, "xla": xla,
+       "peak": peak, "beyond": (xla or peak) - state_mib}
+    )  # fmt: skip
+    over = f"{median / products:12.2f}" if products else f"{'':12}"
+    held = f"{xla:10,.0f}{xla - state_mib:9,.0f}" if xla else ""
+    print(
+      f"{variant:18}{1e3 * median:9,.1f}{5e2 * (high - low):7,.1f}{over}"
+      f"{peak:10,.0f}{held}",
+      flush=True,
+    )
+  return rows
+
+
+def _times(runs: list[dict]) -> list[float]:
+  return [seconds for run in runs for seconds in run["seconds"]]
+
+
+def _median(runs: list[dict]) -> float:
+  return statistics.median(_times(runs))
+
+
+def _measure(variant: str, args) -> dict:
+  """Runs one variant in this process."""
+  classes = int(args.classes)
+  build = _torch_step if variant in VARIANTS[5:] else _jax_step
+  start, step, xla_mib = build(variant, classes, args)
+  step()
+  seconds = []
+  for _ in range(args.steps):
+    begin = time.perf_counter()
+    step()
+    seconds.append(time.perf_counter() - begin)
+  return {
+    "seconds": seconds,
+    "peak_mib": _peak_mib() - start,
+    "xla_mib": xla_mib,
+  }
+
+
+def _peak_mib() -> float:
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _jax_step(variant: str, classes: int, args):
+  import jax
+  import jax.numpy as jnp
+
+  from jamsface_jax import config as config_lib
+  from jamsface_jax import head as head_lib
+  from jamsface_jax import negatives, sharding, softmax, state
+  from jamsface_jax.compiling import compiler_options
+  from jamsface_jax.head import WEIGHTS
+
+  config = config_lib.base_config()
+  config.model.embedding_size = args.size
+  if args.chunk:
+    config.head.chunk_classes = args.chunk
+  kind, _, value = variant.partition(" ")
+  if kind == "rate":
+    config.head.sample_rate = float(value)
+  elif kind == "skip":
+    config.head.skip_below = float(value)
+  head = state.make_head(config, classes)
+  mesh = sharding.make_mesh(-1)
+  optimizer = state.make_optimizers(config, lambda step: 0.1, head).weights
+  key = jax.random.key(0)
+  x_bd = jax.random.normal(key, (args.batch, args.size))
+  y_b = jax.random.randint(key, (args.batch,), 0, classes)
+  jax.block_until_ready(jax.jit(lambda x: x @ x.T)(x_bd))
+  begin = _peak_mib()
+  params = jax.jit(lambda key: head_lib.init(key, head))(key)
+  opt_state = jax.jit(optimizer.init)(params[WEIGHTS])
+
+  def fused(params, opt_state, key, accept):
+    sample = None
+    if head.sample_rate < 1:
+      sample = negatives.draw(key, y_b, head, mesh)
+    on_head = {"head": head, "mesh": mesh, "sample": sample}
+    loss = softmax.loss(params, x_bd, y_b, **on_head)
+    new = softmax.update_weights(
+      *(params, opt_state, loss.pull, accept),
+      optimizer=optimizer,
+      clip_norm=0.0,
+      **on_head,
+    )
+    return params | {WEIGHTS: new.weights}, new.opt_state, loss.embedding_slopes
+
+  def plain(params, opt_state, key, accept):
+    loss = softmax.loss(params, x_bd, y_b, head=head, mesh=mesh)
+    slopes = softmax.weight_slopes(params, loss.pull, head=head, mesh=mesh)
+    updates, opt_state = optimizer.update(slopes, opt_state, params[WEIGHTS])
+    weights = params[WEIGHTS] + updates
+    return params | {WEIGHTS: weights}, opt_state, loss.embedding_slopes
+
+  def products(params, opt_state, key, accept):
+    """The same loops with nothing in them but products."""
+    size = min(head.chunk_classes, head.padded_classes)
+
+    def product(left, right, axes):
+      return jax.lax.dot_general(left, right, ((axes[:1], axes[1:]), ((), ())))
+
+    def cut(k, array):
+      start = jnp.minimum(k * size, len(array) - size)
+      return jax.lax.dynamic_slice_in_dim(array, start, size), start
+
+    def forward(k, sum_bd):
+      w_nd, _ = cut(k, params[WEIGHTS])
+      return sum_bd + product(product(x_bd, w_nd, (1, 1)), w_nd, (1, 0))
+
+    def back(k, w_cd):
+      w_nd, start = cut(k, w_cd)
+      slopes_nd = product(product(sum_bd, w_nd, (1, 1)), x_bd, (0, 0))
+      return jax.lax.dynamic_update_slice_in_dim(w_cd, slopes_nd, start, 0)
+
+    chunks = -(-head.padded_classes // size)
+    sum_bd = jax.lax.fori_loop(0, chunks, forward, jnp.zeros_like(x_bd))
+    weights = jax.lax.fori_loop(0, chunks, back, params[WEIGHTS])
+    return params | {WEIGHTS: weights}, opt_state, sum_bd
+
+  run = {"plain": plain, "products": products}.get(kind, fused)
+  program = (
+    jax.jit(run, donate_argnums=(0, 1), compiler_options=compiler_options())
+    .lower(params, opt_state, key, jnp.array(True))
+    .compile()
+  )
+  memory = program.memory_analysis()
+  held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  held += memory.output_size_in_bytes - memory.alias_size_in_bytes
+  now = [params, opt_state, 0]
+  del params, opt_state
+
+  def step():
+    now[0], now[1], slopes = program(
+      *now[:2], jax.random.key(now[2]), jnp.array(True)
+    )
+    now[2] += 1
+    jax.block_until_ready((now[:2], slopes))
+
+  return begin, step, held / 2**20
+
+
+def _torch_step(variant: str, classes: int, args):
+  import torch
+  from torch.nn import functional
+
+  torch.manual_seed(0)
+  x_bd = torch.randn(args.batch, args.size, requires_grad=True)
+  y_b = torch.randint(0, classes, (args.batch,))
+  (x_bd @ x_bd.T).sum().backward()
+  sgd = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+  begin = _peak_mib()
+  if variant == "PyTorch":
+    weights = torch.nn.Parameter(0.01 * torch.randn(classes, args.size))
+    optimizer = torch.optim.SGD([weights], **sgd)
+    row_b = torch.arange(args.batch)
+
+    def loss():
+      cosine_bc = functional.linear(
+        functional.normalize(x_bd), functional.normalize(weights)
+      )
+      true_b = cosine_bc[row_b, y_b].clamp(-1 + 1e-7, 1 - 1e-7)
+      phi_b = torch.cos(torch.acos(true_b) + 0.3) - 0.2
+      logits_bc = cosine_bc.index_put((row_b, y_b), phi_b)
+      return functional.cross_entropy(64 * logits_bc, y_b)
+
+  else:
+    sys.path.insert(0, args.partial_fc)
+    torch.distributed.init_process_group(
+      "gloo", init_method="tcp://127.0.0.1:29511", rank=0, world_size=1
+    )
+    from partial_fc_v2 import PartialFC_V2
+
+    def margin(logits_bc, label_b):
+      row_b = torch.where(label_b != -1)[0]
+      column_b = label_b[row_b]
+      true_b = logits_bc[row_b, column_b].clamp(-1 + 1e-7, 1 - 1e-7)
+      phi_b = torch.cos(torch.acos(true_b) + 0.3) - 0.2
+      return 64 * logits_bc.index_put((row_b, column_b), phi_b)
+
+    rate = 0.1 if variant.endswith("0.1") else 1.0
+    module = PartialFC_V2(margin, args.size, classes, rate, False)
+    module.train()
+    optimizer = torch.optim.SGD(module.parameters(), **sgd)
+
+    def loss():
+      return module(x_bd, y_b)
+
+  def step():
+    x_bd.grad = None
+    optimizer.zero_grad(set_to_none=True)
+    loss().backward()
+    optimizer.step()
+
+  return begin, step, None
+
+
+def _plot(rows: list[dict], path: str) -> None:
+  import matplotlib
+
+  matplotlib.use("agg")
+  from matplotlib import pyplot
+
+  figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+  for axis, name, label in (
+    (axes[0], "ms", "milliseconds a step"),
+    (axes[1], "beyond", "MiB beyond weights and momentum"),
+  ):
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+      mine = [row for row in rows if row["variant"] == variant]
+      axis.plot(
+        [row["classes"] for row in mine],
+        [row[name] for row in mine],
+        marker="o",
+        label=variant,
+      )
+    axis.set(xscale="log", xlabel="classes", ylabel=label)
+    axis.grid(alpha=0.3)
+  axes[0].set_yscale("log")
+  axes[1].set_yscale("symlog")
+  axes[0].legend(fontsize=8)
+  figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+  main()

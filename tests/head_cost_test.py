@@ -1,0 +1,59 @@
+"""What a head costs: against the compiler's own account."""
+
+import pytest
+from heads import SIZE, make_head
+from softmax_test import compiled
+
+from jamsface_jax import head_cost, sharding
+from jamsface_jax.errors import InputError
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+  "changes", [{}, {"sub_centers": 2}, {"sample_rate": 0.25}], ids=str
+)
+def test_estimate_agrees_with_the_compiler(mesh, changes):
+  head = make_head(20_000, 512, chunk=512, **changes)
+  memory = compiled(mesh, head, 64).memory_analysis()
+  held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  held += memory.output_size_in_bytes - memory.alias_size_in_bytes
+  cost = head_cost.estimate(head, 64, mesh, fused_update=True)
+  assert cost.total == pytest.approx(held, rel=0.15)
+
+
+def test_bytes_by_hand():
+  mesh = sharding.make_mesh(4)  # 2 x 4.
+  head = make_head(1000, 1000, chunk=100)
+  cost = head_cost.estimate(head, 24, mesh, fused_update=False)
+  assert cost.weights == cost.optimizer == cost.gradient == 250 * SIZE * 4
+  assert cost.operations == 4 * 2 * 12 * 250 * SIZE
+  fused = head_cost.estimate(head, 24, mesh, fused_update=True)
+  assert fused.total == cost.total - cost.gradient
+
+
+def test_a_head_that_does_not_fit_is_refused_with_the_ways_out():
+  mesh = sharding.make_mesh(4)
+  head = make_head(1_000_000, 1000, chunk=100)
+  cost = head_cost.estimate(head, 24, mesh, fused_update=False)
+  head_cost.check_fits(cost, head, mesh, 64 * MIB)
+  with pytest.raises(InputError) as error:
+    head_cost.check_fits(cost, head, mesh, 40 * MIB)
+  text = str(error.value)
+  assert "1,000,000 classes need 45.8 MiB on each device" in text
+  assert "which has 40 MiB" in text
+  for way in ("mesh.model=-1", "devices on the model axis", "fused_update"):
+    assert way in text
+  assert "at least 4 devices" in text
+
+
+def test_description_and_rate():
+  mesh = sharding.make_mesh(4)
+  head = make_head(1000, 1000, chunk=100)
+  cost = head_cost.estimate(head, 24, mesh, fused_update=True)
+  rate = head_cost.measure_rate(head, cost.examples)
+  assert 1e6 < rate < 1e15
+  text = head_cost.describe(cost, 2**30, cost.operations / 2)
+  assert "of 1 GiB on each device" in text and "about 2 s of a step" in text
+  assert "gradient" not in text
+  assert head_cost.device_memory() > 2**20

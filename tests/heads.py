@@ -1,0 +1,112 @@
+"""Heads and inputs for the tests of the head, and a dense float64 oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jamsface_jax import head as head_lib
+from jamsface_jax import sharding
+from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS
+
+FROZEN = {"learned": False, "rule": "mean", "upper": 1.0, "strength": 0.0}
+SIZE = 16
+
+
+def make_head(classes=37, multiple=8, chunk=3, **changes):
+  settings = {
+    "sub_centers": 1,
+    "scale": 8.0,
+    "learn_scale": False,
+    "angular": head_lib.Margin(0.3, True, "mean", 0.8, 0.0),
+    "cosine": head_lib.Margin(0.2, True, "mean", 0.6, 0.0),
+    "smooth": True,
+    "ignore_above": 1.0,
+    "sample_rate": 1.0,
+    "weigh_sample": False,
+    "skip_below": 0.0,
+    "product_dtype": "float32",
+  }
+  return head_lib.Head(
+    num_classes=classes,
+    padded_classes=head_lib.pad_classes(classes, multiple),
+    embedding_size=SIZE,
+    chunk_classes=chunk,
+    **settings | changes,
+  )
+
+
+def random_inputs(head, batch, seed=0):
+  """Parameters, embeddings and labels, float64; padded rows hold noise."""
+  rng = np.random.default_rng(seed)
+  classes, centers = head.padded_classes, head.sub_centers
+  params = {
+    WEIGHTS: rng.normal(size=(classes * centers, SIZE)),
+    ANGULAR: rng.uniform(0.0, 0.8, classes),
+    COSINE: rng.uniform(0.0, 0.6, classes),
+  }
+  if head.learn_scale:
+    params[LOG_SCALE] = np.log(np.float64(1.3 * head.scale))
+  labels = rng.integers(0, head.num_classes, batch)
+  embeddings = rng.normal(size=(batch, SIZE))
+  # Some examples near their class, some opposite: both sides of the seam.
+  sign = np.where(np.arange(batch) % 3 == 2, -6.0, 1.0)
+  embeddings += sign[:, None] * params[WEIGHTS][labels * centers]
+  return params, embeddings, labels
+
+
+def put(mesh, params, embeddings, labels):
+  """The same on a mesh, float32 and int32."""
+
+  def place(array, spec):
+    return jax.device_put(array, NamedSharding(mesh, spec))
+
+  return (
+    {
+      name: place(
+        np.asarray(value, np.float32),
+        sharding.CLASSES if np.ndim(value) else sharding.REPLICATED,
+      )
+      for name, value in params.items()
+    },
+    place(embeddings.astype(np.float32), sharding.BATCH),
+    place(labels.astype(np.int32), sharding.BATCH),
+  )
+
+
+def dense(params, embeddings, labels, head, classes=None, log_weights=None):
+  """The definition with arccos and a full softmax, as is, in float64.
+
+  Args:
+    params: as `random_inputs` returns.
+    embeddings: [B, D].
+    labels: [B].
+    head: of them.
+    classes: which classes are in the softmax, each once; None: all.
+    log_weights: what is added to the logits of all but the true one, or None.
+
+  Returns:
+    Cross-entropy [B].
+  """
+  if classes is None:
+    classes = np.arange(head.num_classes)
+  scale = jnp.exp(params[LOG_SCALE]) if head.learn_scale else head.scale
+  w = params[WEIGHTS].reshape(-1, head.sub_centers, SIZE)
+  w = w / jnp.linalg.norm(w, axis=2, keepdims=True)
+  x = embeddings / jnp.linalg.norm(embeddings, axis=1, keepdims=True)
+  target = jnp.einsum("bd,bkd->bk", x, w[labels]).max(axis=1)
+  a, c = params[ANGULAR][labels], params[COSINE][labels]
+  theta = jnp.arccos(target)
+  if head.smooth:
+    beyond = -2 - jnp.cos(theta + a)
+  else:
+    beyond = jnp.cos(theta) - a * jnp.sin(a)
+  phi = jnp.where(theta + a < jnp.pi, jnp.cos(theta + a), beyond) - c
+  cosine = jnp.einsum("bd,nkd->bnk", x, w[classes]).max(axis=2)
+  others = scale * cosine
+  if log_weights is not None:
+    others += log_weights[None]
+  others = jnp.where(cosine > head.ignore_above, -jnp.inf, others)
+  others = jnp.where(classes[None] == labels[:, None], -jnp.inf, others)
+  all_logits = jnp.concatenate([scale * phi[:, None], others], axis=1)
+  return jax.nn.logsumexp(all_logits, axis=1) - all_logits[:, 0]

@@ -1,0 +1,447 @@
+"""The sharded softmax and its gradients against a dense float64 oracle."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from heads import FROZEN, SIZE, dense, make_head, put, random_inputs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+
+from jamsface_jax import head as head_lib
+from jamsface_jax import negatives, sharding, softmax
+from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS
+
+SGD = optax.chain(
+  optax.add_decayed_weights(0.01), optax.sgd(lambda step: 0.5, momentum=0.9)
+)
+
+
+def one_device():
+  return jax.make_mesh(
+    (1, 1),
+    ("data", "model"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=jax.devices()[:1],
+  )
+
+
+def slopes_of(mesh, head, inputs):
+  """Loss [B] and the gradients of its mean, as `jax.grad` would give them."""
+
+  @jax.jit
+  def run(params, embeddings, labels):
+    loss = softmax.loss(params, embeddings, labels, head=head, mesh=mesh)
+    weights = softmax.weight_slopes(params, loss.pull, head=head, mesh=mesh)
+    slopes = {WEIGHTS: weights, **loss.small_slopes}
+    return loss.cross_entropy, (slopes, loss.embedding_slopes)
+
+  return run(*put(mesh, *inputs))
+
+
+def oracle_of(head, inputs, **options):
+  def mean(params, embeddings, labels):
+    loss_b = dense(params, embeddings, labels, head, **options)
+    return loss_b.mean(), loss_b
+
+  with jax.enable_x64(True):
+    (_, loss_b), slopes = jax.value_and_grad(
+      mean, argnums=(0, 1), has_aux=True
+    )(*jax.tree.map(jnp.asarray, inputs[:2]), inputs[2])
+    return jax.device_get((loss_b, slopes))
+
+
+def assert_close(got, want, rtol=2e-4, atol=2e-6):
+  jax.tree.map(
+    partial(np.testing.assert_allclose, rtol=rtol, atol=atol), got, want
+  )
+
+
+def check(mesh, head, batch, inputs=None, **tolerance):
+  inputs = inputs or random_inputs(head, batch)
+  got = slopes_of(mesh, head, inputs)
+  assert_close(got, oracle_of(head, inputs), **tolerance)
+  return got
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_loss_and_gradients_match_dense(mesh, smooth):
+  _, (slopes, _) = check(mesh, make_head(smooth=smooth), 24)
+  for leaf in slopes.values():  # Padding gets no gradient at all.
+    assert np.all(np.asarray(leaf)[37:] == 0)
+  assert np.count_nonzero(slopes[ANGULAR]) > 10
+
+
+@pytest.mark.parametrize(
+  ("classes", "multiple", "chunk", "batch"),
+  # Shards that no chunk divides, chunks larger than a shard, more examples
+  # than classes, shards of padding alone.
+  [(37, 8, 100, 8), (101, 64, 5, 16), (8, 8, 1, 48), (9, 32, 2, 8)],
+)
+def test_any_class_count_chunk_and_batch(mesh, classes, multiple, chunk, batch):
+  check(mesh, make_head(classes, multiple, chunk), batch)
+
+
+@pytest.mark.parametrize("labels", ["equal", "distinct", "one shard"])
+def test_any_labels(mesh, labels):
+  head = make_head()
+  params, embeddings, _ = random_inputs(head, 24)
+  label_b = {
+    "equal": np.full(24, 36),
+    "distinct": np.arange(24),
+    "one shard": np.arange(24) % 5,
+  }[labels]
+  check(mesh, head, 24, inputs=(params, embeddings, label_b))
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"sub_centers": 3},
+    {"learn_scale": True},
+    {"ignore_above": 0.3},
+    {"sub_centers": 2, "learn_scale": True, "ignore_above": 0.4},
+  ],
+  ids=str,
+)
+def test_variants_match_dense(mesh, changes):
+  head = make_head(**changes)
+  _, (slopes, _) = check(mesh, head, 24)
+  if "learn_scale" in changes:
+    assert abs(slopes[LOG_SCALE]) > 1e-3
+
+
+def test_variants_are_not_all_the_same():
+  def loss(**changes):
+    head = make_head(**changes)
+    return oracle_of(head, random_inputs(head, 24))[0].mean()
+
+  losses = {
+    loss(),
+    loss(smooth=False),
+    loss(sub_centers=3),
+    loss(ignore_above=0.3),
+    loss(learn_scale=True),
+  }
+  assert len(losses) == 5
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_combination_matches_dense(data):
+  draw = data.draw
+  mesh = sharding.make_mesh(draw(st.sampled_from([1, 2, 8])))
+  classes = draw(st.integers(1, 70))
+  head = make_head(
+    classes,
+    multiple=draw(st.sampled_from([8, 24, 64])),
+    chunk=draw(st.integers(1, 80)),
+    smooth=draw(st.booleans()),
+    sub_centers=draw(st.integers(1, 3)),
+    learn_scale=draw(st.booleans()),
+    ignore_above=draw(st.sampled_from([1.0, 0.5])),
+    scale=draw(st.sampled_from([1.0, 8.0, 30.0])),
+  )
+  batch = 8 * draw(st.integers(1, 6))
+  params, embeddings, _ = random_inputs(head, batch, draw(st.integers(0, 99)))
+  labels = draw(
+    st.lists(st.integers(0, classes - 1), min_size=batch, max_size=batch)
+  )
+  inputs = (params, embeddings, np.array(labels))
+  check(mesh, head, batch, inputs=inputs, rtol=2e-3, atol=2e-5)
+
+
+def test_scale_64_stays_exact(mesh):
+  check(mesh, make_head(scale=64.0), 24, rtol=2e-3, atol=2e-5)
+
+
+def test_one_class_costs_nothing():
+  head = make_head(classes=1)
+  loss_b, slopes = slopes_of(
+    sharding.make_mesh(8), head, random_inputs(head, 8)
+  )
+  np.testing.assert_array_equal(loss_b, 0)
+  for leaf in jax.tree.leaves(slopes):
+    np.testing.assert_array_equal(leaf, 0)
+
+
+def test_bfloat16_product_is_close_and_margins_stay_float32(mesh):
+  head = make_head(product_dtype="bfloat16")
+  inputs = random_inputs(head, 24)
+  exact = check(mesh, make_head(), 24, inputs=inputs)
+  rough = check(mesh, head, 24, rtol=0.2, atol=2e-3, inputs=inputs)
+  assert np.any(exact[0] != rough[0])
+  # The true class is computed apart, in float32: CE's slope in the margins
+  # sees bfloat16 through the probabilities alone.
+  np.testing.assert_allclose(
+    rough[1][0][ANGULAR], exact[1][0][ANGULAR], rtol=0.05, atol=1e-4
+  )
+
+
+def updated(mesh, head, inputs, *, steps=2, clip_norm=0.0, accept=True):
+  """Weights, optimizer state and norms after fused steps on one batch."""
+
+  @jax.jit
+  def run(params, opt_state, embeddings, labels, key):
+    sample = None
+    if head.sample_rate < 1:
+      sample = negatives.draw(key, labels, head, mesh)
+    loss = softmax.loss(
+      params, embeddings, labels, head=head, mesh=mesh, sample=sample
+    )
+    return loss, softmax.update_weights(
+      *(params, opt_state, loss.pull, jnp.array(accept)),
+      head=head,
+      mesh=mesh,
+      optimizer=SGD,
+      clip_norm=clip_norm,
+      sample=sample,
+    )
+
+  params, *batch = put(mesh, *inputs)
+  opt_state, norms = SGD.init(params[WEIGHTS]), []
+  for step in range(steps):
+    loss, new = run(params, opt_state, *batch, jax.random.key(step))
+    params[WEIGHTS], opt_state = new.weights, new.opt_state
+    norms.append(float(new.gradient_norm))
+  return params[WEIGHTS], opt_state, norms, loss
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.05])
+@pytest.mark.parametrize("sub_centers", [1, 2])
+def test_fused_update_equals_gradient_then_optax(mesh, sub_centers, clip_norm):
+  """Chunks of 3 do not divide shards of 5: rows that overlap move once."""
+  head = make_head(sub_centers=sub_centers)
+  inputs = random_inputs(head, 24)
+  got = updated(mesh, head, inputs, clip_norm=clip_norm)
+  clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+  params, embeddings, labels = inputs
+  want_norms = []
+  with jax.enable_x64(True):
+    opt_state = SGD.init(jnp.asarray(params[WEIGHTS]))
+  for _ in range(2):
+    _, (slopes, _) = oracle_of(head, (params, embeddings, labels))
+    want_norms.append(np.linalg.norm(slopes[WEIGHTS]))
+    with jax.enable_x64(True):
+      clipped, _ = clip.update(slopes[WEIGHTS], clip.init(0))
+      updates, opt_state = SGD.update(clipped, opt_state, params[WEIGHTS])
+    params = params | {WEIGHTS: params[WEIGHTS] + np.asarray(updates)}
+  assert min(want_norms) > 0.05  # Or nothing would be clipped.
+  assert_close(got[0], params[WEIGHTS], rtol=1e-4, atol=1e-5)
+  assert_close(got[1][1][0].trace, opt_state[1][0].trace, atol=1e-5)
+  assert_close(got[2], want_norms)
+  assert got[1][1][1].count == 2
+
+
+def test_a_rejected_step_changes_nothing(mesh):
+  head = make_head()
+  inputs = random_inputs(head, 24)
+  weights, opt_state, _, _ = updated(mesh, head, inputs, accept=False)
+  np.testing.assert_array_equal(weights, inputs[0][WEIGHTS].astype(np.float32))
+  assert all(
+    np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(opt_state)
+  )
+
+
+def test_no_block_is_skipped_that_counts(mesh):
+  """Some blocks are skipped, and the gradients stay the same."""
+  inputs = random_inputs(make_head(), 8)
+  # All examples near their class.
+  inputs = (inputs[0], inputs[0][WEIGHTS][inputs[2]], inputs[2])
+  options = {"scale": 64.0, "chunk": 1}
+  all_blocks = updated(mesh, make_head(**options), inputs)
+  few = updated(mesh, make_head(skip_below=1e-9, **options), inputs)
+  assert_close(few[0], all_blocks[0], rtol=1e-5, atol=1e-7)
+  assert_close(few[3].embedding_slopes, all_blocks[3].embedding_slopes)
+  assert 0.02 < few[3].skipped < 1
+  assert all_blocks[3].skipped == 0
+  every = updated(mesh, make_head(skip_below=0.9, **options), inputs)
+  assert not np.allclose(every[0], all_blocks[0], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("weigh", [True, False])
+@pytest.mark.parametrize("sub_centers", [1, 2])
+def test_sampled_step_is_the_dense_one_on_its_classes(
+  mesh, rate, weigh, sub_centers
+):
+  head = make_head(
+    101,
+    64,
+    chunk=7,
+    sample_rate=rate,
+    weigh_sample=weigh,
+    sub_centers=sub_centers,
+  )
+  inputs = random_inputs(head, 16)
+  placed = put(mesh, *inputs)
+  sample = jax.jit(partial(negatives.draw, head=head, mesh=mesh))(
+    jax.random.key(0), placed[2]
+  )
+  used = np.asarray(sample.classes) >= 0
+  order = np.argsort(np.asarray(sample.classes)[used])
+  classes = np.asarray(sample.classes)[used][order]
+  log_weights = np.asarray(sample.log_weights)[used][order]
+  weights, _, (norm,), loss = updated(mesh, head, inputs, steps=1)
+  want_loss, (want, want_x) = oracle_of(
+    head, inputs, classes=classes, log_weights=log_weights
+  )
+  assert_close(loss.cross_entropy, want_loss)
+  assert_close(loss.embedding_slopes, want_x)
+  assert_close(loss.small_slopes[ANGULAR], want[ANGULAR])
+  assert_close(norm, np.linalg.norm(want[WEIGHTS]))
+  before = inputs[0][WEIGHTS].astype(np.float32).reshape(128, -1)
+  after = np.asarray(weights).reshape(128, -1)
+  slopes = want[WEIGHTS].reshape(128, -1)
+  moved = before - 0.5 * (slopes + 0.01 * before)
+  assert_close(after[classes], moved[classes], atol=1e-5)
+  others = np.setdiff1d(np.arange(128), classes)
+  assert len(others) > 20
+  np.testing.assert_array_equal(after[others], before[others])
+
+
+@pytest.mark.parametrize(
+  ("angular", "cosine", "published"),
+  [
+    (0.5, 0.0, lambda t: np.cos(t + 0.5)),  # ArcFace.
+    (0.0, 0.35, lambda t: np.cos(t) - 0.35),  # CosFace.
+    (0.3, 0.2, lambda t: np.cos(t + 0.3) - 0.2),  # Fixed joint margin.
+    (0.0, 0.0, np.cos),  # Normalised softmax.
+  ],
+)
+def test_frozen_margins_are_the_published_losses(angular, cosine, published):
+  mesh = sharding.make_mesh(4)
+  head = make_head(
+    angular=head_lib.Margin(initial=angular, **FROZEN),
+    cosine=head_lib.Margin(initial=cosine, **FROZEN),
+  )
+  params = jax.tree.map(np.asarray, head_lib.init(jax.random.key(0), head))
+  rng = np.random.default_rng(1)
+  embeddings, labels = rng.normal(size=(16, 16)), rng.integers(0, 37, 16)
+  embeddings[::2] += 200 * params[WEIGHTS][labels[::2]]  # Half are right.
+  loss = jax.jit(partial(softmax.loss, head=head, mesh=mesh))(
+    *put(mesh, params, embeddings, labels)
+  )
+  x = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+  w = params[WEIGHTS][:37].astype(np.float64)
+  logits = x @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
+  np.testing.assert_array_equal(loss.correct, logits.argmax(1) == labels)
+  assert 4 < loss.correct.sum() < 12
+  rows = np.arange(16)
+  logits[rows, labels] = published(np.arccos(logits[rows, labels]))
+  logits *= head.scale
+  want = np.log(np.exp(logits).sum(1)) - logits[rows, labels]
+  np.testing.assert_allclose(loss.cross_entropy, want, rtol=2e-5)
+
+
+def test_fixed_point_gives_poor_classes_the_larger_margins():
+  """At rest 1 - p_j = lambda N / (C n_j s): the margin falls with size."""
+  mesh = one_device()
+  head = make_head(
+    classes=8,
+    scale=16.0,
+    angular=head_lib.Margin(0.3, True, "mean", 1.0, 0.0),
+    cosine=head_lib.Margin(initial=0.0, **FROZEN),
+  )
+  rng = np.random.default_rng(0)
+  labels = np.repeat(np.arange(8), [22, 14, 10, 7, 5, 3, 2, 1])
+  params, _, _ = random_inputs(head, 8)
+  params[ANGULAR][:] = 0.3
+  params[COSINE][:] = 0.0
+  embeddings = params[WEIGHTS][labels] + 0.4 * rng.normal(size=(64, 16))
+  params, embeddings, labels = put(mesh, params, embeddings, labels)
+
+  @jax.jit
+  def step(params):
+    loss = softmax.loss(params, embeddings, labels, head=head, mesh=mesh)
+    moved = params[ANGULAR] - 0.05 * loss.small_slopes[ANGULAR]
+    return head_lib.constrain(params | {ANGULAR: moved}, head)
+
+  for _ in range(400):
+    params = step(params)
+  margins = np.asarray(params[ANGULAR])
+  assert margins[0] < margins[3] < margins[7]
+
+
+def compiled(mesh, head, batch):
+  """The optimised program of a fused step of the head."""
+
+  def step(params, opt_state, embeddings, labels, accept):
+    sample = None
+    if head.sample_rate < 1:
+      sample = negatives.draw(jax.random.key(0), labels, head, mesh)
+    options = {"head": head, "mesh": mesh, "sample": sample}
+    loss = softmax.loss(params, embeddings, labels, **options)
+    new = softmax.update_weights(
+      *(params, opt_state, loss.pull, accept),
+      optimizer=SGD,
+      clip_norm=0.0,
+      **options,
+    )
+    return loss.embedding_slopes, loss.small_slopes, new
+
+  inputs = put(mesh, *random_inputs(head, batch))
+  opt_state = SGD.init(inputs[0][WEIGHTS])
+  return (
+    jax.jit(step, donate_argnums=(0, 1))
+    .lower(inputs[0], opt_state, *inputs[1:], jnp.array(True))
+    .compile()
+  )
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+def test_compiled_step_holds_no_logits_and_only_the_listed_collectives(
+  mesh, rate
+):
+  batch, classes = 48, 1000
+  head = make_head(classes, 512, chunk=32, sample_rate=rate)
+  program = compiled(mesh, head, batch)
+  text = program.as_text()
+  data, model = mesh.shape["data"], mesh.shape["model"]
+  local_batch, local_classes = batch // data, head.padded_classes // model
+  shapes = {
+    tuple(map(int, dims.split(",")))
+    for dims in re.findall(r"[a-z]+\d+\[([\d,]+)\]", text)
+  }
+  # No logits of all classes, nor of all classes of a shard or a sample.
+  slots = negatives.count_slots(head, batch, model)
+  for rows in {batch, local_batch}:
+    for columns in {head.padded_classes, local_classes, slots}:
+      assert not shapes & {(rows, columns), (columns, rows)}
+  # Weights and momentum are updated where they are.
+  assert f"f32[{local_classes},{SIZE}]{{1,0}} copy(" not in text
+  if model > 1:  # Nobody holds the whole weight matrix.
+    assert (head.padded_classes, SIZE) not in shapes
+  collectives = re.findall(
+    r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|"
+    r"collective-permute|collective-broadcast)(?:-start)?\(",
+    text,
+  )
+  moved = {
+    (kind, tuple(map(int, filter(None, dims.split(",")))))
+    for result, kind in collectives
+    for dims in re.findall(r"[a-z]+\d+\[([\d,]*)\]", result)
+  }
+  chunk = min(slots if rate < 1 else local_classes, 32)
+  expected = {
+    ("all-gather", (local_batch, SIZE)),  # Embeddings, along `model`.
+    ("all-gather", (local_batch,)),  # Labels.
+    ("all-reduce", (local_batch,)),  # Max.
+    ("all-reduce", (4, local_batch)),  # Sum, cosine, the true margins.
+    ("reduce-scatter", (batch // mesh.size, SIZE)),  # Embedding gradients.
+    ("all-reduce", (local_batch, SIZE)),  # The same where XLA prefers it.
+    ("all-reduce", (local_classes, 2)),  # Margin gradients, over `data`.
+    ("all-reduce", ()),  # Norm of the weights' gradient.
+  }
+  expected |= {  # Weight gradients over `data`, chunk by chunk.
+    ("all-reduce", (n, SIZE)) for n in range(chunk // 2, chunk + 1)
+  }
+  if rate < 1:
+    expected.add(("all-gather", (batch,)))  # Labels, for the positives.
+  assert moved <= expected, moved - expected
+  assert moved
