@@ -117,17 +117,15 @@ def check_fits(cost: HeadCost, head: Head, mesh: Mesh, memory: int) -> None:
   ways.append(f"at least {needed} devices on the model axis")
   if cost.gradient:
     ways.append(
-      f"head.fused_update=True ({_size(cost.gradient)} less on each device)"
+      f"head.fused_update=True ({_bytes(cost.gradient)} less on each device)"
     )
   if head.sub_centers > 1:
     ways.append(f"head.sub_centers=1 (1 / {head.sub_centers} of it)")
   ways.append("a smaller model.embedding_size (half of it, half of the memory)")
   ways.append("a smaller head.chunk_classes or data.batch_size")
   raise InputError(
-    f"head: {head.num_classes:,} classes need {_size(cost.total)} on each device"
-    f" (weights {_size(cost.weights)}, momentum {_size(cost.optimizer)}, gradient"
-    f" {_size(cost.gradient)}, sample {_size(cost.sample)}, one chunk"
-    f" {_size(cost.walk)}), which has {_size(memory)}: use"
+    f"head: {head.num_classes:,} classes need {_bytes(cost.total)} on each"
+    f" device ({_by_part(cost)}), which has {_bytes(memory)}: use"
     f" {'; or '.join(ways[:3])}."
   )
 
@@ -142,7 +140,7 @@ def measure_rate(head: Head, examples: int) -> float:
   rows = min(head.chunk_classes, head.padded_classes) * head.sub_centers
   x_bd = jnp.ones((examples, head.embedding_size))
   w_nd = jnp.ones((rows, head.embedding_size))
-  product = jax.jit(lambda x, w: softmax.product(x, w, (1, 1), head))
+  product = jax.jit(lambda x, w: softmax.product(w, x, (1, 1), head))
   jax.block_until_ready(product(x_bd, w_nd))
   begin = time.perf_counter()
   for _ in range(3):
@@ -154,6 +152,14 @@ def measure_rate(head: Head, examples: int) -> float:
 
 def describe(cost: HeadCost, memory: int, rate: float) -> str:
   """One line: bytes of a device by part, and the products' time."""
+  seconds = cost.operations / rate
+  return (
+    f"{_bytes(cost.total)} of {_bytes(memory)} on each device"
+    f" ({_by_part(cost)}); its products take about {seconds:.2g} s of a step"
+  )
+
+
+def _by_part(cost: HeadCost) -> str:
   parts = {
     "weights": cost.weights,
     "momentum": cost.optimizer,
@@ -161,14 +167,10 @@ def describe(cost: HeadCost, memory: int, rate: float) -> str:
     "sample": cost.sample,
     "chunk": cost.walk,
   }
-  text = ", ".join(f"{name} {_size(n)}" for name, n in parts.items() if n)
-  return (
-    f"{_size(cost.total)} of {_size(memory)} on each device ({text}); its"
-    f" products take about {cost.operations / rate:.2g} s of a step"
-  )
+  return ", ".join(f"{name} {_bytes(n)}" for name, n in parts.items() if n)
 
 
-def _size(count: int) -> str:
+def _bytes(count: int) -> str:
   if count < 2**30:
     return f"{count / 2**20:.3g} MiB"
   return f"{count / 2**30:.3g} GiB"
