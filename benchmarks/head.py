@@ -30,6 +30,7 @@ import time
 VARIANTS = (
   "products",
   "fused",
+  "keep 256",
   "plain",
   "skip 1e-6",
   "rate 0.1",
@@ -61,7 +62,7 @@ def main() -> None:
 
   variants = args.only.split(",") if args.only else list(VARIANTS)
   if importlib.util.find_spec("torch") is None:
-    variants = [v for v in variants if v not in VARIANTS[5:]]
+    variants = [v for v in variants if v not in VARIANTS[6:]]
   if not args.partial_fc:
     variants = [v for v in variants if "PartialFC" not in v]
   rows = []
@@ -128,7 +129,7 @@ def _median(runs: list[dict]) -> float:
 def _measure(variant: str, args) -> dict:
   """Runs one variant in this process."""
   classes = int(args.classes)
-  build = _torch_step if variant in VARIANTS[5:] else _jax_step
+  build = _torch_step if variant in VARIANTS[6:] else _jax_step
   start, step, xla_mib = build(variant, classes, args)
   _forget_peak()
   step()
@@ -172,6 +173,7 @@ def _jax_step(variant: str, classes: int, args):
   if args.chunk:
     config.head.chunk_classes = args.chunk
   kind, _, value = variant.partition(" ")
+  config.head.keep_mib = int(value) if kind == "keep" else 0
   if kind == "rate":
     config.head.sample_rate = float(value)
   elif kind == "skip":

@@ -90,7 +90,8 @@ def base_config() -> ConfigDict:
   config.head.fused_update = True  # Update the weights as gradients come.
   config.head.clip_norm = 0.0  # Of the weights' gradient; 0: never.
   config.head.class_multiple = 1024  # Classes are padded to a multiple of it.
-  config.head.chunk_classes = 8192  # Classes walked at once, per device.
+  config.head.chunk_classes = 0  # Classes walked at once; 0: as suits devices.
+  config.head.keep_mib = 256  # Room for cosines kept for the backward.
   config.head.product_dtype = "float32"  # Or "bfloat16": the big product.
 
   config.optimizer = ConfigDict()
@@ -197,7 +198,6 @@ def validate(config: ConfigDict) -> None:
     "head.class_multiple",
     "head.sub_centers",
     "head.sample_rate",
-    "head.chunk_classes",
     "optimizer.learning_rate",
     "optimizer.reference_batch",
     "optimizer.accumulation",
@@ -220,6 +220,8 @@ def validate(config: ConfigDict) -> None:
     "optimizer.clip_norm",
     "optimizer.reject_in_a_row",
     "head.clip_norm",
+    "head.chunk_classes",
+    "head.keep_mib",
     "head.skip_below",
     "schedule.warmup",
     "evaluation.every",

@@ -64,6 +64,8 @@ class Head:
     sample_rate: share of the other classes that a step walks, in (0, 1].
     weigh_sample: whether a drawn class stands for those that were not.
     chunk_classes: at most so many classes are walked at once.
+    keep_bytes: room on each device for cosines that the second walk of the
+      classes would otherwise compute again.
     skip_below: a block of smaller probabilities adds nothing to gradients; 0:
       every block does.
     product_dtype: dtype of the big product's operands; sums are float32.
@@ -82,6 +84,7 @@ class Head:
   sample_rate: float
   weigh_sample: bool
   chunk_classes: int
+  keep_bytes: int
   skip_below: float
   product_dtype: str
 

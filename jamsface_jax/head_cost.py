@@ -24,6 +24,7 @@ class HeadCost:
     optimizer: their momentum.
     gradient: theirs; 0 if the update is fused.
     sample: copies of the sampled classes' weights and momentum.
+    kept: cosines kept from walk to walk.
     walk: the chunk at hand and the examples.
     examples: those that it walks its classes with.
     operations: of the matrix products of a step, floating-point.
@@ -33,6 +34,7 @@ class HeadCost:
   optimizer: int
   gradient: int
   sample: int
+  kept: int
   walk: int
   examples: int
   operations: int
@@ -41,7 +43,10 @@ class HeadCost:
   def total(self) -> int:
     """Bytes in all."""
     return sum(
-      (self.weights, self.optimizer, self.gradient, self.sample, self.walk)
+      (
+        *(self.weights, self.optimizer, self.gradient),
+        *(self.sample, self.kept, self.walk),
+      )
     )
 
 
@@ -64,7 +69,8 @@ def estimate(
   if head.sample_rate < 1:
     walked = negatives.count_slots(head, batch, model)
     sample = 2 * walked * row
-  _, chunk = softmax.count_chunks(walked, head)
+  chunks, chunk = softmax.count_chunks(walked, head)
+  kept = softmax.count_kept(chunks, chunk, examples, head)
   # A chunk of weights, momentum, gradient and update; of cosines and slopes,
   # once more for the choice of sub-centers; embeddings, their gradient and its
   # part of this shard.
@@ -77,9 +83,10 @@ def estimate(
     optimizer=classes * row,
     gradient=0 if fused_update else classes * row,
     sample=sample,
+    kept=kept * chunk * examples * head.sub_centers * _FLOAT,
     walk=walk,
     examples=examples,
-    operations=4 * 2 * examples * walked * row // _FLOAT,
+    operations=(4 * chunks - kept) * 2 * examples * chunk * row // _FLOAT,
   )
 
 
@@ -165,6 +172,7 @@ def _by_part(cost: HeadCost) -> str:
     "momentum": cost.optimizer,
     "gradient": cost.gradient,
     "sample": cost.sample,
+    "kept cosines": cost.kept,
     "chunk": cost.walk,
   }
   return ", ".join(f"{name} {_bytes(n)}" for name, n in parts.items() if n)

@@ -9,8 +9,8 @@ the walk ends, that sum is the gradient of the embeddings (the online softmax of
 https://arxiv.org/abs/2205.14135, section 3.1, with class weights in the place
 of values). `weight_slopes` and `update_weights` walk once more for the gradient
 of the weights, which needs the normaliser of every example. That makes four
-matrix products of 2 B C D operations, two in each walk: the logits twice, since
-nothing is kept.
+matrix products of 2 B C D operations, two in each walk: the logits twice, but
+for those that `head.keep_bytes` has room for.
 
 All collectives of the head are in this file. Shapes: B examples of the global
 batch, D embedding size, C padded classes, N real classes, K sub-centers of a
@@ -19,6 +19,7 @@ class, R classes walked by one device, `_rk` their R K weight rows.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ _EXAMPLES = P("data")  # As the head sees them: gathered along `model`.
 class Pull(NamedTuple):
   """What the gradient of the weights needs of the examples.
 
-  All but the scale are split over `data` alone.
+  All but the scale and `kept` are split over `data` alone.
 
   Attributes:
     embeddings: of length 1, float32 [B, D].
@@ -60,6 +61,9 @@ class Pull(NamedTuple):
     rest_slope: derivative of the loss in it, float32 [B].
     true_slope: derivative of the loss in the true class's cosine, float32 [B].
     scale: s, float32 scalar.
+    kept: cosines of the first classes of each shard with all examples, so that
+      the second walk need not multiply them again, split over `model` and
+      `data`; None if none are kept.
   """
 
   embeddings: jax.Array
@@ -68,6 +72,7 @@ class Pull(NamedTuple):
   rest_slope: jax.Array
   true_slope: jax.Array
   scale: jax.Array
+  kept: jax.Array | None
 
 
 class Loss(NamedTuple):
@@ -118,6 +123,7 @@ def loss(
   )
   small = {name: _spec(p) for name, p in params.items() if name != WEIGHTS}
   of_head = (jax.tree.map(_spec, params), jax.tree.map(_spec, sample))
+  kept = P("model", "data") if head.keep_bytes else None
 
   def local(params, sample, x_bd, y_b):
     return _local_loss(params, sample, x_bd, y_b, head, mesh)
@@ -129,7 +135,7 @@ def loss(
       in_specs=(*of_head, _EXAMPLES, _EXAMPLES),
       out_specs=(
         *(_EXAMPLES, _EXAMPLES, BATCH, small),
-        *((_EXAMPLES, _EXAMPLES, _EXAMPLES, REPLICATED), REPLICATED),
+        *((_EXAMPLES, _EXAMPLES, _EXAMPLES, REPLICATED, kept), REPLICATED),
       ),
     )(params, sample, x_bd, y_b)
   )
@@ -166,12 +172,14 @@ def weight_slopes(
       return rows.put(slopes_rk, slopes_nk)
 
     slopes_rk = _varying(jnp.zeros(w_rk.shape))
-    return lax.psum(_walk(len(w_rk), head, step, slopes_rk), "data")
+    return lax.psum(
+      _walk(len(w_rk), len(pull.labels), head, step, slopes_rk), "data"
+    )
 
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(CLASSES, _pull_spec()),
+    in_specs=(CLASSES, _pull_spec(pull)),
     out_specs=CLASSES,
   )(params[WEIGHTS], pull)
 
@@ -241,7 +249,8 @@ def update_weights(
         return square + jnp.sum(lax.psum(slopes_nk, "data") ** 2)
 
       square = lax.pcast(jnp.float32(0.0), "model", to="varying")
-      square = lax.psum(_walk(len(w_rk), head, measure, square), "model")
+      square = _walk(len(w_rk), len(pull.labels), head, measure, square)
+      square = lax.psum(square, "model")
       factor = clip_factor(jnp.sqrt(square), clip_norm)
 
     def step(rows, carry):
@@ -279,6 +288,7 @@ def update_weights(
     square = lax.pcast(jnp.float32(0.0), "model", to="varying")
     w_rk, state_rk, square, skipped = _walk(
       len(w_rk),
+      len(pull.labels),
       head,
       step,
       (w_rk, state_rk, square, _varying(jnp.float32(0.0))),
@@ -299,7 +309,7 @@ def update_weights(
       local,
       mesh=mesh,
       in_specs=(
-        *(CLASSES, state_spec, _pull_spec(), REPLICATED),
+        *(CLASSES, state_spec, _pull_spec(pull), REPLICATED),
         jax.tree.map(_spec, sample),
       ),
       out_specs=(CLASSES, state_spec, REPLICATED, REPLICATED),
@@ -326,7 +336,7 @@ def _local_loss(params, sample, x_bd, y_b, head, mesh):
 
   if sample is not None:
     w_rk = _take(w_rk, sample.rows, head)
-  top_b, sum_b, pulled_bd, cosine_sum_b, skipped = _walk_forward(
+  top_b, sum_b, pulled_bd, cosine_sum_b, kept, skipped = _walk_forward(
     x_bd, y_b, w_rk, scale, sample, learns_scale, head
   )
   top_all_b = lax.pmax(top_b, "model")
@@ -373,7 +383,7 @@ def _local_loss(params, sample, x_bd, y_b, head, mesh):
     scale * true_b > top_all_b,
     lax.psum_scatter(slopes_bd, "model", tiled=True),
     small_slopes,
-    (rest_b, rest_slope_b, true_slope_b, scale),
+    (rest_b, rest_slope_b, true_slope_b, scale, kept),
     lax.pmean(skipped, ("data", "model")),
   )
 
@@ -384,11 +394,11 @@ def _walk_forward(x_bd, y_b, w_rk, scale, sample, learns_scale, head):
   Returns:
     `top_b`, `sum_b` with log-sum-exp = top + log(sum); the sums of
     exp(l - top) u [B, D] and of exp(l - top) cos [B] (0 if the scale is fixed);
-    and the share of blocks that were skipped.
+    cosines to keep, or None; and the share of blocks that were skipped.
   """
 
   def step(rows, carry):
-    top_b, sum_b, pulled_bd, cosine_sum_b, skipped = carry
+    top_b, sum_b, pulled_bd, cosine_sum_b, kept, skipped = carry
     w_nk = rows.cut(w_rk)
     logits = _logits(x_bd, y_b, w_nk, scale, rows.classes(sample, head), head)
     chunk_top_b = logits.others_nb.max(axis=0)
@@ -408,12 +418,20 @@ def _walk_forward(x_bd, y_b, w_rk, scale, sample, learns_scale, head):
     share_b = chunk_top_b - new_top_b - jnp.log(sum_b)
     pulled, skips = _unless_below(share_b, pull, x_bd.shape, head)
     pulled_bd = pulled_bd * shrink_b[:, None] + pulled
-    return new_top_b, sum_b, pulled_bd, cosine_sum_b, skipped + skips
+    if rows.is_kept:
+      kept = rows.keep(kept, logits.cosine_kb)
+    return new_top_b, sum_b, pulled_bd, cosine_sum_b, kept, skipped + skips
 
-  zeros_b = jnp.zeros(len(y_b))
-  start = (zeros_b + _MASKED, zeros_b, jnp.zeros(x_bd.shape), zeros_b, 0.0)
-  *sums, skipped = _walk(len(w_rk), head, step, _varying(start))
-  return *sums, skipped / count_chunks(len(w_rk) // head.sub_centers, head)[0]
+  zeros_b, kept = jnp.zeros(len(y_b)), None
+  chunks, size = count_chunks(len(w_rk) // head.sub_centers, head)
+  if head.keep_bytes:
+    kept = count_kept(chunks, size, len(y_b), head)
+    kept = jnp.zeros((kept * size * head.sub_centers, len(y_b)))
+  start = _varying(
+    (zeros_b + _MASKED, zeros_b, jnp.zeros(x_bd.shape), zeros_b, kept, 0.0)
+  )
+  *sums, skipped = _walk(len(w_rk), len(y_b), head, step, start)
+  return *sums, skipped / chunks
 
 
 def _weight_slopes_of(rows, w_nk, pull, sample, head):
@@ -426,6 +444,7 @@ def _weight_slopes_of(rows, w_nk, pull, sample, head):
   logits = _logits(
     *(pull.embeddings, pull.labels, w_nk, pull.scale),
     *(rows.classes(sample, head), head),
+    cosine_kb=rows.kept(pull.kept) if rows.is_kept else None,
   )
   log_share_nb = logits.others_nb - pull.rest[None]
   slopes_nb = jnp.where(
@@ -456,6 +475,8 @@ class _Rows(NamedTuple):
   """The classes of one chunk.
 
   Attributes:
+    index: of the chunk.
+    is_kept: whether its cosines are kept from walk to walk.
     start: the first of them, counted in the classes walked.
     size: how many.
     stale: how many of the first ones an earlier chunk has had: the last chunk
@@ -463,6 +484,8 @@ class _Rows(NamedTuple):
     sub_centers: weight rows of a class.
   """
 
+  index: jax.Array
+  is_kept: bool
   start: jax.Array
   size: int
   stale: jax.Array
@@ -476,6 +499,14 @@ class _Rows(NamedTuple):
     return lax.dynamic_update_slice_in_dim(
       array, new, self.start * self.sub_centers, 0
     )
+
+  def keep(self, kept, cosine_kb):
+    start = self.index * len(cosine_kb)
+    return lax.dynamic_update_slice_in_dim(kept, cosine_kb, start, 0)
+
+  def kept(self, kept):
+    size = self.size * self.sub_centers
+    return lax.dynamic_slice_in_dim(kept, self.index * size, size)
 
   def unless_stale(self, new, old):
     """The new rows, but the old ones where an earlier chunk has been."""
@@ -501,22 +532,34 @@ class _Rows(NamedTuple):
     return jnp.where(fresh_n, class_n, -1), log_weight_n
 
 
-def _walk(weight_rows, head, step, carry):
+def _walk(weight_rows, examples, head, step, carry):
   """Calls step(rows, carry) for one chunk of classes after the other."""
   classes = weight_rows // head.sub_centers
   chunks, size = count_chunks(classes, head)
+  kept = count_kept(chunks, size, examples, head)
 
-  def body(k, carry):
+  def body(is_kept, k, carry):
     start = jnp.minimum(k * size, classes - size)
-    return step(_Rows(start, size, k * size - start, head.sub_centers), carry)
+    stale = k * size - start
+    return step(_Rows(k, is_kept, start, size, stale, head.sub_centers), carry)
 
-  return lax.fori_loop(0, chunks, body, carry)
+  for first, end, is_kept in ((0, kept, True), (kept, chunks, False)):
+    if first < end:
+      carry = lax.fori_loop(first, end, partial(body, is_kept), carry)
+  return carry
 
 
 def count_chunks(classes: int, head: Head) -> tuple[int, int]:
   """Number and size of chunks: equal, and the fewest that are small enough."""
   chunks = math.ceil(classes / head.chunk_classes)
   return chunks, math.ceil(classes / chunks)
+
+
+def count_kept(chunks: int, size: int, examples: int, head: Head) -> int:
+  """Chunks whose cosines fit into `head.keep_bytes`."""
+  return min(
+    chunks, head.keep_bytes // (4 * size * head.sub_centers * examples)
+  )
 
 
 class _Logits(NamedTuple):
@@ -549,10 +592,11 @@ class _Logits(NamedTuple):
     return (slopes_nb[:, None] * nearest_nkb).reshape(-1, examples)
 
 
-def _logits(x_bd, y_b, w_nk, scale, classes, head):
+def _logits(x_bd, y_b, w_nk, scale, classes, head, cosine_kb=None):
   class_n, log_weight_n = classes
   inverse_k1 = _inverse_length(w_nk)
-  cosine_kb = product(w_nk, x_bd, (1, 1), head) * inverse_k1
+  if cosine_kb is None:
+    cosine_kb = product(w_nk, x_bd, (1, 1), head) * inverse_k1
   cosine_nb = cosine_kb
   if head.sub_centers > 1:
     by_class = cosine_kb.reshape(len(class_n), head.sub_centers, -1)
@@ -641,5 +685,6 @@ def _spec(leaf) -> P:
   return CLASSES if leaf.ndim else REPLICATED
 
 
-def _pull_spec() -> Pull:
-  return Pull(*(_EXAMPLES,) * 5, scale=REPLICATED)
+def _pull_spec(pull: Pull) -> Pull:
+  kept = None if pull.kept is None else P("model", "data")
+  return Pull(*(_EXAMPLES,) * 5, scale=REPLICATED, kept=kept)

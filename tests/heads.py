@@ -24,6 +24,7 @@ def make_head(classes=37, multiple=8, chunk=3, **changes):
     "ignore_above": 1.0,
     "sample_rate": 1.0,
     "weigh_sample": False,
+    "keep_bytes": 0,
     "skip_below": 0.0,
     "product_dtype": "float32",
   }

@@ -105,6 +105,8 @@ def test_any_labels(mesh, labels):
     {"sub_centers": 3},
     {"learn_scale": True},
     {"ignore_above": 0.3},
+    {"keep_bytes": 1000},  # A part of them.
+    {"keep_bytes": 10**6, "sub_centers": 2},
     {"sub_centers": 2, "learn_scale": True, "ignore_above": 0.4},
   ],
   ids=str,
@@ -145,6 +147,7 @@ def test_any_combination_matches_dense(data):
     sub_centers=draw(st.integers(1, 3)),
     learn_scale=draw(st.booleans()),
     ignore_above=draw(st.sampled_from([1.0, 0.5])),
+    keep_bytes=draw(st.sampled_from([0, 2_000, 1_000_000])),
     scale=draw(st.sampled_from([1.0, 8.0, 30.0])),
   )
   batch = 8 * draw(st.integers(1, 6))
