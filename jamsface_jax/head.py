@@ -53,8 +53,8 @@ class Head:
     num_classes: N.
     padded_classes: C, a multiple of N's padding and of the `model` axis.
     embedding_size: D.
-    sub_centers: K, weight rows of a class; the nearest one counts
-      (https://www.ecva.net/papers/eccv_2020/papers_ECCV/papers/123560715.pdf).
+    sub_centers: K, weight rows of a class; the nearest one counts, as in
+      Sub-center ArcFace (Deng et al., ECCV 2020).
     scale: s; its first value if it is learned.
     learn_scale: whether the gradient moves it.
     angular: the margin a.
