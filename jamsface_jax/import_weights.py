@@ -490,6 +490,7 @@ def save(
     },
     batch_stats=variables["batch_stats"],
     opt_state={},
+    rejected=jnp.zeros(2, jnp.int32),
   )
   metadata = {
     "num_classes": 0,

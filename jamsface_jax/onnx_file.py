@@ -213,13 +213,13 @@ def _layers(onnx, graph, arrays: dict[str, np.ndarray]) -> list[OnnxLayer]:
   found: list[OnnxLayer] = []
   products: dict[str, OnnxLayer] = {}  # By the name of their result.
   for node in graph.node:
-    settings = {
+    attributes = {
       entry.name: onnx.helper.get_attribute_value(entry)
       for entry in node.attribute
     }
     known = [arrays[name] for name in node.input[1:] if name in arrays]
-    if node.op_type == "Constant" and "value" in settings:
-      value = onnx.numpy_helper.to_array(settings["value"])
+    if node.op_type == "Constant" and "value" in attributes:
+      value = onnx.numpy_helper.to_array(attributes["value"])
       arrays[node.output[0]] = value
     elif node.op_type in ("Identity", "Unsqueeze") and node.input[0] in arrays:
       arrays[node.output[0]] = arrays[node.input[0]]
@@ -229,7 +229,7 @@ def _layers(onnx, graph, arrays: dict[str, np.ndarray]) -> list[OnnxLayer]:
       names = ("weight", "bias", "running_mean", "running_var")
       layer = OnnxLayer(BATCH_NORM, dict(zip(names, known, strict=True)))
       # Only variance + epsilon counts.
-      epsilon = settings.get("epsilon", 1e-5)
+      epsilon = attributes.get("epsilon", 1e-5)
       layer.arrays["running_var"] = layer.arrays["running_var"] + np.float32(
         epsilon - 1e-5
       )
@@ -238,9 +238,9 @@ def _layers(onnx, graph, arrays: dict[str, np.ndarray]) -> list[OnnxLayer]:
       found.append(OnnxLayer(PRELU, {"weight": known[0].reshape(-1)}))
     elif node.op_type == "Gemm" and known and known[0].ndim == 2:
       plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
-      if {**plain, "transB": 0, **settings} | {"transB": 1} != plain:
+      if {**plain, "transB": 0, **attributes} | {"transB": 1} != plain:
         raise _ObstacleError(f"{node.op_type} {node.name!r}")
-      kernel = known[0] if settings.get("transB", 0) else known[0].T
+      kernel = known[0] if attributes.get("transB", 0) else known[0].T
       found.append(_with_bias(LINEAR, kernel, *known[1:]))
     elif node.op_type == "MatMul" and known and known[0].ndim == 2:
       found.append(_with_bias(LINEAR, known[0].T))
@@ -268,11 +268,13 @@ class _Graph:
     self._numpy_helper = numpy_helper
     self._arrays = arrays
 
-  def node(self, kind: str, *inputs: str, output: str = "", **settings) -> str:
+  def node(
+    self, kind: str, *inputs: str, output: str = "", **attributes
+  ) -> str:
     """Adds a node and returns the name of its result."""
     output = output or f"{kind.lower()}_{len(self.nodes)}"
     self.nodes.append(
-      self._helper.make_node(kind, inputs, [output], output, **settings)
+      self._helper.make_node(kind, inputs, [output], output, **attributes)
     )
     return output
 

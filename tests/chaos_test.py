@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 @pytest.mark.parametrize(("how", "seed"), [("KILL", 1), ("TERM", 0)])
 def test_killed_run_equals_the_undisturbed(how, seed):
   command = [
-    *(sys.executable, "benchmarks/chaos.py", "--kills=3", "--steps=60"),
+    *(sys.executable, "benchmarks/chaos.py", "--kills=3", "--steps=200"),
     *(f"--signal={how}", f"--seed={seed}"),
   ]
   done = subprocess.run(

@@ -133,6 +133,7 @@ def test_variants_are_not_all_the_same():
   assert len(losses) == 5
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_combination_matches_dense(data):
@@ -149,14 +150,40 @@ def test_any_combination_matches_dense(data):
     ignore_above=draw(st.sampled_from([1.0, 0.5])),
     keep_bytes=draw(st.sampled_from([0, 2_000, 1_000_000])),
     scale=draw(st.sampled_from([1.0, 8.0, 30.0])),
+    sample_rate=draw(st.sampled_from([1.0, 0.5, 0.1])),
+    weigh_sample=draw(st.booleans()),
   )
   batch = 8 * draw(st.integers(1, 6))
   params, embeddings, _ = random_inputs(head, batch, draw(st.integers(0, 99)))
-  labels = draw(
-    st.lists(st.integers(0, classes - 1), min_size=batch, max_size=batch)
+  labels = np.array(
+    draw(st.lists(st.integers(0, classes - 1), min_size=batch, max_size=batch))
   )
-  inputs = (params, embeddings, np.array(labels))
-  check(mesh, head, batch, inputs=inputs, rtol=2e-3, atol=2e-5)
+  one_step = optax.sgd(1.0)  # The weights' gradient is what they lose.
+
+  @jax.jit
+  def run(params, *batch):
+    sample = None
+    if head.sample_rate < 1:
+      sample = negatives.draw(jax.random.key(0), batch[1], head, mesh)
+    on_head = {"head": head, "mesh": mesh, "sample": sample}
+    loss = softmax.loss(params, *batch, **on_head)
+    new = softmax.update_weights(
+      *(params, one_step.init(params[WEIGHTS]), loss.pull, jnp.array(True)),
+      optimizer=one_step,
+      clip_norm=0.0,
+      **on_head,
+    )
+    slopes = {WEIGHTS: params[WEIGHTS] - new.weights, **loss.small_slopes}
+    return (loss.cross_entropy, (slopes, loss.embedding_slopes)), sample
+
+  got, sample = run(*put(mesh, params, embeddings, labels))
+  options = {}
+  if sample is not None:
+    used = np.asarray(sample.classes) >= 0
+    options["classes"] = np.asarray(sample.classes)[used]
+    options["log_weights"] = np.asarray(sample.log_weights)[used]
+  want = oracle_of(head, (params, embeddings, labels), **options)
+  assert_close(got, want, rtol=2e-3, atol=2e-5)
 
 
 def test_scale_64_stays_exact(mesh):

@@ -99,7 +99,7 @@ def test_accumulation_equals_the_large_batch(devices):
   parts, parts_metrics = run_steps(tiny_config(**changes), mesh, steps=1)
   assert_close(parts.params, whole.params)
   for name in ("train/loss", "train/cross_entropy", "train/gradient_norm"):
-    np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=1e-4)
+    np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=5e-4)
 
 
 def test_micro_batches_share_every_device(mesh):
