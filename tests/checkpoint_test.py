@@ -304,8 +304,8 @@ def test_write_error_in_a_save_stops_the_run(dataset, tmp_path):
   """Files may not grow beyond 40 kB when checkpoint 12 is written."""
   done = start("-c", FULL_DISK, *flags(dataset, tmp_path / "w"))
   assert done.returncode == 1, done.stderr
-  print("STDERR", done.stderr)
-  (line,) = done.stderr.strip().splitlines()
+  # The writer's threads, which outlive its loop, may have their say before.
+  *_, line = done.stderr.strip().splitlines()
   assert line.startswith("error: checkpoint 12 could not be written to")
   assert "File too large" in line and "that of step 8 is there" in line
   directory = tmp_path / "w" / "checkpoints"
