@@ -160,12 +160,14 @@ def aim_and_wait(
 ) -> None:
   """Waits for the instant of the next kill."""
   aim = rng.choice(("save", "save", "step", "step", "start"))
+  before, begin = last_step(workdir), time.monotonic()
   if aim == "start":
-    time.sleep(rng.uniform(0, 8))
+    patience = rng.uniform(0, 8)
+    while time.monotonic() - begin < patience and last_step(workdir) == before:
+      time.sleep(0.002)
     return
   progress = arguments.steps / arguments.kills
-  target = last_step(workdir) + rng.uniform(1, progress)
-  begin = time.monotonic()
+  target = before + rng.uniform(1, progress)
   while process.poll() is None and time.monotonic() - begin < _LIMIT:
     if aim == "save" and saving(workdir):
       break

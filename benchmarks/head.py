@@ -340,7 +340,7 @@ def _plot(rows: list[dict], path: str) -> None:
     axis.set(xscale="log", xlabel="classes", ylabel=label)
     axis.grid(alpha=0.3)
   axes[0].set_yscale("log")
-  axes[1].set_yscale("symlog")
+  axes[1].set_yscale("log")
   axes[0].legend(fontsize=8)
   figure.savefig(path, dpi=120)
 
