@@ -344,7 +344,9 @@ def test_full_disk_stops_the_run(dataset, small_disk):
   assert "No space left on device" in line and "make room" in line
   newest = CheckpointReader(str(workdir)).latest_step()
   assert 4 <= newest < 24
-  assert f"that of step {newest} is there" in line
+  # Metrics may be what finds the disk full, while a checkpoint is written.
+  if line.startswith("error: checkpoint"):
+    assert f"that of step {newest} is there" in line
   assert find_damage(str(workdir / "checkpoints" / str(newest)), ()) is None
   # With room made, the same command goes on.
   subprocess.run(
