@@ -40,14 +40,21 @@ class HeadCost:
   operations: int
 
   @property
+  def parts(self) -> dict[str, int]:
+    """Bytes by what they hold, in words."""
+    return {
+      "weights": self.weights,
+      "momentum": self.optimizer,
+      "gradient": self.gradient,
+      "sample": self.sample,
+      "kept cosines": self.kept,
+      "chunk": self.walk,
+    }
+
+  @property
   def total(self) -> int:
     """Bytes in all."""
-    return sum(
-      (
-        *(self.weights, self.optimizer, self.gradient),
-        *(self.sample, self.kept, self.walk),
-      )
-    )
+    return sum(self.parts.values())
 
 
 def estimate(
@@ -167,15 +174,7 @@ def describe(cost: HeadCost, memory: int, rate: float) -> str:
 
 
 def _by_part(cost: HeadCost) -> str:
-  parts = {
-    "weights": cost.weights,
-    "momentum": cost.optimizer,
-    "gradient": cost.gradient,
-    "sample": cost.sample,
-    "kept cosines": cost.kept,
-    "chunk": cost.walk,
-  }
-  return ", ".join(f"{name} {_bytes(n)}" for name, n in parts.items() if n)
+  return ", ".join(f"{name} {_bytes(n)}" for name, n in cost.parts.items() if n)
 
 
 def _bytes(count: int) -> str:

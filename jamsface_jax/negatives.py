@@ -1,11 +1,11 @@
 """Which classes a step sees: all positives and a random set of the others.
 
-Partial FC (https://arxiv.org/abs/2203.15565) walks the classes of
-the batch and a sample of the rest. Here the rest is drawn by strata: the N
-classes are cut into about `rate` N runs of neighbours, and one of each run is
-drawn. Every class has the same chance, none is drawn twice, shapes are static
-whatever the batch holds, and nothing is sorted. The draw depends on the key and
-on N alone, not on the mesh.
+Partial FC (https://arxiv.org/abs/2203.15565) walks the classes of the batch and
+a sample of the rest. Here the rest is drawn by strata: the N classes are cut
+into about `rate` N runs of neighbours, whose lengths differ by one at most, and
+one of each run is drawn. None is drawn twice, shapes are static whatever the
+batch holds, and no classes are sorted. The draw depends on the key and on N
+alone, not on the mesh.
 """
 
 import math
@@ -77,13 +77,11 @@ def draw(key: jax.Array, labels: jax.Array, head: Head, mesh: Mesh) -> Sample:
     per_shard = head.padded_classes // mesh.shape["model"]
     slots = count_slots(head, len(y_b), mesh.shape["model"]) - len(y_b)
     first = lax.axis_index("model") * per_shard
-    start = jnp.minimum(first // (width + 1), strata - slots)
+    # The run that holds my first class.
+    in_longer = first < longer * (width + 1)
     beyond = (first - longer * (width + 1)) // width + longer
-    start = jnp.clip(
-      jnp.where(first < longer * (width + 1), start, beyond),
-      0,
-      strata - slots,
-    )
+    start = jnp.where(in_longer, first // (width + 1), beyond)
+    start = jnp.minimum(start, strata - slots)
     pick_r = lax.dynamic_slice_in_dim(pick_s, start, slots)
     width_r = lax.dynamic_slice_in_dim(width_s, start, slots)
 

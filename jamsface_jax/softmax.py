@@ -3,14 +3,14 @@
     phi_i = cos(t_iy + a_y) - c_y
     CE_i  = -log( exp(s phi_i) / (exp(s phi_i) + sum_{j != y} exp(s cos t_ij)) )
 
-No [B, C] array exists. `loss` walks the classes once, in chunks, and keeps for
-every example a running log-sum-exp and the running sum of exp(s cos) w_j; when
-the walk ends, that sum is the gradient of the embeddings (the online softmax of
-https://arxiv.org/abs/2205.14135, section 3.1, with class weights in the place
-of values). `weight_slopes` and `update_weights` walk once more for the gradient
-of the weights, which needs the normaliser of every example. That makes four
-matrix products of 2 B C D operations, two in each walk: the logits twice, but
-for those that `head.keep_bytes` has room for.
+No [B, C] array is needed. `loss` walks the classes once, in chunks, and keeps
+for every example a running log-sum-exp and the running sum of exp(s cos) w_j;
+when the walk ends, that sum is the gradient of the embeddings (the online
+softmax of https://arxiv.org/abs/2205.14135, section 3.1, with class weights in
+the place of values). `weight_slopes` and `update_weights` walk once more for
+the gradient of the weights, which needs the normaliser of every example. That
+makes four matrix products of 2 B C D operations, two in each walk: the logits
+twice, but for those that `head.keep_bytes` has room for.
 
 All collectives of the head are in this file. Shapes: B examples of the global
 batch, D embedding size, C padded classes, N real classes, K sub-centers of a
@@ -236,7 +236,7 @@ def update_weights(
   def local(weights, state, pull, accept, sample):
     w_rk, state_rk = weights, state
     if sample is not None:
-      w_rk, state_rk = _each_row_array(
+      w_rk, state_rk = _by_row(
         lambda array: _take(array, sample.rows, head), (w_rk, state_rk)
       )
     factor = jnp.float32(1.0)
@@ -256,10 +256,8 @@ def update_weights(
     def step(rows, carry):
       w_rk, state_rk, square, skipped = carry
       # Scalars as they were before the first chunk: all see one step.
-      old = jax.tree.map(
-        lambda array, first: rows.cut(array) if array.ndim else first,
-        (w_rk, state_rk),
-        (weights, state),
+      old = _by_row(
+        lambda array, _: rows.cut(array), (w_rk, state_rk), (weights, state)
       )
       slopes_nk, skips = _weight_slopes_of(rows, old[0], pull, sample, head)
       slopes_nk = lax.psum(slopes_nk, "data")
@@ -268,18 +266,14 @@ def update_weights(
         w_nk, state_nk = old
         updates, state_nk = optimizer.update(factor * slopes_nk, state_nk, w_nk)
         new = optax.apply_updates(w_nk, updates), state_nk
-        return jax.tree.map(rows.unless_stale, new, old)
+        return _by_row(rows.unless_stale, old, new)
 
       # A branch, not a choice by element: what it returns is a buffer of its
       # own. XLA would otherwise read the old rows while it writes the new ones,
       # and for that copy the whole arrays once a chunk.
       new = lax.cond(accept, take_step, lambda: old)
       return (
-        *jax.tree.map(
-          lambda array, new: rows.put(array, new) if array.ndim else new,
-          (w_rk, state_rk),
-          new,
-        ),
+        *_by_row(rows.put, (w_rk, state_rk), new),
         square + jnp.sum(slopes_nk**2),
         skipped + skips,
       )
@@ -294,10 +288,8 @@ def update_weights(
       (w_rk, state_rk, square, _varying(jnp.float32(0.0))),
     )
     if sample is not None:
-      w_rk, state_rk = jax.tree.map(
-        lambda whole, rows: (
-          _put_back(whole, sample.rows, rows, head) if whole.ndim else rows
-        ),
+      w_rk, state_rk = _by_row(
+        lambda array, new: _put_back(array, sample.rows, new, head),
         (weights, state),
         (w_rk, state_rk),
       )
@@ -508,10 +500,8 @@ class _Rows(NamedTuple):
     size = self.size * self.sub_centers
     return lax.dynamic_slice_in_dim(kept, self.index * size, size)
 
-  def unless_stale(self, new, old):
+  def unless_stale(self, old, new):
     """The new rows, but the old ones where an earlier chunk has been."""
-    if not new.ndim:
-      return new
     fresh = jnp.arange(len(new)) >= self.stale * self.sub_centers
     return jnp.where(fresh[:, None], new, old)
 
@@ -658,8 +648,11 @@ def _put_back(array, rows, new, head):
   return by_class.reshape(array.shape)
 
 
-def _each_row_array(function, tree):
-  return jax.tree.map(lambda leaf: function(leaf) if leaf.ndim else leaf, tree)
+def _by_row(function, *trees):
+  """Maps over what is split by class; scalars are those of the last tree."""
+  return jax.tree.map(
+    lambda *leaves: function(*leaves) if leaves[-1].ndim else leaves[-1], *trees
+  )
 
 
 def _one_hot_of_largest(array, axis):

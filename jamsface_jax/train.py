@@ -89,20 +89,16 @@ def train(
   goodput = Goodput(workdir, save=main_process)
   config_lib.validate(config)
   mesh = sharding.make_mesh(config.mesh.model)
+  micro_batch = config.data.batch_size // config.optimizer.accumulation
   sharding.check_divides(
-    "data.batch_size / optimizer.accumulation",
-    config.data.batch_size // config.optimizer.accumulation,
-    mesh,
+    "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
   source = open_source(config)
   total_steps = config_lib.steps_of(config.schedule.length, config, len(source))
   parts = make_parts(config, source.num_classes, len(source))
   head_lib.check_mesh(parts.head, mesh)
   cost = head_cost.estimate(
-    parts.head,
-    config.data.batch_size // config.optimizer.accumulation,
-    mesh,
-    fused_update=config.head.fused_update,
+    parts.head, micro_batch, mesh, fused_update=config.head.fused_update
   )
   head_cost.check_fits(cost, parts.head, mesh, head_cost.device_memory())
   evaluator = Evaluator(config, parts, mesh)

@@ -98,8 +98,11 @@ def test_accumulation_equals_the_large_batch(devices):
   changes |= {"optimizer.accumulation": 2, "head.fused_update": False}
   parts, parts_metrics = run_steps(tiny_config(**changes), mesh, steps=1)
   assert_close(parts.params, whole.params)
-  for name in ("train/loss", "train/cross_entropy", "train/gradient_norm"):
-    np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=5e-4)
+  for name in ("train/loss", "train/cross_entropy"):
+    np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=1e-4)
+  # Unclipped, the weights' part of it is hundreds.
+  name = "train/gradient_norm"
+  np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=2e-4)
 
 
 def test_micro_batches_share_every_device(mesh):
