@@ -30,6 +30,7 @@ from data_prep.landmarks import (
 )
 from data_prep.writer import SKIPPED_FILE
 from jamsface_jax.data.decoding import EXTENSIONS, DecodingError
+from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError, run_command
 
 NO_FACE_FILE = "no_face.txt"
@@ -268,9 +269,8 @@ def _write(path: str, pixels: np.ndarray) -> None:
   quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
   _, data = cv2.imencode(extension, bgr, quality if extension == ".jpg" else [])
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  with open(path + ".partial", "wb") as file:
+  with written_whole(path, "wb") as file:
     file.write(data)
-  os.replace(path + ".partial", path)
 
 
 def _write_list(path: str, lines: list[str]) -> None:

@@ -40,6 +40,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.exclusions import HEADER
+from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError, run_command
 
 DUPLICATE_SIMILARITY = 0.95
@@ -507,13 +508,12 @@ def _write(
     return finding.reason
 
   try:
-    with open(output + ".partial", "w", encoding="utf-8") as file:
+    with written_whole(output) as file:
       file.write(f"{HEADER}\treason\tscore\n")
       file.writelines(
         f"{paths[finding.image]}\t{reason(finding)}\t{finding.score:.4f}\n"
         for finding in findings
       )
-    os.replace(output + ".partial", output)
   except OSError as error:
     raise InputError(
       f"--output {output!r} cannot be written ({error.strerror}): choose"

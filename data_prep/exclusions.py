@@ -4,6 +4,9 @@ A text file with an image's name at the start of each line; what follows a tab
 (the reason, a score) is for people. The first line may be the header `path`.
 """
 
+import hashlib
+from collections.abc import Collection
+
 from jamsface_jax.errors import InputError
 
 HEADER = "path"
@@ -32,3 +35,8 @@ def read_exclusions(path: str) -> set[str]:
   if names[:1] == [HEADER]:
     del names[0]
   return {name for name in names if name}
+
+
+def digest(excluded: Collection[str]) -> str:
+  """Says which images are left out: the SHA-256 of their names."""
+  return hashlib.sha256("\n".join(sorted(excluded)).encode()).hexdigest()

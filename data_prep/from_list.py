@@ -17,7 +17,6 @@ numbered in their order, and classes.txt keeps them. Paths are relative to
 
 import csv
 import functools
-import hashlib
 import os
 import re
 from array import array
@@ -27,10 +26,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import conversion, flags
+from data_prep import conversion, exclusions, flags
 from data_prep.conversion import Item, Reading
-from data_prep.exclusions import read_exclusions
 from data_prep.writer import SHARD_BYTES, DatasetAssembler
+from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
 
 PATH_COLUMNS = (
@@ -121,7 +120,7 @@ def convert(
       f"--root {root!r} is not a folder: give the one that the paths in"
       f" {source!r} begin from."
     )
-  excluded = read_exclusions(exclude) if exclude else set()
+  excluded = exclusions.read_exclusions(exclude) if exclude else set()
   class_sizes = _count(source, excluded)
   kept = [
     label
@@ -319,9 +318,8 @@ def _order(labels: Collection[str]) -> Callable[[str], tuple[int, str]]:
 
 def _identify(source: str, root: str, excluded: set[str], *flags) -> str:
   """Says what is converted, so that only the same conversion is continued."""
-  names = hashlib.sha256("\n".join(sorted(excluded)).encode()).hexdigest()
-  with open(source, "rb") as file:
-    content = hashlib.file_digest(file, "sha256").hexdigest()
+  names = exclusions.digest(excluded)
+  content, _ = records.file_digest(source)
   return repr((content, os.path.abspath(root), names, flags))
 
 

@@ -11,7 +11,6 @@ is its key in the .idx, or else the number of its record in the file, from 0.
 
 import contextlib
 import functools
-import hashlib
 import os
 import sys
 from collections import Counter
@@ -20,9 +19,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import numpy as np
 from tqdm import tqdm
 
-from data_prep import conversion, flags, recordio
+from data_prep import conversion, exclusions, flags, recordio
 from data_prep.conversion import Item, Reading
-from data_prep.exclusions import read_exclusions
 from data_prep.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError, run_command
@@ -97,7 +95,7 @@ def convert(
     InputError: damaged or missing files, labels with gaps, a broken image.
   """
   path, index_path = find_records(source)
-  excluded = read_exclusions(exclude) if exclude else set()
+  excluded = exclusions.read_exclusions(exclude) if exclude else set()
   with recordio.RecordFile(path, index_path) as file:
     class_sizes = _count(file, excluded, limit=limit, skip_bad=skip_bad)
     if not remap_labels:
@@ -286,7 +284,7 @@ def _check_gaps(path: str, labels: Collection[int]) -> None:
 
 def _identify(file: recordio.RecordFile, excluded: set[str], *flags) -> str:
   """Says what is converted, so that only the same conversion is continued."""
-  names = hashlib.sha256("\n".join(sorted(excluded)).encode()).hexdigest()
+  names = exclusions.digest(excluded)
   return repr((os.path.abspath(file.path), file.size, names, flags))
 
 

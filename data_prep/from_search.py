@@ -31,6 +31,7 @@ from data_prep.conversion import Item, Reading
 from data_prep.writer import SKIPPED_FILE, DatasetAssembler
 from jamsface_jax.data import decoding
 from jamsface_jax.data.searches import HEADER, SEARCH_FILE
+from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError, run_command
 
 NOBODY = "distractors"  # The class of all of them.
@@ -214,11 +215,10 @@ def images_below(source: str, folder: str) -> list[str]:
 
 def write_search(path: str, entries: Sequence[Entry]) -> None:
   """Writes `search.csv`, whole or not at all."""
-  with open(path + ".partial", "w", encoding="utf-8", newline="") as file:
+  with written_whole(path, newline="") as file:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(HEADER)
     writer.writerows(entries)
-  os.replace(path + ".partial", path)
 
 
 if __name__ == "__main__":

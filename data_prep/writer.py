@@ -23,6 +23,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from jamsface_jax.data import records
+from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError, RunError
 
 SHARD_BYTES = 256 * 2**20
@@ -313,9 +314,8 @@ class DatasetAssembler:
           self.finished[finished.number] = finished
           kept.append(line)
     # What is not taken over must not be read at the next resume.
-    with open(self._journal_path + _PARTIAL, "w", encoding="utf-8") as file:
+    with written_whole(self._journal_path) as file:
       file.writelines(kept)
-    os.replace(self._journal_path + _PARTIAL, self._journal_path)
 
   def _is_there(self, shard: records.Shard) -> bool:
     path = os.path.join(self.directory, shard.file)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from jamsface_jax import models
+from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
@@ -325,10 +326,9 @@ def check_or_save(config: ConfigDict, workdir: str, *, save: bool) -> None:
   elif save:
     try:
       os.makedirs(workdir, exist_ok=True)
-      with open(path + ".partial", "w", encoding="utf-8") as file:
+      with written_whole(path) as file:
         json.dump(config.to_dict(), file, indent=2)
         file.write("\n")
-      os.replace(path + ".partial", path)
     except OSError as error:
       raise InputError(
         f"--workdir={workdir!r} cannot be written to ({error.strerror}): choose"

@@ -12,6 +12,7 @@ from jamsface_jax import head as head_lib
 from jamsface_jax.checkpoint import CheckpointReader
 from jamsface_jax.config import CONFIG_FILE, read_config
 from jamsface_jax.data import records
+from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
 from jamsface_jax.state import Parts, TrainState, state_shapes
 
@@ -94,9 +95,8 @@ def plan(
   chosen = FineTune(source, reader.choose(None), names)
   reader.close()
   if save:
-    with open(path + ".partial", "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
       json.dump(dataclasses.asdict(chosen), file, indent=2)
-    os.replace(path + ".partial", path)
   return chosen
 
 

@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 
+from jamsface_jax.data.whole_file import written_whole
+
 GOODPUT_FILE = "goodput.json"
 
 # Wall seconds between the call of `train` and its end are of one kind each.
@@ -79,9 +81,8 @@ class Goodput:
   def save(self) -> None:
     """Writes the seconds so far, for a later start."""
     if self._saves:
-      with open(self._path + ".partial", "w", encoding="utf-8") as file:
+      with written_whole(self._path) as file:
         json.dump(self.now(), file)
-      os.replace(self._path + ".partial", self._path)
 
   def sentence(self) -> str:
     """What to tell the user at the end."""

@@ -12,7 +12,6 @@ IResNets. A file of jamsface_jax.export says its model itself.
 """
 
 import argparse
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from jamsface_jax import onnx_file, weight_files
 from jamsface_jax.checkpoint import Checkpoints, versions
 from jamsface_jax.compiling import compiler_options
 from jamsface_jax.data.augmentation import normalize
-from jamsface_jax.data.records import COLOR_ORDER
+from jamsface_jax.data.records import COLOR_ORDER, file_digest
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.export import NORMALIZATION
 from jamsface_jax.models import MODELS
@@ -132,7 +131,7 @@ def import_weights(
     check_onnx(path, network, variables, size, color_order)
   origin = {
     "file": os.path.basename(path),
-    "sha256": digest(path),
+    "sha256": file_digest(path)[0],
     "matched_by": matched,
     "color_order": color_order,
     "metadata": dict(file.metadata),
@@ -455,12 +454,6 @@ def check_onnx(
       f"{path!r} has the layers of the network but computes something else:"
       f" embeddings differ by {share:.2g} of the largest number."
     )
-
-
-def digest(path: str) -> str:
-  """The SHA-256 of a file, as hexadecimal text."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(

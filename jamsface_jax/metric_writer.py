@@ -11,6 +11,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
+from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import RunError
 
 METRICS_FILE = "metrics.jsonl"
@@ -105,7 +106,6 @@ def _drop_after(path: str, finished: int) -> set[str]:
     except ValueError:
       continue  # Torn by a kill in the middle of writing.
   if kept != lines:
-    with open(path + ".partial", "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
       file.writelines(kept)
-    os.replace(path + ".partial", path)
   return last

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jamsface_jax import report
+from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
 from jamsface_jax.identification import Identification
 from jamsface_jax.protocols import Evaluation
@@ -53,9 +54,8 @@ def write_results(
     "sets": [as_json(one) for one in evaluations],
   }
   os.makedirs(directory, exist_ok=True)
-  with open(path + ".partial", "w", encoding="utf-8") as file:
+  with written_whole(path) as file:
     json.dump(_finite(content), file, indent=1, allow_nan=False)
-  os.replace(path + ".partial", path)
   return path
 
 

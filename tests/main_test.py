@@ -148,7 +148,7 @@ def test_metric_writer_takes_back_later_lines(tmp_path):
 
 
 FLOORS = [
-  {"errors", "data.restricted_pickle"},
+  {"errors", "data.restricted_pickle", "data.whole_file"},
   {"data.records", "data.order", "data.decoding", "margins", "compiling"},
   {"torch_file"},
   {"weight_files"},

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from array_record.python import array_record_module
 
+from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
 
 INDEX_FILE = "dataset.json"
@@ -122,9 +123,8 @@ def write_labels(directory: str, labels: np.ndarray) -> str:
     The SHA-256 of the file.
   """
   path = os.path.join(directory, LABELS_FILE)
-  with open(path + ".partial", "wb") as file:
+  with written_whole(path, "wb") as file:
     np.save(file, labels)
-  os.replace(path + ".partial", path)
   return file_digest(path)[0]
 
 
@@ -156,9 +156,8 @@ def read_labels(directory: str, index: DatasetIndex) -> np.ndarray:
 def write_index(directory: str, index: DatasetIndex) -> None:
   """Writes `dataset.json`, whole or not at all."""
   path = os.path.join(directory, INDEX_FILE)
-  with open(path + ".partial", "w", encoding="utf-8") as file:
+  with written_whole(path) as file:
     json.dump({"format": FORMAT, **dataclasses.asdict(index)}, file)
-  os.replace(path + ".partial", path)
 
 
 def read_index(directory: str) -> DatasetIndex:
