@@ -189,7 +189,7 @@ def _jax_step(variant: str, classes: int, args):
   y_b = jax.random.randint(key, (args.batch,), 0, classes)
   jax.block_until_ready(jax.jit(lambda x: x @ x.T)(x_bd))
   begin = _peak_mib()
-  params = jax.jit(lambda key: head_lib.init(key, head))(key)
+  params = jax.jit(lambda key: head_lib.init(key, head, mesh))(key)
   opt_state = jax.jit(optimizer.init)(params[WEIGHTS])
 
   def fused(params, opt_state, key, accept):

@@ -7,6 +7,8 @@ Shapes: D embedding size, C padded classes, N real classes, K sub-centers.
 """
 
 import dataclasses
+import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,10 @@ from jax import lax
 from jax.sharding import Mesh
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.sharding import CLASSES, REPLICATED
+
+# Rows of the weights that are drawn together.
+_ROWS_AT_ONCE = 4096
 
 WEIGHTS = "weights"
 LOG_SCALE = "log_scale"
@@ -113,8 +119,14 @@ def check_mesh(head: Head, mesh: Mesh) -> None:
     )
 
 
-def init(key: jax.Array, head: Head) -> HeadParams:
+def init(key: jax.Array, head: Head, mesh: Mesh) -> HeadParams:
   """Makes the parameters: weights N(0, 0.01), margins at their initial value.
+
+  Args:
+    key: of the weights; every row has its own below it, so that the values are
+      the same on every mesh.
+    head: what is fixed about the head.
+    mesh: the (data, model) mesh.
 
   Returns:
     `weights` float32 [C K, D], the K rows of a class in a row;
@@ -123,12 +135,13 @@ def init(key: jax.Array, head: Head) -> HeadParams:
     split by class.
   """
   real_c = _is_real(head)
-  rows = head.padded_classes * head.sub_centers
-  weights = 0.01 * jax.random.normal(key, (rows, head.embedding_size))
   params = {
-    WEIGHTS: jnp.where(
-      jnp.repeat(real_c, head.sub_centers)[:, None], weights, 0.0
-    ),
+    WEIGHTS: jax.shard_map(
+      partial(_draw_weights, head=head),
+      mesh=mesh,
+      in_specs=REPLICATED,
+      out_specs=CLASSES,
+    )(key),
     # A Python number would leave a weak type, and a second compilation.
     ANGULAR: jnp.where(real_c, jnp.float32(head.angular.initial), 0.0),
     COSINE: jnp.where(real_c, jnp.float32(head.cosine.initial), 0.0),
@@ -136,6 +149,33 @@ def init(key: jax.Array, head: Head) -> HeadParams:
   if head.learn_scale:
     params[LOG_SCALE] = jnp.log(jnp.float32(head.scale))
   return params
+
+
+def _draw_weights(key: jax.Array, head: Head) -> jax.Array:
+  """The first weights of one shard, drawn some rows at a time.
+
+  All at once would take three times their memory: random bits, the uniform
+  numbers made of these, and the normal ones made of those.
+  """
+  rows = head.padded_classes * head.sub_centers // lax.axis_size("model")
+  first = lax.axis_index("model") * rows
+  size = min(rows, _ROWS_AT_ONCE)
+
+  def draw(row):
+    numbers = jax.random.normal(
+      jax.random.fold_in(key, row), (head.embedding_size,)
+    )
+    real = row < head.num_classes * head.sub_centers
+    return jnp.where(real, 0.01 * numbers, 0.0)
+
+  def step(k, w_rd):
+    start = jnp.minimum(k * size, rows - size)
+    new = jax.vmap(draw)(first + start + jnp.arange(size))
+    return lax.dynamic_update_slice_in_dim(w_rd, new, start, 0)
+
+  w_rd = jnp.zeros((rows, head.embedding_size))
+  w_rd = lax.pcast(w_rd, "model", to="varying")
+  return lax.fori_loop(0, math.ceil(rows / size), step, w_rd)
 
 
 def margin_reward(params: HeadParams, head: Head) -> jax.Array:

@@ -124,7 +124,7 @@ def init_backbone(key: jax.Array, model: nn.Module, image_size: int) -> Any:
   return model.init(key, images, train=False)
 
 
-def make_init(parts: Parts, image_size: int):
+def make_init(parts: Parts, image_size: int, mesh: Mesh):
   """Returns the pure function from a key to the first state."""
 
   def init(key: jax.Array) -> TrainState:
@@ -132,7 +132,7 @@ def make_init(parts: Parts, image_size: int):
     variables = init_backbone(backbone_key, parts.model, image_size)
     params = {
       "backbone": variables["params"],
-      "head": head_lib.init(head_key, parts.head),
+      "head": head_lib.init(head_key, parts.head, mesh),
     }
     return TrainState(
       step=jnp.int32(0),
@@ -151,7 +151,7 @@ def state_shapes(parts: Parts, image_size: int, mesh: Mesh) -> TrainState:
   Returns:
     A TrainState of ShapeDtypeStructs that carry their shardings.
   """
-  shapes = jax.eval_shape(make_init(parts, image_size), jax.random.key(0))
+  shapes = jax.eval_shape(make_init(parts, image_size, mesh), jax.random.key(0))
   return jax.tree.map(
     lambda shape, where: jax.ShapeDtypeStruct(
       shape.shape, shape.dtype, sharding=where
@@ -169,7 +169,7 @@ def create_state(
     lambda shape: shape.sharding, state_shapes(parts, image_size, mesh)
   )
   init = jax.jit(
-    make_init(parts, image_size),
+    make_init(parts, image_size, mesh),
     out_shardings=shardings,
     compiler_options=options_to_run_once(),
   )

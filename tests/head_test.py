@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from heads import FROZEN, make_head, put, random_inputs
+from heads import FROZEN, SIZE, make_head, put, random_inputs
 from jax.sharding import NamedSharding
 
 from jamsface_jax import head as head_lib
@@ -14,12 +14,45 @@ from jamsface_jax import sharding
 from jamsface_jax.errors import InputError
 
 
+@pytest.mark.parametrize("rows_at_once", [7, 4096])
+def test_first_values_are_the_same_on_every_mesh(
+  mesh, monkeypatch, rows_at_once
+):
+  monkeypatch.setattr(head_lib, "_ROWS_AT_ONCE", rows_at_once)
+  head = make_head(sub_centers=2, learn_scale=True)
+  key = jax.random.key(3)
+  got = jax.jit(partial(head_lib.init, head=head, mesh=mesh))(key)
+  by_class = NamedSharding(mesh, sharding.CLASSES)
+  assert got[head_lib.WEIGHTS].sharding.is_equivalent_to(by_class, 2)
+  rows = [
+    jax.random.normal(jax.random.fold_in(key, row), (SIZE,))
+    for row in range(2 * 37)
+  ]
+  want = np.zeros((80, SIZE), np.float32)
+  want[:74] = 0.01 * np.stack(rows)
+  np.testing.assert_allclose(got[head_lib.WEIGHTS], want, rtol=1e-6, atol=0)
+  real = np.arange(40) < 37
+  np.testing.assert_allclose(got[head_lib.ANGULAR], 0.3 * real)
+  np.testing.assert_allclose(got[head_lib.COSINE], 0.2 * real)
+  np.testing.assert_allclose(got[head_lib.LOG_SCALE], np.log(8.0))
+
+
+def test_first_values_need_little_more_memory_than_they_take():
+  mesh = sharding.make_mesh(-1)
+  head = make_head(classes=1_000_000, multiple=8)
+  init = jax.jit(partial(head_lib.init, head=head, mesh=mesh))
+  memory = init.lower(jax.random.key(0)).compile().memory_analysis()
+  shard = 4 * SIZE * 1_000_000 // 8
+  assert memory.output_size_in_bytes >= shard
+  assert memory.temp_size_in_bytes < 0.5 * shard
+
+
 def test_frozen_margins_do_not_move():
   head = make_head(
     angular=head_lib.Margin(initial=0.3, **FROZEN),
     cosine=head_lib.Margin(initial=0.2, **FROZEN),
   )
-  params = head_lib.init(jax.random.key(0), head)
+  params = head_lib.init(jax.random.key(0), head, sharding.make_mesh(1))
   got = head_lib.constrain(params, head)
   assert all(got[k] is params[k] for k in params)
 
@@ -55,7 +88,7 @@ def test_hold_mean_is_the_projection(mesh, seed):
 def test_learned_margins_stay_in_their_box_under_rough_steps():
   for rule in ("mean", "lambda"):
     head = make_head(angular=head_lib.Margin(0.3, True, rule, 0.8, 1.0))
-    params = head_lib.init(jax.random.key(0), head)
+    params = head_lib.init(jax.random.key(0), head, sharding.make_mesh(1))
     constrain = jax.jit(partial(head_lib.constrain, head=head))
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -90,7 +123,7 @@ def test_reward_is_lambda_times_the_mean_of_real_classes(mesh):
 def test_state_is_split_by_class_and_the_rest_replicated(mesh):
   head = make_head()
   shapes = jax.eval_shape(
-    lambda key: {"head": head_lib.init(key, head), "other": jnp.zeros(3)},
+    lambda key: {"head": head_lib.init(key, head, mesh), "other": jnp.zeros(3)},
     jax.random.key(0),
   )
   specs = jax.tree.map(lambda s: s.spec, sharding.state_shardings(shapes, mesh))

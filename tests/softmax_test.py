@@ -350,7 +350,9 @@ def test_frozen_margins_are_the_published_losses(angular, cosine, published):
     angular=head_lib.Margin(initial=angular, **FROZEN),
     cosine=head_lib.Margin(initial=cosine, **FROZEN),
   )
-  params = jax.tree.map(np.asarray, head_lib.init(jax.random.key(0), head))
+  params = jax.tree.map(
+    np.asarray, head_lib.init(jax.random.key(0), head, mesh)
+  )
   rng = np.random.default_rng(1)
   embeddings, labels = rng.normal(size=(16, 16)), rng.integers(0, 37, 16)
   embeddings[::2] += 200 * params[WEIGHTS][labels[::2]]  # Half are right.
