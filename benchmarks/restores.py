@@ -7,6 +7,12 @@ compared with the run that stays where it was: the largest difference of any
 parameter, margin or momentum, and whether every step saw the same examples in
 the same rows. `2 x 4` is a mesh of 2 (data) x 4 (model) fake CPU devices;
 the last layout is 2 x 4 over two processes.
+
+Layouts add in another order, so that numbers are rounded otherwise, and every
+step of training makes a difference larger. How much larger is measured too: the
+1 x 1 run is continued on 1 x 1 with every number of its state moved by one unit
+in the last place at random, some times. A restore that differs by more than
+that does more than round.
 """
 
 import argparse
@@ -19,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from unittest import mock
 
 import jax
@@ -44,6 +51,7 @@ LAYOUTS = {
   "2 processes": (2, 4, 4),
 }
 STOP, END = 10, 30
+NUDGES = 5  # Controls: continued with numbers rounded otherwise.
 
 
 def main() -> int:
@@ -74,7 +82,7 @@ def measure(directory: str) -> None:
   """
   first = {name: os.path.join(directory, name) for name in LAYOUTS}
   for name, layout in LAYOUTS.items():
-    run_jobs(layout, [(first[name], layout[2], STOP)], directory)
+    run_jobs(layout, [(first[name], layout[2], STOP, 0)], directory)
   second = {
     pair: os.path.join(directory, "-".join(pair))
     for pair in itertools.product(LAYOUTS, LAYOUTS)
@@ -82,8 +90,13 @@ def measure(directory: str) -> None:
   for (before, _), workdir in second.items():
     shutil.copytree(first[before], workdir)
   for after, layout in LAYOUTS.items():
-    jobs = [(second[b, after], layout[2], END) for b in LAYOUTS]
+    jobs = [(second[b, after], layout[2], END, 0) for b in LAYOUTS]
     run_jobs(layout, jobs, directory)
+  nudged = [os.path.join(directory, f"nudged{k}") for k in range(NUDGES)]
+  for workdir in nudged:
+    shutil.copytree(first["1x1"], workdir)
+  jobs = [(workdir, 1, END, k) for k, workdir in enumerate(nudged, start=1)]
+  run_jobs(LAYOUTS["1x1"], jobs, directory)
 
   states = {pair: read_state(workdir) for pair, workdir in second.items()}
   examples = read_examples(first["1x1"]) | read_examples(second["1x1", "1x1"])
@@ -99,6 +112,13 @@ def measure(directory: str) -> None:
       for a in LAYOUTS
     ]
     print(f"{before:>12}", *(f"{cell:>12}" for cell in cells))
+  control = [
+    difference(read_state(workdir), states["1x1", "1x1"]) for workdir in nudged
+  ]
+  print(
+    f"1x1, continued on 1x1 from numbers one unit in the last place beside:"
+    f" {min(control):.1e} to {max(control):.1e} in {NUDGES} runs"
+  )
   print(
     f"largest number in any state:"
     f" {max(np.abs(x).max() for x in leaves(states['1x1', '1x1'])):.1f};"
@@ -111,10 +131,10 @@ def measure(directory: str) -> None:
 
 def run_jobs(
   layout: tuple[int, int, int],
-  jobs: list[tuple[str, int, int]],
+  jobs: list[tuple[str, int, int, int]],
   directory: str,
 ) -> None:
-  """Trains (work directory, model devices, last step) jobs on one layout."""
+  """Trains (work directory, model devices, last step, nudge) on one layout."""
   processes, devices, _ = layout
   path = os.path.join(directory, "jobs.json")
   with open(path, "w", encoding="utf-8") as file:
@@ -148,7 +168,7 @@ def do_jobs(path: str, process: int, port: str | None) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
   with open(path, encoding="utf-8") as file:
     jobs = json.load(file)
-  for workdir, model_devices, end in jobs:
+  for workdir, model_devices, end, nudge in jobs:
     config = settings(model_devices)
     rows = sharding.local_rows(
       config.data.batch_size, sharding.make_mesh(model_devices)
@@ -170,12 +190,29 @@ def do_jobs(path: str, process: int, port: str | None) -> None:
           Preemption, "requested", lambda self, step, end=end: step == end
         )
       )
+      if nudge:
+        patches.enter_context(
+          mock.patch.object(Checkpoints, "restore", nudged_restore(nudge))
+        )
       code = train(config, workdir)
     if code != (0 if end == END else EXIT_PREEMPTED):
       raise RunError(f"{workdir}: exit code {code}")
     name = f"examples_{end}_{jax.process_index()}.json"
     with open(os.path.join(workdir, name), "w", encoding="utf-8") as file:
       json.dump(examples, file)
+
+
+def nudged_restore(seed: int) -> Callable[..., state.TrainState]:
+  """A `Checkpoints.restore` whose numbers are next to those restored."""
+  rng, restore = np.random.default_rng(seed), Checkpoints.restore
+
+  def nudge(x):
+    if not np.issubdtype(x.dtype, np.floating):
+      return x
+    away = rng.choice(np.array([-np.inf, np.inf], x.dtype), x.shape)
+    return jax.device_put(np.nextafter(np.asarray(x), away), x.sharding)
+
+  return lambda *arguments: jax.tree.map(nudge, restore(*arguments))
 
 
 def settings(model_devices: int) -> config_lib.ConfigDict:

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jamsface_jax.models.convolution import convolve
 from jamsface_jax.models.layers import BatchNorm, PReLU, torch_linear_init
 
 STEM_CHANNELS = 64  # At width 1; also those of the first stage.
@@ -36,6 +37,7 @@ def _conv(
     padding=kernel // 2,
     use_bias=False,
     kernel_init=nn.initializers.normal(0.1),
+    conv_general_dilated=convolve,
     dtype=dtype,
     name=name,
   )

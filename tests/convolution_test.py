@@ -1,0 +1,91 @@
+"""Gradients of strided convolutions against XLA's own and a float64 sum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jamsface_jax.models.convolution import convolve, input_slopes
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def dense_input_slopes(slopes, kernel, shape, strides, padding):
+  """The definition, tap by tap, in float64."""
+  (above, below), (left, right) = padding
+  batch, height, width, channels = shape
+  padded = np.zeros(
+    (batch, above + height + below, left + width + right, channels)
+  )
+  for row in range(slopes.shape[1]):
+    for column in range(slopes.shape[2]):
+      top, start = row * strides[0], column * strides[1]
+      padded[
+        :, top : top + kernel.shape[0], start : start + kernel.shape[1]
+      ] += np.einsum("bf,hwcf->bhwc", slopes[:, row, column], kernel)
+  return padded[:, above : above + height, left : left + width]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (9, 5)])
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+@pytest.mark.parametrize("strides", [(2, 2), (1, 2), (3, 2)])
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 1), (0, 2))])
+def test_input_slopes_are_the_definition(size, window, strides, padding):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(3, *size, 2))
+  kernel = rng.normal(size=(window, window, 2, 4))
+  result = lax.conv_general_dilated(
+    jnp.asarray(x),
+    jnp.asarray(kernel),
+    strides,
+    padding,
+    dimension_numbers=LAYOUT,
+  )
+  slopes = rng.normal(size=result.shape)
+  got = input_slopes(
+    jnp.asarray(slopes), jnp.asarray(kernel), x.shape, strides, padding
+  )
+  want = dense_input_slopes(slopes, kernel, x.shape, strides, padding)
+  np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_convolve_has_the_values_and_gradients_of_xla(mesh, strides, dtype):
+  """On every mesh: the batch is split over all devices."""
+  rng = np.random.default_rng(1)
+  batch = jax.NamedSharding(mesh, jax.P(("data", "model")))
+  x = jax.device_put(jnp.asarray(rng.normal(size=(8, 9, 9, 4)), dtype), batch)
+  kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 5)), dtype)
+  padding = ((1, 1), (1, 1))
+
+  def result(function):
+    def loss(x, kernel):
+      y = function(x, kernel, strides, padding, dimension_numbers=LAYOUT)
+      return jnp.sum(jnp.sin(y.astype(jnp.float32)))
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernel)
+
+  got, want = result(convolve), result(lax.conv_general_dilated)
+  tolerance = 1e-5 if dtype == "float32" else 5e-2
+  for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    assert g.dtype == w.dtype
+    np.testing.assert_allclose(
+      np.asarray(g, np.float32),
+      np.asarray(w, np.float32),
+      rtol=tolerance,
+      atol=10 * tolerance,
+    )
+
+
+def test_groups_are_left_to_xla():
+  x, kernel = jnp.ones((1, 4, 4, 4)), jnp.ones((3, 3, 1, 4))
+  settings = {"dimension_numbers": LAYOUT, "feature_group_count": 4}
+  padding = ((1, 1), (1, 1))
+  got = jax.grad(
+    lambda x: convolve(x, kernel, (2, 2), padding, **settings).sum()
+  )
+  assert float(got(x).sum()) == float(
+    lax.conv_general_dilated(x, kernel, (2, 2), padding, **settings).sum()
+  )
