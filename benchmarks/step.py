@@ -4,6 +4,9 @@ Forward, backward and update of an IResNet with its head, batch 32 at 112x112 by
 default, in float32, on images in memory. Ours is `train_step` as it trains;
 PyTorch's is the same network written plainly, channels last, with cross-entropy
 over fixed margins and SGD. Each runs in a process of its own; they take turns.
+`convolutions` are those of our step alone, each compiled by itself and their
+best times added: what is left for everything else, and what XLA's convolutions
+leave to be wished for.
 
 PyTorch is needed for its rows alone: without it they are left out.
 
@@ -18,8 +21,9 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
-VARIANTS = ("this", "PyTorch", "PyTorch, contiguous")
+VARIANTS = ("this", "convolutions", "PyTorch", "PyTorch, contiguous")
 
 
 def main() -> None:
@@ -36,6 +40,9 @@ def main() -> None:
   parser.add_argument("--child", default="", help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.child:
+    if args.child == "convolutions":
+      print(json.dumps([_time_convolutions(args)]))
+      return
     step = (_jax_step if args.child == "this" else _torch_step)(args)
     step()
     step()
@@ -49,7 +56,7 @@ def main() -> None:
 
   variants = list(VARIANTS)
   if importlib.util.find_spec("torch") is None:
-    variants = variants[:1]
+    variants = variants[:2]
   for model in args.models.split(","):
     seconds = {variant: [] for variant in variants}
     for _ in range(args.rounds):
@@ -69,6 +76,8 @@ def main() -> None:
     print(f"{'':22}{'images/s':>10}{'quartiles':>16}{'this / it':>11}")
     ours = statistics.median(seconds["this"])
     for variant, times in seconds.items():
+      if len(times) == 1:  # Of one round; quantiles need two.
+        times = 2 * times
       slow, median, fast = (
         args.batch / t for t in statistics.quantiles(times, n=4)[::-1]
       )
@@ -79,19 +88,94 @@ def main() -> None:
       )
 
 
-def _jax_step(args):
-  import jax
-  import numpy as np
-
+def _settings(args):
   from jamsface_jax import config as config_lib
-  from jamsface_jax import sharding, state
-  from jamsface_jax.step import make_train_step
 
   config = config_lib.base_config()
   config.model.name = args.models
   config.data.batch_size = args.batch
   config.data.image_size = args.size
   config.head.learn_angular = config.head.learn_cosine = False
+  return config
+
+
+def _time_convolutions(args):
+  """Seconds of all convolutions of forward and backward, one by one."""
+  import jax
+  import jax.numpy as jnp
+  from jax import lax
+
+  from jamsface_jax import state
+  from jamsface_jax.compiling import compiler_options
+
+  model = state.make_model(_settings(args))
+  variables = jax.eval_shape(
+    lambda key: state.init_backbone(key, model, args.size), jax.random.key(0)
+  )
+  images = jax.ShapeDtypeStruct(
+    (args.batch, args.size, args.size, 3), jnp.float32
+  )
+
+  def network(params, images, batch_stats):
+    return jax.grad(
+      lambda params: model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+      )[0].sum()
+    )(params)
+
+  program = jax.make_jaxpr(network)(
+    variables["params"], images, variables["batch_stats"]
+  )
+  seconds = {}  # Of each kind: the same shapes and settings.
+  total = 0.0
+  for equation in _convolutions_of(program.jaxpr):
+    shapes = [v.aval for v in equation.invars]
+    kind = str((shapes, sorted(equation.params.items(), key=str)))
+    if kind not in seconds:
+      operands = [
+        jax.random.normal(jax.random.key(0), shape.shape) for shape in shapes
+      ]
+      run = (
+        jax.jit(partial(lax.conv_general_dilated_p.bind, **equation.params))
+        .lower(*operands)
+        .compile(compiler_options())
+      )
+      times = []
+      for _ in range(4):
+        begin = time.perf_counter()
+        jax.block_until_ready(run(*operands))
+        times.append(time.perf_counter() - begin)
+      seconds[kind] = min(times)
+    total += seconds[kind]
+  return total
+
+
+def _convolutions_of(jaxpr):
+  """All convolutions of a program, those of the branch for a CPU."""
+  from jax.extend import core
+
+  for equation in jaxpr.eqns:
+    name = equation.primitive.name
+    if name == "conv_general_dilated":
+      yield equation
+    elif name == "cond":  # Of `platform_dependent`: the first is for CPUs.
+      yield from _convolutions_of(equation.params["branches"][0].jaxpr)
+    else:
+      for inner in core.jaxprs_in_params(equation.params):
+        yield from _convolutions_of(inner)
+
+
+def _jax_step(args):
+  import jax
+  import numpy as np
+
+  from jamsface_jax import sharding, state
+  from jamsface_jax.step import make_train_step
+
+  config = _settings(args)
   parts = state.make_parts(config, args.classes, 100_000)
   mesh = sharding.make_mesh(-1)
   now = [state.create_state(0, parts, args.size, mesh)]

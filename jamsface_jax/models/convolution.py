@@ -94,23 +94,28 @@ def input_slopes(
   kernel = kernel.swapaxes(2, 3).astype(slopes.dtype)
 
   def phase(axis, r):
-    """The taps that meet phase r, from the first row on, and their padding."""
+    """The taps that meet phase r, the first row's first, and their padding."""
     s, p = strides[axis], padding[axis][0]
-    taps = range(kernel.shape[axis])
-    met = [k for k in taps if (r + p - k) % s == 0][::-1]
+    last = (r + p) % s  # The smallest tap, of the last row met.
+    first = last + (kernel.shape[axis] - 1 - last) // s * s
     rows = -(-(shape[1 + axis] - r) // s)
-    if not met:
-      return met, rows, None
-    first, last = (r + p - met[0]) // s, (r + p - met[-1]) // s
-    return met, rows, (-first, rows + last - slopes.shape[1 + axis])
+    above = (first - r - p) // s
+    below = rows + (r + p - last) // s - slopes.shape[1 + axis]
+    return slice(first, None, -s), (above, below), rows
 
   def of_phase(i, j):
-    (down, rows, above), (across, columns, beside) = phase(0, i), phase(1, j)
-    if above is None or beside is None:
+    (down, vertical, rows), (across, horizontal, columns) = (
+      phase(0, i),
+      phase(1, j),
+    )
+    if down.start < 0 or across.start < 0:  # No tap meets it.
       return jnp.zeros((shape[0], rows, columns, shape[3]), slopes.dtype)
-    taps = kernel[jnp.array(down)][:, jnp.array(across)]
     return lax.conv_general_dilated(
-      slopes, taps, (1, 1), (above, beside), dimension_numbers=_LAYOUT
+      slopes,
+      kernel[down, across],
+      (1, 1),
+      (vertical, horizontal),
+      dimension_numbers=_LAYOUT,
     )
 
   def interleave(parts, axis):
