@@ -185,6 +185,7 @@ def _jax_step(variant: str, classes: int, args):
   mesh = sharding.make_mesh(-1)
   optimizer = state.make_optimizers(config, lambda step: 0.1, head).weights
   key = jax.random.key(0)
+  start = {"running": {}, "key": key}
   x_bd = jax.random.normal(key, (args.batch, args.size))
   y_b = jax.random.randint(key, (args.batch,), 0, classes)
   jax.block_until_ready(jax.jit(lambda x: x @ x.T)(x_bd))
@@ -197,7 +198,7 @@ def _jax_step(variant: str, classes: int, args):
     if head.sample_rate < 1:
       sample = negatives.draw(key, y_b, head, mesh)
     on_head = {"head": head, "mesh": mesh, "sample": sample}
-    loss = softmax.loss(params, x_bd, y_b, **on_head)
+    loss = softmax.loss(params, x_bd, y_b, **start, **on_head)
     new = softmax.update_weights(
       *(params, opt_state, loss.pull, accept),
       optimizer=optimizer,
@@ -207,7 +208,7 @@ def _jax_step(variant: str, classes: int, args):
     return params | {WEIGHTS: new.weights}, new.opt_state, loss.embedding_slopes
 
   def plain(params, opt_state, key, accept):
-    loss = softmax.loss(params, x_bd, y_b, head=head, mesh=mesh)
+    loss = softmax.loss(params, x_bd, y_b, **start, head=head, mesh=mesh)
     slopes = softmax.weight_slopes(params, loss.pull, head=head, mesh=mesh)
     updates, opt_state = optimizer.update(slopes, opt_state, params[WEIGHTS])
     weights = params[WEIGHTS] + updates

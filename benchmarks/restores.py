@@ -1,6 +1,6 @@
 """Checkpoints of every layout, continued on every layout.
 
-  python benchmarks/restores.py
+  python benchmarks/restores.py [--smooth]
 
 A run stops after 10 steps on one layout, is continued for 20 on another, and is
 compared with the run that stays where it was: the largest difference of any
@@ -12,7 +12,10 @@ Layouts add in another order, so that numbers are rounded otherwise, and every
 step of training makes a difference larger. How much larger is measured too: the
 1 x 1 run is continued on 1 x 1 with every number of its state moved by one unit
 in the last place at random, some times. A restore that differs by more than
-that does more than round.
+that does more than round, or has hit a kink: where an activation is next to 0,
+rounding decides which of PReLU's two slopes its gradient has, and a parameter
+moves by a whole contribution more or less. `--smooth` puts an activation
+without a kink in the place of PReLU, in all runs.
 """
 
 import argparse
@@ -28,6 +31,7 @@ import tempfile
 from collections.abc import Callable
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -36,6 +40,7 @@ from jamsface_jax import sharding, state
 from jamsface_jax.checkpoint import Checkpoints
 from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
+from jamsface_jax.models import iresnet
 from jamsface_jax.preemption import Preemption
 from jamsface_jax.step_log import StepLog
 from jamsface_jax.train import train
@@ -61,20 +66,21 @@ def main() -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
+  parser.add_argument("--smooth", action="store_true", help="see above")
   parser.add_argument("--jobs", help=argparse.SUPPRESS)
   parser.add_argument("--process", type=int, default=0, help=argparse.SUPPRESS)
   parser.add_argument("--port", help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
   if arguments.jobs:
-    do_jobs(arguments.jobs, arguments.process, arguments.port)
+    do_jobs(arguments)
     return 0
   with tempfile.TemporaryDirectory() as directory:
-    measure(directory)
+    measure(directory, arguments.smooth)
   return 0
 
 
-def measure(directory: str) -> None:
+def measure(directory: str, smooth: bool) -> None:
   """Runs all layouts and pairs; prints the table.
 
   Raises:
@@ -82,7 +88,7 @@ def measure(directory: str) -> None:
   """
   first = {name: os.path.join(directory, name) for name in LAYOUTS}
   for name, layout in LAYOUTS.items():
-    run_jobs(layout, [(first[name], layout[2], STOP, 0)], directory)
+    run_jobs(layout, [(first[name], layout[2], STOP, 0)], directory, smooth)
   second = {
     pair: os.path.join(directory, "-".join(pair))
     for pair in itertools.product(LAYOUTS, LAYOUTS)
@@ -91,12 +97,12 @@ def measure(directory: str) -> None:
     shutil.copytree(first[before], workdir)
   for after, layout in LAYOUTS.items():
     jobs = [(second[b, after], layout[2], END, 0) for b in LAYOUTS]
-    run_jobs(layout, jobs, directory)
+    run_jobs(layout, jobs, directory, smooth)
   nudged = [os.path.join(directory, f"nudged{k}") for k in range(NUDGES)]
   for workdir in nudged:
     shutil.copytree(first["1x1"], workdir)
   jobs = [(workdir, 1, END, k) for k, workdir in enumerate(nudged, start=1)]
-  run_jobs(LAYOUTS["1x1"], jobs, directory)
+  run_jobs(LAYOUTS["1x1"], jobs, directory, smooth)
 
   states = {pair: read_state(workdir) for pair, workdir in second.items()}
   examples = read_examples(first["1x1"]) | read_examples(second["1x1", "1x1"])
@@ -133,6 +139,7 @@ def run_jobs(
   layout: tuple[int, int, int],
   jobs: list[tuple[str, int, int, int]],
   directory: str,
+  smooth: bool,
 ) -> None:
   """Trains (work directory, model devices, last step, nudge) on one layout."""
   processes, devices, _ = layout
@@ -152,6 +159,7 @@ def run_jobs(
       [
         *(sys.executable, __file__, f"--jobs={path}", f"--process={k}"),
         *([f"--port={port}"] if processes > 1 else []),
+        *(["--smooth"] if smooth else []),
       ],
       env=environment,
       stdout=subprocess.DEVNULL,
@@ -162,11 +170,25 @@ def run_jobs(
     raise RunError(f"a process of layout {layout} failed")
 
 
-def do_jobs(path: str, process: int, port: str | None) -> None:
+class SmoothPReLU(nn.Module):
+  """What PReLU is far from 0, without its kink: x (1 + s e^-x) / (1 + e^-x)."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Applies it to `x` [..., C]."""
+    initial = nn.initializers.constant(0.25)
+    slope = self.param("slope", initial, (x.shape[-1],))
+    share = nn.sigmoid(x)
+    return x * (share + slope * (1 - share))
+
+
+def do_jobs(arguments: argparse.Namespace) -> None:
   """Trains as told, and writes down the examples of each step."""
-  if port:
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
-  with open(path, encoding="utf-8") as file:
+  if arguments.port:
+    jax.distributed.initialize(
+      f"127.0.0.1:{arguments.port}", 2, arguments.process
+    )
+  with open(arguments.jobs, encoding="utf-8") as file:
     jobs = json.load(file)
   for workdir, model_devices, end, nudge in jobs:
     config = settings(model_devices)
@@ -190,6 +212,8 @@ def do_jobs(path: str, process: int, port: str | None) -> None:
           Preemption, "requested", lambda self, step, end=end: step == end
         )
       )
+      if arguments.smooth:
+        patches.enter_context(mock.patch.object(iresnet, "PReLU", SmoothPReLU))
       if nudge:
         patches.enter_context(
           mock.patch.object(Checkpoints, "restore", nudged_restore(nudge))

@@ -333,7 +333,7 @@ class Checkpoints(CheckpointReader):
     return TrainState(
       params={"backbone": items["backbone"]["params"], "head": items["head"]},
       batch_stats=items["backbone"]["batch_stats"],
-      **items["training"],
+      **{"running": {}} | items["training"],
     )
 
 
@@ -348,7 +348,9 @@ def _items(state: TrainState) -> dict[str, Any]:
     "training": {
       field.name: getattr(state, field.name)
       for field in dataclasses.fields(state)
+      # Most losses remember nothing, and Orbax keeps nothing that is empty.
       if field.name not in backbone_and_head
+      and getattr(state, field.name) != {}
     },
   }
 

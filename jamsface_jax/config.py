@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from jamsface_jax import models
+from jamsface_jax import losses, models
 from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
 
@@ -70,6 +70,7 @@ def base_config() -> ConfigDict:
   config.model.batch_norm_group = 0  # Examples per statistics; 0: all.
 
   config.head = ConfigDict()
+  config.head.loss = "joint"  # Or another of `losses`, see docs/losses.md.
   config.head.scale = 64.0  # Of the cosines in the softmax.
   config.head.angular_margin = 0.3  # Radians: first value, and mean if held.
   config.head.cosine_margin = 0.2  # Likewise, in the cosine space.
@@ -82,6 +83,7 @@ def base_config() -> ConfigDict:
   config.head.cosine_max = 0.6  # Likewise.
   config.head.margin_rate = 0.02  # Margin learning rate over the main one.
   config.head.continuation = "smooth"  # Beyond pi - a; or "published".
+  config.head.straight_through = False  # Slope 1 in the cosine, not the true.
   config.head.sub_centers = 1  # Weight rows of a class; the nearest counts.
   config.head.learn_scale = False  # Move the scale as margins are moved.
   config.head.ignore_above = 1.0  # Other classes of larger cosine; 1: none.
@@ -94,6 +96,19 @@ def base_config() -> ConfigDict:
   config.head.chunk_classes = 0  # Classes walked at once; 0: as suits devices.
   config.head.keep_mib = 256  # Room for cosines kept for the backward.
   config.head.product_dtype = "float32"  # Or "bfloat16": the big product.
+  # Of the loss of that name, in the letters of its paper.
+  config.head.combined = ConfigDict({"m": 1.0})
+  config.head.sphereface = ConfigDict(
+    {"m": 4.0, "lambda_min": 5.0, "lambda_max": 1000.0}
+  )
+  config.head.mv_softmax = ConfigDict({"t": 1.2})
+  config.head.curricularface = ConfigDict({"momentum": 0.01})
+  config.head.magface = ConfigDict(
+    {"l_a": 10.0, "u_a": 110.0, "l_m": 0.45, "u_m": 0.8, "lambda_g": 35.0}
+  )
+  config.head.adaface = ConfigDict({"h": 0.333, "momentum": 0.01})
+  config.head.elasticface = ConfigDict({"deviation": 0.05, "space": "angular"})
+  config.head.uniface = ConfigDict({"weight": 1.0})
 
   config.optimizer = ConfigDict()
   config.optimizer.learning_rate = 0.1  # Of SGD, at `reference_batch`.
@@ -248,6 +263,8 @@ def validate(config: ConfigDict) -> None:
     )
   choices = {
     "data.sampling": ("uniform", "class_balanced", "square_root"),
+    "head.loss": losses.NAMES,
+    "head.elasticface.space": ("angular", "cosine"),
     "head.margin_rule": ("mean", "lambda"),
     "head.continuation": ("smooth", "published"),
     "head.product_dtype": ("float32", "bfloat16"),
@@ -271,6 +288,12 @@ def validate(config: ConfigDict) -> None:
     raise InputError(
       f"head.sample_rate={config.head.sample_rate} must be at most 1, which is"
       " all classes."
+    )
+  if config.head.weigh_sample and config.head.loss == "uniface":
+    raise InputError(
+      "head.weigh_sample=True weighs classes in one sum, but"
+      " head.loss='uniface' counts each on its own: set"
+      " head.weigh_sample=False."
     )
   if config.data.batch_size % config.optimizer.accumulation:
     raise InputError(

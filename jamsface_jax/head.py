@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.losses import Loss
 from jamsface_jax.sharding import CLASSES, REPLICATED
 
 # Rows of the weights that are drawn together.
@@ -25,6 +26,7 @@ WEIGHTS = "weights"
 LOG_SCALE = "log_scale"
 ANGULAR = "angular_margins"
 COSINE = "cosine_margins"
+BIAS = "bias"  # Of losses that count other classes one by one.
 
 HeadParams = dict[str, jax.Array]
 
@@ -63,9 +65,9 @@ class Head:
       Sub-center ArcFace (Deng et al., ECCV 2020).
     scale: s; its first value if it is learned.
     learn_scale: whether the gradient moves it.
+    loss: what it makes of cosines and margins.
     angular: the margin a.
     cosine: the margin c.
-    smooth: continuation beyond pi - a, see `margins.joint`.
     ignore_above: other classes of a larger cosine do not count; 1: all do.
     sample_rate: share of the other classes that a step walks, in (0, 1].
     weigh_sample: whether a drawn class stands for those that were not.
@@ -83,9 +85,9 @@ class Head:
   sub_centers: int
   scale: float
   learn_scale: bool
+  loss: Loss
   angular: Margin
   cosine: Margin
-  smooth: bool
   ignore_above: float
   sample_rate: float
   weigh_sample: bool
@@ -130,9 +132,9 @@ def init(key: jax.Array, head: Head, mesh: Mesh) -> HeadParams:
 
   Returns:
     `weights` float32 [C K, D], the K rows of a class in a row;
-    `angular_margins` and `cosine_margins` float32 [C]; and `log_scale`, float32
-    scalar, if the scale is learned. Padded rows are zero, and the first axis is
-    split by class.
+    `angular_margins` and `cosine_margins` float32 [C]; and float32 scalars:
+    `log_scale` if the scale is learned, `bias` if the loss has one. Padded rows
+    are zero, and the first axis is split by class.
   """
   real_c = _is_real(head)
   params = {
@@ -148,6 +150,8 @@ def init(key: jax.Array, head: Head, mesh: Mesh) -> HeadParams:
   }
   if head.learn_scale:
     params[LOG_SCALE] = jnp.log(jnp.float32(head.scale))
+  if head.loss.one_by_one:
+    params[BIAS] = jnp.float32(head.loss.first_bias(head.num_classes))
   return params
 
 

@@ -483,6 +483,7 @@ def save(
     },
     batch_stats=variables["batch_stats"],
     opt_state={},
+    running={},
     rejected=jnp.zeros(2, jnp.int32),
   )
   metadata = {

@@ -41,9 +41,47 @@ def joint(
   Returns:
     The penalised cosine, float [B].
   """
-  # arccos has an infinite slope at +-1, so expand cos(t + a) instead.
-  sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, SINE_FLOOR))
   sin_a, cos_a = jnp.sin(angular_margin), jnp.cos(angular_margin)
-  shifted = cosine * cos_a - sine * sin_a
+  shifted = shift(cosine, angular_margin)
   beyond = -2.0 - shifted if smooth else cosine - angular_margin * sin_a
   return jnp.where(cosine > -cos_a, shifted, beyond) - cosine_margin
+
+
+def shift(cosine: jax.Array, angular_margin: jax.Array) -> jax.Array:
+  """cos(t + a) of cos t and a, float [B]: falls with t up to pi - a only."""
+  # arccos has an infinite slope at +-1, so expand cos(t + a) instead.
+  sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, SINE_FLOOR))
+  return cosine * jnp.cos(angular_margin) - sine * jnp.sin(angular_margin)
+
+
+def angle(cosine: jax.Array) -> jax.Array:
+  """The angle t of cos t, radians, float [B]; its slope is finite."""
+  sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, SINE_FLOOR))
+  return jnp.arctan2(sine, cosine)
+
+
+def combined(
+  cosine: jax.Array,
+  multiplier: float,
+  angular_margin: jax.Array,
+  cosine_margin: jax.Array,
+) -> jax.Array:
+  """Combined margin cos(m t + a) - c, falling over all angles.
+
+  Beyond pi it goes on as (-1)^k cos(m t + a) - 2 k with k = floor((m t + a) /
+  pi), which is psi of SphereFace (https://arxiv.org/abs/1704.08063, eq. 7) with
+  an angle more; ArcFace (https://arxiv.org/abs/1801.07698, eq. 4), whose three
+  margins these are, leaves it open.
+
+  Args:
+    cosine: cos t to the true class, float [B].
+    multiplier: m.
+    angular_margin: a in radians, float [B].
+    cosine_margin: c, float [B].
+
+  Returns:
+    The penalised cosine, float [B].
+  """
+  shifted = multiplier * angle(cosine) + angular_margin
+  k = jnp.floor(shifted / jnp.pi)
+  return (1 - 2 * (k % 2)) * jnp.cos(shifted) - 2 * k - cosine_margin

@@ -14,7 +14,14 @@ import optax
 from ml_collections import ConfigDict
 
 from jamsface_jax.config import steps_of
-from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS, Head
+from jamsface_jax.head import (
+  ANGULAR,
+  BIAS,
+  COSINE,
+  LOG_SCALE,
+  WEIGHTS,
+  Head,
+)
 
 
 class Optimizers(NamedTuple):
@@ -114,16 +121,24 @@ def make_optimizers(
     COSINE: head.cosine.learned,
     LOG_SCALE: head.learn_scale,
   }
+
+  def group(name):
+    if name == BIAS:
+      return "bias"
+    return "learned" if learns[name] else "frozen"
+
   return Optimizers(
     backbone=optax.partition(
       {"learned": backbone, "frozen": frozen}, _groups_of_backbone
     ),
     weights=sgd,
     small=optax.partition(
-      {"learned": optax.sgd(margin_rate), "frozen": frozen},
-      lambda params: {
-        name: "learned" if learns[name] else "frozen" for name in params
+      {
+        "learned": optax.sgd(margin_rate),
+        "bias": optax.sgd(schedule, momentum=settings.momentum),
+        "frozen": frozen,
       },
+      lambda params: {name: group(name) for name in params},
     ),
   )
 

@@ -1,7 +1,9 @@
 """The margin softmax over classes split across devices, with its gradients.
 
-    phi_i = cos(t_iy + a_y) - c_y
-    CE_i  = -log( exp(s phi_i) / (exp(s phi_i) + sum_{j != y} exp(s cos t_ij)) )
+    CE_i = -log( exp(s phi_i) / (exp(s phi_i) + sum_{j != y} exp(s cos t_ij)) )
+
+where phi_i, and what little else differs between the losses of the field, is
+for `losses` to say.
 
 No [B, C] array is needed. `loss` walks the classes once, in chunks, and keeps
 for every example a running log-sum-exp and the running sum of exp(s cos) w_j;
@@ -29,15 +31,16 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jamsface_jax import margins
 from jamsface_jax.head import (
   ANGULAR,
+  BIAS,
   COSINE,
   LOG_SCALE,
   WEIGHTS,
   Head,
   HeadParams,
 )
+from jamsface_jax.losses import Example, Running
 from jamsface_jax.negatives import Sample
 from jamsface_jax.optimizer import clip_factor
 from jamsface_jax.sharding import BATCH, CLASSES, REPLICATED
@@ -52,15 +55,19 @@ _EXAMPLES = P("data")  # As the head sees them: gathered along `model`.
 class Pull(NamedTuple):
   """What the gradient of the weights needs of the examples.
 
-  All but the scale and `kept` are split over `data` alone.
+  All but `running` and `kept` are split over `data` alone.
 
   Attributes:
     embeddings: of length 1, float32 [B, D].
     labels: int32 [B].
-    rest: log-sum-exp over the other classes, float32 [B].
-    rest_slope: derivative of the loss in it, float32 [B].
+    rest: log-sum-exp over the other classes, float32 [B]; the bias if the loss
+      counts them one by one.
+    rest_slope: derivative of the loss in it (in their sum), float32 [B].
     true_slope: derivative of the loss in the true class's cosine, float32 [B].
-    scale: s, float32 scalar.
+    scale: of each example's cosines, float32 [B].
+    threshold: cosine above which other classes are hard, float32 [B]; None if
+      the loss does not ask.
+    running: what the loss remembers, float32 scalars.
     kept: cosines of the first classes of each shard with all examples, so that
       the second walk need not multiply them again, split over `model` and
       `data`; None if none are kept.
@@ -72,18 +79,22 @@ class Pull(NamedTuple):
   rest_slope: jax.Array
   true_slope: jax.Array
   scale: jax.Array
+  threshold: jax.Array | None
+  running: Running
   kept: jax.Array | None
 
 
-class Loss(NamedTuple):
-  """The cross-entropy of a batch, and all gradients of its mean but one.
+class Result(NamedTuple):
+  """The loss of a batch, and all gradients of its mean but one.
 
   Attributes:
-    cross_entropy: of every example, float32 [B] (nats), split over `data`.
+    cross_entropy: of every example, float32 [B] (nats), split over `data`; with
+      what the loss adds to it.
     correct: whether the true class has the largest cosine of the classes
       walked, margins apart; bool [B], split over `data`.
     embedding_slopes: as the embeddings, sharding BATCH.
     small_slopes: of each parameter of the head but its weights, by name.
+    running: what the loss remembers after this batch, float32 scalars.
     pull: for `weight_slopes` or `update_weights`.
     skipped: share of blocks whose gradient product was skipped, scalar.
   """
@@ -92,6 +103,7 @@ class Loss(NamedTuple):
   correct: jax.Array
   embedding_slopes: jax.Array
   small_slopes: dict[str, jax.Array]
+  running: Running
   pull: Pull
   skipped: jax.Array
 
@@ -103,8 +115,10 @@ def loss(
   *,
   head: Head,
   mesh: Mesh,
+  running: Running,
+  key: jax.Array,
   sample: Sample | None = None,
-) -> Loss:
+) -> Result:
   """Margin softmax cross-entropy, and the gradients of its mean.
 
   Args:
@@ -113,40 +127,34 @@ def loss(
     labels: int [B] in [0, N), sharding BATCH.
     head: what is fixed about the head.
     mesh: the (data, model) mesh.
+    running: what the loss remembers: `head.loss.start` or an earlier result's.
+    key: of what the loss draws.
     sample: the classes to walk, all positives among them; None: all.
   """
-  unit_bd, pull_unit = jax.vjp(
-    lambda x_bd: _unit(x_bd.astype(jnp.float32)), embeddings
+  (unit_bd, length_b), pull_unit = jax.vjp(
+    lambda x_bd: _unit_and_length(x_bd.astype(jnp.float32)), embeddings
   )
-  x_bd, y_b = lax.with_sharding_constraint(
-    (unit_bd, labels), NamedSharding(mesh, _EXAMPLES)
+  noise_b = jnp.zeros(len(labels))
+  if head.loss.draws:
+    noise_b = jax.random.normal(key, (len(labels),))
+  examples = lax.with_sharding_constraint(
+    (unit_bd, labels, length_b, noise_b), NamedSharding(mesh, _EXAMPLES)
   )
   small = {name: _spec(p) for name, p in params.items() if name != WEIGHTS}
-  of_head = (jax.tree.map(_spec, params), jax.tree.map(_spec, sample))
-  kept = P("model", "data") if head.keep_bytes else None
-
-  def local(params, sample, x_bd, y_b):
-    return _local_loss(params, sample, x_bd, y_b, head, mesh)
-
-  cross_entropy_b, correct_b, slopes_bd, small_slopes, pulls, skipped = (
-    jax.shard_map(
-      local,
-      mesh=mesh,
-      in_specs=(*of_head, _EXAMPLES, _EXAMPLES),
-      out_specs=(
-        *(_EXAMPLES, _EXAMPLES, BATCH, small),
-        *((_EXAMPLES, _EXAMPLES, _EXAMPLES, REPLICATED, kept), REPLICATED),
-      ),
-    )(params, sample, x_bd, y_b)
-  )
-  return Loss(
-    cross_entropy=cross_entropy_b,
-    correct=correct_b,
-    embedding_slopes=pull_unit(slopes_bd)[0],
-    small_slopes=small_slopes,
-    pull=Pull(x_bd, y_b, *pulls),
-    skipped=skipped,
-  )
+  pull_spec = _pull_spec(head)
+  result = jax.shard_map(
+    partial(_local_loss, head=head, mesh=mesh),
+    mesh=mesh,
+    in_specs=(
+      *(jax.tree.map(_spec, params), jax.tree.map(_spec, sample)),
+      *(_EXAMPLES, REPLICATED),
+    ),
+    out_specs=Result(
+      *(_EXAMPLES, _EXAMPLES, (BATCH, _EXAMPLES), small, REPLICATED),
+      *(pull_spec, REPLICATED),
+    ),
+  )(params, sample, examples, running)
+  return result._replace(embedding_slopes=pull_unit(result.embedding_slopes)[0])
 
 
 def weight_slopes(
@@ -179,7 +187,7 @@ def weight_slopes(
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(CLASSES, _pull_spec(pull)),
+    in_specs=(CLASSES, _pull_spec(head)),
     out_specs=CLASSES,
   )(params[WEIGHTS], pull)
 
@@ -301,7 +309,7 @@ def update_weights(
       local,
       mesh=mesh,
       in_specs=(
-        *(CLASSES, state_spec, _pull_spec(pull), REPLICATED),
+        *(CLASSES, state_spec, _pull_spec(head), REPLICATED),
         jax.tree.map(_spec, sample),
       ),
       out_specs=(CLASSES, state_spec, REPLICATED, REPLICATED),
@@ -309,56 +317,98 @@ def update_weights(
   )
 
 
-def _local_loss(params, sample, x_bd, y_b, head, mesh):
+def _local_loss(params, sample, examples, running, *, head, mesh):
   """One device's part: examples of its `data` row, classes of its shard."""
+  x_bd, y_b, length_b, noise_b = examples
   w_rk, classes = params[WEIGHTS], len(params[ANGULAR])
-  learns_scale = LOG_SCALE in params
-  scale = jnp.float32(head.scale)
-  if learns_scale:
-    scale = jnp.exp(params[LOG_SCALE])
+  batch = len(y_b) * mesh.shape["data"]
 
   # The true class, if it is one of mine: in float32 from its own rows.
   row_b = y_b - lax.axis_index("model") * classes
   mine_b = (row_b >= 0) & (row_b < classes)
   row_b = jnp.where(mine_b, row_b, 0)
-  own_bkd = _unit(w_rk.reshape(classes, head.sub_centers, -1)[row_b])
+  own_bkd = w_rk.reshape(classes, head.sub_centers, -1)[row_b]
+  if head.loss.unit_weights:
+    own_bkd = _unit(own_bkd)
   cosine_bk = jnp.sum(x_bd[:, None] * own_bkd, axis=2)
   nearest_bk = _one_hot_of_largest(cosine_bk, axis=1)
   own_bd = jnp.sum(own_bkd * nearest_bk[..., None], axis=1)
+  terms = (cosine_bk.max(axis=1), params[ANGULAR][row_b], params[COSINE][row_b])
+  true_b, a_b, c_b = lax.psum(jnp.where(mine_b, jnp.stack(terms), 0), "model")
+
+  def whole(values_b):
+    """The values of the whole batch, on every device."""
+    start = lax.axis_index("data") * len(values_b)
+    part = lax.dynamic_update_slice_in_dim(
+      _varying(jnp.zeros(batch), "data"), values_b, start, 0
+    )
+    return lax.psum(part, "data")
+
+  seen = Example(true_b, a_b, c_b, length_b, noise_b, running)
+  if head.loss.remembers:
+    everyone = Example(*map(whole, seen[:-1]), running)
+    running = head.loss.observe(everyone)
+  seen = seen._replace(running=running)
+  scale = jnp.float32(head.scale)
+  if LOG_SCALE in params:
+    scale = jnp.exp(params[LOG_SCALE])
+  bias = params.get(BIAS, jnp.float32(0.0))
+  scale_b = head.loss.scale(seen, scale)
+  threshold_b = head.loss.threshold(seen) if head.loss.hardens else None
 
   if sample is not None:
     w_rk = _take(w_rk, sample.rows, head)
-  top_b, sum_b, pulled_bd, cosine_sum_b, kept, skipped = _walk_forward(
-    x_bd, y_b, w_rk, scale, sample, learns_scale, head
+  of_walk = _Examples(x_bd, y_b, scale_b, threshold_b, running)
+  sums = _walk_forward(of_walk, w_rk, sample, bias, LOG_SCALE in params, head)
+  best_b = lax.pmax(sums.best_b, "model")
+  if head.loss.one_by_one:
+    top_b = bias
+    shrink_b = jnp.ones_like(sums.sum_b)
+  else:
+    top_b = lax.pmax(sums.top_b, "model") if sums.apart else best_b
+    shrink_b = jnp.exp(sums.top_b - top_b)
+  sum_b, cosine_sum_b, share_sum_b = lax.psum(
+    jax.tree.map(
+      lambda sum_b: sum_b * shrink_b,
+      (sums.sum_b, sums.cosine_sum_b, sums.share_sum_b),
+    ),
+    "model",
   )
-  top_all_b = lax.pmax(top_b, "model")
-  shrink_b = jnp.exp(top_b - top_all_b)
-  terms = [
-    sum_b * shrink_b,
-    jnp.where(mine_b, cosine_bk.max(axis=1), 0.0),
-    jnp.where(mine_b, params[ANGULAR][row_b], 0.0),
-    jnp.where(mine_b, params[COSINE][row_b], 0.0),
-  ]
-  if learns_scale:
-    terms.append(cosine_sum_b * shrink_b)
-  sum_b, true_b, a_b, c_b, *cosine_sum_b = lax.psum(jnp.stack(terms), "model")
-  rest_b = top_all_b + jnp.log(sum_b)
-  batch = len(y_b) * mesh.shape["data"]
+  if head.loss.one_by_one:
+    rest_b, counted_from_b = sum_b, jnp.broadcast_to(bias, sum_b.shape)
+  else:
+    rest_b = counted_from_b = top_b + jnp.log(sum_b)
 
-  def mean(true_b, rest_b, a_b, c_b, scale):
-    phi_b = margins.joint(true_b, a_b, c_b, smooth=head.smooth)
-    cross_entropy_b = jax.nn.softplus(rest_b - scale * phi_b)
-    return cross_entropy_b.sum() / batch, cross_entropy_b
+  def mean(true_b, rest_b, a_b, c_b, length_b, scale, bias):
+    x = seen._replace(
+      cosine=true_b, angular=a_b, cosine_margin=c_b, length=length_b
+    )
+    scale_b = head.loss.scale(x, scale)
+    phi_b = head.loss.similarity(x)
+    # The sum over other classes is made already; what it owes to the scale and
+    # to the bias is added here, with value 0.
+    if cosine_sum_b is not None:
+      slope_b = cosine_sum_b if head.loss.one_by_one else cosine_sum_b / sum_b
+      rest_b += slope_b * (scale_b - lax.stop_gradient(scale_b))
+    if head.loss.one_by_one:
+      rest_b -= share_sum_b * (bias - lax.stop_gradient(bias))
+      loss_b = (
+        jax.nn.softplus(bias - scale_b * phi_b) + head.loss.weight * rest_b
+      )
+    else:
+      loss_b = jax.nn.softplus(rest_b - scale_b * phi_b)
+    loss_b += head.loss.penalty(x)
+    return loss_b.sum() / batch, loss_b
 
-  (
-    (true_slope_b, rest_slope_b, a_slope_b, c_slope_b, scale_slope),
-    (cross_entropy_b),
-  ) = jax.grad(mean, argnums=(0, 1, 2, 3, 4), has_aux=True)(
-    true_b, rest_b, a_b, c_b, scale
+  slopes, loss_b = jax.grad(mean, argnums=tuple(range(7)), has_aux=True)(
+    true_b, rest_b, a_b, c_b, length_b, scale, bias
   )
+  true_slope_b, rest_slope_b, a_slope_b, c_slope_b, length_slope_b = slopes[:5]
 
-  pull_b = scale * rest_slope_b * jnp.exp(top_b - rest_b)
-  slopes_bd = pull_b[:, None] * pulled_bd
+  pull_b = scale_b * rest_slope_b
+  if not head.loss.one_by_one:
+    pull_b *= jnp.exp(sums.top_b - rest_b)
+  slopes_bd = pull_b[:, None] * sums.pulled_bd
   slopes_bd += jnp.where(mine_b, true_slope_b, 0.0)[:, None] * own_bd
   of_margins_b2 = jnp.stack([a_slope_b, c_slope_b], axis=1)
   slopes_c2 = jnp.zeros((classes, 2)).at[row_b]
@@ -366,53 +416,115 @@ def _local_loss(params, sample, x_bd, y_b, head, mesh):
     slopes_c2.add(jnp.where(mine_b[:, None], of_margins_b2, 0.0)), "data"
   )
   small_slopes = {ANGULAR: slopes_c2[:, 0], COSINE: slopes_c2[:, 1]}
-  if learns_scale:
-    # The slope of `rest` in the scale is the mean cosine under its softmax.
-    of_rest = jnp.sum(rest_slope_b * cosine_sum_b[0] / sum_b)
-    small_slopes[LOG_SCALE] = scale * (scale_slope + lax.psum(of_rest, "data"))
-  return (
-    cross_entropy_b,
-    scale * true_b > top_all_b,
-    lax.psum_scatter(slopes_bd, "model", tiled=True),
-    small_slopes,
-    (rest_b, rest_slope_b, true_slope_b, scale, kept),
-    lax.pmean(skipped, ("data", "model")),
+  # The same on every device: their gradients come summed over `data`.
+  for name, slope in ((LOG_SCALE, scale * slopes[5]), (BIAS, slopes[6])):
+    if name in params:
+      small_slopes[name] = slope
+  if head.loss.remembers:
+    running = head.loss.adapt(everyone._replace(running=running), whole(rest_b))
+  return Result(
+    cross_entropy=loss_b,
+    correct=scale_b * true_b > best_b,
+    embedding_slopes=(
+      lax.psum_scatter(slopes_bd, "model", tiled=True),
+      length_slope_b,
+    ),
+    small_slopes=small_slopes,
+    running=running,
+    pull=Pull(
+      *(x_bd, y_b, counted_from_b, rest_slope_b, true_slope_b, scale_b),
+      *(threshold_b, seen.running, sums.kept),
+    ),
+    skipped=lax.pmean(sums.skipped, ("data", "model")),
   )
 
 
-def _walk_forward(x_bd, y_b, w_rk, scale, sample, learns_scale, head):
-  """Log-sum-exp over this shard's classes but the true one, and its slopes.
+class _Examples(NamedTuple):
+  """What of the examples of a device the walks of the classes need.
 
-  Returns:
-    `top_b`, `sum_b` with log-sum-exp = top + log(sum); the sums of
-    exp(l - top) u [B, D] and of exp(l - top) cos [B] (0 if the scale is fixed);
-    cosines to keep, or None; and the share of blocks that were skipped.
+  Attributes are those of `Pull`.
   """
 
+  embeddings: jax.Array
+  labels: jax.Array
+  scale: jax.Array
+  threshold: jax.Array | None
+  running: Running
+
+
+class _Sums(NamedTuple):
+  """What the first walk leaves of this shard's classes but the true ones.
+
+  Attributes:
+    best_b: largest logit before classes are hardened or weighed.
+    top_b, sum_b: log-sum-exp = top + log(sum). If classes count one by one, top
+      is their bias, and sum is that of log(1 + exp(l - bias)).
+    pulled_bd: sum of exp(l - top) u, u the slope of the cosine in x.
+    cosine_sum_b: of exp(l - top) cos; None if no scale has a slope.
+    share_sum_b: of exp(l - top) / (1 + exp(l - top)); None if not one by one.
+    kept: cosines to keep, or None.
+    skipped: share of blocks that were skipped.
+    apart: whether `best_b` and `top_b` differ.
+  """
+
+  best_b: jax.Array
+  top_b: jax.Array
+  sum_b: jax.Array
+  pulled_bd: jax.Array
+  cosine_sum_b: jax.Array | None
+  share_sum_b: jax.Array | None
+  kept: jax.Array | None
+  skipped: jax.Array
+  apart: bool
+
+
+def _walk_forward(examples, w_rk, sample, bias, learns_scale, head):
+  """Sums over this shard's classes but the true ones, see `_Sums`."""
+  x_bd, y_b = examples.embeddings, examples.labels
+  one_by_one = head.loss.one_by_one
+  apart = head.loss.hardens or one_by_one or head.weigh_sample
+  needs_cosine = learns_scale or head.loss.scale_has_slope
+
   def step(rows, carry):
-    top_b, sum_b, pulled_bd, cosine_sum_b, kept, skipped = carry
+    best_b, top_b, sum_b, pulled_bd, cosine_sum_b, share_sum_b = carry[:6]
+    kept, skipped = carry[6:]
     w_nk = rows.cut(w_rk)
-    logits = _logits(x_bd, y_b, w_nk, scale, rows.classes(sample, head), head)
+    logits = _logits(examples, w_nk, rows.classes(sample, head), head)
     chunk_top_b = logits.others_nb.max(axis=0)
-    new_top_b = jnp.maximum(top_b, chunk_top_b)
-    shrink_b = jnp.exp(top_b - new_top_b)
-    e_nb = jnp.exp(logits.others_nb - new_top_b[None])
-    sum_b = sum_b * shrink_b + e_nb.sum(axis=0)
-    if learns_scale:
+    if one_by_one:
+      new_top_b, shrink_b = top_b, jnp.ones_like(top_b)
+      above_nb = logits.others_nb - top_b[None]
+      e_nb = jax.nn.sigmoid(above_nb)
+      sum_b += jax.nn.softplus(above_nb).sum(axis=0)
+      share_sum_b += e_nb.sum(axis=0)
+    else:
+      new_top_b = jnp.maximum(top_b, chunk_top_b)
+      shrink_b = jnp.exp(top_b - new_top_b)
+      e_nb = jnp.exp(logits.others_nb - new_top_b[None])
+      sum_b = sum_b * shrink_b + e_nb.sum(axis=0)
+    if apart:
+      best_b = jnp.maximum(best_b, logits.best_b(examples.scale))
+    else:
+      best_b = new_top_b
+    if needs_cosine:
       cosine_sum_b *= shrink_b
-      cosine_sum_b += (e_nb * logits.cosine_nb).sum(axis=0)
+      cosine_sum_b += (e_nb * logits.seen_nb).sum(axis=0)
 
     def pull():
-      e_kb = logits.spread(e_nb) * logits.inverse_k1
+      e_kb = logits.spread(logits.through(e_nb)) * logits.inverse_k1
       return product(e_kb, w_nk, (0, 0), head)
 
-    # The share in the sum so far is at least the share in the end.
-    share_b = chunk_top_b - new_top_b - jnp.log(sum_b)
+    share_b = chunk_top_b - new_top_b
+    if not one_by_one:  # The share so far is at least the share in the end.
+      share_b -= jnp.log(sum_b)
     pulled, skips = _unless_below(share_b, pull, x_bd.shape, head)
     pulled_bd = pulled_bd * shrink_b[:, None] + pulled
     if rows.is_kept:
       kept = rows.keep(kept, logits.cosine_kb)
-    return new_top_b, sum_b, pulled_bd, cosine_sum_b, kept, skipped + skips
+    return (
+      *(best_b, new_top_b, sum_b, pulled_bd, cosine_sum_b, share_sum_b),
+      *(kept, skipped + skips),
+    )
 
   zeros_b, kept = jnp.zeros(len(y_b)), None
   chunks, size = count_chunks(len(w_rk) // head.sub_centers, head)
@@ -420,10 +532,15 @@ def _walk_forward(x_bd, y_b, w_rk, scale, sample, learns_scale, head):
     kept = count_kept(chunks, size, len(y_b), head)
     kept = jnp.zeros((kept * size * head.sub_centers, len(y_b)))
   start = _varying(
-    (zeros_b + _MASKED, zeros_b, jnp.zeros(x_bd.shape), zeros_b, kept, 0.0)
+    (
+      *(zeros_b + _MASKED, zeros_b, zeros_b, jnp.zeros(x_bd.shape)),
+      *(zeros_b if needs_cosine else None, zeros_b if one_by_one else None),
+      *(kept, 0.0),
+    )
   )
+  start = (start[0], start[1] + (bias if one_by_one else _MASKED), *start[2:])
   *sums, skipped = _walk(len(w_rk), len(y_b), head, step, start)
-  return *sums, skipped / chunks
+  return _Sums(*sums, skipped / chunks, apart)
 
 
 def _weight_slopes_of(rows, w_nk, pull, sample, head):
@@ -433,22 +550,27 @@ def _weight_slopes_of(rows, w_nk, pull, sample, head):
     float32 [n, D] for the n weight rows of this chunk, and whether their
     product was skipped, 1 or 0.
   """
+  examples = _Examples(
+    *(pull.embeddings, pull.labels, pull.scale, pull.threshold, pull.running)
+  )
   logits = _logits(
-    *(pull.embeddings, pull.labels, w_nk, pull.scale),
-    *(rows.classes(sample, head), head),
+    *(examples, w_nk, rows.classes(sample, head), head),
     cosine_kb=rows.kept(pull.kept) if rows.is_kept else None,
   )
   log_share_nb = logits.others_nb - pull.rest[None]
+  share = jax.nn.sigmoid if head.loss.one_by_one else jnp.exp
   slopes_nb = jnp.where(
     logits.is_true_nb,
     pull.true_slope[None],
-    (pull.scale * pull.rest_slope)[None] * jnp.exp(log_share_nb),
+    (pull.scale * pull.rest_slope)[None] * logits.through(share(log_share_nb)),
   )
 
   def pulled():
     slopes_kb = logits.spread(slopes_nb)
-    along_k = jnp.sum(slopes_kb * logits.cosine_kb, axis=1)
     pulled_nk = product(slopes_kb, pull.embeddings, (1, 0), head)
+    if not head.loss.unit_weights:
+      return pulled_nk
+    along_k = jnp.sum(slopes_kb * logits.cosine_kb, axis=1)
     # Of a unit vector: what lies along the weight itself does not count.
     along_k1 = logits.inverse_k1 * along_k[:, None]
     return logits.inverse_k1 * (pulled_nk - w_nk * along_k1)
@@ -561,14 +683,21 @@ class _Logits(NamedTuple):
   Attributes:
     cosine_kb: with every sub-center, float32 [n K, B].
     cosine_nb: with the nearest of each class, float32 [n, B].
+    seen_nb: the same as the loss has them.
+    seen_slope_nb: slope of `seen_nb` in `cosine_nb`; None: 1.
     others_nb: logits, masked where a class does not count or is the true one.
+    counts_nb: where it does and is not.
     is_true_nb: whether it is the true one.
-    inverse_k1: 1 / |w| of every weight row, float32 [n K, 1].
+    inverse_k1: 1 / |w| of every weight row, float32 [n K, 1]; 1 if the loss
+      takes weights as they are.
   """
 
   cosine_kb: jax.Array
   cosine_nb: jax.Array
+  seen_nb: jax.Array
+  seen_slope_nb: jax.Array | None
   others_nb: jax.Array
+  counts_nb: jax.Array
   is_true_nb: jax.Array
   inverse_k1: jax.Array
 
@@ -581,23 +710,44 @@ class _Logits(NamedTuple):
     nearest_nkb = _one_hot_of_largest(cosine_nkb, axis=1)
     return (slopes_nb[:, None] * nearest_nkb).reshape(-1, examples)
 
+  def through(self, slopes_nb):
+    """Takes slopes in what the loss has to slopes in the cosines."""
+    if self.seen_slope_nb is None:
+      return slopes_nb
+    return slopes_nb * self.seen_slope_nb
 
-def _logits(x_bd, y_b, w_nk, scale, classes, head, cosine_kb=None):
+  def best_b(self, scale_b):
+    """The largest logit of each example before the loss changes any."""
+    logits_nb = scale_b[None] * self.cosine_nb
+    return jnp.where(self.counts_nb, logits_nb, _MASKED).max(axis=0)
+
+
+def _logits(examples, w_nk, classes, head, cosine_kb=None):
   class_n, log_weight_n = classes
-  inverse_k1 = _inverse_length(w_nk)
+  inverse_k1 = jnp.ones((len(w_nk), 1))
+  if head.loss.unit_weights:
+    inverse_k1 = _inverse_length(w_nk)
   if cosine_kb is None:
-    cosine_kb = product(w_nk, x_bd, (1, 1), head) * inverse_k1
+    cosine_kb = product(w_nk, examples.embeddings, (1, 1), head) * inverse_k1
   cosine_nb = cosine_kb
   if head.sub_centers > 1:
     by_class = cosine_kb.reshape(len(class_n), head.sub_centers, -1)
     cosine_nb = by_class.max(axis=1)
-  is_true_nb = class_n[:, None] == y_b[None]
+  is_true_nb = class_n[:, None] == examples.labels[None]
   counts_nb = (class_n >= 0)[:, None] & ~is_true_nb
   if head.ignore_above < 1:
     counts_nb &= cosine_nb <= head.ignore_above
-  logits_nb = scale * cosine_nb + log_weight_n[:, None]
-  logits_nb = jnp.where(counts_nb, logits_nb, _MASKED)
-  return _Logits(cosine_kb, cosine_nb, logits_nb, is_true_nb, inverse_k1)
+  seen_nb, seen_slope_nb = cosine_nb, None
+  if head.loss.hardens:
+    seen_nb, seen_slope_nb = head.loss.harden(
+      cosine_nb, examples.threshold, examples.running
+    )
+  logits_nb = examples.scale[None] * seen_nb + log_weight_n[:, None]
+  return _Logits(
+    *(cosine_kb, cosine_nb, seen_nb, seen_slope_nb),
+    jnp.where(counts_nb, logits_nb, _MASKED),
+    *(counts_nb, is_true_nb, inverse_k1),
+  )
 
 
 def product(left, right, axes, head):
@@ -670,14 +820,24 @@ def _unit(v_nd: jax.Array) -> jax.Array:
   return v_nd * _inverse_length(v_nd)
 
 
-def _varying(tree):
-  return lax.pcast(tree, ("data", "model"), to="varying")
+def _unit_and_length(v_nd: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The same, and the lengths that they had."""
+  inverse_n1 = _inverse_length(v_nd)
+  return v_nd * inverse_n1, 1 / inverse_n1[:, 0]
+
+
+def _varying(tree, axes=("data", "model")):
+  return lax.pcast(tree, axes, to="varying")
 
 
 def _spec(leaf) -> P:
   return CLASSES if leaf.ndim else REPLICATED
 
 
-def _pull_spec(pull: Pull) -> Pull:
-  kept = None if pull.kept is None else P("model", "data")
-  return Pull(*(_EXAMPLES,) * 5, scale=REPLICATED, kept=kept)
+def _pull_spec(head: Head) -> Pull:
+  return Pull(
+    *(_EXAMPLES,) * 6,
+    threshold=_EXAMPLES if head.loss.hardens else None,
+    running=REPLICATED,
+    kept=P("model", "data") if head.keep_bytes else None,
+  )

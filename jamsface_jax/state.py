@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jamsface_jax import head as head_lib
 from jamsface_jax import models, sharding
 from jamsface_jax.compiling import options_to_run_once
+from jamsface_jax.losses import Running, make_loss
 from jamsface_jax.optimizer import (
   Optimizers,
   make_optimizers,
@@ -29,6 +30,7 @@ class TrainState(flax.struct.PyTreeNode):
     params: `backbone` (replicated) and `head` (split by class), float32.
     batch_stats: running statistics of the backbone, float32.
     opt_state: of the optimizers, each leaf sharded as its parameter.
+    running: what the loss remembers, float32 scalars by name.
     rejected: steps whose loss or gradient was not finite, which changed nothing
       else: int32 [2], in all and in a row.
   """
@@ -37,6 +39,7 @@ class TrainState(flax.struct.PyTreeNode):
   params: Any
   batch_stats: Any
   opt_state: Any
+  running: Running
   rejected: jax.Array
 
 
@@ -94,9 +97,9 @@ def make_head(config: ConfigDict, num_classes: int) -> head_lib.Head:
     sub_centers=settings.sub_centers,
     scale=settings.scale,
     learn_scale=settings.learn_scale,
+    loss=make_loss(settings),
     angular=margin("angular"),
     cosine=margin("cosine"),
-    smooth=settings.continuation == "smooth",
     ignore_above=settings.ignore_above,
     sample_rate=settings.sample_rate,
     weigh_sample=settings.weigh_sample,
@@ -139,6 +142,10 @@ def make_init(parts: Parts, image_size: int, mesh: Mesh):
       params=params,
       batch_stats=variables["batch_stats"],
       opt_state=parts.optimizers.init(params),
+      running={
+        name: jnp.float32(value)
+        for name, value in parts.head.loss.start(parts.head.num_classes).items()
+      },
       rejected=jnp.zeros(2, jnp.int32),
     )
 

@@ -89,7 +89,7 @@ def train_step(
     The next state, and float32 scalars by their name in `metrics.jsonl`.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
-  augment_key, dropout_key = jax.random.split(key)
+  augment_key, forward_key = jax.random.split(key)
   images = augmentation.normalize(batch["images"])
   images = augmentation.augment(augment_key, images, **augment)
   old, old_opt = state.params, state.opt_state
@@ -99,7 +99,10 @@ def train_step(
     sample_key = jax.random.fold_in(key, 2)
     sample = negatives.draw(sample_key, batch["labels"], parts.head, mesh)
 
-  def forward_and_back(batch_stats, images, labels, dropout_key):
+  def forward_and_back(statistics, images, labels, key):
+    batch_stats, running = statistics
+    dropout_key, loss_key = jax.random.split(key)
+
     def embed(params):
       embeddings, updated = parts.model.apply(
         {"params": params, "batch_stats": batch_stats},
@@ -114,7 +117,11 @@ def train_step(
       embed, old["backbone"], has_aux=True
     )
     loss = softmax.loss(
-      old["head"], embeddings, labels, sample=sample, **on_head
+      *(old["head"], embeddings, labels),
+      running=running,
+      key=loss_key,
+      sample=sample,
+      **on_head,
     )
     metrics = {
       "train/cross_entropy": loss.cross_entropy.mean(),
@@ -125,19 +132,20 @@ def train_step(
       weights = softmax.weight_slopes(old["head"], loss.pull, **on_head)
     (backbone,) = pull_back(loss.embedding_slopes)
     slopes = _Slopes(backbone, loss.small_slopes, weights, metrics)
-    return batch_stats, slopes, loss
+    return (batch_stats, loss.running), slopes, loss
 
+  statistics = (state.batch_stats, state.running)
   if accumulation == 1:
-    batch_stats, slopes, loss = forward_and_back(
-      state.batch_stats, images, batch["labels"], dropout_key
+    statistics, slopes, loss = forward_and_back(
+      statistics, images, batch["labels"], forward_key
     )
   else:
-    batch_stats, slopes = _accumulate(
+    statistics, slopes = _accumulate(
       lambda *inputs: forward_and_back(*inputs)[:2],
-      state.batch_stats,
+      statistics,
       sharding.split_batch(images, accumulation, mesh),
       sharding.split_batch(batch["labels"], accumulation, mesh),
-      jax.random.split(dropout_key, accumulation),
+      jax.random.split(forward_key, accumulation),
     )
 
   metrics = slopes.metrics
@@ -177,19 +185,24 @@ def train_step(
       *(old_opt["head"]["weights"], old["head"][WEIGHTS]),
     )
 
+  batch_stats, running = _choose(
+    accept, statistics, (state.batch_stats, state.running)
+  )
   in_all, in_a_row = state.rejected
   next_state = TrainState(
     step=state.step + 1,
     params={"backbone": backbone, "head": {WEIGHTS: weights, **small}},
-    batch_stats=_choose(accept, batch_stats, state.batch_stats),
+    batch_stats=batch_stats,
     opt_state={
       "backbone": backbone_opt,
       "head": {"weights": weights_opt, "small": small_opt},
     },
+    running=running,
     rejected=jnp.stack([in_all + ~accept, jnp.where(accept, 0, in_a_row + 1)]),
   )
   statistics = head_lib.margin_statistics(next_state.params["head"], parts.head)
   metrics |= {f"train/{name}": value for name, value in statistics.items()}
+  metrics |= {f"train/loss_{name}": value for name, value in running.items()}
   metrics |= {
     "train/learning_rate": jnp.float32(parts.schedule(state.step)),
     "train/gradient_norm": jnp.hypot(backbone_norm, weight_norm),
@@ -210,20 +223,20 @@ def _choose(accept, new, old):
   return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
 
 
-def _accumulate(slopes_of, batch_stats, images, labels, keys):
+def _accumulate(slopes_of, statistics, images, labels, keys):
   """Mean slopes of micro-batches, one after the other."""
   parts = len(images)
 
   def step(carry, inputs):
-    batch_stats, total = carry
-    batch_stats, new = slopes_of(batch_stats, *inputs)
-    return (batch_stats, jax.tree.map(jnp.add, total, new)), None
+    statistics, total = carry
+    statistics, new = slopes_of(statistics, *inputs)
+    return (statistics, jax.tree.map(jnp.add, total, new)), None
 
-  shapes = jax.eval_shape(
-    slopes_of, batch_stats, images[0], labels[0], keys[0]
-  )[1]
+  shapes = jax.eval_shape(slopes_of, statistics, images[0], labels[0], keys[0])[
+    1
+  ]
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  (batch_stats, total), _ = jax.lax.scan(
-    step, (batch_stats, zeros), (images, labels, keys)
+  (statistics, total), _ = jax.lax.scan(
+    step, (statistics, zeros), (images, labels, keys)
   )
-  return batch_stats, jax.tree.map(lambda x: x / parts, total)
+  return statistics, jax.tree.map(lambda x: x / parts, total)

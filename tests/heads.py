@@ -6,21 +6,21 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jamsface_jax import head as head_lib
-from jamsface_jax import sharding
+from jamsface_jax import losses, sharding
 from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS
 
 FROZEN = {"learned": False, "rule": "mean", "upper": 1.0, "strength": 0.0}
 SIZE = 16
 
 
-def make_head(classes=37, multiple=8, chunk=3, **changes):
+def make_head(classes=37, multiple=8, chunk=3, smooth=True, **changes):
   settings = {
+    "loss": losses.Joint(smooth=smooth, straight_through=False),
     "sub_centers": 1,
     "scale": 8.0,
     "learn_scale": False,
     "angular": head_lib.Margin(0.3, True, "mean", 0.8, 0.0),
     "cosine": head_lib.Margin(0.2, True, "mean", 0.6, 0.0),
-    "smooth": True,
     "ignore_above": 1.0,
     "sample_rate": 1.0,
     "weigh_sample": False,
@@ -98,7 +98,7 @@ def dense(params, embeddings, labels, head, classes=None, log_weights=None):
   target = jnp.einsum("bd,bkd->bk", x, w[labels]).max(axis=1)
   a, c = params[ANGULAR][labels], params[COSINE][labels]
   theta = jnp.arccos(target)
-  if head.smooth:
+  if head.loss.smooth:
     beyond = -2 - jnp.cos(theta + a)
   else:
     beyond = jnp.cos(theta) - a * jnp.sin(a)

@@ -17,6 +17,7 @@ from jamsface_jax import head as head_lib
 from jamsface_jax import negatives, sharding, softmax
 from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS
 
+START = {"running": {}, "key": jax.random.key(7)}
 SGD = optax.chain(
   optax.add_decayed_weights(0.01), optax.sgd(lambda step: 0.5, momentum=0.9)
 )
@@ -36,7 +37,9 @@ def slopes_of(mesh, head, inputs):
 
   @jax.jit
   def run(params, embeddings, labels):
-    loss = softmax.loss(params, embeddings, labels, head=head, mesh=mesh)
+    loss = softmax.loss(
+      params, embeddings, labels, **START, head=head, mesh=mesh
+    )
     weights = softmax.weight_slopes(params, loss.pull, head=head, mesh=mesh)
     slopes = {WEIGHTS: weights, **loss.small_slopes}
     return loss.cross_entropy, (slopes, loss.embedding_slopes)
@@ -166,7 +169,7 @@ def test_any_combination_matches_dense(data):
     if head.sample_rate < 1:
       sample = negatives.draw(jax.random.key(0), batch[1], head, mesh)
     on_head = {"head": head, "mesh": mesh, "sample": sample}
-    loss = softmax.loss(params, *batch, **on_head)
+    loss = softmax.loss(params, *batch, **START, **on_head)
     new = softmax.update_weights(
       *(params, one_step.init(params[WEIGHTS]), loss.pull, jnp.array(True)),
       optimizer=one_step,
@@ -222,7 +225,11 @@ def updated(mesh, head, inputs, *, steps=2, clip_norm=0.0, accept=True):
     if head.sample_rate < 1:
       sample = negatives.draw(key, labels, head, mesh)
     loss = softmax.loss(
-      params, embeddings, labels, head=head, mesh=mesh, sample=sample
+      *(params, embeddings, labels),
+      **START,
+      head=head,
+      mesh=mesh,
+      sample=sample,
     )
     return loss, softmax.update_weights(
       *(params, opt_state, loss.pull, jnp.array(accept)),
@@ -356,7 +363,7 @@ def test_frozen_margins_are_the_published_losses(angular, cosine, published):
   rng = np.random.default_rng(1)
   embeddings, labels = rng.normal(size=(16, 16)), rng.integers(0, 37, 16)
   embeddings[::2] += 200 * params[WEIGHTS][labels[::2]]  # Half are right.
-  loss = jax.jit(partial(softmax.loss, head=head, mesh=mesh))(
+  loss = jax.jit(partial(softmax.loss, **START, head=head, mesh=mesh))(
     *put(mesh, params, embeddings, labels)
   )
   x = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -390,7 +397,9 @@ def test_fixed_point_gives_poor_classes_the_larger_margins():
 
   @jax.jit
   def step(params):
-    loss = softmax.loss(params, embeddings, labels, head=head, mesh=mesh)
+    loss = softmax.loss(
+      params, embeddings, labels, **START, head=head, mesh=mesh
+    )
     moved = params[ANGULAR] - 0.05 * loss.small_slopes[ANGULAR]
     return head_lib.constrain(params | {ANGULAR: moved}, head)
 
@@ -408,7 +417,7 @@ def compiled(mesh, head, batch):
     if head.sample_rate < 1:
       sample = negatives.draw(jax.random.key(0), labels, head, mesh)
     options = {"head": head, "mesh": mesh, "sample": sample}
-    loss = softmax.loss(params, embeddings, labels, **options)
+    loss = softmax.loss(params, embeddings, labels, **START, **options)
     new = softmax.update_weights(
       *(params, opt_state, loss.pull, accept),
       optimizer=SGD,
