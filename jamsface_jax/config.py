@@ -7,6 +7,7 @@ has another default anywhere.
 import json
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -74,6 +75,7 @@ def base_config() -> ConfigDict:
   config.head.scale = 64.0  # Of the cosines in the softmax.
   config.head.angular_margin = 0.3  # Radians: first value, and mean if held.
   config.head.cosine_margin = 0.2  # Likewise, in the cosine space.
+  config.head.margin_power = 0.0  # First margins fall as (class size)^-this.
   config.head.learn_angular = True  # False: frozen at the first value.
   config.head.learn_cosine = True  # Likewise.
   config.head.margin_rule = "mean"  # Hold the means (ours), or "lambda".
@@ -96,19 +98,31 @@ def base_config() -> ConfigDict:
   config.head.chunk_classes = 0  # Classes walked at once; 0: as suits devices.
   config.head.keep_mib = 256  # Room for cosines kept for the backward.
   config.head.product_dtype = "float32"  # Or "bfloat16": the big product.
-  # Of the loss of that name, in the letters of its paper.
-  config.head.combined = ConfigDict({"m": 1.0})
-  config.head.sphereface = ConfigDict(
-    {"m": 4.0, "lambda_min": 5.0, "lambda_max": 1000.0}
-  )
-  config.head.mv_softmax = ConfigDict({"t": 1.2})
-  config.head.curricularface = ConfigDict({"momentum": 0.01})
-  config.head.magface = ConfigDict(
-    {"l_a": 10.0, "u_a": 110.0, "l_m": 0.45, "u_m": 0.8, "lambda_g": 35.0}
-  )
-  config.head.adaface = ConfigDict({"h": 0.333, "momentum": 0.01})
-  config.head.elasticface = ConfigDict({"deviation": 0.05, "space": "angular"})
-  config.head.uniface = ConfigDict({"weight": 1.0})
+  # Below: of the loss of that name, in the letters of its paper.
+  config.head.combined = ConfigDict()
+  config.head.combined.m = 1.0  # Multiplies the angle.
+  config.head.sphereface = ConfigDict()
+  config.head.sphereface.m = 4.0  # Multiplies the angle.
+  config.head.sphereface.lambda_max = 1000.0  # First weight of cos t.
+  config.head.sphereface.lambda_min = 5.0  # Last weight of cos t.
+  config.head.mv_softmax = ConfigDict()
+  config.head.mv_softmax.t = 1.2  # Hard classes: t cos + t - 1.
+  config.head.curricularface = ConfigDict()
+  config.head.curricularface.momentum = 0.01  # Share of a step in t.
+  config.head.magface = ConfigDict()
+  config.head.magface.l_a = 10.0  # Smallest length of an embedding.
+  config.head.magface.u_a = 110.0  # Largest length.
+  config.head.magface.l_m = 0.45  # Margin of the smallest, radians.
+  config.head.magface.u_m = 0.8  # Margin of the largest, radians.
+  config.head.magface.lambda_g = 35.0  # Strength of the penalty on lengths.
+  config.head.adaface = ConfigDict()
+  config.head.adaface.h = 0.333  # Multiplies the standardised length.
+  config.head.adaface.momentum = 0.01  # Share of a step in the statistics.
+  config.head.elasticface = ConfigDict()
+  config.head.elasticface.deviation = 0.05  # Of the drawn margins.
+  config.head.elasticface.space = "angular"  # Or "cosine": which is drawn.
+  config.head.uniface = ConfigDict()
+  config.head.uniface.weight = 1.0  # Of the other classes.
 
   config.optimizer = ConfigDict()
   config.optimizer.learning_rate = 0.1  # Of SGD, at `reference_batch`.
@@ -149,6 +163,57 @@ def base_config() -> ConfigDict:
   return config
 
 
+def _fixed(angular: float, cosine: float, **more) -> dict[str, Any]:
+  return {
+    "loss": "joint",
+    "angular_margin": angular,
+    "cosine_margin": cosine,
+    "margin_power": 0.0,
+    "learn_angular": False,
+    "learn_cosine": False,
+    "continuation": "published",
+    "straight_through": False,
+    **more,
+  }
+
+
+# Losses by the word that chooses one as a variant of any recipe, with the
+# margins of their papers where these give one. Scales are left to the recipe,
+# since they belong to the number of classes, but for losses that fix theirs.
+PUBLISHED = {
+  "softmax": _fixed(0.0, 0.0, loss="softmax"),
+  "normface": _fixed(0.0, 0.0),
+  "sphereface": _fixed(0.0, 0.0, loss="sphereface"),
+  # Multiplier and scale of the authors' public code.
+  "sphereface_r": _fixed(0.0, 0.0, loss="combined", straight_through=True)
+  | {"combined.m": 1.7, "scale": 30.0},
+  "cosface": _fixed(0.0, 0.35),
+  "arcface": _fixed(0.5, 0.0),
+  "fixed_joint": _fixed(0.3, 0.2, continuation="smooth"),
+  # (m1, m2, m3) of ArcFace's section on combined margins.
+  "combined": _fixed(0.3, 0.2, loss="combined") | {"combined.m": 1.0},
+  "adacos": _fixed(0.0, 0.0, loss="adacos"),
+  # Strength, scale and bounds of its one public implementation, FaceX-Zoo's,
+  # whose margins move at the rate of all parameters.
+  "adaptiveface": _fixed(0.0, 0.35)
+  | {"learn_cosine": True, "margin_rule": "lambda", "cosine_lambda": 70.0}
+  | {"cosine_max": 1.0, "margin_rate": 1.0, "scale": 32.0},
+  "ldam": _fixed(0.0, 0.5, margin_power=0.25),
+  "mv_softmax": _fixed(0.5, 0.0, loss="mv_softmax") | {"mv_softmax.t": 1.2},
+  "curricularface": _fixed(0.5, 0.0, loss="curricularface"),
+  "magface": _fixed(0.0, 0.0, loss="magface"),
+  "adaface": _fixed(0.0, 0.4, loss="adaface"),
+  "elasticface": _fixed(0.5, 0.0, loss="elasticface")
+  | {"elasticface.deviation": 0.05, "elasticface.space": "angular"},
+  "elasticface_cos": _fixed(0.0, 0.35, loss="elasticface")
+  | {"elasticface.deviation": 0.05, "elasticface.space": "cosine"},
+  "uniface": _fixed(0.0, 0.4, loss="uniface"),
+  "jamsface": _fixed(0.3, 0.2, continuation="smooth")
+  | {"learn_angular": True, "learn_cosine": True, "margin_rule": "mean"}
+  | {"margin_rate": 0.02, "angular_max": 0.8, "cosine_max": 0.6},
+}
+
+
 def tiny(config: ConfigDict) -> ConfigDict:
   """Shrinks a recipe so that it runs anywhere in seconds, on noise images.
 
@@ -180,23 +245,29 @@ def choose_variant(
   variant: str,
   variants: Mapping[str, Callable[[ConfigDict], ConfigDict]],
 ) -> ConfigDict:
-  """Applies the variant of a recipe that `--config=FILE:VARIANT` names.
+  """Applies the variants of a recipe that `--config=FILE:VARIANT` names.
 
   Args:
     config: the recipe; it is the variant "full".
-    variant: "full", "tiny" or a key of `variants`.
+    variant: "full", "tiny", a loss of `PUBLISHED` or a key of `variants`; or
+      several with commas between.
     variants: further ones, each a change of the recipe.
 
   Raises:
     InputError: there is no such variant.
   """
   changes = {"full": lambda same: same, "tiny": tiny, **variants}
-  if variant not in changes:
-    raise InputError(
-      f"--config: variant {variant!r} is unknown: use one of"
-      f" {', '.join(changes)}."
-    )
-  return changes[variant](config)
+  for word in variant.split(","):
+    if word in PUBLISHED:
+      config.head.update_from_flattened_dict(PUBLISHED[word])
+    elif word in changes:
+      config = changes[word](config)
+    else:
+      raise InputError(
+        f"--config: variant {word!r} is unknown: use one of"
+        f" {', '.join(changes)}, or a loss: {', '.join(PUBLISHED)}."
+      )
+  return config
 
 
 def validate(config: ConfigDict) -> None:
@@ -230,6 +301,7 @@ def validate(config: ConfigDict) -> None:
     "augment.random_changes",
     "head.angular_margin",
     "head.cosine_margin",
+    "head.margin_power",
     "head.margin_rate",
     "optimizer.momentum",
     "optimizer.weight_decay",

@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
@@ -36,8 +37,12 @@ class Margin:
   """How one of the two margins of every class behaves.
 
   Attributes:
-    initial: its first value (radians for the angular one); its last one too if
-      it is not learned; and the mean over classes that rule "mean" holds.
+    initial: its first value (radians for the angular one), of the smallest
+      class if `power` is not 0; its last one too if it is not learned; and the
+      mean over classes that rule "mean" holds.
+    power: first values fall as (n_min / n_j)^power with the images n_j of a
+      class; 1/4 with a cosine margin is LDAM (https://arxiv.org/abs/1906.07413),
+      its constant chosen by the largest margin as in its public code.
     learned: whether the gradient moves it.
     rule: "mean" projects the margins, after each step, on those with mean
       `initial` (ours); "lambda" subtracts `strength` times their mean from the
@@ -47,10 +52,18 @@ class Margin:
   """
 
   initial: float
+  power: float
   learned: bool
   rule: str
   upper: float
   strength: float
+
+  def first(self, class_sizes: np.ndarray | None) -> float | np.ndarray:
+    """First margins: one number for all, or float32 [N]."""
+    if not self.power:
+      return self.initial
+    sizes = np.asarray(class_sizes, np.float64)
+    return (self.initial * (sizes.min() / sizes) ** self.power).astype("f4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +134,9 @@ def check_mesh(head: Head, mesh: Mesh) -> None:
     )
 
 
-def init(key: jax.Array, head: Head, mesh: Mesh) -> HeadParams:
+def init(
+  key: jax.Array, head: Head, mesh: Mesh, class_sizes: np.ndarray | None = None
+) -> HeadParams:
   """Makes the parameters: weights N(0, 0.01), margins at their initial value.
 
   Args:
@@ -129,6 +144,7 @@ def init(key: jax.Array, head: Head, mesh: Mesh) -> HeadParams:
       the same on every mesh.
     head: what is fixed about the head.
     mesh: the (data, model) mesh.
+    class_sizes: images of each class, [N]; needed by margins that fall with it.
 
   Returns:
     `weights` float32 [C K, D], the K rows of a class in a row;
@@ -136,7 +152,12 @@ def init(key: jax.Array, head: Head, mesh: Mesh) -> HeadParams:
     `log_scale` if the scale is learned, `bias` if the loss has one. Padded rows
     are zero, and the first axis is split by class.
   """
-  real_c = _is_real(head)
+
+  def first(margin):
+    values = jnp.asarray(margin.first(class_sizes), jnp.float32)
+    values = jnp.broadcast_to(values, head.num_classes)
+    return jnp.pad(values, (0, head.padded_classes - head.num_classes))
+
   params = {
     WEIGHTS: jax.shard_map(
       partial(_draw_weights, head=head),
@@ -144,9 +165,8 @@ def init(key: jax.Array, head: Head, mesh: Mesh) -> HeadParams:
       in_specs=REPLICATED,
       out_specs=CLASSES,
     )(key),
-    # A Python number would leave a weak type, and a second compilation.
-    ANGULAR: jnp.where(real_c, jnp.float32(head.angular.initial), 0.0),
-    COSINE: jnp.where(real_c, jnp.float32(head.cosine.initial), 0.0),
+    ANGULAR: first(head.angular),
+    COSINE: first(head.cosine),
   }
   if head.learn_scale:
     params[LOG_SCALE] = jnp.log(jnp.float32(head.scale))

@@ -7,6 +7,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -84,6 +85,7 @@ def make_head(config: ConfigDict, num_classes: int) -> head_lib.Head:
   def margin(kind: str) -> head_lib.Margin:
     return head_lib.Margin(
       initial=settings[f"{kind}_margin"],
+      power=settings.margin_power,
       learned=settings[f"learn_{kind}"],
       rule=settings.margin_rule,
       upper=settings[f"{kind}_max"],
@@ -127,7 +129,12 @@ def init_backbone(key: jax.Array, model: nn.Module, image_size: int) -> Any:
   return model.init(key, images, train=False)
 
 
-def make_init(parts: Parts, image_size: int, mesh: Mesh):
+def make_init(
+  parts: Parts,
+  image_size: int,
+  mesh: Mesh,
+  class_sizes: np.ndarray | None = None,
+):
   """Returns the pure function from a key to the first state."""
 
   def init(key: jax.Array) -> TrainState:
@@ -135,7 +142,7 @@ def make_init(parts: Parts, image_size: int, mesh: Mesh):
     variables = init_backbone(backbone_key, parts.model, image_size)
     params = {
       "backbone": variables["params"],
-      "head": head_lib.init(head_key, parts.head, mesh),
+      "head": head_lib.init(head_key, parts.head, mesh, class_sizes),
     }
     return TrainState(
       step=jnp.int32(0),
@@ -169,14 +176,26 @@ def state_shapes(parts: Parts, image_size: int, mesh: Mesh) -> TrainState:
 
 
 def create_state(
-  seed: int, parts: Parts, image_size: int, mesh: Mesh
+  seed: int,
+  parts: Parts,
+  image_size: int,
+  mesh: Mesh,
+  class_sizes: np.ndarray | None = None,
 ) -> TrainState:
-  """Makes the first state, born sharded: no device ever holds it whole."""
+  """Makes the first state, born sharded: no device ever holds it whole.
+
+  Args:
+    seed: of the initial values.
+    parts: of the run.
+    image_size: pixels along a side.
+    mesh: the (data, model) mesh.
+    class_sizes: images of each class; see `Margin.power`.
+  """
   shardings = jax.tree.map(
     lambda shape: shape.sharding, state_shapes(parts, image_size, mesh)
   )
   init = jax.jit(
-    make_init(parts, image_size, mesh),
+    make_init(parts, image_size, mesh, class_sizes),
     out_shardings=shardings,
     compiler_options=options_to_run_once(),
   )

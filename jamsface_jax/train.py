@@ -121,7 +121,8 @@ def train(
     closing.callback(checkpoints.close)
     metadata = describe(config, source, beginning)
     state, first, stored = begin(
-      config, parts, mesh, checkpoints, metadata, beginning
+      *(config, parts, mesh, source.class_sizes),
+      *(checkpoints, metadata, beginning),
     )
     goodput.resume(stored.get("goodput", {}))
     writer = MetricWriter(workdir, first) if main_process else None
@@ -245,6 +246,7 @@ def begin(
   config: ConfigDict,
   parts: Parts,
   mesh: Mesh,
+  class_sizes: np.ndarray,
   checkpoints: Checkpoints,
   metadata: Mapping[str, Any],
   beginning: FineTune | None,
@@ -259,7 +261,9 @@ def begin(
   """
   step = checkpoints.newest_sound()
   if step is None:
-    state = create_state(config.seed, parts, config.data.image_size, mesh)
+    state = create_state(
+      *(config.seed, parts, config.data.image_size, mesh), class_sizes
+    )
     if beginning:
       state = fine_tune.begin_with(beginning, state, config, parts, mesh)
     return state, 0, {}

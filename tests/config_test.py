@@ -48,12 +48,38 @@ def test_unknown_variant(name):
     recipe(name, "huge")
 
 
+@pytest.mark.parametrize("word", config_lib.PUBLISHED)
+def test_any_recipe_with_any_loss(word):
+  config = recipe("ms1m_r100", f"tiny,{word}")
+  config_lib.validate(config)
+  assert config.data.image_size == 32
+  before = recipe("ms1m_r100").head.to_dict()
+  for name, value in config_lib.PUBLISHED[word].items():
+    stored = config.head.to_dict()
+    for part in name.split("."):
+      stored = stored[part]
+    assert stored == value
+  # ms1m_r100 is JAMsFace as it stands.
+  assert (recipe("ms1m_r100", word).head.to_dict() == before) == (
+    word == "jamsface"
+  )
+
+
+def test_weighed_samples_have_no_meaning_one_by_one():
+  config = recipe("demo", "uniface")
+  config.head.weigh_sample = True
+  with pytest.raises(InputError, match="set head.weigh_sample=False"):
+    config_lib.validate(config)
+
+
 @pytest.mark.parametrize(
   ("setting", "value", "says"),
   [
     ("data.batch_size", 0, "above 0"),
     ("optimizer.weight_decay", -1.0, "negative"),
     ("head.margin_rule", "median", "one of mean, lambda"),
+    ("head.loss", "arcface", "one of joint, softmax"),
+    ("head.elasticface.space", "both", "one of angular, cosine"),
     ("schedule.decay", "linear", "one of polynomial"),
     ("head.angular_margin", 0.9, "above head.angular_max"),
     ("head.cosine_max", 0.1, "above head.cosine_max"),

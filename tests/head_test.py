@@ -37,6 +37,22 @@ def test_first_values_are_the_same_on_every_mesh(
   np.testing.assert_allclose(got[head_lib.LOG_SCALE], np.log(8.0))
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_first_margins_fall_with_the_class_as_ldam_s(mesh, learned):
+  sizes = np.random.default_rng(0).integers(3, 500, 37)
+  sizes[5] = 2
+  head = make_head(
+    angular=head_lib.Margin(0.0, **FROZEN),
+    cosine=head_lib.Margin(0.5, 0.25, learned, "mean", 0.6, 0.0),
+  )
+  got = jax.jit(
+    lambda key: head_lib.init(key, head, mesh, sizes)[head_lib.COSINE]
+  )(jax.random.key(0))
+  want = np.zeros(40)
+  want[:37] = 1 / sizes**0.25
+  np.testing.assert_allclose(got, want * 0.5 / want.max(), rtol=1e-6)
+
+
 def test_first_values_need_little_more_memory_than_they_take():
   mesh = sharding.make_mesh(-1)
   head = make_head(classes=1_000_000, multiple=8)
@@ -62,7 +78,7 @@ def test_hold_mean_is_the_projection(mesh, seed):
   rng = np.random.default_rng(seed)
   head = make_head(classes=101, multiple=64)
   margin = head_lib.Margin(
-    [0.3, 0.02, 0.75, 0.0, 0.8][seed], True, "mean", 0.8, 0
+    [0.3, 0.02, 0.75, 0.0, 0.8][seed], 0.0, True, "mean", 0.8, 0
   )
   m_c = np.zeros(head.padded_classes)
   m_c[:101] = rng.normal(0.3, 0.5, 101)
@@ -87,7 +103,7 @@ def test_hold_mean_is_the_projection(mesh, seed):
 
 def test_learned_margins_stay_in_their_box_under_rough_steps():
   for rule in ("mean", "lambda"):
-    head = make_head(angular=head_lib.Margin(0.3, True, rule, 0.8, 1.0))
+    head = make_head(angular=head_lib.Margin(0.3, 0.0, True, rule, 0.8, 1.0))
     params = head_lib.init(jax.random.key(0), head, sharding.make_mesh(1))
     constrain = jax.jit(partial(head_lib.constrain, head=head))
     rng = np.random.default_rng(0)
@@ -104,8 +120,8 @@ def test_learned_margins_stay_in_their_box_under_rough_steps():
 
 def test_reward_is_lambda_times_the_mean_of_real_classes(mesh):
   head = make_head(
-    angular=head_lib.Margin(0.3, True, "lambda", 0.8, 5.0),
-    cosine=head_lib.Margin(0.2, True, "lambda", 0.6, 2.0),
+    angular=head_lib.Margin(0.3, 0.0, True, "lambda", 0.8, 5.0),
+    cosine=head_lib.Margin(0.2, 0.0, True, "lambda", 0.6, 2.0),
   )
   params, embeddings, labels = random_inputs(head, 8)
   sharded, _, _ = put(mesh, params, embeddings, labels)

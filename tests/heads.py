@@ -9,7 +9,10 @@ from jamsface_jax import head as head_lib
 from jamsface_jax import losses, sharding
 from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS
 
-FROZEN = {"learned": False, "rule": "mean", "upper": 1.0, "strength": 0.0}
+FROZEN = {"power": 0.0, "learned": False, "rule": "mean"} | {
+  "upper": 1.0,
+  "strength": 0.0,
+}
 SIZE = 16
 
 
@@ -19,8 +22,8 @@ def make_head(classes=37, multiple=8, chunk=3, smooth=True, **changes):
     "sub_centers": 1,
     "scale": 8.0,
     "learn_scale": False,
-    "angular": head_lib.Margin(0.3, True, "mean", 0.8, 0.0),
-    "cosine": head_lib.Margin(0.2, True, "mean", 0.6, 0.0),
+    "angular": head_lib.Margin(0.3, 0.0, True, "mean", 0.8, 0.0),
+    "cosine": head_lib.Margin(0.2, 0.0, True, "mean", 0.6, 0.0),
     "ignore_above": 1.0,
     "sample_rate": 1.0,
     "weigh_sample": False,

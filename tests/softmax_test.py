@@ -384,7 +384,7 @@ def test_fixed_point_gives_poor_classes_the_larger_margins():
   head = make_head(
     classes=8,
     scale=16.0,
-    angular=head_lib.Margin(0.3, True, "mean", 1.0, 0.0),
+    angular=head_lib.Margin(0.3, 0.0, True, "mean", 1.0, 0.0),
     cosine=head_lib.Margin(initial=0.0, **FROZEN),
   )
   rng = np.random.default_rng(0)
