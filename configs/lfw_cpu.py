@@ -7,18 +7,16 @@ Data (images aligned to 112x112, LFW's own lists):
         --identities=peopleDevTest.txt --pairs=pairsDevTest.txt
 Run:
     python -m jamsface_jax.main --config=configs/lfw_cpu.py --workdir=W
-Plain softmax, the same in everything else: --config=configs/lfw_cpu.py:softmax
+Another loss, the same in everything else: --config=configs/lfw_cpu.py:normface
 No data: --config=configs/lfw_cpu.py:tiny
 Time and result: see the README.
 """
-
-from ml_collections import ConfigDict
 
 from jamsface_jax.config import base_config, choose_variant
 
 
 def get_config(variant: str = "full"):
-  """Returns the settings; `variant` is "full", "softmax" or "tiny"."""
+  """Returns the settings; `variant` is "full" or "tiny"."""
   config = base_config()
   config.data.directory = "data/lfw_train"
   config.data.image_size = 56
@@ -42,11 +40,4 @@ def get_config(variant: str = "full"):
   config.checkpoint.every = 500
   config.evaluation.data = "data/lfw_dev_test"
   config.evaluation.every = 500
-  return choose_variant(config, variant, {"softmax": softmax})
-
-
-def softmax(config: ConfigDict) -> ConfigDict:
-  """Takes the margins away."""
-  config.head.angular_margin = config.head.cosine_margin = 0.0
-  config.head.learn_angular = config.head.learn_cosine = False
-  return config
+  return choose_variant(config, variant, {})

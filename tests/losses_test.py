@@ -5,6 +5,8 @@ nothing but the batch, from the formulas, not from `losses`.
 """
 
 import math
+import pathlib
+import re
 from functools import partial
 
 import jax
@@ -138,6 +140,21 @@ def uniface(params, x, y, scale, **_):
   return jnp.log(1 + jnp.exp(b - scale * phi)) + 0.7 * others.sum(axis=1), {}
 
 
+def li_arcface():
+  """The class that CONTRIBUTING.md shows."""
+  text = (pathlib.Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+  names = dict(vars(losses))
+  exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+  return names["LiArcFace"]()
+
+
+def linear(params, x, y, scale, **_):
+  theta = jnp.arccos(cosines(params, x))
+  logits = scale * (1 - 2 * theta / jnp.pi)
+  target = 1 - 2 * (theta[ROWS, y] + params[ANGULAR][y]) / jnp.pi
+  return cross_entropy(logits, scale * target, y), {}
+
+
 CASES = {
   "normface": (losses.Loss(), normface, {}),
   "softmax": (losses.Softmax(), plain_softmax, {}),
@@ -170,6 +187,7 @@ CASES = {
     partial(elasticface, space="cosine"),
     {},
   ),
+  "shown in CONTRIBUTING": (li_arcface(), linear, {}),
   "uniface": (losses.UniFace(**JOINT, weight=0.7, rate=1.0), uniface, {}),
 }
 KEY = jax.random.key(3)
