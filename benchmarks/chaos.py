@@ -31,6 +31,7 @@ from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
 from jamsface_jax.metric_writer import METRICS_FILE
 from jamsface_jax.train import open_source
 
+EVALUATE_EVERY = 15
 _LIMIT = 300  # Seconds that a start may take to get anywhere.
 
 
@@ -95,10 +96,11 @@ def command_for(data: str, steps: int) -> list[str]:
   settings = {
     "data.directory": os.path.join(data, "train"),
     "evaluation.data": os.path.join(data, "test"),
-    "evaluation.every": 15,
+    "evaluation.every": EVALUATE_EVERY,
     "checkpoint.every": 10,
     "schedule.length": steps,
-    "log_every": 7,  # Lines between which checkpoints fall.
+    # Lines between which checkpoints fall, and one before each evaluation.
+    "log_every": 3,
     "data.threads": 1,
   }
   return [
@@ -159,7 +161,7 @@ def aim_and_wait(
   arguments: argparse.Namespace,
 ) -> None:
   """Waits for the instant of the next kill."""
-  aim = rng.choice(("save", "save", "step", "step", "start"))
+  aim = rng.choice(("save", "save", "step", "evaluation", "start"))
   before, begin = last_step(workdir), time.monotonic()
   if aim == "start":
     patience = rng.uniform(0, 8)
@@ -173,6 +175,9 @@ def aim_and_wait(
       break
     if aim == "step" and last_step(workdir) > target:
       break
+    if aim == "evaluation" and evaluating(workdir):
+      time.sleep(rng.uniform(0, 0.05))  # Some are over soon.
+      return
     time.sleep(0.002)
   time.sleep(rng.uniform(0, 0.25))
 
@@ -182,6 +187,14 @@ def saving(workdir: str) -> bool:
   directory = os.path.join(workdir, DIRECTORY)
   names = os.listdir(directory) if os.path.isdir(directory) else ()
   return any(".saving" in name for name in names)
+
+
+def evaluating(workdir: str) -> bool:
+  """Whether a step's metrics are there whose evaluation is not."""
+  lines = read_lines(workdir)
+  if not lines or lines[-1]["step"] % EVALUATE_EVERY:
+    return False
+  return "train/loss" in lines[-1]
 
 
 def what_was_hit(workdir: str, before: int, code: int) -> str:
@@ -194,12 +207,9 @@ def what_was_hit(workdir: str, before: int, code: int) -> str:
     return "save"
   if any(".deleting" in name for name in names):
     return "cleaning"
-  step = last_step(workdir)
-  if step <= before:
+  if last_step(workdir) <= before:
     return "start"
-  evaluated = [line for line in read_lines(workdir) if line["step"] == step]
-  due = step % 15 == 0 and not any("train/loss" not in x for x in evaluated)
-  return "evaluation" if due else "step"
+  return "evaluation" if evaluating(workdir) else "step"
 
 
 def read_lines(workdir: str) -> list[dict]:

@@ -26,6 +26,11 @@ class _Pending:
   ids: np.ndarray
 
 
+# Parts of the names of metrics that are states of the run, which are not
+# averaged over steps.
+_STATES = ("margin", "learning_rate", "rejected", "train/loss_")
+
+
 class StepLog:
   """Takes the metrics of each step one step late, so that nothing waits.
 
@@ -114,7 +119,7 @@ class StepLog:
   def _write(self, step: int, latest: dict[str, float]) -> None:
     means = {k: v / self._count for k, v in self._sums.items()}
     for name, value in latest.items():  # States of the run are not averaged.
-      if any(kind in name for kind in ("margin", "learning_rate", "rejected")):
+      if any(kind in name for kind in _STATES):
         means[name] = value
     elapsed = time.monotonic() - self._since
     if self._timed:
