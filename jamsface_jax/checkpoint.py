@@ -338,7 +338,9 @@ class Checkpoints(CheckpointReader):
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-  backbone_and_head = ("params", "batch_stats")
+  apart = {"params", "batch_stats"}
+  if not state.running:  # Of most losses; Orbax keeps nothing that is empty.
+    apart.add("running")
   return {
     "backbone": {
       "params": state.params["backbone"],
@@ -348,9 +350,7 @@ def _items(state: TrainState) -> dict[str, Any]:
     "training": {
       field.name: getattr(state, field.name)
       for field in dataclasses.fields(state)
-      # Most losses remember nothing, and Orbax keeps nothing that is empty.
-      if field.name not in backbone_and_head
-      and getattr(state, field.name) != {}
+      if field.name not in apart
     },
   }
 
