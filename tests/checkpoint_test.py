@@ -272,6 +272,7 @@ from jamsface_jax.errors import run_command
 save = Checkpoints.save
 def save_with_less_room(self, step, *args):
   if step == 12:
+    self.wait()  # That of step 8 has all the room it needs.
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, -1))
   save(self, step, *args)
 Checkpoints.save = save_with_less_room

@@ -472,8 +472,8 @@ def test_compiled_step_holds_no_logits_and_only_the_listed_collectives(
   expected = {
     ("all-gather", (local_batch, SIZE)),  # Embeddings, along `model`.
     ("all-gather", (local_batch,)),  # Labels.
-    ("all-reduce", (local_batch,)),  # Max.
-    ("all-reduce", (4, local_batch)),  # Sum, cosine, the true margins.
+    ("all-reduce", (local_batch,)),  # Max; sum.
+    ("all-reduce", (3, local_batch)),  # The true cosines and margins.
     ("reduce-scatter", (batch // mesh.size, SIZE)),  # Embedding gradients.
     ("all-reduce", (local_batch, SIZE)),  # The same where XLA prefers it.
     ("all-reduce", (local_classes, 2)),  # Margin gradients, over `data`.
