@@ -133,6 +133,42 @@ def test_two_steps_by_hand(decay_vectors):
   np.testing.assert_array_equal(small[head_lib.COSINE], np.float32(0.2))
 
 
+@pytest.mark.parametrize("decay_vectors", [True, False])
+def test_three_steps_of_adamw_by_hand(decay_vectors):
+  """Against the formula in float64; margins and scale have plain SGD."""
+  config = settings(
+    **{
+      "optimizer.name": "adamw",
+      "optimizer.betas": (0.8, 0.95),
+      "optimizer.eps": 0.3,
+      "optimizer.decay_vectors": decay_vectors,
+      "optimizer.clip_norm": 0.0,
+      "optimizer.weight_decay": 0.5,
+      "head.learn_cosine": False,
+    }
+  )
+  slopes = jax.tree.map(lambda p: jnp.full_like(p, 0.7), params())
+  after = moved(config, slopes, steps=3)
+
+  def by_hand(value, decay):
+    m = v = 0.0
+    for t in range(1, 4):
+      m, v = 0.8 * m + 0.2 * 0.7, 0.95 * v + 0.05 * 0.7**2
+      move = m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.95**t)) + 0.3)
+      value -= 0.1 * (move + decay * value)
+    return value
+
+  kernel, vector = by_hand(2.0, 0.5), by_hand(2.0, 0.5 * decay_vectors)
+  backbone, small = after["backbone"], after["small"]
+  np.testing.assert_allclose(backbone["conv"]["kernel"], kernel, rtol=1e-6)
+  np.testing.assert_allclose(after["weights"], kernel, rtol=1e-6)
+  np.testing.assert_allclose(backbone["bn"]["scale"], vector, rtol=1e-6)
+  np.testing.assert_array_equal(backbone["embedding_bn"]["scale"], 1.0)
+  moves = 3 * config.head.margin_rate * 0.1 * 0.7
+  np.testing.assert_allclose(small[head_lib.ANGULAR], 0.3 - moves, rtol=1e-6)
+  np.testing.assert_array_equal(small[head_lib.COSINE], np.float32(0.2))
+
+
 def test_clipping_is_of_the_learned_backbone():
   config = settings(
     **{"optimizer.clip_norm": 1.0, "optimizer.weight_decay": 0.0}
