@@ -252,9 +252,17 @@ def updated(
   return params[WEIGHTS], opt_state, norms, loss
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 0.05])
-@pytest.mark.parametrize("sub_centers", [1, 2])
-@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize(
+  ("sub_centers", "clip_norm", "optimizer"),
+  [
+    (1, 0.0, SGD),
+    (1, 0.05, SGD),
+    (2, 0.0, SGD),
+    (2, 0.05, SGD),
+    (1, 0.0, ADAMW),
+    (2, 0.05, ADAMW),
+  ],
+)
 def test_fused_update_equals_gradient_then_optax(
   mesh, sub_centers, clip_norm, optimizer
 ):
@@ -352,10 +360,9 @@ def test_sampled_step_is_the_dense_one_on_its_classes(
   np.testing.assert_array_equal(after[others], before[others])
 
 
-@pytest.mark.parametrize("sub_centers", [1, 2])
-def test_sampled_adamw_leaves_the_other_classes_untouched(mesh, sub_centers):
+def test_sampled_adamw_leaves_the_other_classes_untouched(mesh):
   """Three samples, against AdamW of each in float64; moments stay too."""
-  head = make_head(101, 64, chunk=7, sample_rate=0.1, sub_centers=sub_centers)
+  head = make_head(101, 64, chunk=7, sample_rate=0.1, sub_centers=2)
   inputs = random_inputs(head, 16)
   draw = jax.jit(partial(negatives.draw, head=head, mesh=mesh))
   label_b = put(mesh, *inputs)[2]
