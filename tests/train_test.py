@@ -156,6 +156,7 @@ def test_resumed_run_equals_the_undisturbed(
   )
 
 
+@pytest.mark.slow
 def test_adamw_on_a_sample_resumes_exactly(dataset, tmp_path, monkeypatch):
   config = tiny_config(
     dataset,
