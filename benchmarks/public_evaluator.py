@@ -388,7 +388,7 @@ def _why_tar(exact, far, theirs) -> str:
   if far < 1 / exact.num_negatives:
     return "its point has no false accept at all"
   real = exact.far[np.searchsorted(exact.tar, theirs - 1e-12)]
-  return f"its point has FAR {real:.3g}"
+  return f"its point has FAR {real:.5g}"
 
 
 def _compare_searches(public, images, rows, found, name) -> list[Row]:
