@@ -125,9 +125,12 @@ def base_config() -> ConfigDict:
   config.head.uniface.weight = 1.0  # Of the other classes.
 
   config.optimizer = ConfigDict()
-  config.optimizer.learning_rate = 0.1  # Of SGD, at `reference_batch`.
+  config.optimizer.name = "sgd"  # Or "adamw"; margins have sgd.
+  config.optimizer.learning_rate = 0.1  # At `reference_batch`.
   config.optimizer.reference_batch = 1024  # The rate scales by batch / this.
-  config.optimizer.momentum = 0.9  # Of SGD, not on margins.
+  config.optimizer.momentum = 0.9  # Of sgd, not on margins.
+  config.optimizer.betas = (0.9, 0.999)  # Of adamw: its two means' decay.
+  config.optimizer.eps = 1e-8  # Of adamw: added to the root.
   config.optimizer.weight_decay = 5e-4  # Never on margins.
   config.optimizer.decay_vectors = True  # Also biases, BN, PReLU.
   config.optimizer.clip_norm = 5.0  # Of the backbone's gradient; 0: never.
@@ -287,6 +290,7 @@ def validate(config: ConfigDict) -> None:
     "head.sample_rate",
     "optimizer.learning_rate",
     "optimizer.reference_batch",
+    "optimizer.eps",
     "optimizer.accumulation",
     "schedule.length",
     "checkpoint.every",
@@ -337,6 +341,7 @@ def validate(config: ConfigDict) -> None:
     "data.sampling": ("uniform", "class_balanced", "square_root"),
     "head.loss": losses.NAMES,
     "head.elasticface.space": ("angular", "cosine"),
+    "optimizer.name": ("sgd", "adamw"),
     "head.margin_rule": ("mean", "lambda"),
     "head.continuation": ("smooth", "published"),
     "head.product_dtype": ("float32", "bfloat16"),
@@ -356,6 +361,11 @@ def validate(config: ConfigDict) -> None:
         f"head.{kind}_margin={first} is above head.{kind}_max={upper}: learned"
         " margins need their mean inside their bounds."
       )
+  betas = config.optimizer.betas
+  if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+    raise InputError(
+      f"optimizer.betas={betas} must be two numbers, at least 0 and below 1."
+    )
   if config.head.sample_rate > 1:
     raise InputError(
       f"head.sample_rate={config.head.sample_rate} must be at most 1, which is"

@@ -1,6 +1,9 @@
 """Joining several processes into one run, and ending them together."""
 
+import argparse
 import contextlib
+import hashlib
+import json
 import os
 import socket
 import sys
@@ -10,7 +13,9 @@ import traceback
 from collections.abc import Iterator, Mapping
 
 import jax
+import numpy as np
 from jax._src import distributed as jax_distributed
+from jax.experimental import multihost_utils
 
 from jamsface_jax.errors import (
   EXIT_BAD_INPUT,
@@ -25,6 +30,78 @@ PROCESS_TIMEOUT = 30.0  # Seconds of silence, where no flag says otherwise.
 _COUNTS = ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 # Lists of hosts, more than one on a TPU slice of several.
 _HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that `joined` reads."""
+  add = parser.add_argument
+  add(
+    "--distributed",
+    choices=("auto", "on", "off"),
+    default="auto",
+    help="join several processes; auto: if the environment says so",
+  )
+  add("--coordinator", help="HOST:PORT of process 0, if nothing else says it")
+  add("--num_processes", type=int, help="how many")
+  add("--process_id", type=int, help="which one this is")
+  add(
+    "--process_timeout",
+    type=float,
+    default=PROCESS_TIMEOUT,
+    help="seconds of silence after which a process counts as dead and all end",
+  )
+
+
+@contextlib.contextmanager
+def joined(arguments: argparse.Namespace) -> Iterator[None]:
+  """A context in which this process is one of those that the flags speak of.
+
+  Raises:
+    InputError: see `initialize`.
+  """
+  initialize(
+    arguments.distributed,
+    coordinator=arguments.coordinator,
+    num_processes=arguments.num_processes,
+    process_id=arguments.process_id,
+    timeout=arguments.process_timeout,
+  )
+  with ending_together(arguments.process_timeout):
+    yield
+
+
+def check_same(facts: Mapping[str, object], flags: str) -> None:
+  """Refuses processes that were not given the same command.
+
+  Args:
+    facts: what must agree, values of JSON.
+    flags: that may be to blame.
+
+  Raises:
+    InputError: they do not agree.
+  """
+  if jax.process_count() == 1:
+    return
+  digest = hashlib.sha256(json.dumps(facts).encode()).digest()
+  digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+  if np.any(digests != digests[0]):
+    raise InputError(
+      f"{flags} or another flag is not the same for all processes: give all the"
+      " same command and shared storage."
+    )
+
+
+def refuse_several(command: str) -> None:
+  """Refuses a command that a launcher has started several times.
+
+  Raises:
+    InputError: Slurm or Open MPI says so.
+  """
+  if _started_together(os.environ):
+    raise InputError(
+      f"{command} is the work of one process, but several were started"
+      " together: start it once, without srun or with --ntasks=1."
+    )
 
 
 def initialize(
@@ -79,14 +156,21 @@ def initialize(
 
 def several(environment: Mapping[str, str]) -> bool:
   """Whether the environment says that this process is one of several."""
+  if _started_together(environment):
+    return True
+  if any("," in environment.get(name, "") for name in _HOSTS):
+    return True
+  return "MEGASCALE_COORDINATOR_ADDRESS" in environment
+
+
+def _started_together(environment: Mapping[str, str]) -> bool:
+  """Whether a launcher has started several tasks, this one among them."""
   for name in _COUNTS:
     if name == "SLURM_NTASKS" and "SLURM_STEP_NODELIST" not in environment:
       continue  # The script of a job, not one of the tasks that srun starts.
     if environment.get(name, "").isdigit() and int(environment[name]) > 1:
       return True
-  if any("," in environment.get(name, "") for name in _HOSTS):
-    return True
-  return "MEGASCALE_COORDINATOR_ADDRESS" in environment
+  return False
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ processes as jamsface_jax.main does: each writes its part of the files.
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 import time
@@ -77,30 +76,9 @@ def main() -> int:
     help="images at once, a process; default: the run's evaluation.batch_size",
   )
   add("--threads", type=int, help="batches read at once; default: the run's")
-  add(
-    "--distributed",
-    choices=("auto", "on", "off"),
-    default="auto",
-    help="join several processes; auto: if the environment says so",
-  )
-  add("--coordinator", help="HOST:PORT of process 0, if nothing else says it")
-  add("--num_processes", type=int, help="how many")
-  add("--process_id", type=int, help="which one this is")
-  add(
-    "--process_timeout",
-    type=float,
-    default=distributed.PROCESS_TIMEOUT,
-    help="seconds of silence after which a process counts as dead and all end",
-  )
+  distributed.add_flags(parser)
   arguments = parser.parse_args()
-  distributed.initialize(
-    arguments.distributed,
-    coordinator=arguments.coordinator,
-    num_processes=arguments.num_processes,
-    process_id=arguments.process_id,
-    timeout=arguments.process_timeout,
-  )
-  with distributed.ending_together(arguments.process_timeout):
+  with distributed.joined(arguments):
     embed(
       arguments.workdir,
       arguments.images,
@@ -217,13 +195,7 @@ def _begin_together(files: EmbeddingFiles, plan: dict[str, Any]) -> np.ndarray:
   if jax.process_count() == 1:
     return files.begin()
   same = {name: plan[name] for name in plan if name not in PLACES}
-  digest = hashlib.sha256(json.dumps(same).encode()).digest()
-  digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
-  if np.any(digests != digests[0]):
-    raise InputError(
-      "--images, --workdir or another flag is not the same for all processes:"
-      " give all the same command and shared storage."
-    )
+  distributed.check_same(same, "--images, --workdir")
   done = np.zeros(files.blocks, bool)
   if jax.process_index() == 0:
     done = files.begin()

@@ -16,14 +16,18 @@ DIR:all_pairs; or a pairs.txt or search.csv, with the names of the rows in a
 paths.txt beside E.npy; or all_pairs, with their classes in a labels.npy there.
 
 Prints a table; writes results.json, ROC, CMC, histograms of scores and the
-hardest pairs.
+hardest pairs. It runs on several processes as jamsface_jax.main does: each
+embeds its part of the images, and process 0 judges and writes.
 """
 
 import argparse
 import os
 from collections.abc import Sequence
 
-from jamsface_jax import embedding_array, inference, sharding
+import jax
+from jax.experimental import multihost_utils
+
+from jamsface_jax import distributed, embedding_array, inference, sharding
 from jamsface_jax.config import read_config
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.evaluation import Task, open_folder_task, open_tasks
@@ -42,21 +46,36 @@ FLIPS = {"sum": (True,), "none": (False,), "both": (True, False)}
 def main() -> int:
   """Reads the flags and evaluates."""
   arguments = parse()
+  with distributed.joined(arguments):
+    evaluate(arguments)
+    multihost_utils.sync_global_devices("evaluated")
+  return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+  """Evaluates; process 0 prints and writes what comes out.
+
+  Raises:
+    InputError: see the modules of protocols and of their files.
+  """
   others = {}
   for path in filter(None, arguments.against.split(",")):
     others |= read_roc_lines(path)
   if arguments.embeddings:
+    if jax.process_index() > 0:
+      return
     evaluations, origin = judge_file(arguments)
     output = os.path.join(os.path.dirname(arguments.embeddings), "evaluation")
   else:
     evaluations, origin = judge_network(arguments)
     output = os.path.join(arguments.workdir, "evaluation")
+  if jax.process_index() > 0:
+    return
   print(table(evaluations))
   output = arguments.output or output
   path = write_results(output, evaluations, origin)
   plot_evaluations(output, evaluations, others)
   print(f"results: {path}, and pictures beside it")
-  return 0
 
 
 def parse() -> argparse.Namespace:
@@ -97,6 +116,7 @@ def parse() -> argparse.Namespace:
   )
   add("--against", default="", help="results.json of others, for the ROC plot")
   add("--output", help="default: evaluation/ in W, or beside E.npy")
+  distributed.add_flags(parser)
   arguments = parser.parse_args()
   ours = arguments.workdir, arguments.data, arguments.step, arguments.flip
   theirs = arguments.embeddings, arguments.flipped
@@ -140,7 +160,8 @@ def parse_fars(text: str) -> list[float] | None:
 def judge_network(
   arguments: argparse.Namespace,
 ) -> tuple[list[Evaluation], dict[str, object]]:
-  """Embeds the images of data sets and judges the embeddings."""
+  """Embeds the images of data sets; process 0 judges the embeddings."""
+  first = jax.process_index() == 0
   config = read_config(arguments.workdir)
   size = config.data.image_size
   if arguments.protocol:
@@ -157,6 +178,14 @@ def judge_network(
       flip=flip,
       mesh=sharding.make_mesh(-1),
     )
+    distributed.check_same(
+      {
+        "checkpoint": [metadata["step"], metadata["data_fingerprint"]],
+        "images": [(_key(task), len(task.test_set.ids)) for task in tasks],
+        "flip": flip,
+      },
+      "--workdir, --data",
+    )
     for task in tasks:
       settings = Settings(
         fars=arguments.fars,
@@ -167,10 +196,15 @@ def judge_network(
       )
       evaluations.setdefault(_key(task), []).extend(
         task.evaluate(
-          embedder, variables, settings, threads=config.data.threads
+          embedder,
+          variables,
+          settings,
+          threads=config.data.threads,
+          judges=first,
         )
       )
-  print(f"checkpoint {metadata['step']} of {arguments.workdir}")
+  if first:
+    print(f"checkpoint {metadata['step']} of {arguments.workdir}")
   origin = {
     "workdir": os.path.abspath(arguments.workdir),
     "step": metadata["step"],

@@ -77,19 +77,29 @@ class Task:
     settings: Settings,
     *,
     threads: int,
+    judges: bool = True,
   ) -> list[Evaluation]:
     """Embeds the images on all devices and judges the embeddings.
+
+    All processes must call it: each reads and embeds a part of every batch.
 
     Args:
       embedder: of the network.
       variables: of the network.
       settings: how to judge.
       threads: batches of images read at once.
+      judges: whether this process does; False: it only embeds.
+
+    Returns:
+      Nothing if it does not judge.
     """
+    blocks = self._embed(embedder, variables, threads)
+    if not judges:
+      for _ in blocks:
+        pass
+      return []
     return self.test_set.judge(
-      self._embed(embedder, variables, threads),
-      settings,
-      what=f"embeddings of {self.test_set.name}",
+      blocks, settings, what=f"embeddings of {self.test_set.name}"
     )
 
   def _embed(self, embedder, variables, threads) -> Iterator[np.ndarray]:

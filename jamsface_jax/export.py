@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from jamsface_jax import (
   __version__,
+  distributed,
   inference,
   onnx_file,
   sharding,
@@ -74,6 +75,7 @@ def main() -> int:
     " float32, normalised, for onnx [N, 3, H, W]",
   )
   arguments = parser.parse_args()
+  distributed.refuse_several("export")
   export(
     arguments.workdir,
     arguments.format,

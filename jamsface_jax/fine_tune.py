@@ -25,6 +25,13 @@ HEAD_PARTS = {
 }
 BACKBONE = "backbone"
 
+# Settings of the model that change neither the shapes nor the meaning of its
+# weights; all others must agree.
+_NOT_OF_WEIGHTS = (
+  *("dropout", "drop_path", "mask_ratio"),
+  *("dtype", "remat", "batch_norm_group"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class FineTune:
@@ -149,8 +156,9 @@ def _check_fits(
     "color_order": (stored["color_order"], records.COLOR_ORDER),
     "data.image_size": (other.data.image_size, config.data.image_size),
   }
-  for name in ("name", "embedding_size", "width", "stages", "stem_stride"):
-    pairs[f"model.{name}"] = other.model[name], config.model[name]
+  for name in config.model:
+    if name not in _NOT_OF_WEIGHTS:
+      pairs[f"model.{name}"] = other.model[name], config.model[name]
   if set(chosen.keep) & set(HEAD_PARTS):
     pairs["num_classes"] = stored["num_classes"], parts.head.num_classes
     pairs["head.class_multiple"] = (

@@ -6,6 +6,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from jamsface_jax import negatives, softmax
@@ -21,9 +22,9 @@ class HeadCost:
 
   Attributes:
     weights: class weights.
-    optimizer: their momentum.
+    optimizer: state of their optimizer: momentum, or two moments.
     gradient: theirs; 0 if the update is fused.
-    sample: copies of the sampled classes' weights and momentum.
+    sample: copies of the sampled classes' weights and optimizer state.
     kept: cosines kept from walk to walk.
     walk: the chunk at hand and the examples.
     examples: those that it walks its classes with.
@@ -44,7 +45,7 @@ class HeadCost:
     """Bytes by what they hold, in words."""
     return {
       "weights": self.weights,
-      "momentum": self.optimizer,
+      "optimizer": self.optimizer,
       "gradient": self.gradient,
       "sample": self.sample,
       "kept cosines": self.kept,
@@ -58,7 +59,12 @@ class HeadCost:
 
 
 def estimate(
-  head: Head, batch: int, mesh: Mesh, *, fused_update: bool
+  head: Head,
+  batch: int,
+  mesh: Mesh,
+  *,
+  optimizer: optax.GradientTransformation,
+  fused_update: bool,
 ) -> HeadCost:
   """Estimates what each device of a mesh holds and does for a head.
 
@@ -66,28 +72,31 @@ def estimate(
     head: what is fixed about it.
     batch: examples of the global batch (of a micro-batch if accumulated).
     mesh: the (data, model) mesh.
+    optimizer: of the class weights.
     fused_update: whether the update is fused.
   """
   model = mesh.shape["model"]
   examples = batch // mesh.shape["data"]
   classes = head.padded_classes // model
   row = head.sub_centers * head.embedding_size * _FLOAT
+  of_one = jax.eval_shape(optimizer.init, jnp.zeros((1, 1)))
+  moments = sum(leaf.ndim > 0 for leaf in jax.tree.leaves(of_one))
   walked, sample = classes, 0
   if head.sample_rate < 1:
     walked = negatives.count_slots(head, batch, model)
-    sample = 2 * walked * row
+    sample = (1 + moments) * walked * row
   chunks, chunk = softmax.count_chunks(walked, head)
   kept = softmax.count_kept(chunks, chunk, examples, head)
-  # A chunk of weights, momentum, gradient and update; of cosines and slopes,
+  # A chunk of weights, moments, gradient and update; of cosines and slopes,
   # once more for the choice of sub-centers; embeddings, their gradient and its
   # part of this shard.
-  walk = 4 * chunk * row
+  walk = (3 + moments) * chunk * row
   copies = 3 if head.sub_centers > 1 else 2
   walk += copies * examples * chunk * head.sub_centers * _FLOAT
   walk += 4 * examples * head.embedding_size * _FLOAT
   return HeadCost(
     weights=classes * row,
-    optimizer=classes * row,
+    optimizer=moments * classes * row,
     gradient=0 if fused_update else classes * row,
     sample=sample,
     kept=kept * chunk * examples * head.sub_centers * _FLOAT,

@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jamsface_jax import config as config_lib
-from jamsface_jax import onnx_file, weight_files
+from jamsface_jax import distributed, onnx_file, weight_files
 from jamsface_jax.checkpoint import Checkpoints, versions
 from jamsface_jax.compiling import compiler_options
 from jamsface_jax.data.augmentation import normalize
@@ -69,6 +69,7 @@ def main() -> int:
     help="of the images it was trained on; default: the file's, or RGB",
   )
   arguments = parser.parse_args()
+  distributed.refuse_several("import_weights")
   import_weights(
     arguments.input,
     arguments.workdir,

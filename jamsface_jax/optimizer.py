@@ -1,9 +1,9 @@
-"""SGD as face recognition uses it: three optimizers, one schedule.
+"""SGD or AdamW as face recognition uses them: three optimizers, one schedule.
 
 Class weights have one of their own because theirs must act on any part of them:
-see `softmax.update_weights`. Learned margins have a rate of their own and
-neither momentum nor decay, since the projection after the step would fight with
-both.
+see `softmax.update_weights`. Learned margins always follow plain SGD at a rate
+of their own, without momentum and decay, since the projection after the step
+would fight with both.
 """
 
 from typing import Any, NamedTuple
@@ -28,8 +28,8 @@ class Optimizers(NamedTuple):
   """One for each kind of parameter, see the head of this file.
 
   Attributes:
-    backbone: with momentum and weight decay, its gradient clipped.
-    weights: of the classes, with momentum and weight decay.
+    backbone: with weight decay, its gradient clipped.
+    weights: of the classes, with weight decay.
     small: of what else the head has: margins and the scale.
   """
 
@@ -100,17 +100,10 @@ def make_optimizers(
 ) -> Optimizers:
   """Builds the optimizers of the backbone and of the head."""
   settings = config.optimizer
-
-  def decays(params):
-    return jax.tree.map(lambda p: settings.decay_vectors or p.ndim > 1, params)
-
-  sgd = optax.chain(
-    optax.add_decayed_weights(settings.weight_decay, mask=decays),
-    optax.sgd(schedule, momentum=settings.momentum),
-  )
-  backbone = sgd
+  main = _main(settings, schedule)
+  backbone = main
   if settings.clip_norm:
-    backbone = optax.chain(optax.clip_by_global_norm(settings.clip_norm), sgd)
+    backbone = optax.chain(optax.clip_by_global_norm(settings.clip_norm), main)
 
   def margin_rate(step):
     return config.head.margin_rate * schedule(step)
@@ -131,7 +124,7 @@ def make_optimizers(
     backbone=optax.partition(
       {"learned": backbone, "frozen": frozen}, _groups_of_backbone
     ),
-    weights=sgd,
+    weights=main,
     small=optax.partition(
       {
         "learned": optax.sgd(margin_rate),
@@ -140,6 +133,34 @@ def make_optimizers(
       },
       lambda params: {name: group(name) for name in params},
     ),
+  )
+
+
+def _main(
+  settings: ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """The optimizer of backbone and class weights; it acts on elements alone.
+
+  SGD adds the decay to the gradient, as PyTorch's does. AdamW takes it off the
+  parameter, times the learning rate (https://arxiv.org/abs/1711.05101); its
+  correction of young moments counts the steps of the run, those too in which a
+  class was not sampled, as PyTorch's SparseAdam counts.
+  """
+
+  def decays(params):
+    return jax.tree.map(lambda p: settings.decay_vectors or p.ndim > 1, params)
+
+  if settings.name == "adamw":
+    b1, b2 = settings.betas
+    return optax.adamw(
+      schedule,
+      *(b1, b2, settings.eps),
+      weight_decay=settings.weight_decay,
+      mask=decays,
+    )
+  return optax.chain(
+    optax.add_decayed_weights(settings.weight_decay, mask=decays),
+    optax.sgd(schedule, momentum=settings.momentum),
   )
 
 

@@ -98,7 +98,9 @@ def train(
   parts = make_parts(config, source.num_classes, len(source))
   head_lib.check_mesh(parts.head, mesh)
   cost = head_cost.estimate(
-    parts.head, micro_batch, mesh, fused_update=config.head.fused_update
+    *(parts.head, micro_batch, mesh),
+    optimizer=parts.optimizers.weights,
+    fused_update=config.head.fused_update,
   )
   head_cost.check_fits(cost, parts.head, mesh, head_cost.device_memory())
   evaluator = Evaluator(config, parts, mesh)

@@ -1,4 +1,5 @@
 import importlib
+import json
 import pathlib
 import re
 
@@ -94,6 +95,10 @@ def test_weighed_samples_have_no_meaning_one_by_one():
     ("augment.strength", -0.1, "between 0 and 1"),
     ("augment.random_changes", 9, "at most 8"),
     ("data.sampling", "fair", "one of uniform, class_balanced"),
+    ("optimizer.name", "adam", "one of sgd, adamw"),
+    ("optimizer.betas", (0.9, 1.0), "below 1"),
+    ("optimizer.betas", (0.9,), "two numbers"),
+    ("optimizer.eps", 0.0, "above 0"),
   ],
 )
 def test_bad_settings_are_named(setting, value, says):
@@ -115,6 +120,22 @@ def test_stored_config_comes_back(tmp_path):
   config = recipe("casia_r50")
   config_lib.check_or_save(config, str(tmp_path), save=True)
   assert config_lib.read_config(str(tmp_path)).to_dict() == config.to_dict()
+
+
+def test_a_run_before_adamw_goes_on(tmp_path):
+  """Settings that its file lacks are what they were before they had names."""
+  config = recipe("casia_r50")
+  config_lib.check_or_save(config, str(tmp_path), save=True)
+  path = tmp_path / "config.json"
+  stored = json.loads(path.read_text())
+  for name in ("name", "betas", "eps"):
+    del stored["optimizer"][name]
+  path.write_text(json.dumps(stored))
+  assert config_lib.read_config(str(tmp_path)).to_dict() == config.to_dict()
+  config_lib.check_or_save(config, str(tmp_path), save=True)
+  config.optimizer.name = "adamw"
+  with pytest.raises(InputError, match="name is 'sgd' there and 'adamw' here"):
+    config_lib.check_or_save(config, str(tmp_path), save=True)
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

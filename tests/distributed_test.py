@@ -1,12 +1,15 @@
 """Two processes of four devices each: killed, refused, preempted."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
+from conftest import convert
 from train_test import (
   command,
   environment,
@@ -25,26 +28,29 @@ BOUND = 2 * TIMEOUT + 5  # The last five are for a busy machine.
 
 def start_two(workdir, *flags, data):
   """Starts process 0 and 1; `data` has a data set for each."""
+  return start([command(one, workdir, *flags) for one in data])
+
+
+def start(commands):
+  """Starts these commands as the processes of one run."""
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
   return [
     subprocess.Popen(
-      command(
-        data[k],
-        workdir,
-        *flags,
+      [
+        *one,
         f"--process_timeout={TIMEOUT}",
         f"--coordinator=127.0.0.1:{port}",
-        "--num_processes=2",
+        f"--num_processes={len(commands)}",
         f"--process_id={k}",
-      ),
+      ],
       env=environment(4),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
     )
-    for k in range(2)
+    for k, one in enumerate(commands)
   ]
 
 
@@ -103,6 +109,56 @@ def test_bad_input_of_one_process_ends_all(dataset, tmp_path):
   assert codes == [2, 2], errors
   assert "error: process 1 of 2 (pid" in errors[0] and "nowhere" in errors[0]
   assert errors[1].startswith("error: data set") or "nowhere" in errors[1]
+
+
+def evaluation_of(workdir, data, output):
+  return [
+    *(sys.executable, "-m", "jamsface_jax.evaluate", "--flip=both"),
+    *(f"--workdir={workdir}", f"--data={data}", f"--output={output}"),
+  ]
+
+
+def test_evaluation_by_two_processes_is_that_of_one(
+  untrained, dataset, tmp_path, run
+):
+  two = evaluation_of(untrained, dataset, tmp_path / "two")
+  processes = start([two, two])
+  said = [process.communicate(timeout=120) for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], said
+  assert "tiny/accuracy" in said[0][0]
+  # Said once; JAX says who is connected.
+  assert all(line.startswith("[Gloo]") for line in said[1][0].splitlines())
+  _, _, *flags = evaluation_of(untrained, dataset, tmp_path / "one")
+  done = run(*flags, devices=8)
+  assert done.returncode == 0, done.stderr
+  results = [
+    json.loads((tmp_path / name / "results.json").read_text())
+    for name in ("one", "two")
+  ]
+  assert len(results[0]["sets"]) == 2  # With and without the flip sum.
+  for a, b in zip(results[0]["sets"], results[1]["sets"], strict=True):
+    assert (a["name"], a["facts"]) == (b["name"], b["facts"])
+    assert b["metrics"] == pytest.approx(a["metrics"], rel=1e-5)
+    assert b["threshold"] == pytest.approx(a["threshold"], rel=1e-5)
+  files = [sorted(os.listdir(tmp_path / name)) for name in ("one", "two")]
+  assert files[0] == files[1]
+
+
+def test_evaluation_of_other_images_by_each_process_is_refused(
+  untrained, dataset, image_folder, tmp_path
+):
+  convert(image_folder, tmp_path / "other", name="other")
+  processes = start(
+    [
+      evaluation_of(untrained, data, tmp_path / "e")
+      for data in (dataset, tmp_path / "other")
+    ]
+  )
+  codes, errors = collect(processes, 60 + BOUND)
+  assert codes == [2, 2], errors
+  for error in errors:
+    assert "not the same for all processes" in error
+  assert not (tmp_path / "e").exists()
 
 
 @pytest.mark.parametrize(

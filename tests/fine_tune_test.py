@@ -92,6 +92,29 @@ def test_another_model_is_refused(source, dataset):
     begun(config, source, ("backbone",))
 
 
+def test_every_setting_of_the_model_is_compared_but_the_named(source, dataset):
+  """New settings too: whoever adds one must think about it."""
+  same = tiny_config(dataset)
+  parts = state.make_parts(same, 12, 37)
+  chosen = fine_tune.FineTune(str(source), 12, ("backbone",))
+  stored = {"color_order": "RGB", "num_classes": 12}
+  may_differ = set()
+  for name, value in same.model.items():
+    config = tiny_config(dataset)
+    other = {str: "other", tuple: (9,)}.get(type(value), 7)
+    with config.ignore_type():
+      config.model[name] = other
+    try:
+      fine_tune._check_fits(chosen, stored, config, parts)
+      may_differ.add(name)
+    except InputError as error:
+      assert f"model.{name} {value!r} and this run" in str(error)
+  assert may_differ == {
+    *("dropout", "drop_path", "mask_ratio"),
+    *("dtype", "remat", "batch_norm_group"),
+  }
+
+
 def test_fine_tuned_run_resumes_exactly_without_the_flag(
   source, dataset, tmp_path, monkeypatch
 ):

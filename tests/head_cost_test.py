@@ -2,7 +2,7 @@
 
 import pytest
 from heads import SIZE, make_head
-from softmax_test import compiled
+from softmax_test import ADAMW, SGD, compiled
 
 from jamsface_jax import head_cost, sharding
 from jamsface_jax.errors import InputError
@@ -10,39 +10,51 @@ from jamsface_jax.errors import InputError
 MIB = 2**20
 
 
+def estimate(head, mesh, *, fused_update, optimizer=SGD):
+  return head_cost.estimate(
+    head, 24, mesh, optimizer=optimizer, fused_update=fused_update
+  )
+
+
 @pytest.mark.parametrize(
-  "changes",
+  ("optimizer", "changes"),
   [
-    {},
-    {"sub_centers": 2},
-    {"sample_rate": 0.25},
-    {"keep_bytes": 2**19},
+    (SGD, {}),
+    (SGD, {"sub_centers": 2}),
+    (SGD, {"sample_rate": 0.25}),
+    (SGD, {"keep_bytes": 2**19}),
+    (ADAMW, {}),
+    (ADAMW, {"sample_rate": 0.25}),
   ],
   ids=str,
 )
-def test_estimate_agrees_with_the_compiler(mesh, changes):
+def test_estimate_agrees_with_the_compiler(mesh, optimizer, changes):
   head = make_head(20_000, 512, chunk=512, **changes)
-  memory = compiled(mesh, head, 64).memory_analysis()
+  memory = compiled(mesh, head, 64, optimizer).memory_analysis()
   held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
   held += memory.output_size_in_bytes - memory.alias_size_in_bytes
-  cost = head_cost.estimate(head, 64, mesh, fused_update=True)
+  cost = head_cost.estimate(
+    head, 64, mesh, optimizer=optimizer, fused_update=True
+  )
   assert cost.total == pytest.approx(held, rel=0.15)
 
 
 def test_bytes_by_hand():
   mesh = sharding.make_mesh(4)  # 2 x 4.
   head = make_head(1000, 1000, chunk=100)
-  cost = head_cost.estimate(head, 24, mesh, fused_update=False)
+  cost = estimate(head, mesh, fused_update=False)
   assert cost.weights == cost.optimizer == cost.gradient == 250 * SIZE * 4
+  two = estimate(head, mesh, fused_update=False, optimizer=ADAMW)
+  assert two.optimizer == 2 * cost.optimizer
   assert cost.operations == 4 * 2 * 12 * 252 * SIZE  # 3 chunks of 84.
-  fused = head_cost.estimate(head, 24, mesh, fused_update=True)
+  fused = estimate(head, mesh, fused_update=True)
   assert fused.total == cost.total - cost.gradient
 
 
 def test_a_head_that_does_not_fit_is_refused_with_the_ways_out():
   mesh = sharding.make_mesh(4)
   head = make_head(1_000_000, 1000, chunk=100)
-  cost = head_cost.estimate(head, 24, mesh, fused_update=False)
+  cost = estimate(head, mesh, fused_update=False)
   head_cost.check_fits(cost, head, mesh, 64 * MIB)
   with pytest.raises(InputError) as error:
     head_cost.check_fits(cost, head, mesh, 40 * MIB)
@@ -57,7 +69,7 @@ def test_a_head_that_does_not_fit_is_refused_with_the_ways_out():
 def test_description_and_rate():
   mesh = sharding.make_mesh(4)
   head = make_head(1000, 1000, chunk=100)
-  cost = head_cost.estimate(head, 24, mesh, fused_update=True)
+  cost = estimate(head, mesh, fused_update=True)
   rate = head_cost.measure_rate(head, cost.examples)
   assert 1e6 < rate < 1e15
   text = head_cost.describe(cost, 2**30, cost.operations / 2)

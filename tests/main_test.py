@@ -1,6 +1,7 @@
 """The command line as a user meets it, mistakes included."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -121,6 +122,19 @@ def test_help(run, module):
 )
 def test_environment_says_whether_there_are_several(environment, expected):
   assert distributed.several(environment) == expected
+
+
+@pytest.mark.parametrize("module", ["export", "import_weights"])
+def test_work_of_one_process_is_refused_to_several(
+  module, run, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+  flags = ["--format=numpy", f"--output={tmp_path / 'o'}"]
+  if module == "import_weights":
+    flags = ["--input=backbone.pth"]
+  done = run(f"jamsface_jax.{module}", f"--workdir={tmp_path / 'w'}", *flags)
+  assert_one_sentence(done, f"{module} is the work of one process", "srun")
+  assert not os.listdir(tmp_path)
 
 
 def test_contradicting_flags_of_distribution():

@@ -75,8 +75,8 @@ def optimizers_of(config):
   return make_optimizers(config, optax.constant_schedule(0.1), head)
 
 
-def moved(config, slopes, steps=2):
-  """Parameters after some steps of all three optimizers."""
+def moved(config, slopes, factors=(1.0, 1.0)):
+  """Parameters after a step of all three optimizers with each factor."""
   optimizers, p = optimizers_of(config), params()
   opt_state = optimizers.init(p)
   states = {**opt_state["head"], "backbone": opt_state["backbone"]}
@@ -87,9 +87,9 @@ def moved(config, slopes, steps=2):
   }
   after = {}
   for name, (value, slope) in groups.items():
-    for _ in range(steps):
+    for factor in factors:
       updates, states[name] = getattr(optimizers, name).update(
-        slope, states[name], value
+        jax.tree.map(lambda s, f=factor: f * s, slope), states[name], value
       )
       value = optax.apply_updates(value, updates)
     after[name] = value
@@ -133,12 +133,50 @@ def test_two_steps_by_hand(decay_vectors):
   np.testing.assert_array_equal(small[head_lib.COSINE], np.float32(0.2))
 
 
+@pytest.mark.parametrize("decay_vectors", [True, False])
+def test_three_steps_of_adamw_by_hand(decay_vectors):
+  """Against the formula in float64; margins and scale have plain SGD."""
+  config = settings(
+    **{
+      "optimizer.name": "adamw",
+      "optimizer.betas": (0.8, 0.95),
+      "optimizer.eps": 0.3,
+      "optimizer.decay_vectors": decay_vectors,
+      "optimizer.clip_norm": 0.0,
+      "optimizer.weight_decay": 0.5,
+      "head.learn_cosine": False,
+    }
+  )
+  slopes = jax.tree.map(lambda p: jnp.full_like(p, 0.7), params())
+  factors = (1.0, -2.0, 0.5)  # Of equal gradients every mean is the same.
+  after = moved(config, slopes, factors)
+
+  def by_hand(value, decay):
+    m = v = 0.0
+    for t, factor in enumerate(factors, start=1):
+      slope = 0.7 * factor
+      m, v = 0.8 * m + 0.2 * slope, 0.95 * v + 0.05 * slope**2
+      move = m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.95**t)) + 0.3)
+      value -= 0.1 * (move + decay * value)
+    return value
+
+  kernel, vector = by_hand(2.0, 0.5), by_hand(2.0, 0.5 * decay_vectors)
+  backbone, small = after["backbone"], after["small"]
+  np.testing.assert_allclose(backbone["conv"]["kernel"], kernel, rtol=1e-6)
+  np.testing.assert_allclose(after["weights"], kernel, rtol=1e-6)
+  np.testing.assert_allclose(backbone["bn"]["scale"], vector, rtol=1e-6)
+  np.testing.assert_array_equal(backbone["embedding_bn"]["scale"], 1.0)
+  moves = sum(factors) * config.head.margin_rate * 0.1 * 0.7
+  np.testing.assert_allclose(small[head_lib.ANGULAR], 0.3 - moves, rtol=1e-6)
+  np.testing.assert_array_equal(small[head_lib.COSINE], np.float32(0.2))
+
+
 def test_clipping_is_of_the_learned_backbone():
   config = settings(
     **{"optimizer.clip_norm": 1.0, "optimizer.weight_decay": 0.0}
   )
   slopes = jax.tree.map(lambda p: jnp.full_like(p, 2.0), params())
-  after = moved(config, slopes, steps=1)
+  after = moved(config, slopes, factors=(1.0,))
   # 6 + 3 + 3 slopes of 2 are learned: their norm is sqrt(48).
   np.testing.assert_allclose(
     after["backbone"]["conv"]["kernel"], 2 - 0.1 * 2 / 48**0.5, rtol=1e-6

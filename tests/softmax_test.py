@@ -21,6 +21,7 @@ START = {"running": {}, "key": jax.random.key(7)}
 SGD = optax.chain(
   optax.add_decayed_weights(0.01), optax.sgd(lambda step: 0.5, momentum=0.9)
 )
+ADAMW = optax.adamw(lambda step: 0.1, 0.8, 0.95, 1e-3, weight_decay=0.01)
 
 
 def one_device():
@@ -216,7 +217,9 @@ def test_bfloat16_product_is_close_and_margins_stay_float32(mesh):
   )
 
 
-def updated(mesh, head, inputs, *, steps=2, clip_norm=0.0, accept=True):
+def updated(
+  mesh, head, inputs, *, steps=2, clip_norm=0.0, accept=True, optimizer=SGD
+):
   """Weights, optimizer state and norms after fused steps on one batch."""
 
   @jax.jit
@@ -235,13 +238,13 @@ def updated(mesh, head, inputs, *, steps=2, clip_norm=0.0, accept=True):
       *(params, opt_state, loss.pull, jnp.array(accept)),
       head=head,
       mesh=mesh,
-      optimizer=SGD,
+      optimizer=optimizer,
       clip_norm=clip_norm,
       sample=sample,
     )
 
   params, *batch = put(mesh, *inputs)
-  opt_state, norms = SGD.init(params[WEIGHTS]), []
+  opt_state, norms = optimizer.init(params[WEIGHTS]), []
   for step in range(steps):
     loss, new = run(params, opt_state, *batch, jax.random.key(step))
     params[WEIGHTS], opt_state = new.weights, new.opt_state
@@ -249,36 +252,51 @@ def updated(mesh, head, inputs, *, steps=2, clip_norm=0.0, accept=True):
   return params[WEIGHTS], opt_state, norms, loss
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 0.05])
-@pytest.mark.parametrize("sub_centers", [1, 2])
-def test_fused_update_equals_gradient_then_optax(mesh, sub_centers, clip_norm):
+@pytest.mark.parametrize(
+  ("sub_centers", "clip_norm", "optimizer"),
+  [
+    (1, 0.0, SGD),
+    (1, 0.05, SGD),
+    (2, 0.0, SGD),
+    (2, 0.05, SGD),
+    (1, 0.0, ADAMW),
+    (2, 0.05, ADAMW),
+  ],
+)
+def test_fused_update_equals_gradient_then_optax(
+  mesh, sub_centers, clip_norm, optimizer
+):
   """Chunks of 3 do not divide shards of 5: rows that overlap move once."""
   head = make_head(sub_centers=sub_centers)
   inputs = random_inputs(head, 24)
-  got = updated(mesh, head, inputs, clip_norm=clip_norm)
+  got = updated(mesh, head, inputs, clip_norm=clip_norm, optimizer=optimizer)
   clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
   params, embeddings, labels = inputs
   want_norms = []
   with jax.enable_x64(True):
-    opt_state = SGD.init(jnp.asarray(params[WEIGHTS]))
+    opt_state = optimizer.init(jnp.asarray(params[WEIGHTS]))
   for _ in range(2):
     _, (slopes, _) = oracle_of(head, (params, embeddings, labels))
     want_norms.append(np.linalg.norm(slopes[WEIGHTS]))
     with jax.enable_x64(True):
       clipped, _ = clip.update(slopes[WEIGHTS], clip.init(0))
-      updates, opt_state = SGD.update(clipped, opt_state, params[WEIGHTS])
+      updates, opt_state = optimizer.update(clipped, opt_state, params[WEIGHTS])
     params = params | {WEIGHTS: params[WEIGHTS] + np.asarray(updates)}
   assert min(want_norms) > 0.05  # Or nothing would be clipped.
   assert_close(got[0], params[WEIGHTS], rtol=1e-4, atol=1e-5)
-  assert_close(got[1][1][0].trace, opt_state[1][0].trace, atol=1e-5)
+  assert_close(got[1], opt_state, atol=1e-5)
   assert_close(got[2], want_norms)
-  assert got[1][1][1].count == 2
+  counts = [leaf for leaf in jax.tree.leaves(got[1]) if not leaf.ndim]
+  assert counts and all(count == 2 for count in counts)
 
 
-def test_a_rejected_step_changes_nothing(mesh):
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_a_rejected_step_changes_nothing(mesh, optimizer):
   head = make_head()
   inputs = random_inputs(head, 24)
-  weights, opt_state, _, _ = updated(mesh, head, inputs, accept=False)
+  weights, opt_state, _, _ = updated(
+    mesh, head, inputs, accept=False, optimizer=optimizer
+  )
   np.testing.assert_array_equal(weights, inputs[0][WEIGHTS].astype(np.float32))
   assert all(
     np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(opt_state)
@@ -340,6 +358,47 @@ def test_sampled_step_is_the_dense_one_on_its_classes(
   others = np.setdiff1d(np.arange(128), classes)
   assert len(others) > 20
   np.testing.assert_array_equal(after[others], before[others])
+
+
+def test_sampled_adamw_leaves_the_other_classes_untouched(mesh):
+  """Three samples, against AdamW of each in float64; moments stay too."""
+  head = make_head(101, 64, chunk=7, sample_rate=0.1, sub_centers=2)
+  inputs = random_inputs(head, 16)
+  draw = jax.jit(partial(negatives.draw, head=head, mesh=mesh))
+  label_b = put(mesh, *inputs)[2]
+  params, embeddings, labels = inputs
+  before = params[WEIGHTS].reshape(128, -1)
+  w, m, v, seen = before.copy(), 0 * before, 0 * before, []
+  for step in range(1, 4):
+    sample = draw(jax.random.key(step - 1), label_b)
+    used = np.asarray(sample.classes) >= 0
+    classes = np.asarray(sample.classes)[used]
+    _, (slopes, _) = oracle_of(
+      head,
+      (params | {WEIGHTS: w.reshape(-1, SIZE)}, embeddings, labels),
+      classes=classes,
+      log_weights=np.asarray(sample.log_weights)[used],
+    )
+    g = slopes[WEIGHTS].reshape(128, -1)[classes]
+    m[classes] = 0.8 * m[classes] + 0.2 * g
+    v[classes] = 0.95 * v[classes] + 0.05 * g**2
+    root = np.sqrt(v[classes] / (1 - 0.95**step)) + 1e-3
+    move = m[classes] / (1 - 0.8**step) / root
+    w[classes] -= 0.1 * (move + 0.01 * w[classes])
+    seen.append(classes)
+  options = {"steps": 3, "optimizer": ADAMW}
+  weights, opt_state, _, _ = updated(mesh, head, inputs, **options)
+  got = np.asarray(weights).reshape(128, -1)
+  assert_close(got, w, rtol=1e-4, atol=2e-4)
+  moments = opt_state[0]
+  assert_close(np.asarray(moments.mu).reshape(128, -1), m, atol=1e-5)
+  assert_close(np.asarray(moments.nu).reshape(128, -1), v, atol=1e-6)
+  never = np.setdiff1d(np.arange(128), np.concatenate(seen))
+  once = np.setxor1d(seen[0], np.union1d(seen[1], seen[2]))
+  assert len(never) > 20 and len(once) > 5
+  np.testing.assert_array_equal(got[never], before[never].astype(np.float32))
+  for moment in (moments.mu, moments.nu):
+    assert np.all(np.asarray(moment).reshape(128, -1)[never] == 0)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +468,7 @@ def test_fixed_point_gives_poor_classes_the_larger_margins():
   assert margins[0] < margins[3] < margins[7]
 
 
-def compiled(mesh, head, batch):
+def compiled(mesh, head, batch, optimizer=SGD):
   """The optimised program of a fused step of the head."""
 
   def step(params, opt_state, embeddings, labels, accept):
@@ -420,14 +479,14 @@ def compiled(mesh, head, batch):
     loss = softmax.loss(params, embeddings, labels, **START, **options)
     new = softmax.update_weights(
       *(params, opt_state, loss.pull, accept),
-      optimizer=SGD,
+      optimizer=optimizer,
       clip_norm=0.0,
       **options,
     )
     return loss.embedding_slopes, loss.small_slopes, new
 
   inputs = put(mesh, *random_inputs(head, batch))
-  opt_state = SGD.init(inputs[0][WEIGHTS])
+  opt_state = optimizer.init(inputs[0][WEIGHTS])
   return (
     jax.jit(step, donate_argnums=(0, 1))
     .lower(inputs[0], opt_state, *inputs[1:], jnp.array(True))
@@ -435,13 +494,15 @@ def compiled(mesh, head, batch):
   )
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.25])
+@pytest.mark.parametrize(
+  ("rate", "optimizer"), [(1.0, SGD), (0.25, SGD), (0.25, ADAMW)]
+)
 def test_compiled_step_holds_no_logits_and_only_the_listed_collectives(
-  mesh, rate
+  mesh, rate, optimizer
 ):
   batch, classes = 48, 1000
   head = make_head(classes, 512, chunk=32, sample_rate=rate)
-  program = compiled(mesh, head, batch)
+  program = compiled(mesh, head, batch, optimizer)
   text = program.as_text()
   data, model = mesh.shape["data"], mesh.shape["model"]
   local_batch, local_classes = batch // data, head.padded_classes // model
@@ -454,7 +515,7 @@ def test_compiled_step_holds_no_logits_and_only_the_listed_collectives(
   for rows in {batch, local_batch}:
     for columns in {head.padded_classes, local_classes, slots}:
       assert not shapes & {(rows, columns), (columns, rows)}
-  # Weights and momentum are updated where they are.
+  # Weights and moments are updated where they are.
   assert f"f32[{local_classes},{SIZE}]{{1,0}} copy(" not in text
   if model > 1:  # Nobody holds the whole weight matrix.
     assert (head.padded_classes, SIZE) not in shapes

@@ -124,10 +124,7 @@ def test_it_learns(dataset, tmp_path):
   assert lines[-1]["tiny/accuracy"] > 0.9
 
 
-@pytest.mark.parametrize("stop", [1, 5, 11])
-def test_resumed_run_equals_the_undisturbed(
-  finished, dataset, tmp_path, monkeypatch, stop
-):
+def train_and_kill(config, workdir, monkeypatch, stop):
   """Stopped before step `stop + 1`, without a chance to clean up."""
   from jamsface_jax.step_log import StepLog
 
@@ -141,15 +138,46 @@ def test_resumed_run_equals_the_undisturbed(
       raise Killed
     add(self, step, metrics, ids)
 
-  config = tiny_config(dataset)
   with monkeypatch.context() as patch, pytest.raises(Killed):
     patch.setattr(StepLog, "add", kill)
-    train(config, str(tmp_path / "w"))
+    train(config, str(workdir))
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_resumed_run_equals_the_undisturbed(
+  finished, dataset, tmp_path, monkeypatch, stop
+):
+  config = tiny_config(dataset)
+  train_and_kill(config, tmp_path / "w", monkeypatch, stop)
   assert train(config, str(tmp_path / "w")) == 0
   assert_equal(read_state(config, tmp_path / "w"), read_state(config, finished))
   assert without_speed(read_lines(tmp_path / "w")) == without_speed(
     read_lines(finished)
   )
+
+
+@pytest.mark.slow
+def test_adamw_on_a_sample_resumes_exactly(dataset, tmp_path, monkeypatch):
+  config = tiny_config(
+    dataset,
+    **{
+      "optimizer.name": "adamw",
+      "optimizer.learning_rate": 0.1,
+      "head.sample_rate": 0.5,
+      "schedule.length": 6.0,
+      "checkpoint.every": 2,
+      "evaluation.data": "",
+    },
+  )
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  assert train(config, str(whole)) == 0
+  train_and_kill(config, killed, monkeypatch, stop=3)
+  assert train(config, str(killed)) == 0
+  got, want = read_state(config, killed, 6), read_state(config, whole, 6)
+  assert_equal(got, want)
+  moments = jax.tree.leaves(want.opt_state["head"]["weights"])
+  assert [m.shape for m in moments if m.ndim] == [(64, 32)] * 2
+  assert all(np.any(m) for m in moments)
 
 
 def command(dataset, workdir, *flags):
