@@ -1,0 +1,116 @@
+"""Comparing losses over seeds."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import assert_one_sentence
+from ml_collections import ConfigDict
+from scipy import stats
+
+from jamsface_jax import ablate
+from jamsface_jax.errors import InputError
+
+ABLATE = "jamsface_jax.ablate"
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+  config = ConfigDict()
+  config.recipes = ("configs/demo.py",)
+  config.seeds = (0, 1)
+  config.metrics = ({metrics},)
+  config.reference = "cosface"
+  config.rows = ConfigDict({{
+    "cosface": ("tiny,cosface",),
+    "jamsface": ("tiny,jamsface", "head.margin_rate=0.5"),
+  }})
+  return config
+"""
+
+
+def test_differences_are_those_of_a_paired_t_test():
+  rng = np.random.default_rng(0)
+  theirs, ours = rng.normal(0.8, 0.05, 6), rng.normal(0.83, 0.05, 6)
+  found = {seed: {"a": value} for seed, value in enumerate(ours)}
+  # One seed more on this side, one of another number on that.
+  reference = {seed: {"a": value} for seed, value in enumerate(theirs[:5])}
+  reference[99] = {"a": 0.1}
+  cell = ablate.compare(found, reference, "a")
+  assert cell["mean"] == pytest.approx(ours.mean())
+  difference = ours[:5] - theirs[:5]
+  assert cell["difference"] == pytest.approx(difference.mean())
+  error = difference.std(ddof=1) / np.sqrt(5)
+  half = stats.t.ppf(0.975, 4) * error
+  np.testing.assert_allclose(
+    cell["difference_interval"],
+    [difference.mean() - half, difference.mean() + half],
+  )
+  assert cell["p"] == pytest.approx(
+    2 * stats.t.sf(abs(difference.mean() / error), 4)
+  )
+  # The interval of the mean against resampling by hand.
+  means = rng.choice(ours, (20_000, 6)).mean(axis=1)
+  np.testing.assert_allclose(
+    cell["interval"], np.quantile(means, [0.025, 0.975]), atol=2e-3
+  )
+
+
+def test_one_seed_has_no_interval_and_no_row_no_mean():
+  one = ablate.compare({0: {"a": 0.5}}, {0: {"a": 0.25}}, "a")
+  assert one["mean"] == 0.5 and one["difference"] == 0.25
+  assert one["interval"] is one["difference_interval"] is one["p"] is None
+  assert ablate.compare({}, {0: {"a": 0.25}}, "a")["mean"] is None
+
+
+@pytest.mark.slow
+def test_runs_what_is_missing_and_tells_of_what_failed(run, tmp_path):
+  config, output = tmp_path / "compare.py", tmp_path / "a"
+  config.write_text(CONFIG.format(metrics='"train/loss"'))
+  command = (ABLATE, f"--config={config}", f"--output={output}", "--jobs=2")
+  done = run(*command)
+  assert done.returncode == 0, done.stderr
+  table = (output / "table.md").read_text()
+  assert table in done.stdout and "| jamsface | 2 |" in table
+  assert (output / "ablation.png").stat().st_size > 10_000
+  cells = json.loads((output / "results.json").read_text())["cells"]
+  losses = {c["row"]: c for c in cells if c["metric"] == "train/loss"}
+  for row, cell in losses.items():
+    for seed, value in cell["values"].items():
+      lines = (
+        (output / "demo" / row / f"seed{seed}" / "metrics.jsonl")
+        .read_text()
+        .splitlines()
+      )
+      last = [json.loads(x) for x in lines if "train/loss" in x][-1]
+      assert value == last["train/loss"] and last["step"] == 5
+  assert len({*losses["cosface"]["values"].values()}) == 2  # Seeds differ.
+  assert losses["jamsface"]["difference"] is not None
+
+  # Again: nothing is run, so that work directories stay as they are.
+  before = {p: p.stat().st_mtime_ns for p in output.rglob("metrics.jsonl")}
+  assert run(*command).returncode == 0
+  assert before == {
+    p: p.stat().st_mtime_ns for p in output.rglob("metrics.jsonl")
+  }
+
+  config.write_text(CONFIG.format(metrics='"lfw/accuracy"'))
+  assert_one_sentence(run(*command), "'lfw/accuracy'", "train/loss")
+  text = CONFIG.format(metrics='"train/loss"')
+  config.write_text(text.replace("margin_rate=0.5", "margin_rate=0.6"))
+  assert_one_sentence(run(*command), "seed0", "another name")
+
+  config.write_text(text.replace("jamsface", "new", 1).replace("0.5", "-1"))
+  done = run(*command)
+  assert done.returncode == 1
+  assert "2 of 4 runs failed" in done.stderr and "margin_rate" in done.stderr
+  assert "| cosface | 2 |" in done.stdout  # What there is.
+
+
+def test_what_cannot_be_compared():
+  config = ConfigDict({"recipes": ("a.py",), "seeds": (0,), "metrics": ("m",)})
+  with pytest.raises(InputError, match="rows is missing"):
+    ablate.plan(config, "out")
+  config.rows, config.reference = ConfigDict({"a": ("a",)}), "b"
+  with pytest.raises(InputError, match="'b' is not a row: use one of a"):
+    ablate.plan(config, "out")
