@@ -59,6 +59,7 @@ def make_model(
   dtype: str,
   remat: bool,
   batch_norm_group: int,
+  scan: bool = False,
 ) -> nn.Module:
   """Builds a backbone from the settings `config.model`.
 
@@ -148,6 +149,8 @@ def make_model(
     "mask_ratio": ("vit", mask_ratio, 0),
   }
   options = {"scale": fixed.get("scale", 2)} if kind == "mobilefacenet" else {}
+  if kind == "iresnet":
+    options["scan"] = scan
   for setting, (owner, value, neutral) in special.items():
     if kind == owner:
       options[setting] = value
