@@ -8,7 +8,6 @@ topology given, 1 if not, with the ways out and what each would save.
 
 import dataclasses
 import json
-import os
 import sys
 from typing import Any
 

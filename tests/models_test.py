@@ -26,6 +26,7 @@ SETTINGS = {
   "dropout": 0.0,
   "dtype": "float32",
   "remat": False,
+  "scan": False,
   "batch_norm_group": 0,
 }
 
@@ -248,6 +249,7 @@ def test_block_matches_numpy():
     stride=2,
     squeeze_reduction=0,
     dtype="float32",
+    scan=False,
     batch_norm_group=0,
   )
   variables = random_variables(block, x)
