@@ -27,7 +27,6 @@ CHANGES = {
     {"model.batch_norm_group": 0},
     {"model.batch_norm_group": BATCH},
   ),
-  "equal blocks as one loop": ({"model.scan": False}, {"model.scan": True}),
   "recomputed blocks": ({"model.remat": False}, {"model.remat": True}),
   "update fused into the gradient": (
     {"head.fused_update": False},
@@ -41,7 +40,6 @@ def settings(chips_: int, **changes) -> step_cost.ConfigDict:
   config = ms1m_r100.get_config()
   config.data.batch_size = BATCH * chips_
   config.model.batch_norm_group = BATCH
-  config.model.scan = True
   config.update_from_flattened_dict(changes)
   return config
 

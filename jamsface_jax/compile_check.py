@@ -414,7 +414,7 @@ def _more(count: int) -> str:
 def ways_table(cost: StepCost, ways: list[tuple[str, StepCost]]) -> str:
   """What does not fit, and what each way out saves."""
   lines = [
-    f"ways out of {gib(cost.total)} where {gib(cost.memory)} are, each compiled:",
+    f"ways out, each compiled: now {gib(cost.total)} of {gib(cost.memory)}",
     f"  {'saves':>10}{'total':>10}  fits  settings",
   ]
   for words, other in ways:

@@ -68,9 +68,6 @@ def base_config() -> ConfigDict:
   config.model.dropout = 0.0  # Before the embedding layer.
   config.model.dtype = "float32"  # Or "bfloat16": compute; parameters stay.
   config.model.remat = False  # Recompute blocks in the backward pass.
-  config.model.scan = (
-    False  # Of IResNet: equal blocks as a loop, see docs/pods.
-  )
   config.model.batch_norm_group = 0  # Examples per statistics; 0: all.
 
   config.head = ConfigDict()

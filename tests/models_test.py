@@ -26,7 +26,6 @@ SETTINGS = {
   "dropout": 0.0,
   "dtype": "float32",
   "remat": False,
-  "scan": False,
   "batch_norm_group": 0,
 }
 
@@ -249,7 +248,6 @@ def test_block_matches_numpy():
     stride=2,
     squeeze_reduction=0,
     dtype="float32",
-    scan=False,
     batch_norm_group=0,
   )
   variables = random_variables(block, x)

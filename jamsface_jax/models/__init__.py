@@ -58,7 +58,6 @@ def make_model(
   dropout: float,
   dtype: str,
   remat: bool,
-  scan: bool,
   batch_norm_group: int,
 ) -> nn.Module:
   """Builds a backbone from the settings `config.model`.
@@ -81,7 +80,6 @@ def make_model(
     dropout: rate before the embedding layer, in training, [0, 1).
     dtype: compute dtype, one of `DTYPES`; parameters are float32.
     remat: recompute each block in the backward pass, to save memory.
-    scan: of an IResNet, run the equal blocks of a stage as one loop.
     batch_norm_group: examples sharing batch statistics; 0 means the whole
       global batch.
 
@@ -148,7 +146,6 @@ def make_model(
     "squeeze_reduction": ("iresnet", squeeze_reduction, 0),
     "drop_path": ("vit", drop_path, 0),
     "mask_ratio": ("vit", mask_ratio, 0),
-    "scan": ("iresnet", scan, False),
   }
   options = {"scale": fixed.get("scale", 2)} if kind == "mobilefacenet" else {}
   for setting, (owner, value, neutral) in special.items():

@@ -11,8 +11,6 @@ face.evoLVe and its successors have it: after the last batch normalisation of a
 block, 1x1 convolutions without bias.
 """
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -138,8 +136,6 @@ class IResNet(nn.Module):
       statistics and the embedding layers are float32.
     remat: recompute each block in the backward pass instead of storing its
       activations.
-    scan: run the equal blocks of a stage as one loop, which compiles faster and
-      makes a smaller program; their results agree to rounding.
     batch_norm_group: examples per statistics group; 0 means the whole batch.
   """
 
@@ -151,7 +147,6 @@ class IResNet(nn.Module):
   dropout: float
   dtype: jax.typing.DTypeLike
   remat: bool
-  scan: bool
   batch_norm_group: int
 
   @nn.compact
@@ -176,20 +171,15 @@ class IResNet(nn.Module):
     # Argument 2 is `train` (0 is the module): Python branches on it.
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     for stage, depth in enumerate(self.stages, start=1):
-      of_stage = partial(
-        block,
-        channels=channels * 2 ** (stage - 1),
-        squeeze_reduction=self.squeeze_reduction,
-        dtype=self.dtype,
-        batch_norm_group=self.batch_norm_group,
-      )
-      first, *equal = (f"stage{stage}_block{i}" for i in range(1, depth + 1))
-      x = of_stage(stride=2, name=first)(x, train)
-      if self.scan and len(equal) > 1 and not self.is_initializing():
-        x = self._scan(partial(of_stage, stride=1), equal, x, train)
-      else:
-        for name in equal:
-          x = of_stage(stride=1, name=name)(x, train)
+      for i in range(1, depth + 1):
+        x = block(
+          channels=channels * 2 ** (stage - 1),
+          stride=2 if i == 1 else 1,
+          squeeze_reduction=self.squeeze_reduction,
+          dtype=self.dtype,
+          batch_norm_group=self.batch_norm_group,
+          name=f"stage{stage}_block{i}",
+        )(x, train)
     x = BatchNorm(self.batch_norm_group, self.dtype, name="final_bn")(x, train)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = x.reshape(x.shape[0], -1)  # len() refuses a symbolic size.
@@ -204,29 +194,3 @@ class IResNet(nn.Module):
     return BatchNorm(self.batch_norm_group, jnp.float32, name="embedding_bn")(
       x, train
     )
-
-  def _scan(self, block, names, x, train):
-    """Applies equal blocks as one loop; their variables stay apart by name."""
-
-    def apply(x, variables):
-      mutable = ["batch_stats"] if train else []
-      return block(parent=None).apply(variables, x, train, mutable=mutable)
-
-    # Without a policy a loop keeps every float32 in between for its backward;
-    # from the results of convolutions the rest costs a few passes.
-    policy = None if self.remat else _keep_convolutions
-    apply = jax.checkpoint(apply, policy=policy, prevent_cse=False)
-    kept = ("params", "batch_stats")
-    of_blocks = [{k: self.variables[k][name] for k in kept} for name in names]
-    x, updated = jax.lax.scan(
-      apply, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_blocks)
-    )
-    if train:
-      for k, name in enumerate(names):
-        of_block = jax.tree.map(lambda leaf, k=k: leaf[k], updated)
-        self.put_variable("batch_stats", name, of_block["batch_stats"])
-    return x
-
-
-def _keep_convolutions(primitive, *_, **__):
-  return primitive is jax.lax.conv_general_dilated_p
