@@ -206,7 +206,7 @@ def _compile(
   work = [hlo.Work(*w) for w in found.pop("work")]
   return found | {
     "collectives": collectives,
-    **_estimate(work, collectives, topology),
+    **estimate(work, collectives, topology),
   }
 
 
@@ -222,7 +222,7 @@ def _read_off(lowered: jax.stages.Lowered) -> dict[str, Any]:
     return {
       "temporaries": None,
       "program": 0,
-      "total": _refused(error),
+      "total": refused(error),
       "operations": 0,
       "moved": 0,
       "collectives": [],
@@ -258,8 +258,12 @@ def _read_off(lowered: jax.stages.Lowered) -> dict[str, Any]:
   }
 
 
-def _refused(error: jax.errors.JaxRuntimeError) -> int:
-  """Bytes that a program would need, as the refusal of the compiler says."""
+def refused(error: jax.errors.JaxRuntimeError) -> int:
+  """Bytes that a program would need, as the refusal of the compiler says.
+
+  Raises:
+    JaxRuntimeError: this one, if it is no such refusal.
+  """
   text = str(error)
   found = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", text)
   found = found or re.search(r"temporaries \(([\d.]+)([KMG])\)", text)
@@ -269,9 +273,10 @@ def _refused(error: jax.errors.JaxRuntimeError) -> int:
   return int(float(found[1]) * unit)
 
 
-def _estimate(
+def estimate(
   work: list[hlo.Work], collectives: list[hlo.Collective], topology: Topology
 ) -> dict[str, float]:
+  """Seconds of a step, by their names in `StepCost`; 0 where none are known."""
   chip = topology.chip
   if chip is None:
     names = ("compute_seconds", "compiler_seconds", "collective_seconds")

@@ -151,6 +151,7 @@ FLOORS = [
   {"errors", "data.restricted_pickle", "data.whole_file"},
   {"data.records", "data.order", "data.decoding", "margins", "compiling"},
   {"losses"},
+  {"hlo", "chips"},
   {"torch_file"},
   {"weight_files"},
   {"data.tables", "roc", "cosines"},
@@ -169,12 +170,13 @@ FLOORS = [
   {"optimizer", "negatives", "results", "embedding_array"},
   {"state", "softmax"},
   {"checkpoint", "step", "head_cost"},
+  {"step_cost"},
   {"inference", "fine_tune"},
   {"evaluation", "export"},
   {"import_weights"},
   {"step_log", "summary"},
   {"train"},
-  {"main", "evaluate", "embed"},
+  {"main", "evaluate", "embed", "compile_check"},
 ]
 FLOOR = {name: k for k, floor in enumerate(FLOORS) for name in floor}
 
