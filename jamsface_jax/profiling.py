@@ -1,0 +1,44 @@
+"""A trace of some steps, for TensorBoard's profiler, XProf and Perfetto."""
+
+import os
+from typing import Any
+
+import jax
+
+from jamsface_jax.metric_writer import TENSORBOARD
+
+
+class Profile:
+  """Traces the wanted steps of a run, each process its own devices.
+
+  The trace goes to `W/tensorboard/plugins/profile/TIME/`: `*.xplane.pb`, which
+  TensorBoard's profile plugin reads, and `*.trace.json.gz`, which
+  https://ui.perfetto.dev opens.
+
+  Args:
+    steps: the first and the last of them are traced; empty: none.
+    workdir: of the run.
+  """
+
+  def __init__(self, steps: range, workdir: str):
+    self._steps = steps
+    self._directory = os.path.join(os.path.abspath(workdir), TENSORBOARD)
+    self._running = False
+
+  def before(self, step: int) -> None:
+    """Starts the trace if this step is the first of those to come."""
+    if step in self._steps and not self._running:
+      jax.profiler.start_trace(self._directory)
+      self._running = True
+
+  def after(self, step: int, results: Any) -> None:
+    """Ends it after the last of them, when its results are there."""
+    if self._running and step + 1 not in self._steps:
+      jax.block_until_ready(results)
+      self.close()
+
+  def close(self) -> None:
+    """Ends a trace that a stop of the run has cut short."""
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()
