@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := build/demo
-PODS := build/pods
+PODS := build/pods_env
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lint format test test-pods demo clean

@@ -142,7 +142,8 @@ class Program:
     Yields:
       Instruction, its computation, number of runs, whether a loop is around it.
     """
-    yield from self._executed(self.entry, 1, False)
+    if self.entry:
+      yield from self._executed(self.entry, 1, False)
 
   def _executed(self, name, runs, looped):
     computation = self.computations[name]
@@ -237,7 +238,7 @@ def _constant(instruction: Instruction) -> int | None:
 
 
 def parse(text: str) -> Program:
-  """Reads what `jax.stages.Compiled.as_text` returns."""
+  """Reads what `jax.stages.Compiled.as_text` returns; "": an empty program."""
   computations, entry, current = {}, "", None
   for line in text.splitlines():
     if current is None:
@@ -608,10 +609,10 @@ def _moved(program, instruction, computation):
     return 0
   if opcode == "fusion":
     read = [
-      _read(inner, number, computation[name].results)
+      _read(program, inner, number, computation[name].results)
       for number, name in enumerate(instruction.operands)
     ]
-    return sum(read) + _written(inner, instruction.results)
+    return sum(read) + _written(program, inner, instruction.results)
   if opcode in ("dynamic-slice", "slice", "gather"):
     return 2 * _main_bytes(instruction.results)
   if opcode in ("dynamic-update-slice", "scatter"):
@@ -621,7 +622,9 @@ def _moved(program, instruction, computation):
   return sum(map(_main_bytes, read)) + _main_bytes(instruction.results)
 
 
-def _read(inner: Computation, number: int, operand: Sequence[Array]) -> int:
+def _read(
+  program: Program, inner: Computation, number: int, operand: Sequence[Array]
+) -> int:
   """Bytes that a fusion reads of one operand: all, or what is cut out."""
   whole = _main_bytes(operand)
   parameter = next(
@@ -636,8 +639,7 @@ def _read(inner: Computation, number: int, operand: Sequence[Array]) -> int:
     return whole
   read, names = 0, [parameter.name]
   for user in inner.values():
-    used = [n for n in names if n in user.operands]
-    if not used:
+    if not any(name in user.operands for name in names):
       continue
     if user.opcode == "bitcast":
       names.append(user.name)
@@ -645,12 +647,22 @@ def _read(inner: Computation, number: int, operand: Sequence[Array]) -> int:
       read += sum(a.padded_bytes for a in user.results)
     elif user.opcode == "dynamic-update-slice" and user.operands[0] in names:
       continue  # What is overwritten is not read.
+    elif user.opcode == "fusion":
+      # Fusions within fusions: of a product, the part that cuts its operand.
+      within = program.computations[user.called["calls"]]
+      read += sum(
+        _read(program, within, place, operand)
+        for place, name in enumerate(user.operands)
+        if name in names
+      )
     else:
       return whole
   return min(read, whole)
 
 
-def _written(inner: Computation, results: Sequence[Array]) -> int:
+def _written(
+  program: Program, inner: Computation, results: Sequence[Array]
+) -> int:
   """Bytes that a fusion writes: all, or the part that it updates in place."""
   root = next(i for i in inner.values() if i.is_root)
   roots = [root]
@@ -660,10 +672,15 @@ def _written(inner: Computation, results: Sequence[Array]) -> int:
     return _main_bytes(results)
   written = 0
   for part, result in zip(roots, results, strict=True):
-    while part.opcode == "bitcast":
-      part = inner[part.operands[0]]
+    where = inner
+    while part.opcode in ("bitcast", "fusion") and len(part.results) == 1:
+      if part.opcode == "fusion":
+        where = program.computations[part.called["calls"]]
+        part = next(i for i in where.values() if i.is_root)
+      else:
+        part = where[part.operands[0]]
     if part.opcode == "dynamic-update-slice":
-      new = inner[part.operands[1]].results
+      new = where[part.operands[1]].results
       if result.in_main_memory:
         written += sum(a.padded_bytes for a in new)
     else:

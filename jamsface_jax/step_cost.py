@@ -6,6 +6,7 @@ traffic and collectives are read off the compiled program; times are estimates.
 """
 
 import dataclasses
+import gzip
 import hashlib
 import json
 import math
@@ -190,72 +191,53 @@ def _compile(
   path = ""
   if cache:
     key = hashlib.sha256(lowered.as_text().encode())
-    key.update(repr((topology.name, mesh.device_ids.tolist())).encode())
-    key.update(repr((jaxlib.__version__, _compiler(mesh))).encode())
-    path = os.path.join(cache, f"{key.hexdigest()[:32]}.json")
+    compiler = mesh.devices.flat[0].client.platform_version
+    where = topology.name, mesh.device_ids.tolist()
+    key.update(repr((where, jaxlib.__version__, compiler)).encode())
+    path = os.path.join(cache, f"{key.hexdigest()[:32]}.json.gz")
   if path and os.path.exists(path):
-    with open(path, encoding="utf-8") as file:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
       found = json.load(file)
   else:
     found = _read_off(lowered)
     if path:
       os.makedirs(cache, exist_ok=True)
-      with written_whole(path) as file:
-        json.dump(found, file)
-  collectives = [hlo.Collective(**c) for c in found["collectives"]]
-  work = [hlo.Work(*w) for w in found.pop("work")]
+      with written_whole(path, "wb") as file:
+        file.write(gzip.compress(json.dumps(found).encode()))
+  program = hlo.parse(found.pop("text"))
+  work = list(hlo.work(program))
+  collectives = hlo.collectives(program, mesh.shape)
   return found | {
+    "operations": sum(w.operations * w.runs for w in work),
+    "moved": sum(w.bytes * w.runs for w in work),
     "collectives": collectives,
+    "unknown_loops": hlo.unknown_loops(program),
     **estimate(work, collectives, topology),
   }
 
 
-def _compiler(mesh: Mesh) -> str:
-  return mesh.devices.flat[0].client.platform_version
-
-
 def _read_off(lowered: jax.stages.Lowered) -> dict[str, Any]:
+  """Compiles a program: its bytes by part, its text, and the time it took."""
   begin = time.perf_counter()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    return {
-      "temporaries": None,
-      "program": 0,
-      "total": refused(error),
-      "operations": 0,
-      "moved": 0,
-      "collectives": [],
-      "unknown_loops": 0,
-      "work": [],
-      "compile_seconds": time.perf_counter() - begin,
+    found = {"temporaries": None, "program": 0, "total": refused(error)}
+    text = ""
+  else:
+    memory = compiled.memory_analysis()
+    text = compiled.as_text()
+    found = {
+      "temporaries": memory.temp_size_in_bytes,
+      "program": memory.generated_code_size_in_bytes,
+      "total": memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes
+      + memory.temp_size_in_bytes
+      + memory.generated_code_size_in_bytes,
     }
   elapsed = time.perf_counter() - begin
-  memory = compiled.memory_analysis()
-  program = hlo.parse(compiled.as_text())
-  (mesh,) = {
-    leaf.mesh
-    for leaf in jax.tree.leaves(compiled.input_shardings)
-    if isinstance(leaf, NamedSharding)
-  }
-  work = list(hlo.work(program))
-  return {
-    "temporaries": memory.temp_size_in_bytes,
-    "program": memory.generated_code_size_in_bytes,
-    "total": memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-    + memory.generated_code_size_in_bytes,
-    "operations": sum(w.operations * w.runs for w in work),
-    "moved": sum(w.bytes * w.runs for w in work),
-    "collectives": [
-      dataclasses.asdict(c) for c in hlo.collectives(program, mesh.shape)
-    ],
-    "unknown_loops": hlo.unknown_loops(program),
-    "work": [dataclasses.astuple(w) for w in work],
-    "compile_seconds": elapsed,
-  }
+  return found | {"text": text, "compile_seconds": elapsed}
 
 
 def refused(error: jax.errors.JaxRuntimeError) -> int:
