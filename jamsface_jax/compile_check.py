@@ -140,8 +140,11 @@ def parse_flags(argv: list[str]) -> ConfigDict:
       " --config.name=value."
     )
   for flag in (_CLASSES, _IMAGES, _BATCH):
-    if flag.value is not None and flag.value < 1:
-      raise InputError(f"--{flag.name}={flag.value} must be 1 or more.")
+    # Classes and images are counted in int32.
+    if flag.value is not None and not 1 <= flag.value < 2**31:
+      raise InputError(
+        f"--{flag.name}={flag.value} must be 1 or more and below 2^31."
+      )
   return _CONFIG.value
 
 
