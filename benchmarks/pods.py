@@ -150,8 +150,11 @@ def print_changes(name: str, cache: str) -> None:
 
 def print_scaling(topologies, cache, changes) -> None:
   """Images a second a chip, against the first topology."""
-  print("| topology | chips | classes | step ms | collectives ms | images/s")
-  print("| efficiency |\n" + "|---" * 7 + "|")
+  print(
+    "| topology | chips | classes | step ms | collectives ms | images/s"
+    " | efficiency |"
+  )
+  print("|---" * 7 + "|")
   first = None
   for name in topologies:
     cost = measure(name, CLASSES[0], cache, **changes)
@@ -241,8 +244,11 @@ def _reset_peak() -> None:
 
 def print_measured() -> None:
   """The compiler's bytes of 8 CPU devices beside those of a run."""
-  print("| network | width | classes | batch | model axis | compiled GiB")
-  print("| measured GiB | ratio |\n" + "|---" * 8 + "|")
+  print(
+    "| network | width | classes | batch | model axis | compiled GiB"
+    " | measured GiB | ratio |"
+  )
+  print("|---" * 8 + "|")
   for number, row in enumerate(MEASURED):
     command = [sys.executable, __file__, f"--child={number}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
