@@ -33,9 +33,7 @@ def base_config() -> ConfigDict:
   config.seed = 0  # Of initial values, order of examples, augmentation.
   config.log_every = 20  # Steps between lines of metrics.
   config.deterministic = False  # GPUs: the same bits at every run, slower.
-  config.profile_steps = (
-    ""  # "10:15": a trace of these, both included; "": none.
-  )
+  config.profile_steps = ""  # Trace steps such as "10:15", both included.
 
   config.data = ConfigDict()
   # A data set, or several by commas, each with classes of its own.

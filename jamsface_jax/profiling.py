@@ -1,6 +1,8 @@
 """A trace of some steps, for TensorBoard's profiler, XProf and Perfetto."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,11 +27,17 @@ class Profile:
     self._directory = os.path.join(os.path.abspath(workdir), TENSORBOARD)
     self._running = False
 
-  def before(self, step: int) -> None:
-    """Starts the trace if this step is the first of those to come."""
+  @contextlib.contextmanager
+  def step(self, step: int) -> Iterator[None]:
+    """A context for the work of one step, which viewers then know by number.
+
+    Starts the trace if this step is the first of those to come.
+    """
     if step in self._steps and not self._running:
       jax.profiler.start_trace(self._directory)
       self._running = True
+    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+      yield
 
   def after(self, step: int, results: Any) -> None:
     """Ends it after the last of them, when its results are there."""

@@ -177,12 +177,12 @@ def train(
       evaluations = evaluate(first)
 
     for step in range(first + 1, total_steps + 1):
-      profile.before(step)
-      with log.waiting():
-        batch = next(stream)
-      ids = batch.pop("ids")
-      placed = sharding.put_batch(batch, rows, config.data.batch_size, mesh)
-      state, metrics = step_fn(state, placed)
+      with profile.step(step):
+        with log.waiting():
+          batch = next(stream)
+        ids = batch.pop("ids")
+        placed = sharding.put_batch(batch, rows, config.data.batch_size, mesh)
+        state, metrics = step_fn(state, placed)
       profile.after(step, metrics)
       log.add(step, metrics, ids)  # Looks at the step before: no waiting.
       checkpoints.check()
