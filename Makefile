@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := build/demo
+PODS := build/pods_env
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test demo clean
+.PHONY: help setup lint format test test-pods demo clean
 
 help:  ## List the targets.
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 setup: $(READY)  ## Make a virtual environment with everything in it.
 
@@ -31,6 +32,17 @@ format: $(READY)  ## Mend style.
 
 test: $(READY)  ## Run all tests.
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# libtpu says on standard error of every JAX program that it finds no TPU: it
+# has an environment of its own.
+test-pods: $(PODS)/ready  ## Run the tests that compile for TPU pods.
+	$(PODS)/bin/python -m pytest -m pods
+
+$(PODS)/ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PODS)
+	$(PODS)/bin/python -m pip install --quiet --constraint constraints.txt \
+	  --editable '.[test,compile]'
+	@touch $@
 
 demo: $(READY) $(DEMO)/data/test/dataset.json  ## Train on synthetic faces, in minutes.
 	$(BIN)/python -m jamsface_jax.main --config=configs/demo.py \

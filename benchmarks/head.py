@@ -241,7 +241,11 @@ def _jax_step(variant: str, classes: int, args):
 
   run = {"plain": plain, "products": products}.get(kind, fused)
   program = (
-    jax.jit(run, donate_argnums=(0, 1), compiler_options=compiler_options())
+    jax.jit(
+      run,
+      donate_argnums=(0, 1),
+      compiler_options=compiler_options(jax.default_backend()),
+    )
     .lower(params, opt_state, key, jnp.array(True))
     .compile()
   )

@@ -38,8 +38,8 @@ def options_to_run_once() -> dict[str, int]:
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
-  """Options for `jax.jit` on the default backend.
+def compiler_options(platform: str) -> dict[str, str]:
+  """Options for `jax.jit` of a program for a platform, such as "cpu".
 
   XLA:CPU hands much to YNNPACK. Products and reductions gain by it: steps were
   1.2 times faster on two cores than without (IResNet-18, jaxlib 0.10.2).
@@ -47,7 +47,7 @@ def compiler_options() -> dict[str, str]:
   do chains of elementwise operations, 1.2 times. Other backends, and versions
   without that switch, get no option.
   """
-  if jax.default_backend() != "cpu":
+  if platform != "cpu":
     return {}
   options = {"xla_cpu_experimental_ynn_fusion_type": ",".join(_YNNPACK)}
   try:

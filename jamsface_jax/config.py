@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jamsface_jax import losses, models
+from jamsface_jax.data.local_path import require_local
 from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
 
@@ -19,7 +20,10 @@ CONFIG_FILE = "config.json"
 
 # A resumed run may change these; they do not change what is learned. What
 # `data.directory` holds is compared by content, not by path.
-_FREE = ("mesh", "checkpoint", "evaluation", "log_every", "data.threads")
+_FREE = (
+  *("mesh", "checkpoint", "evaluation", "log_every", "data.threads"),
+  "profile_steps",
+)
 _FREE_TO_MOVE = ("data.directory",)
 
 
@@ -29,6 +33,7 @@ def base_config() -> ConfigDict:
   config.seed = 0  # Of initial values, order of examples, augmentation.
   config.log_every = 20  # Steps between lines of metrics.
   config.deterministic = False  # GPUs: the same bits at every run, slower.
+  config.profile_steps = ""  # Trace steps such as "10:15", both included.
 
   config.data = ConfigDict()
   # A data set, or several by commas, each with classes of its own.
@@ -398,6 +403,7 @@ def validate(config: ConfigDict) -> None:
       f"head.angular_margin={config.head.angular_margin} is in radians and must"
       " be below pi."
     )
+  profiled_steps(config)  # Refuses what it cannot read.
   models.make_model(**config.model)  # Refuses what it cannot build.
   if not config.schedule.warmup < config.schedule.length:
     raise InputError(
@@ -411,6 +417,24 @@ def steps_of(amount: float, config: ConfigDict, num_images: int) -> int:
   if config.schedule.unit == "steps":
     return -int(-amount // 1)
   return -int(-amount * num_images // config.data.batch_size)
+
+
+def profiled_steps(config: ConfigDict) -> range:
+  """Steps to trace.
+
+  Raises:
+    InputError: `profile_steps` is not two numbers of steps, rising.
+  """
+  text = config.profile_steps
+  if not text:
+    return range(0)
+  first, _, last = text.partition(":")
+  if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+    raise InputError(
+      f"profile_steps={text!r} names no steps: give the first and the last,"
+      " such as '10:15'."
+    )
+  return range(int(first), int(last) + 1)
 
 
 def check_or_save(config: ConfigDict, workdir: str, *, save: bool) -> None:
@@ -447,6 +471,7 @@ def read_config(workdir: str) -> ConfigDict:
   Raises:
     InputError: it is not a work directory.
   """
+  require_local(workdir, "--workdir")
   path = os.path.join(workdir, CONFIG_FILE)
   try:
     with open(path, encoding="utf-8") as file:

@@ -247,7 +247,7 @@ def _check(
     lambda variables, pixels: model.apply(
       variables, normalize(pixels), train=False
     ),
-    compiler_options=compiler_options(),
+    compiler_options=compiler_options(jax.default_backend()),
   )
   for batch in CHECKED_BATCHES:
     shape = (batch, image_size, image_size, 3)

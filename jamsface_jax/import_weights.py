@@ -445,7 +445,7 @@ def check_onnx(
     lambda variables, pixels: model.apply(
       variables, normalize(pixels), train=False
     ),
-    compiler_options=compiler_options(),
+    compiler_options=compiler_options(jax.default_backend()),
   )
   difference = np.abs(apply(variables, pixels) - expected).max()
   share = difference / np.abs(expected).max()

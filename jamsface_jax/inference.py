@@ -64,7 +64,7 @@ class Embedder:
     self._forward = jax.jit(
       forward,
       out_shardings=NamedSharding(mesh, sharding.REPLICATED),
-      compiler_options=compiler_options(),
+      compiler_options=compiler_options(jax.default_backend()),
     )
 
   def embed(

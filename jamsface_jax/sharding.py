@@ -4,11 +4,12 @@ The mesh has two axes. Examples are split over both, so that no device repeats
 backbone work; class weights and margins are split over `model` alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,26 +20,44 @@ CLASSES = P("model")  # Class weights, margins and their optimizer state.
 REPLICATED = P()
 
 
-def make_mesh(model_devices: int) -> Mesh:
-  """Lays out all devices as a (data, model) grid.
+def make_mesh(
+  model_devices: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """Lays out devices as a (data, model) grid, neighbours as neighbours.
+
+  Where devices are of several slices, which only a slow network joins, the
+  `model` axis stays within a slice.
 
   Args:
-    model_devices: size of the `model` axis; -1 puts all devices on it.
+    model_devices: size of the `model` axis; -1 puts all devices of a slice on
+      it.
+    devices: of the mesh; None: all that JAX sees.
 
   Raises:
-    InputError: the number does not divide the devices that JAX sees.
+    InputError: the number does not divide the devices of a slice.
   """
-  total = jax.device_count()
-  model = total if model_devices == -1 else model_devices
-  if model < 1 or total % model:
+  devices = jax.devices() if devices is None else devices
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  each = len(devices) // slices
+  model = each if model_devices == -1 else model_devices
+  if model < 1 or each % model:
+    where = "that JAX sees" if slices == 1 else f"of each of {slices} slices"
     raise InputError(
-      f"mesh.model={model_devices} does not divide the {total} devices that JAX"
-      f" sees: use a divisor of {total}, or -1 for all of them."
+      f"mesh.model={model_devices} does not divide the {each} devices {where}:"
+      f" use a divisor of {each}, or -1 for all of them."
     )
   # Explicit axes, today's default, refuse the backward of a convolution.
-  return jax.make_mesh(
-    (total // model, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2
+  axes = {"axis_types": (AxisType.Auto,) * 2}
+  if slices == 1:
+    shape = each // model, model
+    return jax.make_mesh(shape, ("data", "model"), devices=devices, **axes)
+  grid = mesh_utils.create_hybrid_device_mesh(
+    (each // model, model),
+    (slices, 1),
+    devices,
+    allow_split_physical_axes=True,
   )
+  return Mesh(grid, ("data", "model"), **axes)
 
 
 def state_shardings(shapes: Any, mesh: Mesh) -> Any:

@@ -39,7 +39,7 @@ def make_train_step(
     step,
     donate_argnums=0,
     out_shardings=(shardings, None),
-    compiler_options=compiler_options(),
+    compiler_options=compiler_options(mesh.devices.flat[0].platform),
   )
 
 

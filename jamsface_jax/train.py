@@ -26,6 +26,7 @@ from jamsface_jax import (
 from jamsface_jax import head as head_lib
 from jamsface_jax.checkpoint import Checkpoints, versions
 from jamsface_jax.data import records
+from jamsface_jax.data.local_path import require_local
 from jamsface_jax.data.pipeline import batches
 from jamsface_jax.data.sources import (
   MixedSource,
@@ -39,6 +40,7 @@ from jamsface_jax.fine_tune import FineTune
 from jamsface_jax.goodput import Goodput
 from jamsface_jax.metric_writer import METRICS_FILE, MetricWriter
 from jamsface_jax.preemption import Preemption
+from jamsface_jax.profiling import Profile
 from jamsface_jax.progress import Progress
 from jamsface_jax.protocols import Evaluation
 from jamsface_jax.results import plot_evaluations
@@ -85,6 +87,7 @@ def train(
     InputError: a setting or the data is at fault.
     RunError: the loss is not finite, or a checkpoint cannot be written.
   """
+  require_local(workdir, "--workdir")
   main_process = jax.process_index() == 0
   goodput = Goodput(workdir, save=main_process)
   config_lib.validate(config)
@@ -156,6 +159,8 @@ def train(
     )
     closing.callback(stream.close)
     step_fn = make_train_step(config, parts, mesh)
+    profile = Profile(config_lib.profiled_steps(config), workdir)
+    closing.callback(profile.close)
     evaluations: list[Evaluation] = []
 
     def is_due(step: int) -> bool:
@@ -174,11 +179,13 @@ def train(
       evaluations = evaluate(first)
 
     for step in range(first + 1, total_steps + 1):
-      with log.waiting():
-        batch = next(stream)
-      ids = batch.pop("ids")
-      placed = sharding.put_batch(batch, rows, config.data.batch_size, mesh)
-      state, metrics = step_fn(state, placed)
+      with profile.step(step):
+        with log.waiting():
+          batch = next(stream)
+        ids = batch.pop("ids")
+        placed = sharding.put_batch(batch, rows, config.data.batch_size, mesh)
+        state, metrics = step_fn(state, placed)
+      profile.after(step, metrics)
       log.add(step, metrics, ids)  # Looks at the step before: no waiting.
       checkpoints.check()
 

@@ -91,6 +91,8 @@ def test_weighed_samples_have_no_meaning_one_by_one():
     ("head.sample_rate", 0.0, "above 0"),
     ("head.sub_centers", 0, "above 0"),
     ("head.scale", float("nan"), "above 0"),
+    ("profile_steps", "15:10", "first and the last"),
+    ("profile_steps", "a:b", "first and the last"),
     ("augment.blur", 1.5, "between 0 and 1"),
     ("augment.strength", -0.1, "between 0 and 1"),
     ("augment.random_changes", 9, "at most 8"),

@@ -37,6 +37,8 @@ def test_tiny_recipe_runs(run, tmp_path, devices):
     (["--config.head.scale=-1"], ["head.scale=-1.0", "above 0"]),
     (["--config.model.name=resnet"], ["model.name='resnet'", "iresnet50"]),
     (["--config.data.directory=/nowhere"], ["'/nowhere'", "not a directory"]),
+    (["--config.data.directory=gs://b/d"], ["'gs://b/d'", "mount it"]),
+    (["--config.profile_steps=5"], ["profile_steps='5'", "10:15"]),
     (["--config.data.directory=configs"], ["'configs'", "not a data set"]),
     (["--wrokdir=x"], ["wrokdir"]),
     (["stray"], ["'stray'", "not a flag"]),
@@ -67,6 +69,12 @@ def test_backbones_train(run, tmp_path, settings, devices):
   done = run(MAIN, TINY, *flags, f"--workdir={tmp_path / 'w'}", devices=devices)
   assert done.returncode == 0, done.stderr
   assert "finished 5 steps" in done.stdout
+
+
+def test_a_work_directory_in_an_object_store_is_refused(run, tmp_path):
+  done = run(MAIN, TINY, "--workdir=s3://bucket/run")
+  assert_one_sentence(done, "--workdir='s3://bucket/run'", "mount it")
+  assert not (ROOT / "s3:").exists()
 
 
 def test_config_that_does_not_exist(run, tmp_path):
@@ -163,8 +171,10 @@ def test_metric_writer_takes_back_later_lines(tmp_path):
 
 FLOORS = [
   {"errors", "data.restricted_pickle", "data.whole_file"},
+  {"data.local_path"},
   {"data.records", "data.order", "data.decoding", "margins", "compiling"},
   {"losses"},
+  {"hlo", "chips"},
   {"torch_file"},
   {"weight_files"},
   {"data.tables", "roc", "cosines"},
@@ -180,15 +190,17 @@ FLOORS = [
   {"onnx_file"},
   {"config", "distributed", "metric_writer", "progress", "embedding_files"},
   {"head", "report", "preemption", "goodput", "manifest", "workdir_lock"},
+  {"profiling"},
   {"optimizer", "negatives", "results", "embedding_array"},
   {"state", "softmax"},
   {"checkpoint", "step", "head_cost"},
+  {"step_cost"},
   {"inference", "fine_tune"},
   {"evaluation", "export"},
   {"import_weights"},
   {"step_log", "summary"},
   {"train"},
-  {"main", "evaluate", "embed"},
+  {"main", "evaluate", "embed", "compile_check"},
 ]
 FLOOR = {name: k for k, floor in enumerate(FLOORS) for name in floor}
 

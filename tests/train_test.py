@@ -1,5 +1,7 @@
 """Whole runs: killed, resumed, refused, evaluated, exported."""
 
+import glob
+import gzip
 import json
 import os
 import shutil
@@ -105,6 +107,26 @@ def test_a_run_leaves_what_it_promises(finished, dataset, capsys):
   assert train(tiny_config(dataset), str(finished)) == 0
   assert "tiny: accuracy" in capsys.readouterr().out
   assert read_lines(finished) == lines
+
+
+def test_profile_on_request(dataset, tmp_path):
+  """Three steps of a resumed run, which viewers open."""
+  workdir = str(tmp_path / "w")
+  config = tiny_config(dataset, **{"profile_steps": "3:5"})
+  config.schedule.length = 6.0
+  train(config, workdir)
+  pattern = f"{workdir}/tensorboard/plugins/profile/*/*"
+  files = {path.rpartition(".")[2]: path for path in glob.glob(pattern)}
+  assert set(files) == {"pb", "gz"}
+  with gzip.open(files["gz"]) as file:
+    events = json.load(file)["traceEvents"]
+  steps = {
+    int(event["args"]["step_num"])
+    for event in events
+    if event.get("name") == "train" and "step_num" in event.get("args", {})
+  }
+  assert steps == {3, 4, 5}
+  assert read_lines(tmp_path / "w")[-2]["step"] == 6
 
 
 def test_it_learns(dataset, tmp_path):

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from array_record.python import array_record_module
 
+from jamsface_jax.data.local_path import require_local
 from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
 
@@ -166,6 +167,7 @@ def read_index(directory: str) -> DatasetIndex:
   Raises:
     InputError: no data set there, or a missing, truncated or altered file.
   """
+  require_local(directory, "data.directory")
   path = os.path.join(directory, INDEX_FILE)
   if not os.path.isdir(directory):
     raise InputError(

@@ -1,0 +1,214 @@
+"""What accelerators are made of, and the groups of them that programs run on.
+
+Figures are the makers' public ones; a rate of links is one way, of one chip.
+
+TPU v4, v5e, v5p, v6e: https://cloud.google.com/tpu/docs/v4 and so on (peak,
+memory, bandwidth, 'inter-chip interconnect bandwidth' over the number of
+ports). What a program may use of the memory is what libtpu 0.0.42's compiler
+says when it refuses one. Between slices: the data center network's share of a
+chip, https://jax-ml.github.io/scaling-book/tpus/, as are where links close to a
+ring and a microsecond for each hop. H100 (SXM) and A100 (80 GB, SXM): NVIDIA's
+data sheets and those of its DGX machines (one 400 or 200 Gbit/s adapter a GPU).
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from jamsface_jax.errors import InputError
+
+_GIB = 2**30
+HOP_SECONDS = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One kind of accelerator.
+
+  Attributes:
+    memory: bytes that a program may use.
+    peak: floating-point operations a second in bfloat16.
+    bandwidth: bytes a second between chip and memory.
+    link: bytes a second one way over one link to a neighbour.
+    dimensions: of the torus of links; 0: every chip reaches every other of its
+      group at `link`.
+    ring: an axis of the torus closes to a ring if its length is a multiple.
+    far: bytes a second one way beyond the slice or machine.
+    group: chips that fast links join, if there is no torus.
+    cycles: of the compiler's estimates, a second; 0: it makes none.
+  """
+
+  memory: int
+  peak: float
+  bandwidth: float
+  link: float
+  dimensions: int
+  ring: int
+  far: float
+  group: int
+  cycles: float
+
+
+def _tpu(memory, peak, bandwidth, link, dimensions, ring, far, per_cycle):
+  # The clock is the peak over the operations of one cycle of its matrix units.
+  return Chip(
+    *(int(memory * _GIB), peak, bandwidth, link, dimensions, ring, far, 0),
+    cycles=peak / per_cycle,
+  )
+
+
+def _gpu(memory, peak, bandwidth, link, far):
+  return Chip(int(memory), peak, bandwidth, link, 0, 1, far, 8, 0.0)
+
+
+CHIPS = {
+  "v4": _tpu(30.75, 275e12, 1228e9, 50e9, 3, 4, 3.125e9, 8 * 2 * 128**2),
+  "v5e": _tpu(15.75, 197e12, 819e9, 50e9, 2, 16, 3.125e9, 4 * 2 * 128**2),
+  "v5p": _tpu(95.74, 459e12, 2765e9, 100e9, 3, 4, 6.25e9, 8 * 2 * 128**2),
+  "v6e": _tpu(31.25, 918e12, 1638e9, 100e9, 2, 16, 12.5e9, 4 * 2 * 256**2),
+  "h100": _gpu(80e9, 989e12, 3350e9, 450e9, 50e9),
+  "a100": _gpu(80e9, 312e12, 2039e9, 300e9, 25e9),
+}
+# Of a CPU only the memory is known: no estimate of time is made.
+_CPU = "cpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """Devices that are not here, but that a program can be compiled for.
+
+  Attributes:
+    name: as given, such as "v5e:16x16", "2*v5e:16x16", "h100:8" or "cpu:8".
+    chip: their kind; None for CPUs.
+    shape: of the torus of a slice, or the number of devices.
+    slices: groups that only the data center network joins.
+    devices: for a mesh. For GPUs they are CPUs in their stead, so that memory
+      of temporaries is what XLA makes of the program for a CPU.
+    memory: bytes of a device that a program may use.
+  """
+
+  name: str
+  chip: Chip | None
+  shape: tuple[int, ...]
+  slices: int
+  devices: Sequence[Any]
+  memory: int
+
+  @property
+  def is_stand_in(self) -> bool:
+    """Whether the program is compiled for CPUs in the place of GPUs."""
+    return self.chip is not None and self.devices[0].platform == "cpu"
+
+  def seconds(self, kind: str, size: int, group: int) -> float:
+    """Estimates the time of one collective, as rings over all links at hand.
+
+    Args:
+      kind: one of `hlo.COLLECTIVES`.
+      size: bytes on one device, of the larger of input and result.
+      group: devices that take part.
+
+    Returns:
+      Seconds; 0 for CPUs.
+    """
+    chip, devices = self.chip, math.prod(self.shape)
+    if chip is None or group == 1:
+      return 0.0
+    passes = 2 if kind == "all-reduce" else 1
+    share = (group - 1) / group
+    if kind == "collective-permute":
+      share = 1.0
+    if group > devices or (chip.group and group > chip.group):
+      return passes * (size * share / chip.far + 10 * HOP_SECONDS)
+    if not chip.dimensions:
+      return passes * (size * share / chip.link + HOP_SECONDS)
+    # A group of fewer devices has fewer of the axes for itself.
+    axes = sorted((n for n in self.shape if n > 1), reverse=True)
+    used = round(len(axes) * math.log(group) / math.log(devices))
+    axes = axes[: max(used, 1)]
+    rate, hops = 0.0, 0
+    for length in axes:
+      closes = length % chip.ring == 0
+      rate += chip.link * (2 if closes else 1)
+      hops += length // 2 if closes else length - 1
+    return passes * (size * share / rate + hops * HOP_SECONDS)
+
+
+def open_topologies(names: Sequence[str]) -> list[Topology]:
+  """Makes the devices of several topologies; before JAX looks for its own.
+
+  Raises:
+    InputError: a name is not understood, or libtpu is not installed.
+  """
+  parsed = [_parse(name) for name in names]
+  counts = [
+    math.prod(shape) for _, kind, shape in parsed if not kind.startswith("v")
+  ]
+  jax.config.update("jax_platforms", "cpu")
+  if counts:
+    jax.config.update("jax_num_cpu_devices", max(counts))
+  return [
+    _open(name, *parts) for name, parts in zip(names, parsed, strict=True)
+  ]
+
+
+def _parse(name: str) -> tuple[int, str, tuple[int, ...]]:
+  found = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", name)
+  kinds = (*CHIPS, _CPU)
+  if not found or found[2] not in kinds:
+    raise InputError(
+      f"--topology={name!r} is unknown: use a kind of {', '.join(kinds)} and a"
+      " shape, such as v5e:4x4, 2*v5e:16x16 (two slices), h100:8 or cpu:8."
+    )
+  slices, kind = int(found[1] or 1), found[2]
+  shape = tuple(int(n) for n in found[3].split("x"))
+  dimensions = CHIPS[kind].dimensions if kind in CHIPS else 0
+  if len(shape) != max(dimensions, 1) or min(*shape, slices) < 1:
+    raise InputError(
+      f"--topology={name!r} has the wrong shape: {kind} needs"
+      f" {max(dimensions, 1)} numbers of 1 or more, x between."
+    )
+  if slices > 1 and not dimensions:
+    raise InputError(
+      f"--topology={name!r}: slices are of TPUs; give {kind} its number of"
+      " devices alone."
+    )
+  return slices, kind, shape
+
+
+def _open(name, slices, kind, shape) -> Topology:
+  chip = CHIPS.get(kind)
+  if chip is None or not chip.dimensions:
+    devices = jax.devices("cpu")[: math.prod(shape)]
+    memory = chip.memory if chip else _host_memory() // len(devices)
+    return Topology(name, chip, shape, slices, devices, memory)
+  # Where there is no TPU, libtpu would ask the network which one there is.
+  # It takes no TPU: other programs may have libtpu open.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{kind}-{math.prod(shape)}")
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+  if kind == "v4":
+    # Both cores of a chip as one device, as machines with TPUs have it.
+    options["chip_config_name"] = "megacore"
+  try:
+    description = topologies.get_topology_desc(
+      name.rpartition("*")[2], "tpu", **options
+    )
+  except (RuntimeError, ValueError, NotImplementedError) as error:
+    raise InputError(
+      f"--topology={name!r} cannot be compiled for"
+      f" ({' '.join(str(error).split())[:200]}): install libtpu (pip install"
+      " -e '.[compile]') and give a shape that exists."
+    ) from None
+  return Topology(name, chip, shape, slices, description.devices, chip.memory)
+
+
+def _host_memory() -> int:
+  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
