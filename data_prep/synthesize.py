@@ -261,10 +261,18 @@ def synthesize(
     multiprocessing.get_context("spawn").Pool(workers) as pool,
     # Both are finished, or neither.
     DatasetWriter(
-      train, name="synthetic_train", classes=names[:split], source=source
+      train,
+      name="synthetic_train",
+      classes=names[:split],
+      source=source,
+      synthetic=True,
     ) as train_writer,
     DatasetWriter(
-      test, name="synthetic_test", classes=names[split:], source=source
+      test,
+      name="synthetic_test",
+      classes=names[split:],
+      source=source,
+      synthetic=True,
     ) as test_writer,
   ):
     writers = (train_writer, test_writer)

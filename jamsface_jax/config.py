@@ -4,14 +4,15 @@ A recipe in `configs/` overrides `base_config()` and nothing else; no setting
 has another default anywhere.
 """
 
+import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jamsface_jax import losses, models
 from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
 
@@ -222,6 +223,8 @@ def tiny(config: ConfigDict) -> ConfigDict:
 
   What the recipe says of losses, optimizer and precision stays.
   """
+  from jamsface_jax import models  # Here: settings are read without JAX.
+
   config.log_every = 1
   config.data.directory = ""
   config.data.image_size = 32
@@ -279,6 +282,8 @@ def validate(config: ConfigDict) -> None:
   Raises:
     InputError: names the setting, what is wrong, and what it may be.
   """
+  from jamsface_jax import losses, models  # Here: settings need no JAX.
+
   positive = (
     "log_every",
     "data.image_size",
@@ -469,7 +474,13 @@ def read_config(workdir: str) -> ConfigDict:
         f"{path!r} has the setting {name!r}, which this version does not know:"
         " use the version that wrote it."
       )
-    section[key] = tuple(value) if isinstance(value, list) else value
+    try:
+      section[key] = tuple(value) if isinstance(value, list) else value
+    except TypeError:
+      raise InputError(
+        f"{path!r} has {name}={value!r}, which is of another kind in this"
+        " version: use the version that wrote it."
+      ) from None
   return config
 
 
@@ -489,6 +500,18 @@ def _check_same(config: ConfigDict, path: str) -> None:
       f" ({'; '.join(conflicts)}): choose another --workdir or give the same"
       " settings."
     )
+
+
+def meanings() -> dict[str, str]:
+  """What each setting means: the comment beside it in `base_config`."""
+  source = inspect.getsource(base_config)
+  return dict(re.findall(r"^  config\.(\S+) = .*?  # (.*)$", source, re.M))
+
+
+def overridden(command: Sequence[str]) -> set[str]:
+  """The settings that a command line sets, "--config.data.threads=4" say."""
+  found = (re.match(r"--?(?:no)?config\.([\w.]+)", one) for one in command)
+  return {match[1] for match in found if match}
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict:

@@ -17,7 +17,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Recipe: configs/X.py, or configs/X.py:VARIANT."
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where checkpoints, metrics and plots go."
+  "workdir", None, "Where checkpoints, metrics and the report go."
 )
 _DISTRIBUTED = flags.DEFINE_enum(
   "distributed",

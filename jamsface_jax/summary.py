@@ -1,6 +1,7 @@
 """What a run says of itself at its start and at its end."""
 
 import os
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -25,8 +26,7 @@ def opening(
   total_steps: int,
 ) -> str:
   """What the run is, in a few lines."""
-  shapes = state_shapes(parts, config.data.image_size, mesh)
-  weights = sum(p.size for p in jax.tree.leaves(shapes.params["backbone"]))
+  weights = count_parameters(config, parts, mesh)
   settings = config.head
   rate = head_cost.measure_rate(parts.head, cost.examples)
   return "\n".join(
@@ -47,6 +47,27 @@ def opening(
       " images each",
     ]
   )
+
+
+def count_parameters(config: ConfigDict, parts: Parts, mesh: Mesh) -> int:
+  """Numbers that the backbone learns."""
+  shapes = state_shapes(parts, config.data.image_size, mesh)
+  return sum(p.size for p in jax.tree.leaves(shapes.params["backbone"]))
+
+
+def facts(
+  config: ConfigDict, source: Source, parts: Parts, mesh: Mesh
+) -> dict[str, Any]:
+  """What a report says of the data, the model and the devices; JSON values."""
+  device = jax.devices()[0]
+  return {
+    "data_fingerprint": source.fingerprint,
+    "parameters": count_parameters(config, parts, mesh),
+    "devices": mesh.size,
+    "platform": device.platform,
+    "device_kind": device.device_kind,
+    "processes": jax.process_count(),
+  }
 
 
 def _margin_text(margin: head_lib.Margin) -> str:
