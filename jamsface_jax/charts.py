@@ -120,7 +120,9 @@ def chart(
   Returns:
     A <figure>.
   """
-  drawn = [line for line in map(_drawable(x_axis, y_axis), lines) if len(line.x)]
+  drawn = [
+    line for line in map(_drawable(x_axis, y_axis), lines) if len(line.x)
+  ]
   clouds = [_thin(cloud) for cloud in clouds if len(cloud.x)]
   if not drawn and not clouds:
     return nothing(title, note or "No data yet.")
@@ -147,10 +149,10 @@ def chart(
       f"<title>{html.escape(name)}</title></path>"
     )
   shapes.append(f'<path class="cursor" d="M0 {_TOP}V{_HEIGHT - _BOTTOM}"/>')
-  shown = [_thinned(line) for line in drawn]
+  data = _data([_thinned(line) for line in drawn], x_axis, y_axis, across)
   return "\n".join(
     [
-      f'<figure class="chart" data-chart="{_data(shown, x_axis, y_axis, across)}">',
+      f'<figure class="chart" data-chart="{data}">',
       f"<figcaption>{html.escape(title)}</figcaption>",
       f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"'
       f' aria-label="{html.escape(_sentence(title, drawn, x_axis, y_axis))}">',
@@ -440,7 +442,8 @@ def _legend(lines, clouds, marks, x_axis: Axis, y_axis: Axis):
   for line in lines:
     yield (
       f'<li><i class="key c{line.color % COLORS} d{line.dash % DASHES}"></i>'
-      f"{html.escape(line.name)} <output>{y_axis.text(line.y[-1])}</output></li>"
+      f"{html.escape(line.name)}"
+      f" <output>{y_axis.text(line.y[-1])}</output></li>"
     )
   for cloud in clouds:
     yield (
@@ -449,8 +452,7 @@ def _legend(lines, clouds, marks, x_axis: Axis, y_axis: Axis):
     )
   for name, x in marks.items():
     yield (
-      f'<li><i class="key mark"></i>{html.escape(name)}'
-      f" {x_axis.text(x)}</li>"
+      f'<li><i class="key mark"></i>{html.escape(name)} {x_axis.text(x)}</li>'
     )
   yield "</ul>"
   if lines:

@@ -99,7 +99,9 @@ class Run:
   @property
   def step(self) -> int:
     """The last step that was logged, 0 if none."""
-    return max((int(steps[-1]) for steps, _ in self.metrics.values()), default=0)
+    return max(
+      (int(steps[-1]) for steps, _ in self.metrics.values()), default=0
+    )
 
   @property
   def total_steps(self) -> int | None:
@@ -429,7 +431,7 @@ def _roc(name: str, having: Sequence[Run], runs: Sequence[Run]) -> str:
   return chart(
     f"ROC of {name}",
     lines,
-    Axis("false accept rate (FAR), logarithmic", log=True),
+    Axis("false accept rate (FAR)", log=True),
     _SHARE,
     note="Begins at the smallest FAR that the pairs can measure.",
   )
@@ -487,7 +489,7 @@ def _cmc(name: str, having: Sequence[Run], runs: Sequence[Run]) -> str:
   return chart(
     f"Identification in {name}",
     lines,
-    Axis("rank, logarithmic", log=True),
+    Axis("rank", log=True),
     Axis("mated probes found", percent=True, most=1.0),
   )
 
@@ -562,7 +564,7 @@ def _margin_chart(kind: str, one: Mapping[str, Any]) -> str:
       Line("a tenth is above", sizes, [band["high"] for band in bands], 1, 2),
       Line("a tenth is below", sizes, [band["low"] for band in bands], 1, 1),
     ],
-    Axis("images of the class, logarithmic", log=True),
+    Axis("images of the class", log=True),
     Axis(units.get(kind, kind), zero=True),
     clouds=[
       Cloud(
@@ -596,8 +598,8 @@ def data(runs: Sequence[Run]) -> str:
   figure = chart(
     "Long tail: images of each class",
     lines,
-    Axis("rank of the class by size, logarithmic", log=True),
-    Axis("images, logarithmic", log=True),
+    Axis("rank of the class by size", log=True),
+    Axis("images", log=True),
   )
   rows = [
     ["identities", *(f"{run.classes['classes']:,}" for run in known)],
@@ -772,7 +774,7 @@ def settings(runs: Sequence[Run]) -> str:
 
 
 def _value(value: Any) -> str:
-  return value if isinstance(value, str) else repr(value)
+  return value if isinstance(value, str) and value else repr(value)
 
 
 def origin(runs: Sequence[Run]) -> str:
@@ -833,9 +835,7 @@ def main() -> int:
       "--output is needed to compare several runs: give a file such as"
       " --output=compared.html."
     )
-  output = arguments.output or os.path.join(
-    arguments.workdirs[0], REPORT_FILE
-  )
+  output = arguments.output or os.path.join(arguments.workdirs[0], REPORT_FILE)
   try:
     write(arguments.workdirs, output, every_face=arguments.faces)
   except OSError as error:

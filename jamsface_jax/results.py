@@ -151,7 +151,9 @@ def plot_evaluations(
     pictures.plot_roc(lines, place("roc"))
   for one in evaluations:
     if one.tally:
-      pictures.plot_scores(one.tally, one.threshold, place(f"scores_{one.name}"))
+      pictures.plot_scores(
+        one.tally, one.threshold, place(f"scores_{one.name}")
+      )
       pictures.plot_hardest(one.tally, place(f"hardest_{one.name}"))
     if one.searches:
       pictures.plot_cmc(

@@ -248,7 +248,9 @@ def test_names_are_escaped():
   for figure in every:
     tree = parse(figure)  # Which a stray quote or bracket would break.
     assert {one.tag for one in tree.iter()}.isdisjoint({"script", "img"})
-    assert all(not k.startswith("on") for one in tree.iter() for k in one.keys())
+    assert all(
+      not k.startswith("on") for one in tree.iter() for k in one.keys()
+    )
     assert EVIL in "".join(tree.itertext())
   assert data_of(every[0])["lines"][0]["name"] == EVIL
 

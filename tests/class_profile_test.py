@@ -73,7 +73,9 @@ def test_one_size_for_all_and_few_classes(tmp_path):
   class_profile.write(path, profile)
   stored = json.loads(path.read_text())
   assert stored["margins"]["angular"]["rank_correlation"] is None
-  assert stored["margins"]["angular"]["bands"][0]["median"] == pytest.approx(0.2)
+  assert stored["margins"]["angular"]["bands"][0]["median"] == pytest.approx(
+    0.2
+  )
 
 
 def test_a_million_classes_take_no_more_room(tmp_path):

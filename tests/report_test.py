@@ -5,6 +5,7 @@ import hashlib
 import html
 import html.parser
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import xml.etree.ElementTree as ElementTree
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_sentence, convert
+from conftest import assert_one_sentence, convert
 
 from data_prep.writer import DatasetWriter
 from jamsface_jax import class_profile, report, results, starts
@@ -23,6 +24,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.protocols import Evaluation
 from jamsface_jax.tally import tally_pairs
 
+ROOT = pathlib.Path(__file__).parent.parent
 TITLES = (
   "Loss",
   "Accuracy in training, without margin",
@@ -166,7 +168,9 @@ def check_page(text):
   assert not page.open
   assert len(set(page.ids)) == len(page.ids)
   for link in page.links:
-    local = link.startswith(("data:image/jpeg;base64,", "#")) or link == "data:,"
+    local = (
+      link.startswith(("data:image/jpeg;base64,", "#")) or link == "data:,"
+    )
     assert local, link
     if link.startswith("#"):
       assert link[1:] in page.ids
@@ -345,7 +349,11 @@ EVIL = "</title></style></script><script>alert(1)</script>\"'&<img src=//x.y>"
 
 
 def test_names_and_settings_are_escaped(tmp_path, monkeypatch):
-  settings = {"data.directory": EVIL, "model.name": EVIL, "checkpoint.keep_best": EVIL}
+  settings = {
+    "data.directory": EVIL,
+    "model.name": EVIL,
+    "checkpoint.keep_best": EVIL,
+  }
   workdir = make_run(
     tmp_path / "w<b>&",
     name=EVIL,
@@ -357,7 +365,13 @@ def test_names_and_settings_are_escaped(tmp_path, monkeypatch):
   assert text.count("<script>") == 1 and "//x.y>" not in text
   assert f"ROC of {EVIL}" in captions(tree)
   rows = cells(tree, "Settings that are not the default")
-  assert ["model.name", EVIL, "iresnet50", "recipe", "One of models.MODELS."] in rows
+  assert [
+    "model.name",
+    EVIL,
+    "iresnet50",
+    "recipe",
+    "One of models.MODELS.",
+  ] in rows
 
 
 def images_in(tree):
@@ -424,7 +438,9 @@ def test_data_that_are_gone_are_no_obstacle(tmp_path, monkeypatch):
   assert "Not shown: data set &#x27;/nowhere/at/all&#x27;" in text
 
 
-@pytest.mark.parametrize("name", ["classes.json", "goodput.json", "results.json"])
+@pytest.mark.parametrize(
+  "name", ["classes.json", "goodput.json", "results.json"]
+)
 def test_damaged_files_are_named(workdir, name):
   (workdir / name).write_text("{")
   with pytest.raises(InputError, match=f"{name}' is damaged"):
