@@ -1,20 +1,26 @@
 """Every setting, with its default and its meaning, in one place.
 
-A recipe in `configs/` overrides `base_config()` and nothing else; no setting
-has another default anywhere.
+  python -m jamsface_jax.config configs/X.py[:VARIANT] [--config.NAME=VALUE]
+
+prints all settings of a recipe: what each is, where it came from, what it
+means. A recipe in configs/ overrides `base_config()` and nothing else; no
+setting has another default anywhere.
 """
 
 import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict
 
+from jamsface_jax import recipe_flags
 from jamsface_jax.data.whole_file import written_whole
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, run_command
 
 CONFIG_FILE = "config.json"
 
@@ -256,13 +262,21 @@ def choose_variant(
   Args:
     config: the recipe; it is the variant "full".
     variant: "full", "tiny", a loss of `PUBLISHED` or a key of `variants`; or
-      several with commas between.
+      several with commas between. "help" lists them and exits.
     variants: further ones, each a change of the recipe.
 
   Raises:
     InputError: there is no such variant.
   """
   changes = {"full": lambda same: same, "tiny": tiny, **variants}
+  if variant == "help":
+    meanings = {"full": "The recipe as it is."}
+    for name, change in {"tiny": tiny, **variants}.items():
+      meanings[name] = (change.__doc__ or "").strip().split("\n")[0]
+    lines = [f"  :{name:12} {text}" for name, text in meanings.items()]
+    print("\n".join(["variants:", *lines]))
+    print(f"losses, as :NAME or :tiny,NAME: {', '.join(PUBLISHED)}")
+    sys.exit(0)
   for word in variant.split(","):
     if word in PUBLISHED:
       config.head.update_from_flattened_dict(PUBLISHED[word])
@@ -503,9 +517,23 @@ def _check_same(config: ConfigDict, path: str) -> None:
 
 
 def meanings() -> dict[str, str]:
-  """What each setting means: the comment beside it in `base_config`."""
+  """What each setting means: the comment beside it in `base_config`.
+
+  In the order of the settings there; what is meant likewise is said in full.
+  """
   source = inspect.getsource(base_config)
-  return dict(re.findall(r"^  config\.(\S+) = .*?  # (.*)$", source, re.M))
+  found, before = {}, ""
+  for name, text in re.findall(
+    r"^  config\.(\S+) = .*?  # (.*)$", source, re.M
+  ):
+    if text == "Likewise.":
+      text = before
+    elif text.startswith("Likewise"):
+      text = f"{before} {text}"
+    else:
+      before = text
+    found[name] = text
+  return found
 
 
 def overridden(command: Sequence[str]) -> set[str]:
@@ -525,7 +553,62 @@ def flatten(tree: Mapping, prefix: str = "") -> dict:
   return flat
 
 
+def source_of(name: str, value: object, command: Sequence[str]) -> str:
+  """Where the value of a setting came from.
+
+  Args:
+    name: "data.threads", say.
+    value: of the run.
+    command: words of the command line of the run.
+
+  Returns:
+    "command line", "recipe" or "default".
+  """
+  if name in overridden(command):
+    return "command line"
+  return "recipe" if value != _get(base_config(), name) else "default"
+
+
+def table(config: ConfigDict, command: Sequence[str]) -> str:
+  """Every setting in a line: value, where it is from, what it means.
+
+  Args:
+    config: the settings.
+    command: see `source_of`.
+  """
+  base, rows = base_config(), []
+  for name, meaning in meanings().items():
+    value = _get(config, name)
+    source = source_of(name, value, command)
+    if source != "default":
+      source += f" (default {_get(base, name)!r})"
+    rows.append((name, repr(value), source, meaning))
+  widths = [max(len(row[k]) for row in rows) for k in range(3)]
+  return "\n".join(
+    "  ".join([*map(str.ljust, row, widths), row[3]]) for row in rows
+  )
+
+
+def main() -> int:
+  """Prints the settings of a recipe.
+
+  Raises:
+    InputError: no recipe, or one that cannot be read.
+  """
+  argv = sys.argv
+  values = flags.FlagValues()
+  recipe_flags.define_config(values)
+  if len(argv) > 1 and not argv[1].startswith("-"):
+    argv = [argv[0], f"--config={argv[1]}", *argv[2:]]
+  print(table(recipe_flags.parse(argv, "jamsface_jax.config", values), argv))
+  return 0
+
+
 def _get(config: ConfigDict, name: str):
   for key in name.split("."):
     config = config[key]
   return config
+
+
+if __name__ == "__main__":
+  run_command(main)

@@ -730,14 +730,14 @@ def settings(runs: Sequence[Run]) -> str:
   """All settings: those that are not defaults, then the others."""
   base = config_lib.flatten(config_lib.base_config().to_dict())
   meanings = config_lib.meanings()
-  overridden = [config_lib.overridden(run.command) for run in runs]
 
   def source(name: str) -> str:
-    if any(name in names for names in overridden):
-      return "command line"
-    if any(run.settings[name] != base[name] for run in runs):
-      return "recipe"
-    return "default"
+    of_runs = {
+      config_lib.source_of(name, run.settings[name], run.command)
+      for run in runs
+    }
+    kinds = ("command line", "recipe", "default")
+    return next(kind for kind in kinds if kind in of_runs)
 
   def row(name: str) -> list[str]:
     return [
@@ -750,13 +750,13 @@ def settings(runs: Sequence[Run]) -> str:
 
   columns = ["setting", *(run.name for run in runs)]
   columns += ["default", "set by", "meaning"]
-  changed = [row(name) for name in base if source(name) != "default"]
-  rest = [row(name) for name in base if source(name) == "default"]
+  changed = [row(name) for name in meanings if source(name) != "default"]
+  rest = [row(name) for name in meanings if source(name) == "default"]
   parts = []
   if len(runs) > 1:
     apart = [
       row(name)
-      for name in base
+      for name in meanings
       if len({_value(run.settings[name]) for run in runs}) > 1
     ]
     caption = "Settings in which the runs differ"

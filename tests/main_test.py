@@ -80,7 +80,8 @@ def test_variant_that_does_not_exist(run, tmp_path):
 
 
 def test_flags_that_are_missing(run):
-  assert_one_sentence(run(MAIN), "--config", "--workdir")
+  assert_one_sentence(run(MAIN), "--config is needed", "configs/demo.py")
+  assert_one_sentence(run(MAIN, TINY), "--workdir is needed", "build/run")
 
 
 def test_work_directory_of_another_run(run, tmp_path):
@@ -163,6 +164,7 @@ def test_metric_writer_takes_back_later_lines(tmp_path):
 
 FLOORS = [
   {"errors", "data.restricted_pickle", "data.whole_file", "charts"},
+  {"recipe_flags"},
   {"data.records", "data.order", "data.decoding", "margins", "compiling"},
   {"losses"},
   {"torch_file"},
@@ -188,7 +190,7 @@ FLOORS = [
   {"import_weights"},
   {"step_log", "summary", "report"},
   {"train"},
-  {"main", "evaluate", "embed"},
+  {"main", "evaluate", "embed", "doctor", "__main__"},
 ]
 FLOOR = {name: k for k, floor in enumerate(FLOORS) for name in floor}
 
