@@ -10,13 +10,11 @@ import sys
 import pytest
 from conftest import assert_one_sentence
 
-import data_prep
-import jamsface_jax
 from jamsface_jax import config as config_lib
 from jamsface_jax.__main__ import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
-ALL = [*commands(jamsface_jax), *commands(data_prep)]
+ALL = [*commands("jamsface_jax"), *commands("data_prep")]
 
 _ALL_HELPS = """
 import contextlib, io, json, runpy, sys
