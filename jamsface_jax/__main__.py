@@ -8,7 +8,8 @@ import importlib.util
 import pathlib
 
 _NEXT = """
-Each says more with --help. To begin, without any data:
+Each says more with --help; --debug shows where an error came from, and
+--log_level=info lets the libraries speak. To begin, without any data:
 
   python -m jamsface_jax.main --config=configs/demo.py:tiny --workdir=build/tiny
 """

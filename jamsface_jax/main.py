@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jamsface_jax import distributed, fine_tune, recipe_flags
-from jamsface_jax.compiling import make_deterministic
+from jamsface_jax.compiling import cache_in, make_deterministic
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.train import train
 
@@ -61,6 +61,7 @@ def main() -> int:
     process_id=_PROCESS_ID.value,
     timeout=_TIMEOUT.value,
   )
+  cache_in(_WORKDIR.value)
   with distributed.ending_together(_TIMEOUT.value):
     return train(
       config,
