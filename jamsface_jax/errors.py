@@ -50,8 +50,9 @@ def run_command(command: Callable[[], int | None]) -> None:
     debug, level = _take_flags(sys.argv)
     logging.basicConfig(level=level or logging.WARNING)
     # Orbax warns of what is meant, and logs with a traceback, from its threads,
-    # the errors that it raises too.
-    logging.getLogger("absl").setLevel(level or logging.CRITICAL)
+    # the errors that it raises too; matplotlib, of fonts that it can spare.
+    for name in ("absl", "matplotlib"):
+      logging.getLogger(name).setLevel(level or logging.CRITICAL)
     if level:  # JAX has a level of its own.
       logging.getLogger("jax").setLevel(level)
     code = command() or 0

