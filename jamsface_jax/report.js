@@ -3,6 +3,9 @@
 
 function text(value, percent) {
   if (percent) return `${Number((100 * value).toPrecision(4))} %`;
+  if (value && Math.abs(value) < 1e-4) {
+    return Number(value.toPrecision(5)).toExponential();
+  }
   if (Math.abs(value) >= 1e4) return Math.round(value).toLocaleString("en");
   return String(Number(value.toPrecision(5)));
 }

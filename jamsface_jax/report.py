@@ -781,6 +781,7 @@ def origin(runs: Sequence[Run]) -> str:
   """Commands, versions and devices of every start."""
   parts = []
   for run in runs:
+    of_run = f" of {run.name}" if len(runs) > 1 else ""
     if len(runs) > 1:
       parts.append(f"<h3>{html.escape(run.name)}</h3>")
     if not run.starts:
@@ -794,14 +795,18 @@ def origin(runs: Sequence[Run]) -> str:
     rows = [[name, version] for name, version in last["versions"].items()]
     rows.append(["system", last["system"]])
     rows.append(["devices", _devices(last)])
-    parts.append(table("Versions and devices", ["what", "last start"], rows))
+    parts.append(
+      table(f"Versions and devices{of_run}", ["what", "last start"], rows)
+    )
     rows = [
       [one["time"], f"{one['first']:,}", _devices(one), one["command"]]
       for one in run.starts
     ]
     parts.append(
       "<details><summary>All starts</summary>"
-      + table("Starts", ["time", "from step", "devices", "command"], rows)
+      + table(
+        f"Starts{of_run}", ["time", "from step", "devices", "command"], rows
+      )
       + "</details>"
     )
   return "\n".join(parts)
