@@ -410,7 +410,7 @@ def validate(config: ConfigDict) -> None:
   if config.head.sample_rate < 1 and not config.head.fused_update:
     raise InputError(
       f"head.sample_rate={config.head.sample_rate} updates the sampled classes"
-      " alone, which needs head.fused_update=True."
+      " alone, which needs head.fused_update=True: set it, or sample all."
     )
   if not config.head.angular_margin < 3.14:
     raise InputError(
