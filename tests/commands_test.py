@@ -142,7 +142,7 @@ def test_variants_of_a_recipe(run, tmp_path):
   done = run("jamsface_jax.config", "configs/lfw_cpu.py:help")
   assert done.returncode == 0
   assert re.findall(r"^  :(\w+)", done.stdout, re.M)[:2] == ["full", "tiny"]
-  assert ":softmax      Takes the margins away." in done.stdout
+  assert re.search(r"losses, as :NAME.*: softmax, .*arcface", done.stdout)
   workdir = tmp_path / "w"
   done = run(
     "jamsface_jax.main", "--config=configs/demo.py:help", f"--workdir={workdir}"

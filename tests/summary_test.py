@@ -64,7 +64,11 @@ def test_opening_fits_a_screen_and_has_the_numbers():
   )
   config.schedule.decay = "step"
   source = NoiseSource(12, 37, 32)
-  cost = head_cost.estimate(parts.head, 16, mesh, fused_update=True)
+  cost = head_cost.estimate(
+    *(parts.head, 16, mesh),
+    optimizer=parts.optimizers.weights,
+    fused_update=True,
+  )
   text = summary.opening(config, source, parts, mesh, cost, 8, 40)
   lines = text.splitlines()
   assert len(lines) <= 24
