@@ -3,10 +3,10 @@ r"""Draws two data sets of procedural faces: one to train on, one to verify.
 No photograph, no download, no pre-trained weight: a whole experiment
 (long-tailed training set, verification of unseen identities) from one seed.
 
-Run:  python -m data_prep.synthesize --output=DIR
+  python -m data_prep.synthesize --output=DIR
 
-DIR/train holds `--images` images of `--identities` identities whose sizes
-follow `--tail`; DIR/test other identities and `pairs.txt`, in LFW's layout.
+DIR/train holds --images images of --identities identities whose sizes follow
+--tail; DIR/test other identities and pairs.txt, in LFW's layout.
 They are hard enough to compare losses: on the 6,000 pairs of the default
 settings the cosine of raw pixels (56 x 56, mean image subtracted) is right for
 63 %, that of a small convolutional network after 400 steps for 90 %.
@@ -261,10 +261,18 @@ def synthesize(
     multiprocessing.get_context("spawn").Pool(workers) as pool,
     # Both are finished, or neither.
     DatasetWriter(
-      train, name="synthetic_train", classes=names[:split], source=source
+      train,
+      name="synthetic_train",
+      classes=names[:split],
+      source=source,
+      synthetic=True,
     ) as train_writer,
     DatasetWriter(
-      test, name="synthetic_test", classes=names[split:], source=source
+      test,
+      name="synthetic_test",
+      classes=names[split:],
+      source=source,
+      synthetic=True,
     ) as test_writer,
   ):
     writers = (train_writer, test_writer)
@@ -284,11 +292,17 @@ def synthesize(
       test_writer.add_pairs(path)
 
 
+class _Formatter(
+  argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
+):
+  """Shows the defaults, and the description as it is."""
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog="python -m data_prep.synthesize",
-    description="Draws a long-tailed training set and a verification set.",
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    description=__doc__.replace("%", "%%"),
+    formatter_class=_Formatter,
     allow_abbrev=False,
   )
   add = parser.add_argument

@@ -199,6 +199,7 @@ class DatasetAssembler:
     classes: class names, position = label.
     source: says what is converted and how; a part of another conversion is
       refused.
+    synthetic: the images are drawn, of nobody.
     shard_bytes: a shard is closed when its images have this many bytes.
 
   Attributes:
@@ -214,6 +215,7 @@ class DatasetAssembler:
     name: str,
     classes: Sequence[str],
     source: str,
+    synthetic: bool = False,
     shard_bytes: int = SHARD_BYTES,
   ):
     if os.path.exists(os.path.join(directory, records.INDEX_FILE)):
@@ -232,6 +234,7 @@ class DatasetAssembler:
     self.directory = directory
     self.shard_bytes = shard_bytes
     self._name = name
+    self._synthetic = synthetic
     self._classes = list(classes)
     self._journal_path = os.path.join(directory, JOURNAL_FILE)
     self._source = hashlib.sha256(
@@ -291,6 +294,7 @@ class DatasetAssembler:
         color_order=records.COLOR_ORDER,
         shards=tuple(shards),
         labels_sha256=labels_digest,
+        synthetic=self._synthetic,
       ),
     )
     self._remove_partial()
@@ -353,6 +357,7 @@ class DatasetWriter:
     name: see there.
     classes: see there.
     source: see there.
+    synthetic: see there.
     shard_bytes: see there.
 
   Attributes:
@@ -367,6 +372,7 @@ class DatasetWriter:
     name: str,
     classes: Sequence[str],
     source: str,
+    synthetic: bool = False,
     shard_bytes: int = SHARD_BYTES,
   ):
     self._assembler = DatasetAssembler(
@@ -374,6 +380,7 @@ class DatasetWriter:
       name=name,
       classes=classes,
       source=source,
+      synthetic=synthetic,
       shard_bytes=shard_bytes,
     )
     self._directory = directory

@@ -1,10 +1,17 @@
 """Compiler options that the defaults of a backend leave to be wished for."""
 
 import functools
+import hashlib
 import os
+import pathlib
+import platform
 
 import jax
 
+_CACHE = "compiled"
+_CACHED_SECONDS = 0.2  # What compiles faster is not worth a file.
+
+_FEATURES = ("flags", "features")  # As x86 and ARM call them.
 _YNNPACK = (
   "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
   "LIBRARY_FUSION_TYPE_REDUCE",
@@ -24,6 +31,38 @@ def make_deterministic() -> None:
     "--xla_gpu_exclude_nondeterministic_ops=true",
   )
   os.environ["XLA_FLAGS"] = " ".join([*flags, *wanted])
+
+
+def cache_in(workdir: str) -> None:
+  """Keeps compiled programs in a work directory, for the next start.
+
+  A directory that the user gave JAX, JAX_COMPILATION_CACHE_DIR, stays the one.
+  A work directory that cannot be written to gets none. Programs of other
+  processors than this one lie apart: those for CPUs use what this one has.
+
+  Args:
+    workdir: of a run; made if missing when the first program is kept.
+  """
+  given = jax.config.jax_compilation_cache_dir
+  closed = os.path.isdir(workdir) and not os.access(workdir, os.W_OK)
+  if given is not None or closed:
+    return
+  path = os.path.join(os.path.abspath(workdir), _CACHE, _processor())
+  jax.config.update("jax_compilation_cache_dir", path)
+  jax.config.update(
+    "jax_persistent_cache_min_compile_time_secs", _CACHED_SECONDS
+  )
+
+
+def _processor() -> str:
+  """A name that processors share if they run the same instructions."""
+  try:
+    lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+  except OSError:
+    lines = []
+  features = {line for line in lines if line.lower().startswith(_FEATURES)}
+  digest = hashlib.sha256("\n".join(sorted(features)).encode()).hexdigest()
+  return f"{platform.machine()}-{digest[:8]}"
 
 
 def options_to_run_once() -> dict[str, int]:

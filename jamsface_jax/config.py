@@ -1,20 +1,27 @@
 """Every setting, with its default and its meaning, in one place.
 
-A recipe in `configs/` overrides `base_config()` and nothing else; no setting
-has another default anywhere.
+  python -m jamsface_jax.config configs/X.py[:VARIANT] [--config.NAME=VALUE]
+
+prints all settings of a recipe: what each is, where it came from, what it
+means. A recipe in configs/ overrides `base_config()` and nothing else; no
+setting has another default anywhere.
 """
 
+import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict
 
-from jamsface_jax import losses, models
+from jamsface_jax import recipe_flags
 from jamsface_jax.data.local_path import require_local
 from jamsface_jax.data.whole_file import written_whole
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, run_command
 
 CONFIG_FILE = "config.json"
 
@@ -227,6 +234,8 @@ def tiny(config: ConfigDict) -> ConfigDict:
 
   What the recipe says of losses, optimizer and precision stays.
   """
+  from jamsface_jax import models  # Here: settings are read without JAX.
+
   config.log_every = 1
   config.data.directory = ""
   config.data.image_size = 32
@@ -258,13 +267,21 @@ def choose_variant(
   Args:
     config: the recipe; it is the variant "full".
     variant: "full", "tiny", a loss of `PUBLISHED` or a key of `variants`; or
-      several with commas between.
+      several with commas between. "help" lists them and exits.
     variants: further ones, each a change of the recipe.
 
   Raises:
     InputError: there is no such variant.
   """
   changes = {"full": lambda same: same, "tiny": tiny, **variants}
+  if variant == "help":
+    meanings = {"full": "The recipe as it is."}
+    for name, change in {"tiny": tiny, **variants}.items():
+      meanings[name] = (change.__doc__ or "").strip().split("\n")[0]
+    lines = [f"  :{name:12} {text}" for name, text in meanings.items()]
+    print("\n".join(["variants:", *lines]))
+    print(f"losses, as :NAME or :tiny,NAME: {', '.join(PUBLISHED)}")
+    sys.exit(0)
   for word in variant.split(","):
     if word in PUBLISHED:
       config.head.update_from_flattened_dict(PUBLISHED[word])
@@ -284,6 +301,8 @@ def validate(config: ConfigDict) -> None:
   Raises:
     InputError: names the setting, what is wrong, and what it may be.
   """
+  from jamsface_jax import losses, models  # Here: settings need no JAX.
+
   positive = (
     "log_every",
     "data.image_size",
@@ -396,7 +415,7 @@ def validate(config: ConfigDict) -> None:
   if config.head.sample_rate < 1 and not config.head.fused_update:
     raise InputError(
       f"head.sample_rate={config.head.sample_rate} updates the sampled classes"
-      " alone, which needs head.fused_update=True."
+      " alone, which needs head.fused_update=True: set it, or sample all."
     )
   if not config.head.angular_margin < 3.14:
     raise InputError(
@@ -494,7 +513,13 @@ def read_config(workdir: str) -> ConfigDict:
         f"{path!r} has the setting {name!r}, which this version does not know:"
         " use the version that wrote it."
       )
-    section[key] = tuple(value) if isinstance(value, list) else value
+    try:
+      section[key] = tuple(value) if isinstance(value, list) else value
+    except TypeError:
+      raise InputError(
+        f"{path!r} has {name}={value!r}, which is of another kind in this"
+        " version: use the version that wrote it."
+      ) from None
   return config
 
 
@@ -516,6 +541,32 @@ def _check_same(config: ConfigDict, path: str) -> None:
     )
 
 
+def meanings() -> dict[str, str]:
+  """What each setting means: the comment beside it in `base_config`.
+
+  In the order of the settings there; what is meant likewise is said in full.
+  """
+  source = inspect.getsource(base_config)
+  found, before = {}, ""
+  for name, text in re.findall(
+    r"^  config\.(\S+) = .*?  # (.*)$", source, re.M
+  ):
+    if text == "Likewise.":
+      text = before
+    elif text.startswith("Likewise"):
+      text = f"{before} {text}"
+    else:
+      before = text
+    found[name] = text
+  return found
+
+
+def overridden(command: Sequence[str]) -> set[str]:
+  """The settings that a command line sets, "--config.data.threads=4" say."""
+  found = (re.match(r"--?(?:no)?config\.([\w.]+)", one) for one in command)
+  return {match[1] for match in found if match}
+
+
 def flatten(tree: Mapping, prefix: str = "") -> dict:
   """Turns nested settings into one mapping: {"data.threads": 2, ...}."""
   flat = {}
@@ -527,7 +578,62 @@ def flatten(tree: Mapping, prefix: str = "") -> dict:
   return flat
 
 
+def source_of(name: str, value: object, command: Sequence[str]) -> str:
+  """Where the value of a setting came from.
+
+  Args:
+    name: "data.threads", say.
+    value: of the run.
+    command: words of the command line of the run.
+
+  Returns:
+    "command line", "recipe" or "default".
+  """
+  if name in overridden(command):
+    return "command line"
+  return "recipe" if value != _get(base_config(), name) else "default"
+
+
+def table(config: ConfigDict, command: Sequence[str]) -> str:
+  """Every setting in a line: value, where it is from, what it means.
+
+  Args:
+    config: the settings.
+    command: see `source_of`.
+  """
+  base, rows = base_config(), []
+  for name, meaning in meanings().items():
+    value = _get(config, name)
+    source = source_of(name, value, command)
+    if source != "default":
+      source += f" (default {_get(base, name)!r})"
+    rows.append((name, repr(value), source, meaning))
+  widths = [max(len(row[k]) for row in rows) for k in range(3)]
+  return "\n".join(
+    "  ".join([*map(str.ljust, row, widths), row[3]]) for row in rows
+  )
+
+
+def main() -> int:
+  """Prints the settings of a recipe.
+
+  Raises:
+    InputError: no recipe, or one that cannot be read.
+  """
+  argv = sys.argv
+  values = flags.FlagValues()
+  recipe_flags.define_config(values)
+  if len(argv) > 1 and not argv[1].startswith("-"):
+    argv = [argv[0], f"--config={argv[1]}", *argv[2:]]
+  print(table(recipe_flags.parse(argv, "jamsface_jax.config", values), argv))
+  return 0
+
+
 def _get(config: ConfigDict, name: str):
   for key in name.split("."):
     config = config[key]
   return config
+
+
+if __name__ == "__main__":
+  run_command(main)

@@ -32,6 +32,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from jamsface_jax import distributed, inference, sharding
+from jamsface_jax.compiling import cache_in
 from jamsface_jax.config import read_config
 from jamsface_jax.data.images import Block, Images, open_images
 from jamsface_jax.data.pipeline import read_ahead
@@ -78,6 +79,7 @@ def main() -> int:
   add("--threads", type=int, help="batches read at once; default: the run's")
   distributed.add_flags(parser)
   arguments = parser.parse_args()
+  cache_in(arguments.workdir)
   with distributed.joined(arguments):
     embed(
       arguments.workdir,

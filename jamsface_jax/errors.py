@@ -7,12 +7,16 @@ wrong with it, the fix) and ends with exit code 2, without a traceback.
 import errno
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75
 EXIT_INTERRUPTED = 130
+
+_DEBUG, _LOG_LEVEL = "--debug", "--log_level="
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -37,24 +41,66 @@ def run_command(command: Callable[[], int | None]) -> None:
   `InputError` becomes one line on stderr and exit code 2, `RunError` one line
   and exit code 1, as does a full disk; Ctrl-C exit code 130. Every other
   exception is a defect and keeps its traceback.
+
+  Two flags of every command are read here: --debug shows the traceback of an
+  error too; --log_level lets the libraries speak.
   """
-  # Orbax warns of what is meant, and logs with a traceback, from its threads,
-  # the errors that it raises too.
-  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  debug = False
   try:
+    debug, level = _take_flags(sys.argv)
+    logging.basicConfig(level=level or logging.WARNING)
+    # Orbax warns of what is meant, and logs with a traceback, from its threads,
+    # the errors that it raises too; matplotlib, of fonts that it can spare.
+    for name in ("absl", "matplotlib"):
+      logging.getLogger(name).setLevel(level or logging.CRITICAL)
+    if level:  # JAX has a level of its own.
+      logging.getLogger("jax").setLevel(level)
     code = command() or 0
   except InputError as error:
-    print(f"error: {error}", file=sys.stderr)
-    code = EXIT_BAD_INPUT
+    code = _say(f"error: {error}", EXIT_BAD_INPUT, debug)
   except RunError as error:
-    print(f"error: {error}", file=sys.stderr)
-    code = EXIT_FAILURE
+    code = _say(f"error: {error}", EXIT_FAILURE, debug)
   except OSError as error:
     if error.errno not in _DISK_FULL:
       raise
-    print(f"error: {error}: make room and run it again.", file=sys.stderr)
-    code = EXIT_FAILURE
+    text = f"error: {error}: make room and run it again."
+    code = _say(text, EXIT_FAILURE, debug)
   except KeyboardInterrupt:
     code = EXIT_INTERRUPTED
   sys.stdout.flush()
   sys.exit(code)
+
+
+def _say(text: str, code: int, debug: bool) -> int:
+  """Prints what ended a command; returns its exit code."""
+  if debug:
+    traceback.print_exc()
+  print(text, file=sys.stderr)
+  return code
+
+
+def _take_flags(argv: list[str]) -> tuple[bool, int | None]:
+  """Takes the flags of every command out of a command line.
+
+  Returns:
+    Whether to show tracebacks, and the level from which on libraries may log,
+    None if not given.
+
+  Raises:
+    InputError: there is no such level.
+  """
+  debug = _DEBUG in argv
+  level = None
+  for one in argv:
+    if one.startswith(_LOG_LEVEL):
+      level = one.removeprefix(_LOG_LEVEL)
+  argv[:] = [
+    one for one in argv if one != _DEBUG and not one.startswith(_LOG_LEVEL)
+  ]
+  if level is None:
+    return debug, None
+  if level not in _LEVELS:
+    raise InputError(
+      f"{_LOG_LEVEL}{level} is unknown: use one of {', '.join(_LEVELS)}."
+    )
+  return debug, getattr(logging, level.upper())

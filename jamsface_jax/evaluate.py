@@ -28,6 +28,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from jamsface_jax import distributed, embedding_array, inference, sharding
+from jamsface_jax.compiling import cache_in
 from jamsface_jax.config import read_config
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.evaluation import Task, open_folder_task, open_tasks
@@ -67,6 +68,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     evaluations, origin = judge_file(arguments)
     output = os.path.join(os.path.dirname(arguments.embeddings), "evaluation")
   else:
+    cache_in(arguments.workdir)
     evaluations, origin = judge_network(arguments)
     output = os.path.join(arguments.workdir, "evaluation")
   if jax.process_index() > 0:

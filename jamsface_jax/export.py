@@ -273,7 +273,9 @@ def _check_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
   if list(found) != list(arrays) or not all(
     np.array_equal(found[name], arrays[name], equal_nan=True) for name in arrays
   ):
-    raise RunError(f"{path!r} does not read back as it was written.")
+    raise RunError(
+      f"{path!r} does not read back as it was written: look at the disk."
+    )
 
 
 if __name__ == "__main__":

@@ -1,23 +1,25 @@
-"""Trains: python -m jamsface_jax.main --config=configs/X.py --workdir=W.
+r"""Trains a network, evaluates it, and goes on where it was stopped.
 
-The same command resumes. Settings are overridden as --config.a.b=value.
+  python -m jamsface_jax.main --config=configs/demo.py:tiny --workdir=W
+  python -m jamsface_jax.main --config=configs/ms1m_r50.py --workdir=W \
+      --config.data.directory=DATASET --config.data.batch_size=512
+
+The same command resumes. The first runs anywhere, in seconds, without data.
 """
 
 import sys
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from jamsface_jax import distributed, fine_tune
-from jamsface_jax.compiling import make_deterministic
+from jamsface_jax import distributed, fine_tune, recipe_flags
+from jamsface_jax.compiling import cache_in, make_deterministic
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.train import train
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Recipe: configs/X.py, or configs/X.py:VARIANT."
-)
+recipe_flags.define_config()
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where checkpoints, metrics and plots go."
+  "workdir", None, "Where checkpoints, metrics and the report go."
 )
 _DISTRIBUTED = flags.DEFINE_enum(
   "distributed",
@@ -49,8 +51,8 @@ _FINE_TUNE_KEEP = flags.DEFINE_string(
 
 def main() -> int:
   """Reads the flags and trains."""
-  parse_flags(sys.argv)
-  if _CONFIG.value.deterministic:
+  config = parse_flags(sys.argv)
+  if config.deterministic:
     make_deterministic()
   distributed.initialize(
     _DISTRIBUTED.value,
@@ -59,51 +61,29 @@ def main() -> int:
     process_id=_PROCESS_ID.value,
     timeout=_TIMEOUT.value,
   )
+  cache_in(_WORKDIR.value)
   with distributed.ending_together(_TIMEOUT.value):
     return train(
-      _CONFIG.value,
+      config,
       _WORKDIR.value,
       fine_tune_from=_FINE_TUNE_FROM.value,
       fine_tune_keep=_FINE_TUNE_KEEP.value,
     )
 
 
-def parse_flags(argv: list[str]) -> None:
-  """Reads the command line.
+def parse_flags(argv: list[str]) -> ConfigDict:
+  """Reads the command line; returns the settings.
 
   Raises:
     InputError: an unknown flag, setting or recipe, or a missing flag.
   """
-  if {"-h", "--help"} & set(argv):
-    print(f"{__doc__}\n{flags.FLAGS.main_module_help()}")
-    sys.exit(0)
-  try:
-    rest = flags.FLAGS(argv)[1:]
-  # What flags, ml_collections and a recipe's own code raise for a wrong value.
-  except (
-    flags.Error,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-  ) as error:
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    raise InputError(f"command line: {text}") from None
-  if _CONFIG.value is None or not _WORKDIR.value:
+  config = recipe_flags.parse(argv, "jamsface_jax.main")
+  if not _WORKDIR.value:
     raise InputError(
-      "--config and --workdir are needed: for example"
-      " --config=configs/demo.py --workdir=build/run."
+      "--workdir is needed: give a directory for what the run writes, for"
+      " example --workdir=build/run."
     )
-  if not isinstance(_CONFIG.value, ConfigDict):  # A stand-in: it did not load.
-    raise InputError(
-      f"--config={config_flags.get_config_filename(flags.FLAGS['config'])!r}"
-      " cannot be read: use a file such as configs/demo.py."
-    )
-  if rest:
-    raise InputError(
-      f"command line: {rest[0]!r} is not a flag: settings are given as"
-      " --config.name=value."
-    )
+  return config
 
 
 if __name__ == "__main__":

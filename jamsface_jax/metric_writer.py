@@ -13,8 +13,8 @@ from tensorboardX.summary import scalar
 
 from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import RunError
+from jamsface_jax.metric_log import METRICS_FILE
 
-METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 

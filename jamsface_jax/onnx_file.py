@@ -182,7 +182,10 @@ def read(path: str) -> OnnxFile:
   except Exception:  # Of protobuf, which has an error class per build.
     proto = None
   if proto is None or not proto.graph.node:
-    raise InputError(f"{path!r} is not an ONNX file, or it is damaged.")
+    raise InputError(
+      f"{path!r} is not an ONNX file, or it is damaged: give one that"
+      " onnxruntime opens."
+    )
   arrays = {}
   for tensor in proto.graph.initializer:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:

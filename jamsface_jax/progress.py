@@ -55,7 +55,7 @@ class Progress:
     now = time.monotonic()
     begin, first = self._timed_from
     left = (now - begin) / max(step - first, 1) * (self._total - step)
-    self.note(f"step {step}/{self._total}: {text}, {_clock(left)} left")
+    self.note(f"step {step}/{self._total}: {text}, {clock(left)} left")
     if not self._shown:  # What came before was compilation, mostly.
       self._shown, self._timed_from = True, (now, step)
 
@@ -74,7 +74,8 @@ class Progress:
       self._bar.close()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+  """A duration as hours:minutes:seconds."""
   minutes, seconds = divmod(int(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,147 +1,383 @@
-"""From metrics to pictures: arrays in, PNG files out.
+"""Writes W/report.html: one page that shows a run, or compares several.
 
-Figures are drawn with matplotlib's objects on the Agg canvas: no window, no
-pyplot, no state shared with whoever else draws.
+  python -m jamsface_jax.report W
+  python -m jamsface_jax.report W1 W2 W3 --output=compared.html
+
+The page needs nothing but itself: no network, no other file. A training run
+writes it at each evaluation and at its end; this command writes it again, also
+while the run goes on. Images are shown only of data sets that are synthetic, or
+of all with --faces.
 """
 
+import argparse
+import base64
 import dataclasses
+import functools
+import hashlib
+import html
+import importlib.resources
 import json
-import pathlib
-from collections.abc import Mapping
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from matplotlib import figure, ticker
-from matplotlib.backends import backend_agg
 
-from jamsface_jax import verification
-from jamsface_jax.errors import InputError
-from jamsface_jax.roc import Roc
-from jamsface_jax.tally import EDGES, Tally
+import jamsface_jax
+from jamsface_jax import config as config_lib
+from jamsface_jax import faces
+from jamsface_jax.charts import Axis, Cloud, Line, bar, chart, nothing, table
+from jamsface_jax.class_profile import CLASSES_FILE
+from jamsface_jax.data.sources import RecordSource
+from jamsface_jax.data.whole_file import written_whole
+from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.goodput import GOODPUT_FILE, KINDS
+from jamsface_jax.metric_log import METRICS_FILE, read_metrics
+from jamsface_jax.results import RESULTS_FILE
+from jamsface_jax.starts import read_starts
+from jamsface_jax.tally import EDGES
 
-# Okabe and Ito's colours, told apart with every kind of colour vision
-# (https://jfly.uni-koeln.de/color/), in order of use; yellow is too pale.
-BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
-COLORS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
-INK, PALE = "#333333", "#DDDDDD"
-_DASHES = ("-", "--", ":", "-.")  # Where there are more lines than colours.
+REPORT_FILE = "report.html"
 
-# Panels of `plot_training`: title, metrics, whether single steps are noisy.
-_PANELS = (
-  ("Loss", ("train/loss", "train/cross_entropy"), True),
-  ("Accuracy (train: without margin)", ("train/accuracy", "/accuracy"), True),
+_ALL_PAIRS = ":all_pairs"
+
+_STEP = Axis("step")
+_SHARE = Axis("", percent=True, most=1.0)
+
+# Charts of training: title, metrics, axis, whether single steps are noisy.
+_TRAINING = (
+  ("Loss", ("train/loss", "train/cross_entropy"), Axis(""), True),
+  ("Accuracy in training, without margin", ("train/accuracy",), _SHARE, True),
+  ("Accuracy on test sets", ("/accuracy",), _SHARE, False),
+  ("Learning rate", ("train/learning_rate",), Axis("", zero=True), False),
   (
-    "Mean margin (radians; cosine)",
+    "Images a second",
+    ("train/images_per_second",),
+    Axis("", zero=True),
+    True,
+  ),
+  (
+    "Time spent waiting for data",
+    ("train/data_wait_fraction",),
+    Axis("", percent=True, zero=True, most=1.0),
+    True,
+  ),
+  (
+    "Mean margin (angular in radians, cosine)",
     ("train/margin_angular_mean", "train/margin_cosine_mean"),
+    Axis("", zero=True),
     False,
   ),
-  ("Learning rate", ("train/learning_rate",), False),
-  ("Images per second", ("train/images_per_second",), True),
-  ("Share of time waiting for data", ("train/data_wait_fraction",), True),
 )
 
 
-def read_metrics(
-  path: str | pathlib.Path,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Reads a run's `metrics.jsonl`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """A work directory as far as it was written.
 
-  Args:
-    path: the file; each line an object {"step": n, "train/loss": ..., ...}.
-
-  Returns:
-    For each metric its steps, int64 [N], rising, and its values, float64 [N].
-    A step logged twice, as a resumed run does with the steps since its last
-    checkpoint, counts as logged last. A last line that was cut off while it was
-    written is left out; null is NaN.
-
-  Raises:
-    InputError: the file cannot be read or another line is not such an object.
+  Attributes:
+    name: to tell it from the others.
+    workdir: its path.
+    settings: values by name, "data.threads" say.
+    metrics: see `metric_log.read_metrics`.
+    sets: what `results.json` says of each test set, by the name to show.
+    classes: see `class_profile.describe`; None if not written yet.
+    seconds: wall time by kind of work; None if not written yet.
+    starts: see `starts.read_starts`.
   """
-  try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(
-      f"{path}: cannot be read ({error}); give the metrics.jsonl of a run."
-    ) from error
-  metrics = {}
-  for number, line in enumerate(lines, start=1):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-      step = int(row.pop("step"))
-      values = {
-        name: float("nan" if value is None else value)
-        for name, value in row.items()
-      }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-      if number == len(lines):  # No newline after it: it was cut off.
-        break
-      raise InputError(
-        f"{path}:{number}: is not an object of numbers with a step; delete the"
-        " line."
-      ) from error
-    for name, value in values.items():
-      metrics.setdefault(name, {})[step] = value
-  return {name: _series(by_step) for name, by_step in metrics.items()}
 
+  name: str
+  workdir: str
+  settings: dict[str, Any]
+  metrics: dict[str, tuple[np.ndarray, np.ndarray]]
+  sets: dict[str, dict[str, Any]]
+  classes: dict[str, Any] | None
+  seconds: dict[str, float] | None
+  starts: list[dict[str, Any]]
 
-def _series(by_step):
-  steps = sorted(by_step)
-  values = [by_step[step] for step in steps]
-  return np.array(steps, np.int64), np.array(values, np.float64)
-
-
-def plot_training(
-  metrics: Mapping[str, tuple[np.ndarray, np.ndarray]],
-  path: str | pathlib.Path,
-) -> pathlib.Path:
-  """Draws how a run went, one small panel a quantity.
-
-  Where single steps are noisy, a pale line has every value and a strong one
-  their mean over a fiftieth of the run. Panels without data are left out.
-
-  Args:
-    metrics: as `read_metrics` returns them.
-    path: the PNG file to write.
-
-  Returns:
-    `path`.
-
-  Raises:
-    InputError: none of the metrics of a training run is there.
-  """
-  panels = [
-    (title, names, noisy)
-    for title, patterns, noisy in _PANELS
-    if (names := _matching(metrics, patterns))
-  ]
-  if not panels:
-    raise InputError(
-      "metrics: none of the metrics of a training run is among them; give the"
-      " metrics.jsonl of a run that has logged a step."
+  @property
+  def step(self) -> int:
+    """The last step that was logged, 0 if none."""
+    return max(
+      (int(steps[-1]) for steps, _ in self.metrics.values()), default=0
     )
-  columns = min(len(panels), 3 if len(panels) > 4 else 2)
-  rows = -(-len(panels) // columns)
-  canvas = _figure(4.2 * columns, 2.9 * rows)
-  axes = canvas.subplots(rows, columns, squeeze=False).ravel()
-  for ax, (title, names, noisy) in zip(axes, panels, strict=False):
-    _style(ax, title, "step")
-    for color, name in zip(_colors(len(names)), names, strict=True):
-      _plot_series(ax, *metrics[name], name, color, noisy)
-    ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(5))
-    if len(names) > 1:
-      ax.legend(labelcolor=INK, frameon=False, fontsize=8)
-    if title == "Images per second":
-      ax.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-      _start_at_zero(ax)
-  for ax in axes[len(panels) :]:
-    ax.set_axis_off()
-  return _save(canvas, path)
+
+  @property
+  def total_steps(self) -> int | None:
+    """Steps of the whole run, if known."""
+    return self.starts[-1]["total_steps"] if self.starts else None
+
+  @property
+  def command(self) -> list[str]:
+    """What it was started with last, as words."""
+    return shlex.split(self.starts[-1]["command"]) if self.starts else []
+
+  def last(self, metric: str) -> float | None:
+    """The last value of a metric, None if it has none."""
+    _, values = self.metrics.get(metric, ((), ()))
+    return float(values[-1]) if len(values) else None
 
 
-def _matching(metrics, patterns):
+def read_run(workdir: str, name: str) -> Run:
+  """Reads what a run has written so far.
+
+  Args:
+    workdir: of the run.
+    name: to show.
+
+  Raises:
+    InputError: not a work directory, or a damaged file in it.
+  """
+  settings = config_lib.flatten(config_lib.read_config(workdir).to_dict())
+  path = os.path.join(workdir, METRICS_FILE)
+  sets = {}
+  for folder, suffix in (("", ""), ("evaluation", " (evaluate)")):
+    results = _read_json(os.path.join(workdir, folder, RESULTS_FILE))
+    for one in results["sets"] if results else ():
+      sets[f"{one['name']}{suffix}"] = one
+  return Run(
+    name=name,
+    workdir=workdir,
+    settings=settings,
+    metrics=read_metrics(path) if os.path.exists(path) else {},
+    sets=sets,
+    classes=_read_json(os.path.join(workdir, CLASSES_FILE)),
+    seconds=_read_json(os.path.join(workdir, GOODPUT_FILE)),
+    starts=read_starts(workdir),
+  )
+
+
+def _read_json(path: str) -> dict[str, Any] | None:
+  """The content of a file that is written whole; None if there is none."""
+  try:
+    with open(path, encoding="utf-8") as file:
+      return dict(json.load(file))
+  except FileNotFoundError:
+    return None
+  except (ValueError, TypeError) as error:
+    raise InputError(
+      f"{path!r} is damaged ({error}): delete it and run the command that made"
+      " it again."
+    ) from None
+
+
+def run_names(workdirs: Sequence[str]) -> list[str]:
+  """Short names that tell work directories apart: the ends of their paths."""
+  parts = [os.path.abspath(one).split(os.sep)[1:] for one in workdirs]
+  for length in range(1, max(map(len, parts), default=1) + 1):
+    names = ["/".join(one[-length:]) for one in parts]
+    if len(set(names)) == len(names):
+      return names
+  raise InputError(
+    "command line: the same work directory is given twice: give each once."
+  )
+
+
+def write(
+  workdirs: Sequence[str], output: str, *, every_face: bool = False
+) -> None:
+  """Writes a page, whole or not at all.
+
+  Args:
+    workdirs: of the runs; the first is what others are compared with.
+    output: the HTML file.
+    every_face: show images of data sets that are not synthetic too.
+
+  Raises:
+    InputError: see `read_run`.
+  """
+  names = run_names(workdirs)
+  runs = [
+    read_run(one, name) for one, name in zip(workdirs, names, strict=True)
+  ]
+  content = page(runs, every_face=every_face)
+  with written_whole(output) as file:
+    file.write(content)
+
+
+def page(runs: Sequence[Run], *, every_face: bool) -> str:
+  """The whole page.
+
+  Args:
+    runs: at least one.
+    every_face: see `write`.
+  """
+  style, script = _asset("report.css"), _asset("report.js")
+  sections = [
+    ("Summary", headlines(runs)),
+    ("Training", training(runs)),
+    ("Verification", verification(runs)),
+    ("Margins", margins(runs)),
+    ("Data", data(runs)),
+    ("Images", images(runs, every_face=every_face)),
+    ("Time", time(runs)),
+    ("Settings", settings(runs)),
+    ("How it was run", origin(runs)),
+  ]
+  title = " and ".join(run.name for run in runs)
+  items = "".join(
+    f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name, _ in sections
+  )
+  body = "\n".join(
+    f'<section aria-labelledby="{_anchor(name)}">'
+    f'<h2 id="{_anchor(name)}">{name}</h2>\n{content}\n</section>'
+    for name, content in sections
+  )
+  # Whatever a name or a setting may hold: nothing but these two runs here, and
+  # nothing is fetched.
+  policy = (
+    f"default-src 'none'; img-src data:; style-src {_hash(style)};"
+    f" script-src {_hash(script)}"
+  )
+  return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="jamsface_jax {jamsface_jax.__version__}">
+<title>{html.escape(title)}: jamsface_jax</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>{html.escape(title)}</h1>
+<nav aria-label="Sections"><ul>{items}</ul></nav>
+</header>
+<main>
+{body}
+</main>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+@functools.cache
+def _asset(name: str) -> str:
+  files = importlib.resources.files(jamsface_jax)
+  return files.joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+  digest = hashlib.sha256(text.encode()).digest()
+  return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _anchor(name: str) -> str:
+  return name.lower().replace(" ", "-")
+
+
+def _grid(figures: Sequence[str]) -> str:
+  return '<div class="grid">\n' + "\n".join(figures) + "\n</div>"
+
+
+def _sentence(text: str) -> str:
+  return f'<p class="soft">{html.escape(text)}</p>'
+
+
+def headlines(runs: Sequence[Run]) -> str:
+  """The numbers that matter: cards of one run, a table of several."""
+  columns = [_headline(run) for run in runs]
+  if len(runs) == 1:
+    cards = "".join(
+      f"<li><b>{html.escape(value)}</b><span>{html.escape(name)}</span></li>"
+      for name, value in columns[0].items()
+    )
+    return f'<ul class="cards">{cards}</ul>'
+  names = list(dict.fromkeys(name for one in columns for name in one))
+  rows = [[name, *(one.get(name, "") for one in columns)] for name in names]
+  return table("The runs", ["number", *(run.name for run in runs)], rows)
+
+
+def _headline(run: Run) -> dict[str, str]:
+  total = run.total_steps
+  state = "" if total is None else f" of {total:,}"
+  if total is not None:
+    state += ", finished" if run.step >= total else ""
+  found = {"steps": f"{run.step:,}{state}"}
+  for name in run.sets:
+    for metric, text in _first_metrics(run.sets[name]).items():
+      found[f"{name}: {metric}"] = text
+  for title, metric, percent in (
+    ("loss in training", "train/loss", False),
+    ("accuracy in training", "train/accuracy", True),
+    ("images a second", "train/images_per_second", False),
+  ):
+    value = run.last(metric)
+    if value is not None:
+      found[title] = Axis("", percent=percent).text(value)
+  if run.seconds and sum(run.seconds.values()):
+    total_time = sum(run.seconds.values())
+    found["wall time"] = _duration(total_time)
+    found["of it in steps"] = f"{run.seconds['step'] / total_time:.1%}"
+  if run.starts:
+    found["parameters of the backbone"] = f"{run.starts[-1]['parameters']:,}"
+  if run.classes:
+    found["identities"] = f"{run.classes['classes']:,}"
+    found["images"] = f"{run.classes['images']:,}"
+  return found
+
+
+def _first_metrics(one: Mapping[str, Any]) -> dict[str, str]:
+  """Of a test set, what it is known by."""
+  prefix = f"{one['name']}/"
+  values = {k.removeprefix(prefix): v for k, v in one["metrics"].items()}
+  for metric in ("accuracy", "tar@1e-4", "rank1", "auc"):
+    if values.get(metric) is not None:
+      text = f"{values[metric]:.2%}"
+      if f"{metric}_std" in values:
+        text += f" ± {values[f'{metric}_std']:.2%}"
+      return {metric: text}
+  return {}
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f"{hours} h {minutes} min"
+  return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def training(runs: Sequence[Run]) -> str:
+  """Curves over the steps."""
+  figures = []
+  for title, patterns, axis, noisy in _TRAINING:
+    lines = []
+    for number, run in enumerate(runs):
+      for place, name in enumerate(_matching(run.metrics, patterns)):
+        # One run: a colour a metric. Several: a colour a run.
+        color, dash = (place, place) if len(runs) == 1 else (number, place)
+        shown = name if len(runs) == 1 else f"{run.name}: {name}"
+        lines.append(Line(shown, *run.metrics[name], color, dash, noisy))
+    figures.append(
+      chart(
+        title,
+        lines,
+        _STEP,
+        axis,
+        note="" if lines else _why_no_curve(title),
+      )
+    )
+  return _sentence(
+    "Pale: each line of the log, its mean since the line before. Strong, where"
+    " there are two: the mean over a fiftieth of the run."
+  ) + _grid(figures)
+
+
+def _why_no_curve(title: str) -> str:
+  if "test sets" in title:
+    return (
+      "No data yet: no test set with pairs was evaluated. Name some in"
+      " evaluation.data."
+    )
+  return "No data yet: no step was logged."
+
+
+def _matching(metrics, patterns: Sequence[str]) -> list[str]:
   """Names equal to a pattern or, where it begins with "/", ending in it."""
   return [
     name
@@ -156,308 +392,465 @@ def _matching(metrics, patterns):
   ]
 
 
-def _plot_series(ax, steps, values, name, color, noisy):
-  finite = np.isfinite(values)
-  steps, values = steps[finite], values[finite]
-  window = len(steps) // 50
-  if noisy and window > 1:
-    ax.plot(steps, values, color=color, linewidth=0.6, alpha=0.25)
-    steps, values = _running_mean(steps, window), _running_mean(values, window)
-  marker = "o" if len(steps) <= 40 else None
-  ax.plot(
-    steps,
-    values,
-    color=color,
-    linewidth=1.6,
-    marker=marker,
-    markersize=3.5,
-    label=name,
+def verification(runs: Sequence[Run]) -> str:
+  """ROC, scores and all numbers of each test set."""
+  names = list(dict.fromkeys(name for run in runs for name in run.sets))
+  if not names:
+    return _sentence(
+      "No data yet: no test set was evaluated. Name some in evaluation.data, or"
+      " run 'python -m jamsface_jax.evaluate'."
+    )
+  parts = []
+  for name in names:
+    having = [run for run in runs if name in run.sets]
+    figures = [_roc(name, having, runs)]
+    figures += [_scores(name, run, len(runs) > 1) for run in having]
+    figures.append(_cmc(name, having, runs))
+    parts.append(f"<h3>{html.escape(name)}</h3>")
+    parts.append(_grid([one for one in figures if one]))
+    parts.append(_set_table(name, having))
+  return "\n".join(parts)
+
+
+def _color(run: Run, runs: Sequence[Run]) -> int:
+  return next(k for k, other in enumerate(runs) if other is run)
+
+
+def _roc(name: str, having: Sequence[Run], runs: Sequence[Run]) -> str:
+  lines = []
+  for run in having:
+    curve = run.sets[name].get("roc")
+    if curve:
+      text = f"AUC {curve['auc']:.4f}, TAR"
+      if len(runs) > 1:
+        text = f"{run.name}: {text}"
+      color = _color(run, runs)
+      lines.append(Line(text, curve["far"], curve["tar"], color, color))
+  if not lines:
+    return ""
+  return chart(
+    f"ROC of {name}",
+    lines,
+    Axis("false accept rate (FAR)", log=True),
+    _SHARE,
+    note="Begins at the smallest FAR that the pairs can measure.",
   )
 
 
-def _running_mean(values, window):
-  """Means of each `window` neighbours, [N] to [N - window + 1]."""
-  sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-  return (sums[window:] - sums[:-window]) / window
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RocLine:
-  """A ROC curve as it is drawn and stored, at some of its points.
-
-  Attributes:
-    fars: float64 [F], rising; the first is the smallest that can be measured.
-    tars: the TAR that `Roc.tar_at_far` gives there, float64 [F].
-    auc: the area under the whole curve.
-  """
-
-  fars: np.ndarray
-  tars: np.ndarray
-  auc: float
-
-  @classmethod
-  def of(cls, curve: Roc) -> "RocLine":
-    """Takes 1,000 of what may be millions of points: what a picture shows."""
-    fars = np.geomspace(1 / curve.num_negatives, 1, 1000)
-    # Round powers of ten too, so that a reader finds the usual figures.
-    powers = 10.0 ** np.arange(np.ceil(np.log10(fars[0]) - 1e-9), 0)
-    fars = np.union1d(np.clip(fars, fars[0], 1), powers)
-    return cls(fars, curve.tar_at_far(fars), curve.auc())
-
-
-def plot_roc(
-  lines: Mapping[str, RocLine], path: str | pathlib.Path
-) -> pathlib.Path:
-  """Draws ROC curves over a logarithmic FAR.
-
-  Each curve begins at the smallest FAR that its negative pairs can measure.
-
-  Args:
-    lines: at least one, by the name to show.
-    path: the PNG file to write.
-
-  Returns:
-    `path`.
-  """
-  canvas = _figure(6.4, 4.6)
-  ax = canvas.subplots()
-  _style(ax, "Verification", "false accept rate (FAR)")
-  ax.set_ylabel("true accept rate (TAR)", color=INK, fontsize=9)
-  for number, (name, line) in enumerate(lines.items()):
-    style = _DASHES[number // len(COLORS) % len(_DASHES)]
-    ax.plot(
-      line.fars,
-      line.tars,
-      color=COLORS[number % len(COLORS)],
-      linestyle=style,
-      label=f"{name}   AUC {line.auc:.4f}",
+def _scores(name: str, run: Run, several: bool) -> str:
+  one = run.sets[name]
+  if "positive_counts" not in one:
+    if "roc" not in one:
+      return ""  # Nothing was compared in pairs.
+    return nothing(
+      f"Scores of {name}",
+      "No data: these results are of an earlier version. Evaluate again.",
     )
-  ax.set_xscale("log")
-  smallest = min(line.fars[0] for line in lines.values())
-  ax.set_xlim(smallest, 1)
-  ax.set_ylim(0, 1.01)
-  ax.grid(axis="x", color=PALE, linewidth=0.6)
-  ax.legend(labelcolor=INK, frameon=False, fontsize=9)
-  return _save(canvas, path)
-
-
-def plot_scores(
-  tally: Tally,
-  threshold: float | None,
-  path: str | pathlib.Path,
-) -> pathlib.Path:
-  """Draws the cosines of positive and of negative pairs, and the threshold.
-
-  Args:
-    tally: of the cosines.
-    threshold: the cosine from which on a pair is accepted; None for none.
-    path: the PNG file to write.
-
-  Returns:
-    `path`.
-  """
-  canvas = _figure(6.4, 3.8)
-  ax = canvas.subplots()
-  _style(ax, "Similarity of pairs", "cosine")
-  ax.set_ylabel("share of the pairs of a kind", color=INK, fontsize=9)
-  filled = np.flatnonzero(tally.positive_counts + tally.negative_counts)
-  for counts, color, name in (
-    (tally.negative_counts, VERMILION, "different people"),
-    (tally.positive_counts, BLUE, "same person"),
-  ):
-    ax.stairs(
-      counts / counts.sum(),
-      EDGES,
-      fill=True,
-      facecolor=color + "59",  # 35 % opaque, so that both show.
-      edgecolor=color,
-      linewidth=1.2,
-      label=f"{name} ({counts.sum():,} pairs)",
+  counts = [
+    np.array(one[f"{kind}_counts"], np.float64)
+    for kind in ("negative", "positive")
+  ]
+  filled = np.flatnonzero(counts[0] + counts[1])
+  span = slice(filled[0], filled[-1] + 1)
+  edges = EDGES[span.start : span.stop + 1]
+  lines = [
+    Line(
+      f"{kind} ({round(count.sum()):,} pairs)",
+      np.repeat(edges, 2)[1:-1],
+      np.repeat(count[span] / count.sum(), 2),
+      color,
+      filled=True,
     )
-  ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
-  ax.set_xlim(min(EDGES[filled[0]], -0.2), 1)
-  ax.set_ylim(bottom=0)
-  if threshold is not None:
-    ax.axvline(
-      threshold,
-      color=INK,
-      linewidth=1.2,
-      linestyle="--",
-      label=f"threshold {threshold:.3f}",
+    for kind, count, color in (
+      ("two people", counts[0], 1),
+      ("one person", counts[1], 0),
     )
-  ax.legend(labelcolor=INK, frameon=False, fontsize=9)
-  return _save(canvas, path)
-
-
-def plot_cmc(
-  lines: Mapping[str, np.ndarray], path: str | pathlib.Path
-) -> pathlib.Path:
-  """Draws cumulative match characteristics.
-
-  Args:
-    lines: the share of mated probes found up to rank 1, 2, ... K, [K] each, by
-      the name to show; at least one.
-    path: the PNG file to write.
-
-  Returns:
-    `path`.
-  """
-  canvas = _figure(6.4, 4.6)
-  ax = canvas.subplots()
-  _style(ax, "Identification", "rank")
-  ax.set_ylabel("mated probes found", color=INK, fontsize=9)
-  for color, (name, rates) in zip(
-    _colors(len(lines)), lines.items(), strict=True
-  ):
-    ax.plot(
-      np.arange(1, len(rates) + 1),
-      rates,
-      color=color,
-      marker="o",
-      markersize=3,
-      label=f"{name}   rank 1 {rates[0]:.2%}",
-    )
-  ax.set_xscale("log")
-  ax.xaxis.set_major_formatter(ticker.ScalarFormatter())
-  ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
-  ax.legend(labelcolor=INK, frameon=False, fontsize=9)
-  return _save(canvas, path)
-
-
-def plot_hardest(tally: Tally, path: str | pathlib.Path) -> pathlib.Path:
-  """Draws the cosines of the pairs that came out worst, by their numbers.
-
-  Args:
-    tally: has them.
-    path: the PNG file to write.
-
-  Returns:
-    `path`.
-  """
-  canvas = _figure(9.0, 4.6)
-  panels = (
-    ("One person, least alike", tally.hardest_positives, BLUE),
-    ("Two people, most alike", tally.hardest_negatives, VERMILION),
+  ]
+  threshold = one.get("threshold")
+  return chart(
+    f"Scores of {name}" + (f": {run.name}" if several else ""),
+    lines,
+    Axis("cosine"),
+    Axis("share of the pairs of a kind", percent=True, zero=True),
+    marks={} if threshold is None else {"threshold": threshold},
   )
-  for ax, (title, pairs, color) in zip(
-    canvas.subplots(1, 2), panels, strict=True
-  ):
-    _style(ax, title, "cosine")
-    ax.grid(visible=False, axis="y")
-    places = np.arange(len(pairs.scores))
-    ax.hlines(places, 0, pairs.scores, color=PALE, linewidth=1)
-    ax.plot(pairs.scores, places, "o", color=color, markersize=4)
-    ax.axvline(0, color=INK, linewidth=0.6)
-    names = zip(pairs.first, pairs.second, strict=True)
-    ax.set_yticks(places, [f"{i} - {j}" for i, j in names])
-    ax.set_ylabel("numbers of the two", color=INK, fontsize=9)
-    ax.invert_yaxis()  # The worst on top.
-  return _save(canvas, path)
 
 
-def plot_margins(
-  class_sizes: np.ndarray,
-  angular: np.ndarray,
-  cosine: np.ndarray,
-  path: str | pathlib.Path,
-) -> pathlib.Path:
-  """Draws each class's two margins against the number of its images.
-
-  A point is a class; the line joins the medians of classes of similar size. The
-  titles have Spearman's rank correlation of margin and class size.
-
-  Args:
-    class_sizes: images of each class, [C], at least 1.
-    angular: the margins in radians, [C].
-    cosine: the margins in the cosine, [C].
-    path: the PNG file to write.
-
-  Returns:
-    `path`.
-  """
-  class_sizes = np.asarray(class_sizes)
-  canvas = _figure(9.0, 3.8)
-  panels = (
-    ("Angular margin", "radians", np.asarray(angular), BLUE),
-    ("Cosine margin", "cosine", np.asarray(cosine), GREEN),
+def _cmc(name: str, having: Sequence[Run], runs: Sequence[Run]) -> str:
+  lines = []
+  for run in having:
+    for place, (search, rates) in enumerate(run.sets[name]["cmc"].items()):
+      shown = search if len(runs) == 1 else f"{run.name}: {search}"
+      color = _color(run, runs) if len(runs) > 1 else place
+      ranks = np.arange(1, len(rates) + 1)
+      lines.append(Line(shown, ranks, rates, color, place))
+  if not lines:
+    return ""
+  return chart(
+    f"Identification in {name}",
+    lines,
+    Axis("rank", log=True),
+    Axis("mated probes found", percent=True, most=1.0),
   )
-  for ax, (title, unit, margins, color) in zip(
-    canvas.subplots(1, 2), panels, strict=True
-  ):
-    correlation = verification.rank_correlation(class_sizes, margins)
-    shown = "undefined" if np.isnan(correlation) else f"{correlation:+.2f}"
-    _style(
-      ax, f"{title}: rank correlation {shown}", "images of the class (log)"
-    )
-    ax.set_ylabel(unit, color=INK, fontsize=9)
-    ax.scatter(
-      class_sizes,
-      margins,
-      s=9,
-      color=color,
-      # The more classes, the more transparent, lest they merge into a blot.
-      alpha=float(np.clip(12 / len(class_sizes) ** 0.5, 0.05, 0.5)),
-      linewidths=0,
-      label=f"a class ({len(class_sizes):,})",
-    )
-    ax.plot(
-      *_medians(class_sizes, margins),
-      color=VERMILION,
-      linewidth=1.8,
-      marker="o",
-      markersize=4,
-      label="median of similar sizes",
-    )
-    ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-    _start_at_zero(ax)
-    legend = ax.legend(labelcolor=INK, frameon=False, fontsize=9)
-    legend.legend_handles[0].set_alpha(0.7)
-  return _save(canvas, path)
 
 
-def _medians(sizes, margins):
-  """Median size and margin of the classes in 12 equal parts of log size."""
-  edges = np.geomspace(sizes.min(), sizes.max() + 1, 13)
-  part = np.digitize(sizes, edges[1:-1])
-  parts = [part == p for p in np.unique(part)]
+def _set_table(name: str, having: Sequence[Run]) -> str:
+  metrics = list(
+    dict.fromkeys(m for run in having for m in run.sets[name]["metrics"])
+  )
+  rows = []
+  for metric in metrics:
+    row = [metric]
+    for run in having:
+      one = run.sets[name]
+      value = one["metrics"].get(metric)
+      text = "not measured" if value is None else f"{value:.6f}"
+      if metric in one["intervals_95"]:
+        low, high = one["intervals_95"][metric]
+        if low is not None:
+          text += f" [{low:.4f}, {high:.4f}]"
+      row.append(text)
+    rows.append(row)
+  facts = list(
+    dict.fromkeys(f for run in having for f in run.sets[name]["facts"])
+  )
+  for fact in facts:
+    texts = [_value(run.sets[name]["facts"].get(fact, "")) for run in having]
+    rows.append([fact, *texts])
+  caption = f"All numbers of {name}; in brackets 95 % intervals"
+  columns = ["metric", *(run.name for run in having)]
   return (
-    [np.median(sizes[classes]) for classes in parts],
-    [np.median(margins[classes]) for classes in parts],
+    f"<details><summary>All numbers of {html.escape(name)}</summary>"
+    f"{table(caption, columns, rows)}</details>"
   )
 
 
-def _colors(count):
-  """`count` colours, from the start again where there are not enough."""
-  return [COLORS[i % len(COLORS)] for i in range(count)]
+def margins(runs: Sequence[Run]) -> str:
+  """Learned margins against class size."""
+  parts = []
+  for run in runs:
+    if len(runs) > 1:
+      parts.append(f"<h3>{html.escape(run.name)}</h3>")
+    learned = (run.classes or {}).get("margins")
+    if learned is None:
+      parts.append(
+        _sentence("No data yet: they are noted at evaluations and at the end.")
+      )
+    elif not learned:
+      parts.append(
+        _sentence(
+          "None is learned: head.learn_angular and head.learn_cosine are"
+          " False, every class has the same margin."
+        )
+      )
+    else:
+      parts.append(
+        _grid([_margin_chart(kind, one) for kind, one in learned.items()])
+      )
+  return "\n".join(parts)
 
 
-def _figure(width, height):
-  """An empty figure of this size in inches."""
-  canvas = figure.Figure((width, height), dpi=150, layout="constrained")
-  backend_agg.FigureCanvasAgg(canvas)
-  return canvas
+def _margin_chart(kind: str, one: Mapping[str, Any]) -> str:
+  bands = one["bands"]
+  sizes = [band["size"] for band in bands]
+  correlation = one["rank_correlation"]
+  shown = "undefined" if correlation is None else f"{correlation:+.2f}"
+  sample = one["sample"]
+  units = {"angular": "radians", "cosine": "cosine"}
+  return chart(
+    f"{kind.capitalize()} margin: rank correlation with class size {shown}",
+    [
+      Line("median", sizes, [band["median"] for band in bands], 1),
+      Line("a tenth is above", sizes, [band["high"] for band in bands], 1, 2),
+      Line("a tenth is below", sizes, [band["low"] for band in bands], 1, 1),
+    ],
+    Axis("images of the class", log=True),
+    Axis(units.get(kind, kind), zero=True),
+    clouds=[
+      Cloud(
+        f"a class ({len(sample['size']):,} of them)",
+        np.array(sample["size"], np.float64),
+        np.array(sample["margin"], np.float64),
+      )
+    ],
+    note="JAMsFace wants poor classes to have the larger margins: a correlation"
+    " below 0.",
+  )
 
 
-def _style(ax, title, x_label):
-  """Leaves of the frame what reading a value needs."""
-  ax.set_title(title, loc="left", color=INK, fontsize=10)
-  ax.set_xlabel(x_label, color=INK, fontsize=9)
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.spines[["left", "bottom"]].set_color(INK)
-  ax.tick_params(colors=INK, labelsize=8)
-  ax.grid(axis="y", color=PALE, linewidth=0.6)
-  ax.set_axisbelow(True)
+def data(runs: Sequence[Run]) -> str:
+  """The long tail of the classes."""
+  known = [run for run in runs if run.classes]
+  if not known:
+    return _sentence(
+      "No data yet: class sizes are noted at evaluations and at the end."
+    )
+  lines = [
+    Line(
+      "images" if len(runs) == 1 else f"{run.name}: images",
+      run.classes["tail"]["rank"],
+      run.classes["tail"]["size"],
+      _color(run, runs),
+      _color(run, runs),
+    )
+    for run in known
+  ]
+  figure = chart(
+    "Long tail: images of each class",
+    lines,
+    Axis("rank of the class by size", log=True),
+    Axis("images", log=True),
+  )
+  rows = [
+    ["identities", *(f"{run.classes['classes']:,}" for run in known)],
+    ["images", *(f"{run.classes['images']:,}" for run in known)],
+    *(
+      [
+        f"{text} hold of the images",
+        *(f"{run.classes['top'][share]:.1%}" for run in known),
+      ]
+      for share, text in (
+        ("0.01", "the largest hundredth of the classes"),
+        ("0.1", "the largest tenth"),
+        ("0.5", "the larger half"),
+      )
+    ),
+    ["from", *(r.settings["data.directory"] or "noise" for r in known)],
+    ["fingerprint", *(_fingerprint(run) for run in known)],
+  ]
+  columns = ["what", *(run.name for run in known)]
+  return _grid([figure, table("Training data", columns, rows)])
 
 
-def _start_at_zero(ax):
-  """Has zero on the vertical axis, so that heights compare as amounts."""
-  low, high = ax.get_ylim()
-  low = min(low, 0)
-  ax.set_ylim(low, high + 0.05 * (high - low))
+def _fingerprint(run: Run) -> str:
+  return run.starts[-1]["data_fingerprint"] if run.starts else ""
 
 
-def _save(canvas, path):
-  path = pathlib.Path(path)
-  canvas.savefig(path, format="png")
-  return path
+def images(runs: Sequence[Run], *, every_face: bool) -> str:
+  """Images of the data that may be shown."""
+  parts, hidden = [], False
+  for directory in dict.fromkeys(
+    one
+    for run in runs
+    for one in run.settings["data.directory"].split(",")
+    if one
+  ):
+    size = runs[0].settings["data.image_size"]
+    shown = _strips(directory, size, every_face, faces.class_strips)
+    hidden |= shown == ""
+    parts.append(shown)
+  for run in runs:
+    for place in run.settings["evaluation.data"].split(","):
+      directory = place.removesuffix(_ALL_PAIRS)
+      if not directory:
+        continue
+      size = run.settings["data.image_size"]
+      shown = _strips(
+        directory, size, every_face, functools.partial(_hardest, run)
+      )
+      hidden |= shown == ""
+      parts.append(shown)
+  content = "\n".join(filter(None, parts))
+  if hidden:
+    workdirs = shlex.join(run.workdir for run in runs)
+    content += _sentence(
+      "Not shown: images of data sets that are not synthetic. Faces are people;"
+      f" 'python -m jamsface_jax.report {workdirs} --faces' shows them."
+    )
+  return content or _sentence("There are none: the run learned from noise.")
+
+
+def _strips(
+  directory: str,
+  size: int,
+  every_face: bool,
+  choose: Callable[[RecordSource], list[faces.Strip]],
+) -> str:
+  """Images of a data set with a heading; "" if they may not be shown."""
+  try:
+    source = RecordSource(directory, size)
+    if not (source.synthetic or every_face):
+      return ""
+    strips = choose(source)
+  except InputError as error:
+    return _sentence(f"Not shown: {error}")
+  shown = "\n".join(
+    f"<figure>{''.join(_image(one, strip.caption) for one in strip.images)}"
+    f"<figcaption>{html.escape(strip.caption)}</figcaption></figure>"
+    for strip in strips
+  )
+  kind = "synthetic" if source.synthetic else "shown because --faces was given"
+  return (
+    f"<h3>{html.escape(source.name)} ({kind})</h3>"
+    f'<div class="faces">{shown}</div>'
+  )
+
+
+def _image(jpeg: bytes, text: str) -> str:
+  content = base64.b64encode(jpeg).decode()
+  return (
+    f'<img src="data:image/jpeg;base64,{content}" alt="{html.escape(text)}">'
+  )
+
+
+def _hardest(run: Run, source: RecordSource) -> list[faces.Strip]:
+  """The pairs that came out worst, where pairs are of images."""
+  one = run.sets.get(source.name, {})
+  if "roc" not in one or "templates" in one["facts"]:
+    return []
+  return [
+    *faces.pair_strips(
+      source, one["hardest_positives"], "one person, least alike"
+    ),
+    *faces.pair_strips(
+      source, one["hardest_negatives"], "two people, most alike"
+    ),
+  ]
+
+
+def time(runs: Sequence[Run]) -> str:
+  """Where the wall time went."""
+  figures = []
+  for run in runs:
+    title = "Wall time of all starts"
+    if len(runs) > 1:
+      title += f": {run.name}"
+    if run.seconds and sum(run.seconds.values()):
+      seconds = {kind: run.seconds[kind] for kind in KINDS}
+      figures.append(bar(title, seconds, "seconds"))
+    else:
+      figures.append(nothing(title, "No data yet: no step was logged."))
+  return _grid(figures) + _sentence(
+    "step is what is wanted; lost are steps, data and evaluations that a later"
+    " start had to do again."
+  )
+
+
+def settings(runs: Sequence[Run]) -> str:
+  """All settings: those that are not defaults, then the others."""
+  base = config_lib.flatten(config_lib.base_config().to_dict())
+  meanings = config_lib.meanings()
+
+  def source(name: str) -> str:
+    of_runs = {
+      config_lib.source_of(name, run.settings[name], run.command)
+      for run in runs
+    }
+    kinds = ("command line", "recipe", "default")
+    return next(kind for kind in kinds if kind in of_runs)
+
+  def row(name: str) -> list[str]:
+    return [
+      name,
+      *(_value(run.settings[name]) for run in runs),
+      _value(base[name]),
+      source(name),
+      meanings[name],
+    ]
+
+  columns = ["setting", *(run.name for run in runs)]
+  columns += ["default", "set by", "meaning"]
+  changed = [row(name) for name in meanings if source(name) != "default"]
+  rest = [row(name) for name in meanings if source(name) == "default"]
+  parts = []
+  if len(runs) > 1:
+    apart = [
+      row(name)
+      for name in meanings
+      if len({_value(run.settings[name]) for run in runs}) > 1
+    ]
+    caption = "Settings in which the runs differ"
+    parts.append(
+      table(caption, columns, apart)
+      if apart
+      else _sentence("All settings of the runs are the same.")
+    )
+  parts.append(table("Settings that are not the default", columns, changed))
+  parts.append(
+    "<details><summary>Settings that are the default</summary>"
+    f"{table('Settings that are the default', columns, rest)}</details>"
+  )
+  return "\n".join(parts)
+
+
+def _value(value: Any) -> str:
+  return value if isinstance(value, str) and value else repr(value)
+
+
+def origin(runs: Sequence[Run]) -> str:
+  """Commands, versions and devices of every start."""
+  parts = []
+  for run in runs:
+    of_run = f" of {run.name}" if len(runs) > 1 else ""
+    if len(runs) > 1:
+      parts.append(f"<h3>{html.escape(run.name)}</h3>")
+    if not run.starts:
+      parts.append(
+        _sentence("Not known: the run is of a version that noted no starts.")
+      )
+      continue
+    last = run.starts[-1]
+    parts.append("<p>The exact command of the last start:</p>")
+    parts.append(f"<pre>{html.escape(last['command'])}</pre>")
+    rows = [[name, version] for name, version in last["versions"].items()]
+    rows.append(["system", last["system"]])
+    rows.append(["devices", _devices(last)])
+    parts.append(
+      table(f"Versions and devices{of_run}", ["what", "last start"], rows)
+    )
+    rows = [
+      [one["time"], f"{one['first']:,}", _devices(one), one["command"]]
+      for one in run.starts
+    ]
+    parts.append(
+      "<details><summary>All starts</summary>"
+      + table(
+        f"Starts{of_run}", ["time", "from step", "devices", "command"], rows
+      )
+      + "</details>"
+    )
+  return "\n".join(parts)
+
+
+def _devices(start: Mapping[str, Any]) -> str:
+  return (
+    f"{start['devices']} {start['device_kind']} ({start['platform']}),"
+    f" {start['processes']} process(es)"
+  )
+
+
+def main() -> int:
+  """Reads the flags and writes the page."""
+  parser = argparse.ArgumentParser(
+    prog="python -m jamsface_jax.report",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("workdirs", nargs="+", metavar="W", help="work directory of a run")
+  add("--output", help="the file; default: report.html in W, for one W")
+  add(
+    "--faces",
+    action="store_true",
+    help="show images of data sets that are not synthetic too",
+  )
+  arguments = parser.parse_args()
+  if not arguments.output and len(arguments.workdirs) > 1:
+    raise InputError(
+      "--output is needed to compare several runs: give a file such as"
+      " --output=compared.html."
+    )
+  output = arguments.output or os.path.join(arguments.workdirs[0], REPORT_FILE)
+  try:
+    write(arguments.workdirs, output, every_face=arguments.faces)
+  except OSError as error:
+    raise InputError(
+      f"--output={output!r} cannot be written ({error.strerror}): choose"
+      " another place."
+    ) from None
+  print(f"report: {output}")
+  return 0
+
+
+if __name__ == "__main__":
+  run_command(main)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jamsface_jax import report
 from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
 from jamsface_jax.identification import Identification
 from jamsface_jax.protocols import Evaluation
+from jamsface_jax.roc import RocLine
 from jamsface_jax.tally import Hardest
 
 RESULTS_FILE = "results.json"
@@ -71,20 +71,22 @@ def as_json(one: Evaluation) -> dict[str, object]:
     "cmc": {name: cmc(found).tolist() for name, found in one.searches.items()},
   }
   if one.tally:
-    line = report.RocLine.of(one.tally.curve)
+    line = RocLine.of(one.tally.curve)
     fields |= {
       "roc": {
         "far": line.fars.tolist(),
         "tar": line.tars.tolist(),
         "auc": line.auc,
       },
+      "positive_counts": one.tally.positive_counts.tolist(),
+      "negative_counts": one.tally.negative_counts.tolist(),
       "hardest_positives": _pairs(one.tally.hardest_positives),
       "hardest_negatives": _pairs(one.tally.hardest_negatives),
     }
   return fields
 
 
-def read_roc_lines(path: str) -> dict[str, report.RocLine]:
+def read_roc_lines(path: str) -> dict[str, RocLine]:
   """The ROC curves of another evaluation, by its directory and the set's name.
 
   Args:
@@ -100,7 +102,7 @@ def read_roc_lines(path: str) -> dict[str, report.RocLine]:
     if content["format"] != FORMAT:
       raise ValueError(f"format {content['format']}")
     return {
-      f"{run}: {one['name']}": report.RocLine(
+      f"{run}: {one['name']}": RocLine(
         np.array(one["roc"]["far"], np.float64),
         np.array(one["roc"]["tar"], np.float64),
         float(one["roc"]["auc"]),
@@ -123,7 +125,7 @@ def read_roc_lines(path: str) -> dict[str, report.RocLine]:
 def plot_evaluations(
   directory: str,
   evaluations: Sequence[Evaluation],
-  others: Mapping[str, report.RocLine],
+  others: Mapping[str, RocLine],
 ) -> None:
   """Draws the ROC of all sets together, and scores, hardest pairs and CMC.
 
@@ -134,22 +136,27 @@ def plot_evaluations(
   """
   if not evaluations:
     return
+  # Here, since what draws takes as long to import as all the rest.
+  from jamsface_jax import pictures
+
   os.makedirs(directory, exist_ok=True)
 
   def place(name: str) -> str:
     return os.path.join(directory, name.replace("/", "_") + ".png")
 
   tallies = {one.name: one.tally for one in evaluations if one.tally}
-  lines = {k: report.RocLine.of(t.curve) for k, t in tallies.items()}
+  lines = {k: RocLine.of(t.curve) for k, t in tallies.items()}
   lines |= others
   if lines:
-    report.plot_roc(lines, place("roc"))
+    pictures.plot_roc(lines, place("roc"))
   for one in evaluations:
     if one.tally:
-      report.plot_scores(one.tally, one.threshold, place(f"scores_{one.name}"))
-      report.plot_hardest(one.tally, place(f"hardest_{one.name}"))
+      pictures.plot_scores(
+        one.tally, one.threshold, place(f"scores_{one.name}")
+      )
+      pictures.plot_hardest(one.tally, place(f"hardest_{one.name}"))
     if one.searches:
-      report.plot_cmc(
+      pictures.plot_cmc(
         {name: cmc(found) for name, found in one.searches.items()},
         place(f"cmc_{one.name}"),
       )

@@ -115,6 +115,30 @@ class Roc:
     return float(np.trapezoid(tar, far))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RocLine:
+  """A ROC curve as it is drawn and stored, at some of its points.
+
+  Attributes:
+    fars: float64 [F], rising; the first is the smallest that can be measured.
+    tars: the TAR that `Roc.tar_at_far` gives there, float64 [F].
+    auc: the area under the whole curve.
+  """
+
+  fars: np.ndarray
+  tars: np.ndarray
+  auc: float
+
+  @classmethod
+  def of(cls, curve: Roc) -> "RocLine":
+    """Takes 1,000 of what may be millions of points: what a picture shows."""
+    fars = np.geomspace(1 / curve.num_negatives, 1, 1000)
+    # Round powers of ten too, so that a reader finds the usual figures.
+    powers = 10.0 ** np.arange(np.ceil(np.log10(fars[0]) - 1e-9), 0)
+    fars = np.union1d(np.clip(fars, fars[0], 1), powers)
+    return cls(fars, curve.tar_at_far(fars), curve.auc())
+
+
 class RocCounter:
   """Counts negatives, block by block, against positives that are known.
 

@@ -1,6 +1,7 @@
 """What training changes (`TrainState`) and what it never does (`Parts`)."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -160,6 +161,7 @@ def make_init(
   return init
 
 
+@functools.lru_cache(maxsize=4)  # A start asks several times; each is a trace.
 def state_shapes(parts: Parts, image_size: int, mesh: Mesh) -> TrainState:
   """Describes the state without making it.
 

@@ -13,16 +13,19 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jamsface_jax import config as config_lib
 from jamsface_jax import (
+  class_profile,
   fine_tune,
   head_cost,
   report,
+  results,
   sharding,
+  starts,
   summary,
   verification,
   workdir_lock,
 )
+from jamsface_jax import config as config_lib
 from jamsface_jax import head as head_lib
 from jamsface_jax.checkpoint import Checkpoints, versions
 from jamsface_jax.data import records
@@ -38,12 +41,12 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation import Evaluator
 from jamsface_jax.fine_tune import FineTune
 from jamsface_jax.goodput import Goodput
-from jamsface_jax.metric_writer import METRICS_FILE, MetricWriter
+from jamsface_jax.metric_log import METRICS_FILE, read_metrics
+from jamsface_jax.metric_writer import MetricWriter
 from jamsface_jax.preemption import Preemption
 from jamsface_jax.profiling import Profile
 from jamsface_jax.progress import Progress
 from jamsface_jax.protocols import Evaluation
-from jamsface_jax.results import plot_evaluations
 from jamsface_jax.state import (
   Parts,
   TrainState,
@@ -135,6 +138,12 @@ def train(
     progress.note(
       summary.opening(config, source, parts, mesh, cost, first, total_steps)
     )
+    if main_process:
+      starts.note_start(
+        workdir,
+        {"first": first, "total_steps": total_steps}
+        | summary.facts(config, source, parts, mesh),
+      )
     log = StepLog(
       config,
       workdir,
@@ -169,8 +178,12 @@ def train(
     def evaluate(step: int) -> list[Evaluation]:
       with goodput.spent("evaluation"):
         evaluations = evaluator.run(state)
-        ranks = rank_margins(gather_margins(state), source, parts)
+        margins = gather_margins(state)
+        ranks = rank_margins(margins, source, parts)
         measured = log.add_evaluations(step, evaluations, ranks)
+        if main_process and step < total_steps:
+          goodput.save()
+          show(workdir, step, source, margins, parts, evaluations, progress)
       checkpoints.note_metrics(step, measured)
       return evaluations
 
@@ -210,11 +223,15 @@ def train(
 
     if not evaluations:  # Finished before: say again what came out.
       evaluations = evaluator.run(state)
-    goodput.save()
-    progress.note(goodput.sentence())
     margins = gather_margins(state)
     if main_process:
-      plot(workdir, source, margins, evaluations)
+      with goodput.spent("evaluation"):
+        plot(workdir, source, margins, evaluations)
+    goodput.save()
+    progress.note(goodput.sentence())
+    if main_process:
+      show(workdir, total_steps, source, margins, parts, evaluations, progress)
+      progress.close()
       summary.close(workdir, total_steps, evaluations)
   return 0
 
@@ -372,15 +389,62 @@ def plot(
     margins: of all classes, [C].
     evaluations: the last ones.
   """
+  # Here, since what draws takes long to import, and a run begins without it.
+  from jamsface_jax import pictures
+
   directory = os.path.join(workdir, PLOTS)
   os.makedirs(directory, exist_ok=True)
-  metrics = report.read_metrics(os.path.join(workdir, METRICS_FILE))
-  report.plot_training(metrics, os.path.join(directory, "training.png"))
+  metrics = read_metrics(os.path.join(workdir, METRICS_FILE))
+  pictures.plot_training(metrics, os.path.join(directory, "training.png"))
   angular, cosine = (
     margins[name][: source.num_classes]
     for name in (head_lib.ANGULAR, head_lib.COSINE)
   )
-  report.plot_margins(
+  pictures.plot_margins(
     source.class_sizes, angular, cosine, os.path.join(directory, "margins.png")
   )
-  plot_evaluations(directory, evaluations, others={})
+  results.plot_evaluations(directory, evaluations, others={})
+
+
+def show(
+  workdir: str,
+  step: int,
+  source: Source,
+  margins: Mapping[str, np.ndarray],
+  parts: Parts,
+  evaluations: list[Evaluation],
+  progress: Progress,
+) -> None:
+  """Writes `W/report.html` and what it is made of.
+
+  Whatever goes wrong is said and ends nothing: the run matters more.
+
+  Args:
+    workdir: of the run.
+    step: finished steps.
+    source: gives the class sizes.
+    margins: of all classes, [C].
+    parts: say which margins are learned.
+    evaluations: the last ones.
+    progress: where to say it.
+  """
+  learned = {
+    kind: margins[name][: source.num_classes]
+    for kind, name in (
+      ("angular", head_lib.ANGULAR),
+      ("cosine", head_lib.COSINE),
+    )
+    if parts.head.margin(name).learned
+  }
+  try:
+    profile = class_profile.describe(source.class_sizes, learned)
+    class_profile.write(
+      os.path.join(workdir, class_profile.CLASSES_FILE), profile
+    )
+    results.write_results(workdir, evaluations, {"step": step})
+    report.write([workdir], os.path.join(workdir, report.REPORT_FILE))
+  except Exception as error:
+    progress.note(
+      f"step {step}: {report.REPORT_FILE} was not written"
+      f" ({' '.join(str(error).split())}); the run goes on."
+    )

@@ -88,7 +88,8 @@ def test_variant_that_does_not_exist(run, tmp_path):
 
 
 def test_flags_that_are_missing(run):
-  assert_one_sentence(run(MAIN), "--config", "--workdir")
+  assert_one_sentence(run(MAIN), "--config is needed", "configs/demo.py")
+  assert_one_sentence(run(MAIN, TINY), "--workdir is needed", "build/run")
 
 
 def test_work_directory_of_another_run(run, tmp_path):
@@ -170,26 +171,26 @@ def test_metric_writer_takes_back_later_lines(tmp_path):
 
 
 FLOORS = [
-  {"errors", "data.restricted_pickle", "data.whole_file"},
-  {"data.local_path"},
+  {"errors", "data.restricted_pickle", "data.whole_file", "charts"},
+  {"data.local_path", "recipe_flags"},
   {"data.records", "data.order", "data.decoding", "margins", "compiling"},
   {"losses"},
   {"hlo", "chips"},
   {"torch_file"},
   {"weight_files"},
-  {"data.tables", "roc", "cosines"},
+  {"data.tables", "roc", "cosines", "metric_log", "starts"},
   {"data.geometry", "data.color", "data.occlusion", "data.images"},
   {"data.sources", "data.pairs", "data.degradation"},
   {"models.layers", "models.convolution"},
   {"data.templates", "data.searches", "identification", "pooling", "tally"},
   {"data.sampling", "data.augmentation", "verification", "sharding"},
-  {"bootstrap"},
+  {"bootstrap", "class_profile", "pictures"},
   {"protocols"},
   {"data.pipeline", "models.iresnet", "models.mobilefacenet", "models.vit"},
   {"models", "models.layout"},
   {"onnx_file"},
   {"config", "distributed", "metric_writer", "progress", "embedding_files"},
-  {"head", "report", "preemption", "goodput", "manifest", "workdir_lock"},
+  {"head", "faces", "preemption", "goodput", "manifest", "workdir_lock"},
   {"profiling"},
   {"optimizer", "negatives", "results", "embedding_array"},
   {"state", "softmax"},
@@ -198,9 +199,18 @@ FLOORS = [
   {"inference", "fine_tune"},
   {"evaluation", "export"},
   {"import_weights"},
-  {"step_log", "summary"},
+  {"step_log", "report"},
+  {"summary"},
   {"train"},
-  {"main", "evaluate", "embed", "compile_check"},
+  {
+    "main",
+    "evaluate",
+    "embed",
+    "compile_check",
+    "doctor",
+    "ablate",
+    "__main__",
+  },
 ]
 FLOOR = {name: k for k, floor in enumerate(FLOORS) for name in floor}
 

@@ -1,278 +1,499 @@
-"""The pictures hold the numbers, and the files are pictures."""
+"""The page of a run: whole, self-contained, and no place to break into."""
 
+import base64
+import hashlib
+import html
+import html.parser
+import json
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 
 import cv2
-import matplotlib
 import numpy as np
 import pytest
+from conftest import assert_one_sentence, convert
 
-from jamsface_jax import report
+from data_prep.writer import DatasetWriter
+from jamsface_jax import class_profile, report, results, starts
+from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
-from jamsface_jax.roc import roc
+from jamsface_jax.protocols import Evaluation
 from jamsface_jax.tally import tally_pairs
+
+ROOT = pathlib.Path(__file__).parent.parent
+TITLES = (
+  "Loss",
+  "Accuracy in training, without margin",
+  "Accuracy on test sets",
+  "Learning rate",
+  "Images a second",
+  "Time spent waiting for data",
+  "Mean margin (angular in radians, cosine)",
+  "ROC of lfw",
+  "Scores of lfw",
+  "Angular margin: rank correlation with class size",
+  "Cosine margin: rank correlation with class size",
+  "Long tail: images of each class",
+  "Wall time of all starts",
+)
+FACTS = {
+  "first": 0,
+  "total_steps": 100,
+  "data_fingerprint": "f00d",
+  "parameters": 1234567,
+  "devices": 8,
+  "platform": "cpu",
+  "device_kind": "cpu",
+  "processes": 1,
+}
+
+
+def evaluation(name, seed=0):
+  rng = np.random.default_rng(seed)
+  same = np.arange(600) % 2 == 0
+  scores = np.clip(rng.normal(same * 0.5, 0.2), -1, 1)
+  tally = tally_pairs(scores, same, *rng.integers(0, 12, (2, 600)))
+  return Evaluation(
+    name=name,
+    headline="accuracy 91.00% +- 1.00% on 600 pairs",
+    metrics={f"{name}/accuracy": 0.91, f"{name}/accuracy_std": 0.01},
+    intervals={f"{name}/accuracy": (0.9, 0.92)},
+    facts={"positives": 300},
+    tally=tally,
+    threshold=0.25,
+  )
+
+
+def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
+  """A work directory as a run leaves it."""
+  config = config_lib.base_config()
+  config.head.scale = 32.0  # As a recipe would.
+  config.update_from_flattened_dict(settings)
+  config_lib.check_or_save(config, str(workdir), save=True)
+  with monkeypatch.context() as patch:
+    patch.setattr(sys, "orig_argv", ["python", "-m", "main", *command])
+    starts.note_start(str(workdir), FACTS)
+  rng = np.random.default_rng(0)
+  with open(workdir / "metrics.jsonl", "w", encoding="utf-8") as file:
+    for step in range(1, 101):
+      row = {
+        "step": step,
+        "train/loss": 10 / step,
+        "train/cross_entropy": 10 / step,
+        "train/accuracy": step / 100,
+        "train/learning_rate": 0.1,
+        "train/images_per_second": 100 + rng.random(),
+        "train/data_wait_fraction": 0.01,
+        "train/margin_angular_mean": 0.3,
+        "train/margin_cosine_mean": 0.2,
+      }
+      if step % 50 == 0:
+        row[f"{name}/accuracy"] = 0.9
+      file.write(json.dumps(row) + "\n")
+  seconds = dict.fromkeys(report.KINDS, 1.0) | {"step": 95.0}
+  (workdir / "goodput.json").write_text(json.dumps(seconds))
+  sizes = np.maximum(200 // np.arange(1, 101), 1)
+  margins = 0.5 - 0.05 * np.log(sizes)
+  profile = class_profile.describe(
+    sizes, {"angular": margins, "cosine": margins / 2}
+  )
+  class_profile.write(workdir / "classes.json", profile)
+  results.write_results(str(workdir), [evaluation(name)], {"step": 100})
+  return workdir
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-  """The figures as they are saved, by name of the file."""
-  figures = {}
-  save = report._save
-
-  def keep(canvas, path):
-    saved = save(canvas, path)
-    figures[saved.name] = canvas
-    return saved
-
-  monkeypatch.setattr(report, "_save", keep)
-  return figures
-
-
-def check_picture(path, width):
-  picture = cv2.imread(str(path))
-  assert path.suffix == ".png"
-  assert picture.shape[1] == round(width)
-  assert picture.std() > 5  # Ink on white.
-
-
-def test_read_metrics(tmp_path):
-  path = tmp_path / "metrics.jsonl"
-  path.write_text(
-    '{"step": 10, "train/loss": 3.5}\n'
-    '{"step": 20, "train/loss": 3, "lfw/tar@1e-4": null}\n'
-    "\n"
-    '{"step": 30, "train/loss": NaN}\n'
-    '{"step": 20, "train/loss": 2.5, "lfw/accuracy": 0.5}\n'  # Resumed.
-    '{"step": 40, "train/lo'
+def workdir(tmp_path, monkeypatch):
+  command = ["--config=configs/x.py", "--config.data.threads=4"]
+  settings = {"data.threads": 4}
+  return make_run(
+    tmp_path / "w", command=command, monkeypatch=monkeypatch, **settings
   )
-  metrics = report.read_metrics(path)
-  assert set(metrics) == {"train/loss", "lfw/accuracy", "lfw/tar@1e-4"}
-  wanted = {
-    "train/loss": ([10, 20, 30], [3.5, 2.5, np.nan]),
-    "lfw/accuracy": ([20], [0.5]),
-    "lfw/tar@1e-4": ([20], [np.nan]),
+
+
+def written(*workdirs, **options):
+  """The text of a report, and its tree."""
+  output = workdirs[0] / "out.html"
+  report.write([str(one) for one in workdirs], str(output), **options)
+  text = output.read_text(encoding="utf-8")
+  check_page(text)
+  return text, parse(text)
+
+
+def parse(text):
+  """The tree of the page, which XML parses without style, script, void tags."""
+  text = re.sub(r"<(style|script)>.*?</\1>", "", text, flags=re.S)
+  text = re.sub(r"<(meta|link|img)\b([^>]*)>", r"<\1\2/>", text)
+  return ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>\n"))
+
+
+class Balance(html.parser.HTMLParser):
+  """Finds whatever could load something, and tags that are left open."""
+
+  VOID = {"meta", "link", "img", "input", "br"}
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.links, self.ids, self.styles = [], [], [], 0
+
+  def handle_starttag(self, tag, attributes):
+    named = dict(attributes)
+    self.links += [
+      value for k, value in attributes if k in ("src", "href", "srcset", "data")
+    ]
+    assert not any(name.startswith("on") for name in named), named
+    assert "style" not in named  # The policy of the page refuses it.
+    if "id" in named:
+      self.ids.append(named["id"])
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attributes):
+    self.handle_starttag(tag, attributes)
+    self.handle_endtag(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open and self.open.pop() == tag, tag
+
+
+def check_page(text):
+  """What every page must keep to."""
+  page = Balance()
+  page.feed(text)
+  page.close()
+  assert not page.open
+  assert len(set(page.ids)) == len(page.ids)
+  for link in page.links:
+    local = (
+      link.startswith(("data:image/jpeg;base64,", "#")) or link == "data:,"
+    )
+    assert local, link
+    if link.startswith("#"):
+      assert link[1:] in page.ids
+  assert not re.search(r"url\(|@import|fetch\(|XMLHttp|import\(", text)
+  # The one style and the one script are those that the policy allows.
+  policy = re.search(r'Security-Policy" content="([^"]*)"', text)[1]
+  assert policy.startswith("default-src 'none'; img-src data:; style-src")
+  for kind in ("style", "script"):
+    (body,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, flags=re.S)
+    digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+    assert f"{kind}-src 'sha256-{digest}'" in policy
+
+
+def captions(tree):
+  return ["".join(one.itertext()) for one in tree.iter("figcaption")]
+
+
+def figure(tree, title):
+  (found,) = [
+    one
+    for one in tree.iter("figure")
+    if (caption := one.find("figcaption")) is not None
+    and (caption.text or "").startswith(title)
+  ]
+  return found
+
+
+def cells(tree, caption):
+  """The rows of a table."""
+  (found,) = [
+    one
+    for one in tree.iter("table")
+    if one.find("caption") is not None and one.find("caption").text == caption
+  ]
+  return [["".join(c.itertext()) for c in row] for row in found.iter("tr")]
+
+
+def test_all_plots_are_drawn(workdir):
+  _, tree = written(workdir)
+  for title in TITLES:
+    one = figure(tree, title)
+    drawing = one.find("svg")
+    assert drawing is not None, title
+    assert drawing.get("role") == "img" and drawing.get("aria-label")
+    assert list(drawing.iter("path")) or list(drawing.iter("rect"))
+    if "data-chart" in one.attrib:
+      data = json.loads(one.get("data-chart"))
+      outputs = [x for x in one.iter("output")]
+      assert len(outputs) == len(data["lines"])
+      assert one.find("details").find("div") is not None  # Numbers behind it.
+  loss = json.loads(figure(tree, "Loss").get("data-chart"))["lines"][0]
+  assert loss["name"] == "train/loss" and loss["x"] == list(range(1, 101))
+  np.testing.assert_allclose(loss["y"], 10 / np.arange(1, 101), rtol=1e-5)
+
+
+def test_headlines(workdir):
+  _, tree = written(workdir)
+  cards = {
+    one.find("span").text: one.find("b").text
+    for one in tree.iter("li")
+    if one.find("b") is not None
   }
-  for name, (steps, values) in wanted.items():
-    assert metrics[name][0].dtype == np.int64
-    np.testing.assert_array_equal(metrics[name][0], steps)
-    np.testing.assert_array_equal(metrics[name][1], values)
+  assert cards["steps"] == "100 of 100, finished"
+  assert cards["lfw: accuracy"] == "91.00% ± 1.00%"
+  assert cards["loss in training"] == "0.1"
+  assert cards["accuracy in training"] == "100 %"
+  assert cards["wall time"] == "1 min 40 s"
+  assert cards["of it in steps"] == "95.0%"
+  assert cards["parameters of the backbone"] == "1,234,567"
+  assert cards["identities"] == "100"
+
+
+def test_roc_and_scores_are_those_of_the_evaluation(workdir):
+  _, tree = written(workdir)
+  tally = evaluation("lfw").tally
+  roc = json.loads(figure(tree, "ROC").get("data-chart"))
+  (line,) = roc["lines"]
+  assert roc["log"] and line["x"][0] == pytest.approx(1 / 300, rel=1e-5)
+  np.testing.assert_allclose(
+    line["y"],
+    tally.curve.tar_at_far(np.clip(np.array(line["x"]) * (1 + 1e-5), 0, 1)),
+    atol=0.01,
+  )
+  scores = json.loads(figure(tree, "Scores").get("data-chart"))["lines"]
+  for line, counts in zip(
+    scores, (tally.negative_counts, tally.positive_counts), strict=True
+  ):
+    assert "300 pairs" in line["name"]
+    assert max(line["y"]) == pytest.approx(counts.max() / 300, rel=1e-5)
+  rows = cells(tree, "All numbers of lfw; in brackets 95 % intervals")
+  assert ["lfw/accuracy", "0.910000 [0.9000, 0.9200]"] in rows
+
+
+def test_settings_say_who_set_them(workdir):
+  _, tree = written(workdir)
+  rows = cells(tree, "Settings that are not the default")
+  assert rows[0] == ["setting", "w", "default", "set by", "meaning"]
+  assert rows[1:] == [
+    [
+      "data.threads",
+      "4",
+      "2",
+      "command line",
+      "Batches read and decoded at once, per process.",
+    ],
+    ["head.scale", "32.0", "64.0", "recipe", "Of the cosines in the softmax."],
+  ]
+  rest = cells(tree, "Settings that are the default")
+  every = config_lib.flatten(config_lib.base_config().to_dict())
+  assert len(rest) - 1 + 2 == len(every)
+
+
+def test_origin(workdir):
+  text, tree = written(workdir)
+  (command,) = tree.iter("pre")
+  assert command.text == (
+    "python -m main --config=configs/x.py --config.data.threads=4"
+  )
+  rows = dict(cells(tree, "Versions and devices"))
+  assert rows["devices"] == "8 cpu (cpu), 1 process(es)"
+  assert rows["python"] == sys.version.split()[0]
+
+
+def test_a_run_that_has_just_begun(tmp_path):
+  workdir = tmp_path / "w"
+  config_lib.check_or_save(config_lib.base_config(), str(workdir), save=True)
+  text, tree = written(workdir)
+  assert not list(tree.iter("svg"))
+  for title in TITLES[:7]:
+    assert "No data yet" in "".join(figure(tree, title).itertext())
+  assert text.count("No data yet") >= 10
+  assert "a version that noted no starts" in text
+  assert "All settings" not in text
+
+
+def test_frozen_margins_are_said_to_be(workdir):
+  profile = class_profile.describe(np.array([1, 2, 3]), {})
+  class_profile.write(workdir / "classes.json", profile)
+  text, _ = written(workdir)
+  assert "None is learned" in text
+
+
+def test_several_runs_are_compared(tmp_path, monkeypatch):
+  one = make_run(tmp_path / "a" / "w", monkeypatch=monkeypatch)
+  changed = {"head.scale": 16.0}
+  two = make_run(tmp_path / "b" / "w", monkeypatch=monkeypatch, **changed)
+  _, tree = written(one, two)
+  lines = json.loads(figure(tree, "ROC").get("data-chart"))["lines"]
+  assert [line["name"][:5] for line in lines] == ["a/w: ", "b/w: "]
+  loss = json.loads(figure(tree, "Loss").get("data-chart"))["lines"]
+  assert [line["name"] for line in loss] == [
+    "a/w: train/loss",
+    "a/w: train/cross_entropy",
+    "b/w: train/loss",
+    "b/w: train/cross_entropy",
+  ]
+  rows = cells(tree, "Settings in which the runs differ")
+  assert [row[:3] for row in rows[1:]] == [["head.scale", "32.0", "16.0"]]
+  rows = cells(tree, "The runs")
+  assert rows[0] == ["number", "a/w", "b/w"]
+  assert ["lfw: accuracy", "91.00% ± 1.00%", "91.00% ± 1.00%"] in rows
+  with pytest.raises(InputError, match="given twice"):
+    report.write([str(one), str(one)], str(tmp_path / "x.html"))
+
+
+def test_results_of_evaluate_are_there_too(workdir):
+  results.write_results(
+    str(workdir / "evaluation"), [evaluation("cfp_fp")], {"step": 100}
+  )
+  _, tree = written(workdir)
+  assert "ROC of cfp_fp (evaluate)" in captions(tree)
+  assert "ROC of lfw" in captions(tree)
+
+
+EVIL = "</title></style></script><script>alert(1)</script>\"'&<img src=//x.y>"
+
+
+def test_names_and_settings_are_escaped(tmp_path, monkeypatch):
+  settings = {
+    "data.directory": EVIL,
+    "model.name": EVIL,
+    "checkpoint.keep_best": EVIL,
+  }
+  workdir = make_run(
+    tmp_path / "w<b>&",
+    name=EVIL,
+    command=[EVIL],
+    monkeypatch=monkeypatch,
+    **settings,
+  )
+  text, tree = written(workdir)
+  assert text.count("<script>") == 1 and "//x.y>" not in text
+  assert f"ROC of {EVIL}" in captions(tree)
+  rows = cells(tree, "Settings that are not the default")
+  assert [
+    "model.name",
+    EVIL,
+    "iresnet50",
+    "recipe",
+    "One of models.MODELS.",
+  ] in rows
+
+
+def images_in(tree):
+  return [one.get("src") for one in tree.iter("img")]
+
+
+def synthetic_copy(dataset, directory, synthetic):
+  """A copy of a data set that says whether it is synthetic."""
+  shutil.copytree(dataset, directory)
+  path = directory / "dataset.json"
+  index = json.loads(path.read_text()) | {"synthetic": synthetic}
+  path.write_text(json.dumps(index))
+  return str(directory)
+
+
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_faces_are_shown_if_synthetic_or_asked(
+  dataset, tmp_path, monkeypatch, synthetic
+):
+  data = synthetic_copy(dataset, tmp_path / "data", synthetic)
+  settings = {
+    "data.directory": data,
+    "evaluation.data": data,
+    "data.image_size": 32,
+  }
+  workdir = make_run(
+    tmp_path / "w", name="tiny", monkeypatch=monkeypatch, **settings
+  )
+  text, tree = written(workdir)
+  assert bool(images_in(tree)) == synthetic
+  assert ("--faces" in text) == (not synthetic)
+  _, tree = written(workdir, every_face=True)
+  found = images_in(tree)
+  assert len(found) >= 6 * 3 + 2 * 2 * 6  # Classes, and pairs of both kinds.
+  pixels = cv2.imdecode(
+    np.frombuffer(base64.b64decode(found[0].split(",")[1]), np.uint8),
+    cv2.IMREAD_COLOR,
+  )
+  assert pixels.shape == (32, 32, 3)
+  alternatives = [one.get("alt") for one in tree.iter("img")]
+  assert alternatives[0].startswith("class ") and all(alternatives)
+
+
+def test_converted_images_are_not_synthetic(dataset, image_folder, tmp_path):
+  convert(image_folder, tmp_path / "data")
+  for directory in (dataset, tmp_path / "data"):
+    assert not report.RecordSource(str(directory), 32).synthetic
+  with DatasetWriter(
+    str(tmp_path / "drawn"),
+    name="drawn",
+    classes=["a"],
+    source="x",
+    synthetic=True,
+  ) as writer:
+    encoded = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    writer.add(0, "a/1.png", encoded, (8, 8))
+  assert report.RecordSource(str(tmp_path / "drawn"), 32).synthetic
+
+
+def test_data_that_are_gone_are_no_obstacle(tmp_path, monkeypatch):
+  settings = {"data.directory": "/nowhere/at/all"}
+  workdir = make_run(tmp_path / "w", monkeypatch=monkeypatch, **settings)
+  text, _ = written(workdir)
+  assert "Not shown: data set &#x27;/nowhere/at/all&#x27;" in text
 
 
 @pytest.mark.parametrize(
-  "line", ["{", "[1]", '{"train/loss": 1}', '{"step": 1, "a": "b"}', "7"]
+  "name", ["classes.json", "goodput.json", "results.json"]
 )
-def test_broken_metrics_are_refused(tmp_path, line):
-  path = tmp_path / "metrics.jsonl"
-  path.write_text('{"step": 1, "a": 2}\n' + line + "\n")
-  with pytest.raises(InputError, match="metrics.jsonl:2: is not an object"):
-    report.read_metrics(path)
-  path.write_text('{"step": 1, "a": 2}\n' + line)  # Cut off.
-  assert list(report.read_metrics(path)) == ["a"]
+def test_damaged_files_are_named(workdir, name):
+  (workdir / name).write_text("{")
+  with pytest.raises(InputError, match=f"{name}' is damaged"):
+    report.write([str(workdir)], str(workdir / "out.html"))
+  assert not (workdir / "out.html").exists()
 
 
-def test_missing_metrics_are_refused(tmp_path):
-  with pytest.raises(InputError, match="No such file"):
-    report.read_metrics(tmp_path / "metrics.jsonl")
+def test_command(workdir, run, tmp_path):
+  done = run("jamsface_jax.report", workdir)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == f"report: {workdir}/report.html\n"
+  check_page((workdir / "report.html").read_text())
+  done = run("jamsface_jax.report", tmp_path / "nothing")
+  assert_one_sentence(done, "nothing", "not a work directory")
+  done = run("jamsface_jax.report", workdir, tmp_path)
+  assert_one_sentence(done, "--output", "compared.html")
+  done = run("jamsface_jax.report", workdir, "--output=/nowhere/x.html")
+  assert_one_sentence(done, "/nowhere/x.html", "choose another place")
 
 
-def test_training_panels_show_the_metrics(tmp_path, drawn):
-  rng = np.random.default_rng(0)
-  steps = np.arange(1, 501) * 10
-  metrics = {
-    name: (steps, rng.random(500))
-    for name in (
-      "train/loss",
-      "train/cross_entropy",
-      "train/accuracy",
-      "train/learning_rate",
-    )
-  }
-  evaluated = np.array([2000, 4000]), np.array([0.7, 0.8])
-  metrics["lfw/accuracy"] = metrics["cfp_fp/accuracy"] = evaluated
-  metrics["lfw/accuracy_std"] = metrics["lfw/auc"] = evaluated
-  metrics["train/loss"][1][7] = np.nan
-  path = report.plot_training(metrics, tmp_path / "training.png")
-  check_picture(path, 2 * 4.2 * 150)
-  panels = drawn["training.png"].axes
-  lines = [
-    {
-      line.get_label(): line.get_xydata().T
-      for line in ax.get_lines()
-      if not line.get_label().startswith("_")
-    }
-    for ax in panels
-  ]
-  assert [list(names) for names in lines] == [
-    ["train/loss", "train/cross_entropy"],
-    ["train/accuracy", "lfw/accuracy", "cfp_fp/accuracy"],
-    ["train/learning_rate"],
-    [],  # The place that is left over.
-  ]
-  assert not panels[3].axison
-  np.testing.assert_array_equal(lines[1]["lfw/accuracy"], evaluated)
-  np.testing.assert_array_equal(
-    lines[2]["train/learning_rate"], metrics["train/learning_rate"]
-  )
-  # Means of ten neighbours, of loss without the value that is not finite.
-  finite = np.delete(metrics["train/loss"][1], 7)
-  means = np.lib.stride_tricks.sliding_window_view(finite, 9).mean(axis=1)
-  np.testing.assert_allclose(lines[0]["train/loss"][1], means)
-  values = metrics["train/accuracy"]
-  means = [
-    np.lib.stride_tricks.sliding_window_view(v, 10).mean(axis=1) for v in values
-  ]
-  np.testing.assert_allclose(lines[1]["train/accuracy"], means)
-
-
-def test_six_panels_for_a_run_with_margins(tmp_path, drawn):
-  names = [name for _, names, _ in report._PANELS for name in names]
-  metrics = {
-    name: (np.array([1, 2]), np.array([0.5, 0.4]))
-    for name in names
-    if name != "/accuracy"
-  }
-  path = report.plot_training(metrics, tmp_path / "training.png")
-  check_picture(path, 3 * 4.2 * 150)
-  panels = drawn["training.png"].axes
-  shown = [line.get_label() for ax in panels for line in ax.get_lines()]
-  assert sorted(shown) == sorted(metrics)
-
-
-def test_a_log_without_training_is_refused(tmp_path):
-  metrics = {"lfw/auc": (np.array([1]), np.array([0.5]))}
-  with pytest.raises(InputError, match="none of the metrics"):
-    report.plot_training(metrics, tmp_path / "training.png")
-
-
-def make_pairs(seed, count, positives):
-  rng = np.random.default_rng(seed)
-  same = np.arange(count) % positives == 0
-  scores = np.clip(rng.normal(same * 0.5, 0.2), -1, 1)
-  first, second = rng.integers(0, 100, (2, count))
-  return scores, same, tally_pairs(scores, same, first, second), first, second
-
-
-def test_roc_lines_are_tar_at_far(tmp_path, drawn):
-  scores, same, many, *_ = make_pairs(1, 4000, 2)
-  *_, few, _, _ = make_pairs(2, 40, 2)
-  lines = {
-    "many": report.RocLine.of(many.curve),
-    "few": report.RocLine.of(few.curve),
-  }
-  path = report.plot_roc(lines, tmp_path / "roc.png")
-  check_picture(path, 6.4 * 150)
-  (ax,) = drawn["roc.png"].axes
-  many_line, few_line = ax.get_lines()
-  fars, tars = many_line.get_xydata().T
-  assert fars[0] == 1 / 2000
-  assert fars[-1] == 1
-  assert {0.001, 0.01, 0.1} < set(fars)
-  assert few_line.get_xdata()[0] == 1 / 20
-  assert ax.get_xscale() == "log"
-  assert ax.get_xlim() == (1 / 2000, 1)
-  negatives = np.sort(scores[~same])[::-1]
-  for place in (0, 100, 500, 900):
-    # Just above the first negative that may not pass.
-    threshold = negatives[int(fars[place] * 2000 + 1e-9)]
-    wanted = np.mean(scores[same] > threshold)
-    assert tars[place] == pytest.approx(wanted)
-  assert many_line.get_label() == f"many   AUC {roc(scores, same).auc():.4f}"
-
-
-def test_more_roc_lines_than_colours_differ(tmp_path, drawn):
-  line = report.RocLine(np.array([0.1, 1]), np.array([0.5, 1]), 0.5)
-  report.plot_roc({str(i): line for i in range(13)}, tmp_path / "roc.png")
-  (ax,) = drawn["roc.png"].axes
-  styles = {(one.get_color(), one.get_linestyle()) for one in ax.get_lines()}
-  assert len(styles) == 13
-
-
-@pytest.mark.parametrize("threshold", [0.25, None])
-def test_histograms_count_each_kind(tmp_path, drawn, threshold):
-  scores, same, tally, *_ = make_pairs(2, 900, 3)
-  path = report.plot_scores(tally, threshold, tmp_path / "scores.png")
-  check_picture(path, 6.4 * 150)
-  (ax,) = drawn["scores.png"].axes
-  negative, positive = ax.patches
-  assert negative.get_label() == "different people (600 pairs)"
-  assert positive.get_label() == "same person (300 pairs)"
-  for patch, kind in ((negative, ~same), (positive, same)):
-    counts, edges = np.histogram(scores[kind], 200, (-1, 1))
-    drawn_heights, drawn_edges, _ = patch.get_data()
-    np.testing.assert_allclose(drawn_heights, counts / kind.sum())
-    np.testing.assert_allclose(drawn_edges, edges, atol=1e-12)
-  marked = [list(line.get_xdata()) for line in ax.get_lines()]
-  assert marked == ([] if threshold is None else [[0.25, 0.25]])
-
-
-def test_hardest_pairs_have_their_numbers(tmp_path, drawn):
-  scores, same, tally, first, second = make_pairs(3, 900, 3)
-  check_picture(report.plot_hardest(tally, tmp_path / "h.png"), 9.0 * 150)
-  left, right = drawn["h.png"].axes
-  order = np.argsort(scores)
-  lowest = [i for i in order if same[i]][:20]
-  highest = [i for i in order[::-1] if not same[i]][:20]
-  for ax, wanted in ((left, lowest), (right, highest)):
-    labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == [f"{first[i]} - {second[i]}" for i in wanted]
-    points = ax.get_lines()[0].get_xdata()
-    np.testing.assert_array_equal(points, scores[wanted])
-    assert ax.yaxis_inverted()
-
-
-def test_cmc_is_drawn_from_rank_1(tmp_path, drawn):
-  rates = np.array([0.5, 0.75, 1.0])
-  path = report.plot_cmc({"lfw": rates}, tmp_path / "cmc.png")
-  check_picture(path, 6.4 * 150)
-  (line,) = drawn["cmc.png"].axes[0].get_lines()
-  np.testing.assert_array_equal(line.get_xydata(), np.c_[[1, 2, 3], rates])
-  assert line.get_label() == "lfw   rank 1 50.00%"
-
-
-def test_margins_against_class_size(tmp_path, drawn):
-  rng = np.random.default_rng(3)
-  sizes = np.r_[1, 2000, rng.integers(2, 300, 198)]
-  angular = 0.5 - 0.05 * np.log(sizes)
-  path = report.plot_margins(
-    sizes, angular, np.full(200, 0.2), tmp_path / "margins.png"
-  )
-  check_picture(path, 9.0 * 150)
-  left, right = drawn["margins.png"].axes
-  assert left.get_title(loc="left").endswith("rank correlation -1.00")
-  assert right.get_title(loc="left").endswith("rank correlation undefined")
-  points = left.collections[0].get_offsets()
-  np.testing.assert_array_equal(points, np.c_[sizes, angular])
-  assert left.get_xscale() == "log"
-  # Margin falls with size alone: its medians lie on the same straight line,
-  # up to the mean of two middle classes.
-  (line,) = left.get_lines()
-  middle_sizes, middle_margins = line.get_xydata().T
-  np.testing.assert_allclose(
-    middle_margins, 0.5 - 0.05 * np.log(middle_sizes), atol=2e-3
-  )
-  assert middle_sizes[0] == 1
-  assert middle_sizes[-1] == 2000
-  assert 8 <= len(middle_sizes) <= 12
-
-
-def test_classes_of_one_size_can_be_drawn(tmp_path, drawn):
-  margins = np.linspace(0, 0.4, 5)
-  report.plot_margins(np.full(5, 7), margins, margins, tmp_path / "m.png")
-  (line,) = drawn["m.png"].axes[0].get_lines()
-  np.testing.assert_allclose(line.get_xydata(), [[7, 0.2]])
-
-
-def test_drawing_leaves_no_global_state(tmp_path):
-  before = dict(matplotlib.rcParams)
-  *_, tally, _, _ = make_pairs(4, 40, 2)
-  report.plot_scores(tally, 0.5, tmp_path / "s.png")
-  assert dict(matplotlib.rcParams) == before
+def test_it_needs_neither_jax_nor_matplotlib():
   code = (
     "import sys; import jamsface_jax.report;"
-    "assert 'matplotlib.pyplot' not in sys.modules;"
+    "assert 'matplotlib' not in sys.modules;"
     "assert 'jax' not in sys.modules"
   )
-  root = pathlib.Path(__file__).parents[1]
-  subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def colors(css):
+  return dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", css))
+
+
+def contrast(one, other):
+  """The contrast ratio of two colours (WCAG 2.2, 'contrast ratio')."""
+
+  def luminance(color):
+    parts = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(
+      parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4
+    )
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+  low, high = sorted((luminance(one), luminance(other)))
+  return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_can_be_told_from_the_page():
+  css = (ROOT / "jamsface_jax" / "report.css").read_text()
+  light, dark = css.split("@media (prefers-color-scheme: dark)")
+  for scheme in (colors(light), colors(dark)):
+    for behind in ("page", "card"):
+      for text in ("ink", "soft", "accent"):  # Texts: WCAG AA.
+        assert contrast(scheme[text], scheme[behind]) >= 4.5, text
+      for line in ("c0", "c1", "c2", "c3", "c4", "c5"):  # Graphics need 3.
+        assert contrast(scheme[line], scheme[behind]) >= 4.5, line

@@ -17,7 +17,7 @@ import pytest
 from conftest import assert_one_sentence, convert
 
 from jamsface_jax import config as config_lib
-from jamsface_jax import sharding, state
+from jamsface_jax import report, sharding, state
 from jamsface_jax.checkpoint import CheckpointReader, Checkpoints
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.train import train
@@ -100,6 +100,10 @@ def test_a_run_leaves_what_it_promises(finished, dataset, capsys):
   for plot in ("training", "margins", "roc", "scores_tiny"):
     data = (finished / "plots" / f"{plot}.png").read_bytes()
     assert data.startswith(b"\x89PNG")
+  page = (finished / "report.html").read_text()
+  for title in ("ROC of tiny", "Scores of tiny", "Angular margin: rank"):
+    assert title in page
+  assert "12 of 12, finished" in page and "8 cpu (cpu)" in page
   assert any((finished / "tensorboard").iterdir())
   assert sorted(os.listdir(finished / "checkpoints")) == ["12", "4", "8"]
   assert read_state(tiny_config(dataset), finished).step == 12
@@ -127,6 +131,32 @@ def test_profile_on_request(dataset, tmp_path):
   }
   assert steps == {3, 4, 5}
   assert read_lines(tmp_path / "w")[-2]["step"] == 6
+
+
+def test_the_report_is_written_at_each_evaluation_and_ends_no_run(
+  dataset, tmp_path, monkeypatch, capsys
+):
+  written = report.write
+  steps = []
+
+  def write(workdirs, output):
+    with open(os.path.join(workdirs[0], "metrics.jsonl")) as file:
+      steps.append(json.loads(file.readlines()[-1])["step"])
+    if len(steps) == 2:
+      raise OSError(28, "No space left on device")
+    written(workdirs, output)
+
+  monkeypatch.setattr(report, "write", write)
+  config = tiny_config(
+    dataset, **{"evaluation.every": 2, "schedule.length": 6.0}
+  )
+  assert train(config, str(tmp_path / "w")) == 0
+  assert steps == [2, 4, 6]
+  assert (
+    "step 4: report.html was not written ([Errno 28] No space left on device);"
+    " the run goes on." in capsys.readouterr().out
+  )
+  assert "6 of 6, finished" in (tmp_path / "w" / "report.html").read_text()
 
 
 def test_it_learns(dataset, tmp_path):

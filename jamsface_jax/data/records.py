@@ -88,6 +88,7 @@ class DatasetIndex:
     shards: the files, in the order of their records.
     labels_sha256: of `labels.npy`; None in a data set made before there was
       such a file.
+    synthetic: its images are drawn, of nobody: anyone may see them.
   """
 
   name: str
@@ -98,6 +99,7 @@ class DatasetIndex:
   color_order: str
   shards: tuple[Shard, ...]
   labels_sha256: str | None = None
+  synthetic: bool = False
 
   def fingerprint(self) -> str:
     """A short hash of the content: equal if and only if the shards are."""

@@ -50,7 +50,8 @@ class RecordSource:
     image_size: height and width of the images returned.
 
   Attributes:
-    name: of the data set; the rest as `Source` has it.
+    name: of the data set.
+    synthetic: whether its images are of nobody; the rest as `Source` has it.
   """
 
   def __init__(self, directory: str, image_size: int):
@@ -58,6 +59,7 @@ class RecordSource:
     self._image_size = image_size
     index = self._reader.index
     self.name = index.name
+    self.synthetic = index.synthetic
     self.num_classes = index.classes
     self.class_sizes = np.array(index.class_sizes, np.int64)
     self.fingerprint = index.fingerprint()

@@ -1,0 +1,286 @@
+"""Checks versions, devices, collectives, disk and data, and says what to mend.
+
+  python -m jamsface_jax.doctor
+  python -m jamsface_jax.doctor --workdir=runs/mine --data=data/mine,data/lfw
+
+A line a check: ok; note, what will work but may not be meant; wrong, with the
+fix. Ends with 1 if something is wrong, else with 0.
+"""
+
+import argparse
+import dataclasses
+import glob
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from packaging.requirements import Requirement
+
+from jamsface_jax import sharding, workdir_lock
+from jamsface_jax.data.sources import RecordSource
+from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
+
+OK, NOTE, WRONG = "ok", "note", "wrong"
+
+_PACKAGE = "jamsface-jax"
+_PYTHON = (3, 11)
+_DISK_FREE = 5 * 2**30  # Checkpoints of IResNet-100 and a million classes.
+_PROBES = 64  # Images read of a data set.
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """What a check found.
+
+  Attributes:
+    about: what was checked, a word or two.
+    state: OK, NOTE or WRONG.
+    text: what was found and, if not OK, what to do.
+  """
+
+  about: str
+  state: str
+  text: str
+
+  def __str__(self) -> str:
+    return f"{self.state:6} {self.about:12} {self.text}"
+
+
+def check_python() -> Iterator[Finding]:
+  """The interpreter, and every package that setup.cfg asks for."""
+  version = platform.python_version()
+  if sys.version_info < _PYTHON:
+    fix = f"install {'.'.join(map(str, _PYTHON))} or later"
+    yield Finding("python", WRONG, f"{version} is too old: {fix}.")
+  else:
+    yield Finding("python", OK, version)
+  try:
+    required = importlib.metadata.requires(_PACKAGE) or []
+  except importlib.metadata.PackageNotFoundError:
+    yield Finding(
+      "packages",
+      NOTE,
+      f"{_PACKAGE} is not installed, so nobody knows what it needs: type"
+      " 'pip install -e .' in its directory.",
+    )
+    return
+  yield from check_packages(required, importlib.metadata.version)
+
+
+def check_packages(
+  required: list[str], version_of: Callable[[str], str]
+) -> Iterator[Finding]:
+  """Compares what is installed with what is asked for.
+
+  Args:
+    required: requirements, such as "jax>=0.10.2"; those of extras are skipped.
+    version_of: gives the version of a package that is installed.
+  """
+  sound = []
+  for requirement in map(Requirement, required):
+    marker = requirement.marker
+    if marker is not None and not marker.evaluate({"extra": ""}):
+      continue
+    try:
+      version = version_of(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+      version = None
+    if version is None or not requirement.specifier.contains(version):
+      yield Finding(
+        "packages",
+        WRONG,
+        f"{requirement.name} {version or 'is missing'}:"
+        f" type pip install '{requirement.name}{requirement.specifier}'.",
+      )
+    else:
+      sound.append(f"{requirement.name} {version}")
+  yield Finding("packages", OK, ", ".join(sound))
+
+
+def check_devices() -> Iterator[Finding]:
+  """What JAX computes on, and whether there is better that it does not see."""
+  devices = jax.devices()
+  statistics = devices[0].memory_stats() or {}
+  memory = statistics.get("bytes_limit")
+  text = f"{len(devices)} {devices[0].device_kind} ({devices[0].platform})"
+  if memory:
+    text += f", {memory / 2**30:.1f} GiB each"
+  yield Finding("devices", OK, text)
+  if devices[0].platform == "cpu":
+    for kind, pattern, extra in (
+      ("an NVIDIA GPU", "/dev/nvidia[0-9]*", "cuda"),
+      ("a TPU", "/dev/accel[0-9]*", "tpu"),
+    ):
+      if glob.glob(pattern):
+        yield Finding(
+          "devices",
+          WRONG,
+          f"this machine has {kind} that JAX does not see: type pip install"
+          f" '{_PACKAGE}[{extra}]', and look whether JAX_PLATFORMS hides it.",
+        )
+  count = os.cpu_count() or 1
+  yield Finding("processor", OK, f"{count} cores for decoding and CPU devices")
+
+
+def check_collectives() -> Iterator[Finding]:
+  """Whether devices add up, gather and scatter as they should, and how fast."""
+  mesh = sharding.make_mesh(-1)
+  count = mesh.size
+  rows = np.arange(count * count * 1024, dtype=np.float32)
+  rows = rows.reshape(count * count, 1024) % 251  # Sums of them are exact.
+
+  def every(x):
+    gathered = jax.lax.all_gather(x, "model", tiled=True)
+    scattered = jax.lax.psum_scatter(x, "model", tiled=True)
+    return gathered.sum(), jax.lax.psum(x.sum(), "model"), scattered
+
+  program = jax.jit(
+    jax.shard_map(
+      every,
+      mesh=mesh,
+      in_specs=P("model"),
+      out_specs=(P(), P(), P("model")),
+      check_vma=False,  # That a gather has one value everywhere is the test.
+    )
+  )
+  gathered, total, scattered = jax.block_until_ready(program(rows))
+  begin = time.perf_counter()
+  jax.block_until_ready(program(rows))
+  elapsed = time.perf_counter() - begin
+  right = float(total) == rows.sum() == float(gathered)
+  wanted = rows.reshape(count, count, 1024).sum(axis=0)
+  if not right or not np.array_equal(np.asarray(scattered), wanted):
+    yield Finding(
+      "collectives",
+      WRONG,
+      "the devices disagree on a sum: look at the driver and the links between"
+      " them (nvidia-smi topo -m) before you trust any training.",
+    )
+  else:
+    yield Finding(
+      "collectives",
+      OK,
+      f"sum, gather and scatter over {count} device(s) in"
+      f" {elapsed * 1e3:.1f} ms",
+    )
+
+
+def check_product() -> Iterator[Finding]:
+  """Whether a large product is right, and how fast."""
+  size = 1024
+  ones = jnp.ones((size, size))
+  product = jax.jit(lambda x: x @ x)
+  result = jax.block_until_ready(product(ones))
+  begin = time.perf_counter()
+  jax.block_until_ready(product(ones))
+  rate = 2 * size**3 / (time.perf_counter() - begin)
+  if not bool((result == size).all()):
+    yield Finding(
+      "product",
+      WRONG,
+      "ones times ones is not what it should be: the device or its driver is"
+      " at fault.",
+    )
+  else:
+    yield Finding("product", OK, f"{rate / 1e9:,.0f} Gflop/s in float32")
+
+
+def check_workdir(workdir: str) -> Iterator[Finding]:
+  """Whether a run could write here, and whether it would be alone."""
+  existing = os.path.abspath(workdir)
+  while not os.path.isdir(existing):
+    existing = os.path.dirname(existing)
+  try:
+    with tempfile.TemporaryDirectory(dir=existing) as scratch:
+      with workdir_lock.hold(scratch):
+        begin = time.perf_counter()
+        with open(os.path.join(scratch, "probe"), "wb") as file:
+          file.write(bytes(64 * 2**20))
+          file.flush()
+          os.fsync(file.fileno())
+        rate = 64 / (time.perf_counter() - begin)
+  except OSError as error:
+    yield Finding(
+      "disk",
+      WRONG,
+      f"{existing!r} cannot be written to ({error.strerror}): choose another"
+      " --workdir, or make room.",
+    )
+    return
+  free = shutil.disk_usage(existing).free
+  text = f"{free / 2**30:.1f} GiB free in {existing!r}, written at"
+  text += f" {rate:,.0f} MiB/s"
+  if free < _DISK_FREE:
+    text += ": little for checkpoints; make room or choose another --workdir."
+  yield Finding("disk", NOTE if free < _DISK_FREE else OK, text)
+
+
+def check_data(directory: str) -> Iterator[Finding]:
+  """Whether a data set can be read, at some of its images, and how fast."""
+  about = os.path.basename(os.path.normpath(directory))[:12]
+  try:
+    source = RecordSource(directory, 112)
+    ids = np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(np.int64))
+    begin = time.perf_counter()
+    source.read(ids)
+    rate = len(ids) / (time.perf_counter() - begin)
+  except InputError as error:
+    yield Finding(about, WRONG, str(error))
+    return
+  sizes = source.class_sizes
+  yield Finding(
+    about,
+    OK,
+    f"{len(source):,} images of {source.num_classes:,} classes, {len(ids)} read"
+    f" at {rate:,.0f} images/s a thread",
+  )
+  alone = int((sizes == 1).sum())
+  if alone:
+    yield Finding(
+      about,
+      NOTE,
+      f"{alone:,} of the classes have one image: to train, leave them out with"
+      " data_prep's --min_images=2.",
+    )
+
+
+def main() -> int:
+  """Reads the flags and checks."""
+  parser = argparse.ArgumentParser(
+    prog="python -m jamsface_jax.doctor",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--workdir", default=".", help="where a run would write; default: here")
+  add("--data", default="", help="data sets to look at, comma between")
+  arguments = parser.parse_args()
+  checks = [
+    check_python(),
+    check_devices(),
+    check_collectives(),
+    check_product(),
+    check_workdir(arguments.workdir),
+    *map(check_data, filter(None, arguments.data.split(","))),
+  ]
+  found = []
+  for check in checks:
+    for finding in check:
+      print(finding, flush=True)
+      found.append(finding)
+  wrong = sum(finding.state == WRONG for finding in found)
+  print(f"{wrong} of {len(found)} checks are wrong" if wrong else "all is well")
+  return EXIT_FAILURE if wrong else 0
+
+
+if __name__ == "__main__":
+  run_command(main)

@@ -1,0 +1,165 @@
+"""The commands explain themselves."""
+
+import importlib
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import assert_one_sentence
+
+from jamsface_jax import config as config_lib
+from jamsface_jax.__main__ import commands
+
+ROOT = pathlib.Path(__file__).parent.parent
+ALL = [*commands("jamsface_jax"), *commands("data_prep")]
+
+_ALL_HELPS = """
+import contextlib, io, json, runpy, sys
+helps = {}
+for name in sys.argv[1:]:
+  sys.argv, output = [name, "--help"], io.StringIO()
+  with contextlib.redirect_stdout(output):
+    try:
+      runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+      assert not end.code, (name, end.code)
+  helps[name] = output.getvalue()
+json.dump(helps, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def helps():
+  """What --help of every command says, from one process."""
+  done = subprocess.run(
+    [sys.executable, "-W", "ignore", "-c", _ALL_HELPS, *ALL],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout)
+
+
+def test_the_list_has_every_command():
+  done = subprocess.run(
+    [sys.executable, "-X", "importtime", "-m", "jamsface_jax"],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert done.returncode == 0
+  assert "numpy" not in done.stderr and "jax._src" not in done.stderr
+  runnable = [
+    f"{path.parent.name}.{path.stem}"
+    for package in ("jamsface_jax", "data_prep")
+    for path in (ROOT / package).glob("*.py")
+    if re.search(r"^if __name__ == .__main__.:", path.read_text(), re.M)
+    and path.stem != "__main__"
+  ]
+  assert sorted(runnable) == sorted(ALL) and len(ALL) > 15
+  for name in ALL:
+    (line,) = [x for x in done.stdout.splitlines() if f" {name}  " in x]
+    assert line.rstrip().endswith(".") and len(line) < 120
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_begins_with_an_example(helps, name):
+  text = helps[name]
+  assert text.startswith("usage: ") and f"python -m {name}" in text
+  flags = re.search(r"^(options|flags):$", text, re.M)
+  assert flags, text
+  example = re.search(rf"^  python -m {re.escape(name)} \S", text, re.M)
+  assert example or name == "data_prep.clean", text  # It has another first.
+  if example:
+    assert example.start() < flags.start()
+  assert max(map(len, text.splitlines())) <= 88
+
+
+def test_flags_of_main_are_a_short_list(helps):
+  text = helps["jamsface_jax.main"]
+  assert text.count("\n") < 40
+  found = re.findall(r"^  --(\w+) ", text, re.M)
+  assert {"config", "workdir", "distributed", "fine_tune_from"} < set(found)
+  assert "config.NAME=VALUE" in text and "absl" not in text
+
+
+def rows_of(text):
+  return {line.split()[0]: re.split(r"  +", line) for line in text.splitlines()}
+
+
+def test_config_says_value_source_and_meaning(run):
+  done = run(
+    "jamsface_jax.config",
+    "configs/lfw_cpu.py:softmax",
+    "--config.data.threads=4",
+    "--noconfig.augment.flip",
+  )
+  assert done.returncode == 0, done.stderr
+  rows = rows_of(done.stdout)
+  assert rows["data.threads"][1:] == [
+    "4",
+    "command line (default 2)",
+    "Batches read and decoded at once, per process.",
+  ]
+  assert rows["augment.flip"][1:3] == ["False", "command line (default True)"]
+  assert rows["head.cosine_margin"][1:] == [
+    "0.0",
+    "recipe (default 0.2)",
+    "Radians: first value, and mean if held. Likewise, in the cosine space.",
+  ]
+  assert rows["head.cosine_max"][2:] == [
+    "default",
+    "Learned margins stay in [0, max].",
+  ]
+  assert list(rows) == list(config_lib.meanings())
+
+
+def test_every_setting_has_a_meaning():
+  settings = config_lib.flatten(config_lib.base_config().to_dict())
+  assert set(config_lib.meanings()) == set(settings)
+  assert not any(
+    m.startswith("Likewise") for m in config_lib.meanings().values()
+  )
+
+
+def test_what_is_printed_is_what_is_trained():
+  """The sources agree with the three configs that they are told from."""
+  recipe = importlib.import_module("configs.demo").get_config()
+  base = config_lib.flatten(config_lib.base_config().to_dict())
+  for name, value in config_lib.flatten(recipe.to_dict()).items():
+    source = config_lib.source_of(name, value, ["--config.seed", "3"])
+    if name == "seed":
+      assert source == "command line"
+    else:
+      assert source == ("default" if value == base[name] else "recipe")
+
+
+def test_variants_of_a_recipe(run, tmp_path):
+  done = run("jamsface_jax.config", "configs/lfw_cpu.py:help")
+  assert done.returncode == 0
+  assert re.findall(r"^  :(\w+)", done.stdout, re.M)[:2] == ["full", "tiny"]
+  assert re.search(r"losses, as :NAME.*: softmax, .*arcface", done.stdout)
+  workdir = tmp_path / "w"
+  done = run(
+    "jamsface_jax.main", "--config=configs/demo.py:help", f"--workdir={workdir}"
+  )
+  assert done.returncode == 0 and ":tiny" in done.stdout
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "parts"),
+  [
+    ([], ["--config is needed", "configs/demo.py"]),
+    (["configs/nope.py"], ["configs/nope.py", "cannot be read"]),
+    (["configs/demo.py:big"], ["'big'", "full, tiny"]),
+    (["configs/demo.py", "--config.data.btch_size=1"], ["batch_size"]),
+    (["configs/demo.py", "stray"], ["'stray'", "not a flag"]),
+  ],
+)
+def test_mistakes(run, flags, parts):
+  assert_one_sentence(run("jamsface_jax.config", *flags), *parts)

@@ -1,0 +1,92 @@
+"""How a command ends, and the two flags that every command has."""
+
+import errno
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from jamsface_jax import errors
+from jamsface_jax.errors import InputError, RunError
+
+
+def end(monkeypatch, error, *flags):
+  """The exit code of a command that ends like this."""
+  seen = []
+
+  def command():
+    seen.append(list(sys.argv))
+    if error:
+      raise error
+
+  monkeypatch.setattr(sys, "argv", ["x", *flags])
+  monkeypatch.setattr(logging, "basicConfig", lambda level: None)
+  with pytest.raises(SystemExit) as ended:
+    errors.run_command(command)
+  return ended.value.code, seen
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+  ("error", "code", "says"),
+  [
+    (InputError("a is b: do c."), 2, "error: a is b: do c."),
+    (RunError("a is b."), 1, "error: a is b."),
+    (OSError(errno.ENOSPC, "full"), 1, "make room and run it again."),
+    (KeyboardInterrupt(), 130, ""),
+    (None, 0, ""),
+  ],
+)
+def test_codes(monkeypatch, capsys, error, code, says, debug):
+  flags = ["--debug"] if debug else []
+  assert end(monkeypatch, error, "--a=1", *flags) == (code, [["x", "--a=1"]])
+  text = capsys.readouterr().err
+  assert says in text
+  assert ("Traceback" in text) == (debug and bool(says))
+  if not debug:
+    assert text.count("\n") == bool(says)
+
+
+def test_defects_keep_their_traceback(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["x"])
+  with pytest.raises(ZeroDivisionError):
+    errors.run_command(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+  ("flags", "shown"),
+  [
+    ([], {"other WARNING"}),
+    (["--log_level=info"], {"absl INFO", "other INFO"}),
+    (["--log_level=critical"], set()),
+  ],
+)
+def test_log_level(flags, shown):
+  code = (
+    "import logging, sys\n"
+    "from jamsface_jax.errors import run_command\n"
+    "def command():\n"
+    "  for name in ('absl', 'other'):\n"
+    "    for level in ('INFO', 'WARNING'):\n"
+    "      logging.getLogger(name).log(getattr(logging, level), level)\n"
+    "run_command(command)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code, *flags], capture_output=True, text=True
+  )
+  assert done.returncode == 0
+  said = {
+    f"{line.split(':')[1]} {line.split(':')[0]}"
+    for line in done.stderr.splitlines()
+  }
+  missing = shown - said
+  assert not missing, done.stderr
+  assert bool(said) == bool(shown)
+  if not flags:
+    assert said == shown  # Orbax's warnings stay unsaid.
+
+
+def test_an_unknown_level(monkeypatch, capsys):
+  assert end(monkeypatch, None, "--log_level=loud") == (2, [])
+  assert "use one of debug, info" in capsys.readouterr().err
