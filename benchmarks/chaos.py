@@ -83,7 +83,7 @@ def draw_faces(directory: str) -> str:
     [
       *(sys.executable, "-m", "data_prep.synthesize"),
       *(f"--output={directory}", "--size=32", "--identities=40"),
-      *("--images=400", "--test_identities=20", "--pairs=200"),
+      *("--images=400", "--test_identities=60", "--pairs=200"),
     ],
     check=True,
     stdout=subprocess.DEVNULL,
@@ -176,7 +176,7 @@ def aim_and_wait(
     if aim == "step" and last_step(workdir) > target:
       break
     if aim == "evaluation" and evaluating(workdir):
-      time.sleep(rng.uniform(0, 0.05))  # Some are over soon.
+      time.sleep(rng.uniform(0, 0.02))  # Some are over soon.
       return
     time.sleep(0.002)
   time.sleep(rng.uniform(0, 0.25))

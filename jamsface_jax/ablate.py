@@ -130,7 +130,9 @@ class Run:
         f" {', '.join(sorted(known))}."
       )
     ranks = ("train/margin_angular_rank", "train/margin_cosine_rank")
-    return {name: found[name] for name in (*metrics, *ranks) if name in found}
+    # A rank among margins that are all the same is null.
+    ranked = [name for name in ranks if found.get(name) is not None]
+    return {name: found[name] for name in (*metrics, *ranked)}
 
 
 def main() -> int:
@@ -152,8 +154,8 @@ def main() -> int:
   if failed:
     run, why = next(iter(failed.items()))
     raise RunError(
-      f"{len(failed)} of {len(runs)} runs failed, the first in"
-      f" {run.workdir!r}: {why}"
+      f"{len(failed)} of {len(runs)} runs failed, the first of them"
+      f" {run.workdir!r} ({why}): mend it and give the same command again."
     )
   print(f"next: open {os.path.join(output, 'ablation.png')}")
   return 0

@@ -1,8 +1,9 @@
-"""Whether a run fits a pod, and how fast it may be, without the pod.
+r"""Tells whether a run fits a pod, and how fast it may be, without the pod.
 
-python -m jamsface_jax.compile_check --config=configs/X.py --topology=v5e:16x16
+  python -m jamsface_jax.compile_check --config=configs/ms1m_r100.py \
+      --topology=v5e:4x4 --classes=93431 --images=5179510
 
-compiles the training step for that topology. Ends with 0 if it fits every
+Compiles the training step for that topology. Ends with 0 if it fits every
 topology given, 1 if not, with the ways out and what each would save.
 """
 
@@ -12,9 +13,9 @@ import sys
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from jamsface_jax import chips, step_cost
+from jamsface_jax import chips, recipe_flags, step_cost
 from jamsface_jax import config as config_lib
 from jamsface_jax.chips import Topology
 from jamsface_jax.data.whole_file import written_whole
@@ -22,9 +23,7 @@ from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
 from jamsface_jax.step_cost import StepCost
 from jamsface_jax.train import open_source
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Recipe: configs/X.py, or configs/X.py:VARIANT."
-)
+recipe_flags.define_config()
 _TOPOLOGY = flags.DEFINE_multi_string(
   "topology",
   None,
@@ -115,29 +114,10 @@ def parse_flags(argv: list[str]) -> ConfigDict:
   Raises:
     InputError: an unknown flag, setting or recipe, or a missing flag.
   """
-  if {"-h", "--help"} & set(argv):
-    print(f"{__doc__}\n{flags.FLAGS.main_module_help()}")
-    sys.exit(0)
-  try:
-    rest = flags.FLAGS(argv)[1:]
-  except (
-    flags.Error,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-  ) as error:
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    raise InputError(f"command line: {text}") from None
-  if not isinstance(_CONFIG.value, ConfigDict) or not _TOPOLOGY.value:
+  config = recipe_flags.parse(argv, "jamsface_jax.compile_check")
+  if not _TOPOLOGY.value:
     raise InputError(
-      "--config and --topology are needed: for example"
-      " --config=configs/ms1m_r100.py --topology=v5e:4x4."
-    )
-  if rest:
-    raise InputError(
-      f"command line: {rest[0]!r} is not a flag: settings are given as"
-      " --config.name=value."
+      "--topology is needed: give one, for example --topology=v5e:4x4."
     )
   for flag in (_CLASSES, _IMAGES, _BATCH):
     # Classes and images are counted in int32.
@@ -145,7 +125,7 @@ def parse_flags(argv: list[str]) -> ConfigDict:
       raise InputError(
         f"--{flag.name}={flag.value} must be 1 or more and below 2^31."
       )
-  return _CONFIG.value
+  return config
 
 
 def compare(

@@ -18,7 +18,8 @@ ALL = [*commands("jamsface_jax"), *commands("data_prep")]
 
 _ALL_HELPS = """
 import contextlib, io, json, runpy, sys
-helps = {}
+from absl import flags
+helps, known = {}, set(flags.FLAGS)
 for name in sys.argv[1:]:
   sys.argv, output = [name, "--help"], io.StringIO()
   with contextlib.redirect_stdout(output):
@@ -27,6 +28,8 @@ for name in sys.argv[1:]:
     except SystemExit as end:
       assert not end.code, (name, end.code)
   helps[name] = output.getvalue()
+  for one in set(flags.FLAGS) - known:  # Others define the same again.
+    delattr(flags.FLAGS, one)
 json.dump(helps, sys.stdout)
 """
 

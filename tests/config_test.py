@@ -9,7 +9,11 @@ from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
-RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
+RECIPES = sorted(
+  path.stem
+  for path in (ROOT / "configs").glob("[a-z]*.py")
+  if path.stem != "ablation"  # Says which recipes to compare.
+)
 GOLDEN = ROOT / "tests" / "golden"
 
 

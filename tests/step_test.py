@@ -100,9 +100,10 @@ def test_accumulation_equals_the_large_batch(devices):
   assert_close(parts.params, whole.params)
   for name in ("train/loss", "train/cross_entropy"):
     np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=1e-4)
-  # Unclipped, the weights' part of it is hundreds.
+  # Unclipped, hundreds; and the statistics of 2 examples make much of how sums
+  # were rounded: 1e-5 to 6e-4 of it over seeds.
   name = "train/gradient_norm"
-  np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=2e-4)
+  np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=2e-3)
 
 
 def test_micro_batches_share_every_device(mesh):
