@@ -45,7 +45,7 @@ def opening(
       f" {config.data.image_size}x{config.data.image_size} pixels to"
       f" {config.model.embedding_size} numbers, {config.model.dtype}",
       f"          {operations / 1e9:,.3g} Gflop an image, forward",
-      f"head      scale {settings.scale:g}, margins angular"
+      f"head      loss {settings.loss}, scale {settings.scale:g}, margins angular"
       f" {_margin_text(parts.head.angular)}, cosine"
       f" {_margin_text(parts.head.cosine)}",
       f"          {head_cost.describe(cost, head_cost.device_memory(), rate)}",
@@ -114,7 +114,8 @@ def _schedule_text(config: ConfigDict) -> str:
 
 def _margin_text(margin: head_lib.Margin) -> str:
   if not margin.learned:
-    return f"{margin.initial:g} (fixed)"
+    by_size = ", falling with class size" if margin.power else ""
+    return f"{margin.initial:g} (fixed{by_size})"
   if margin.rule == "mean":
     return f"learned with mean {margin.initial:g}"
   return f"learned from {margin.initial:g}, lambda {margin.strength:g}"
