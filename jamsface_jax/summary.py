@@ -45,8 +45,8 @@ def opening(
       f" {config.data.image_size}x{config.data.image_size} pixels to"
       f" {config.model.embedding_size} numbers, {config.model.dtype}",
       f"          {operations / 1e9:,.3g} Gflop an image, forward",
-      f"head      loss {settings.loss}, scale {settings.scale:g}, margins angular"
-      f" {_margin_text(parts.head.angular)}, cosine"
+      f"head      loss {settings.loss}, scale {settings.scale:g}, margins"
+      f" angular {_margin_text(parts.head.angular)}, cosine"
       f" {_margin_text(parts.head.cosine)}",
       f"          {head_cost.describe(cost, head_cost.device_memory(), rate)}",
       f"devices   {mesh.size} {jax.devices()[0].platform}, mesh data"

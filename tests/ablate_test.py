@@ -8,7 +8,7 @@ from conftest import assert_one_sentence
 from ml_collections import ConfigDict
 from scipy import stats
 
-from jamsface_jax import ablate
+from jamsface_jax import comparison
 from jamsface_jax.errors import InputError
 
 ABLATE = "jamsface_jax.ablate"
@@ -36,7 +36,7 @@ def test_differences_are_those_of_a_paired_t_test():
   # One seed more on this side, one of another number on that.
   reference = {seed: {"a": value} for seed, value in enumerate(theirs[:5])}
   reference[99] = {"a": 0.1}
-  cell = ablate.compare(found, reference, "a")
+  cell = comparison.compare(found, reference, "a")
   assert cell["mean"] == pytest.approx(ours.mean())
   difference = ours[:5] - theirs[:5]
   assert cell["difference"] == pytest.approx(difference.mean())
@@ -57,10 +57,10 @@ def test_differences_are_those_of_a_paired_t_test():
 
 
 def test_one_seed_has_no_interval_and_no_row_no_mean():
-  one = ablate.compare({0: {"a": 0.5}}, {0: {"a": 0.25}}, "a")
+  one = comparison.compare({0: {"a": 0.5}}, {0: {"a": 0.25}}, "a")
   assert one["mean"] == 0.5 and one["difference"] == 0.25
   assert one["interval"] is one["difference_interval"] is one["p"] is None
-  assert ablate.compare({}, {0: {"a": 0.25}}, "a")["mean"] is None
+  assert comparison.compare({}, {0: {"a": 0.25}}, "a")["mean"] is None
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_runs_what_is_missing_and_tells_of_what_failed(run, tmp_path):
 def test_what_cannot_be_compared():
   config = ConfigDict({"recipes": ("a.py",), "seeds": (0,), "metrics": ("m",)})
   with pytest.raises(InputError, match="rows is missing"):
-    ablate.plan(config, "out")
+    comparison.plan(config, "out")
   config.rows, config.reference = ConfigDict({"a": ("a",)}), "b"
   with pytest.raises(InputError, match="'b' is not a row: use one of a"):
-    ablate.plan(config, "out")
+    comparison.plan(config, "out")

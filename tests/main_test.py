@@ -201,7 +201,7 @@ FLOORS = [
   {"import_weights"},
   {"step_log", "report"},
   {"summary"},
-  {"train"},
+  {"train", "comparison"},
   {
     "main",
     "evaluate",

@@ -9,6 +9,7 @@ from jamsface_jax import config as config_lib
 from jamsface_jax import head as head_lib
 from jamsface_jax import sharding, state
 from jamsface_jax.data.sources import NoiseSource
+from jamsface_jax.losses import make_loss
 from jamsface_jax.step import make_train_step
 
 SIZE = 32
@@ -87,6 +88,28 @@ def test_everything_moves_but_what_is_frozen(one_device):
     np.testing.assert_allclose(
       got.params["head"][name][:10].mean(), mean, atol=1e-5
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "word",
+  ["softmax", "sphereface", "adacos", "curricularface", "adaface"]
+  + ["elasticface", "uniface"],
+)
+def test_losses_train_and_remember_the_same_on_every_mesh(word):
+  changes = {f"head.{k}": v for k, v in config_lib.PUBLISHED[word].items()}
+  config = tiny_config(**changes)
+  config.head.scale = 16.0
+  got, metrics = run_steps(config, sharding.make_mesh(4))
+  want, want_metrics = run_steps(config, sharding.make_mesh(1))
+  assert_close(got, want)
+  assert_close(metrics, want_metrics)
+  start = make_loss(config.head).start(10)
+  assert set(got.running) == set(start)
+  for name, first in start.items():
+    assert got.running[name] != first
+    assert f"train/loss_{name}" in metrics
+  assert np.isfinite(metrics["train/loss"])
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -1,0 +1,330 @@
+"""Runs of a comparison, and the table and plot that come of them."""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import scipy.stats
+from matplotlib import pyplot
+from ml_collections import ConfigDict
+
+from jamsface_jax.data.whole_file import written_whole
+from jamsface_jax.errors import EXIT_PREEMPTED, InputError
+from jamsface_jax.metric_writer import METRICS_FILE
+from jamsface_jax.progress import Progress
+from jamsface_jax.summary import SUMMARY_FILE
+
+COMMAND_FILE = "ablation.json"  # In a work directory: what it runs.
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One cell of the comparison.
+
+  Attributes:
+    recipe: file of it.
+    row: name of the loss and its settings.
+    seed: of the run.
+    workdir: its work directory.
+    settings: flags of `jamsface_jax.main`.
+  """
+
+  recipe: str
+  row: str
+  seed: int
+  workdir: str
+  settings: tuple[str, ...]
+
+  def finished(self) -> bool:
+    """Whether it has come to its end.
+
+    Raises:
+      InputError: the directory is of a run with other settings.
+    """
+    path = os.path.join(self.workdir, COMMAND_FILE)
+    if os.path.exists(path):
+      with open(path, encoding="utf-8") as file:
+        theirs = json.load(file)
+      if theirs != list(self.settings):
+        raise InputError(
+          f"{self.workdir!r} holds a run of {' '.join(theirs)} and not of"
+          f" {' '.join(self.settings)}: give the row another name or choose"
+          " another --output."
+        )
+    return os.path.exists(os.path.join(self.workdir, SUMMARY_FILE))
+
+  def go(self, cores: Sequence[int]) -> str | None:
+    """Runs it on some cores; returns what went wrong, or None.
+
+    Raises:
+      KeyboardInterrupt: it was told to stop.
+    """
+    os.makedirs(self.workdir, exist_ok=True)
+    with written_whole(os.path.join(self.workdir, COMMAND_FILE)) as file:
+      json.dump(list(self.settings), file)
+    process = subprocess.Popen(
+      [
+        *(sys.executable, "-m", "jamsface_jax.main"),
+        *(*self.settings, f"--workdir={self.workdir}"),
+      ],
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    if hasattr(os, "sched_setaffinity"):  # Before it has made its threads.
+      os.sched_setaffinity(process.pid, cores)
+    _, errors = process.communicate()
+    if process.returncode == EXIT_PREEMPTED:
+      raise KeyboardInterrupt
+    if process.returncode:
+      return errors.strip().splitlines()[-1] if errors.strip() else "no message"
+    return None
+
+  def read(self, metrics: Sequence[str]) -> dict[str, float]:
+    """Its last values of some metrics.
+
+    Raises:
+      InputError: there is no such metric.
+    """
+    found = {}
+    path = os.path.join(self.workdir, METRICS_FILE)
+    with open(path, encoding="utf-8") as file:
+      for line in file:
+        found |= json.loads(line)
+    missing = [name for name in metrics if found.get(name) is None]
+    if missing:
+      known = [n for n in found if "/" in n and not n.startswith("goodput/")]
+      raise InputError(
+        f"metrics: {self.workdir!r} has no {missing[0]!r}: use some of"
+        f" {', '.join(sorted(known))}."
+      )
+    ranks = ("train/margin_angular_rank", "train/margin_cosine_rank")
+    # A rank among margins that are all the same is null.
+    ranked = [name for name in ranks if found.get(name) is not None]
+    return {name: found[name] for name in (*metrics, *ranked)}
+
+
+def plan(config: ConfigDict, output: str) -> list[Run]:
+  """All runs of a comparison, seeds last, so that tables fill evenly.
+
+  Raises:
+    InputError: a setting is missing or cannot be meant.
+  """
+  for name in ("recipes", "seeds", "metrics", "rows", "reference"):
+    if name not in config:
+      raise InputError(f"--config: {name} is missing: see configs/ablation.py.")
+  if config.reference not in config.rows:
+    raise InputError(
+      f"reference={config.reference!r} is not a row: use one of"
+      f" {', '.join(config.rows)}."
+    )
+  return [
+    Run(
+      recipe,
+      row,
+      seed,
+      os.path.join(
+        *(output, os.path.splitext(os.path.basename(recipe))[0]),
+        *(row, f"seed{seed}"),
+      ),
+      (
+        f"--config={recipe}:{words[0]}",
+        *(f"--config.{setting}" for setting in words[1:]),
+        f"--config.seed={seed}",
+      ),
+    )
+    for seed in config.seeds
+    for recipe in config.recipes
+    for row, words in config.rows.items()
+  ]
+
+
+def run_all(runs: Sequence[Run], jobs: int, *, total: int) -> dict[Run, str]:
+  """Runs so many at a time; returns those that failed, with why."""
+  cores = sorted(os.sched_getaffinity(0)) if runs else []
+  shares = [cores[k::jobs] or cores for k in range(jobs)]
+  failed = {}
+  progress = Progress(total, total - len(runs), quiet=False)
+  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    free = list(shares)
+
+    def go(run):
+      share = free.pop()
+      try:
+        return run.go(share)
+      finally:
+        free.append(share)
+
+    waiting = {pool.submit(go, run): run for run in runs}
+    try:
+      for future in concurrent.futures.as_completed(waiting):
+        why = future.result()
+        run = waiting[future]
+        if why:
+          failed[run] = why
+          progress.note(f"{run.workdir}: {why}")
+        progress.step()
+    except KeyboardInterrupt:
+      pool.shutdown(cancel_futures=True)
+      raise
+  progress.close()
+  return failed
+
+
+def write(
+  output: str, config: ConfigDict, results: dict[Run, dict[str, float]]
+) -> str:
+  """Writes table.md, results.json and ablation.png; returns the table."""
+  tables, cells = [], []
+  for recipe in config.recipes:
+    columns = list(config.metrics)
+    for name in ("train/margin_angular_rank", "train/margin_cosine_rank"):
+      if any(name in found for found in results.values()):
+        columns.append(name)
+    lines = [
+      f"| {recipe} | seeds | {' | '.join(columns)} |",
+      "|---" * (2 + len(columns)) + "|",
+    ]
+    for row in config.rows:
+      found = _by_seed(results, recipe, row)
+      reference = {}
+      if row != config.reference:
+        reference = _by_seed(results, recipe, config.reference)
+      shown = []
+      for metric in columns:
+        cell = compare(found, reference, metric)
+        shown.append(_text(cell))
+        cells.append({"recipe": recipe, "row": row, "metric": metric} | cell)
+      lines.append(f"| {row} | {len(found)} | {' | '.join(shown)} |")
+    tables.append("\n".join(lines))
+  text = (
+    "\n\n".join(tables)
+    + "\n\nMeans over seeds, with 95 % intervals of the mean by bootstrap;"
+    f" in brackets the mean difference from {config.reference}"
+    " with the same seeds, its 95 % interval by Student's t, and the p of the"
+    " paired t-test.\n"
+  )
+  with written_whole(os.path.join(output, "table.md")) as file:
+    file.write(text)
+  with written_whole(os.path.join(output, "results.json")) as file:
+    json.dump({"format": 1, "cells": cells}, file, indent=1)
+  _plot(os.path.join(output, "ablation.png"), config, cells)
+  return text
+
+
+def _by_seed(results, recipe, row) -> dict[int, dict[str, float]]:
+  return {
+    run.seed: found
+    for run, found in results.items()
+    if (run.recipe, run.row) == (recipe, row)
+  }
+
+
+def compare(
+  found: dict[int, dict[str, float]],
+  reference: dict[int, dict[str, float]],
+  metric: str,
+) -> dict[str, object]:
+  """A row's metric over seeds, and beside the reference.
+
+  Args:
+    found: metrics by seed.
+    reference: those of the reference; empty for the reference itself.
+    metric: which.
+
+  Returns:
+    JSON values: `values` by seed, `mean`, `interval` of the mean (percentile
+    bootstrap over seeds), `difference` (mean, of seeds that both have),
+    `difference_interval` (Student's t) and `p` (two-sided paired t-test); None
+    where there are too few seeds.
+  """
+  values = {s: m[metric] for s, m in found.items() if metric in m}
+  cell = {
+    "values": values,
+    "mean": float(np.mean(list(values.values()))) if values else None,
+    "interval": None,
+    "difference": None,
+    "difference_interval": None,
+    "p": None,
+  }
+  if len(values) > 1:
+    low, high = scipy.stats.bootstrap(
+      (np.array(list(values.values())),),
+      np.mean,
+      confidence_level=LEVEL,
+      method="percentile",
+      rng=np.random.default_rng(0),
+    ).confidence_interval
+    cell["interval"] = [float(low), float(high)]
+  pairs = [
+    (value, reference[seed][metric])
+    for seed, value in values.items()
+    if metric in reference.get(seed, {})
+  ]
+  if pairs:
+    ours, theirs = map(np.array, zip(*pairs, strict=True))
+    cell["difference"] = float(np.mean(ours - theirs))
+    if len(pairs) > 1 and np.any(ours - theirs != (ours - theirs)[0]):
+      test = scipy.stats.ttest_rel(ours, theirs)
+      low, high = test.confidence_interval(LEVEL)
+      cell["difference_interval"] = [float(low), float(high)]
+      cell["p"] = float(test.pvalue)
+  return cell
+
+
+def _text(cell) -> str:
+  if cell["mean"] is None:
+    return "–"
+  text = f"{cell['mean']:.4f}"
+  if cell["interval"]:
+    text += " [{:.4f}, {:.4f}]".format(*cell["interval"])
+  if cell["difference_interval"]:
+    low, high = cell["difference_interval"]
+    text += (
+      f" ({cell['difference']:+.4f} [{low:+.4f}, {high:+.4f}],"
+      f" p {cell['p']:.2g})"
+    )
+  return text
+
+
+def _plot(path: str, config: ConfigDict, cells: list[dict]) -> None:
+  """Every seed as a dot, means and their intervals, a panel a metric."""
+  matplotlib.use("Agg")
+  rows, metrics = list(config.rows), list(config.metrics)
+  figure, axes = pyplot.subplots(
+    len(config.recipes),
+    len(metrics),
+    figsize=(1.5 + 3.2 * len(metrics), 0.8 + 0.35 * len(rows)),
+    squeeze=False,
+    sharey=True,
+    layout="constrained",
+  )
+  for cell in cells:
+    if cell["metric"] not in metrics or cell["mean"] is None:
+      continue
+    i = config.recipes.index(cell["recipe"])
+    axis, y = axes[i][metrics.index(cell["metric"])], rows.index(cell["row"])
+    values = list(cell["values"].values())
+    axis.plot(values, [y] * len(values), "o", color="0.7", markersize=4)
+    axis.plot(cell["mean"], y, "D", color="C0", markersize=5)
+    if cell["interval"]:
+      axis.plot(cell["interval"], [y, y], color="C0", linewidth=2)
+    if cell["row"] == config.reference:
+      axis.axvline(cell["mean"], color="C1", linewidth=1, linestyle="--")
+  for i, recipe in enumerate(config.recipes):
+    for axis, metric in zip(axes[i], metrics, strict=True):
+      axis.set_title(metric, fontsize=9)
+      axis.set_yticks(range(len(rows)), rows)
+      axis.tick_params(labelsize=8)
+      axis.grid(axis="x", alpha=0.3)
+    axes[i][0].set_ylabel(recipe, fontsize=8)
+    axes[i][0].set_ylim(len(rows) - 0.5, -0.5)
+  figure.savefig(path, dpi=150)
+  pyplot.close(figure)
