@@ -26,7 +26,8 @@ def estimate(head, mesh, *, fused_update, optimizer=SGD):
     (ADAMW, {}),
     (ADAMW, {"sample_rate": 0.25}),
   ],
-  ids=str,
+  # The name of an optimizer would be another in each process.
+  ids=["sgd", "centers", "sampled", "kept", "adamw", "adamw sampled"],
 )
 def test_estimate_agrees_with_the_compiler(mesh, optimizer, changes):
   head = make_head(20_000, 512, chunk=512, **changes)
