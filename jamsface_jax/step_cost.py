@@ -157,7 +157,9 @@ def measure(
   lowered = make_train_step(config, parts, mesh).lower(state, inputs)
   compiled = _compile(lowered, mesh, topology, cache)
   of_head = head_cost.estimate(
-    parts.head, micro_batch, mesh, fused_update=config.head.fused_update
+    *(parts.head, micro_batch, mesh),
+    optimizer=parts.optimizers.weights,
+    fused_update=config.head.fused_update,
   )
   held = {
     "backbone": (state.params["backbone"], state.batch_stats),

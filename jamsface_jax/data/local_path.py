@@ -1,11 +1,12 @@
 """Paths that must be on a file system."""
 
+import os
 import re
 
 from jamsface_jax.errors import InputError
 
 
-def require_local(path: str, what: str) -> None:
+def require_local(path: str | os.PathLike[str], what: str) -> None:
   """Refuses the address of an object store, such as gs://BUCKET/RUN.
 
   Locks, appending and renaming are what exact resuming stands on, and object
@@ -19,7 +20,7 @@ def require_local(path: str, what: str) -> None:
   Raises:
     InputError: it is such an address.
   """
-  scheme = re.match(r"([a-z][a-z0-9+.-]*)://?", path)
+  scheme = re.match(r"([a-z][a-z0-9+.-]*)://?", os.fspath(path))
   if scheme:
     raise InputError(
       f"{what}={path!r} is an address and not a path: mount it (gcsfuse for"
