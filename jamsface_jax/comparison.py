@@ -16,12 +16,14 @@ from ml_collections import ConfigDict
 
 from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import EXIT_PREEMPTED, InputError
-from jamsface_jax.metric_writer import METRICS_FILE
+from jamsface_jax.metric_log import METRICS_FILE, read_metrics
 from jamsface_jax.progress import Progress
 from jamsface_jax.summary import SUMMARY_FILE
 
 COMMAND_FILE = "ablation.json"  # In a work directory: what it runs.
 LEVEL = 0.95
+# Shown where margins are learned.
+_RANKS = ("train/margin_angular_rank", "train/margin_cosine_rank")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,22 +95,18 @@ class Run:
     Raises:
       InputError: there is no such metric.
     """
-    found = {}
-    path = os.path.join(self.workdir, METRICS_FILE)
-    with open(path, encoding="utf-8") as file:
-      for line in file:
-        found |= json.loads(line)
-    missing = [name for name in metrics if found.get(name) is None]
+    found = read_metrics(os.path.join(self.workdir, METRICS_FILE))
+    last = {name: float(values[-1]) for name, (_, values) in found.items()}
+    missing = [name for name in metrics if np.isnan(last.get(name, np.nan))]
     if missing:
-      known = [n for n in found if "/" in n and not n.startswith("goodput/")]
+      known = [n for n in last if not n.startswith("goodput/")]
       raise InputError(
         f"metrics: {self.workdir!r} has no {missing[0]!r}: use some of"
         f" {', '.join(sorted(known))}."
       )
-    ranks = ("train/margin_angular_rank", "train/margin_cosine_rank")
-    # A rank among margins that are all the same is null.
-    ranked = [name for name in ranks if found.get(name) is not None]
-    return {name: found[name] for name in (*metrics, *ranked)}
+    # There is no rank among margins that are all the same.
+    ranked = [name for name in _RANKS if not np.isnan(last.get(name, np.nan))]
+    return {name: last[name] for name in (*metrics, *ranked)}
 
 
 def plan(config: ConfigDict, output: str) -> list[Run]:
@@ -148,12 +146,13 @@ def plan(config: ConfigDict, output: str) -> list[Run]:
 
 def run_all(runs: Sequence[Run], jobs: int, *, total: int) -> dict[Run, str]:
   """Runs so many at a time; returns those that failed, with why."""
-  cores = sorted(os.sched_getaffinity(0)) if runs else []
-  shares = [cores[k::jobs] or cores for k in range(jobs)]
+  cores = list(range(os.cpu_count() or 1))
+  if hasattr(os, "sched_getaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+  free = [cores[k::jobs] or cores for k in range(jobs)]
   failed = {}
   progress = Progress(total, total - len(runs), quiet=False)
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    free = list(shares)
 
     def go(run):
       share = free.pop()
@@ -184,10 +183,10 @@ def write(
   """Writes table.md, results.json and ablation.png; returns the table."""
   tables, cells = [], []
   for recipe in config.recipes:
-    columns = list(config.metrics)
-    for name in ("train/margin_angular_rank", "train/margin_cosine_rank"):
-      if any(name in found for found in results.values()):
-        columns.append(name)
+    columns = [
+      *config.metrics,
+      *(n for n in _RANKS if any(n in found for found in results.values())),
+    ]
     lines = [
       f"| {recipe} | seeds | {' | '.join(columns)} |",
       "|---" * (2 + len(columns)) + "|",
