@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -54,6 +55,27 @@ def read_metrics(
     for name, value in values.items():
       metrics.setdefault(name, {})[step] = value
   return {name: _series(by_step) for name, by_step in metrics.items()}
+
+
+def matching(metrics: Iterable[str], patterns: Sequence[str]) -> list[str]:
+  """Names of metrics that a chart asks for, pattern by pattern.
+
+  Args:
+    metrics: names.
+    patterns: names too; one that begins with "/" stands for those of all test
+      sets that end in it.
+  """
+  return [
+    name
+    for pattern in patterns
+    for name in metrics
+    if name == pattern
+    or (
+      pattern.startswith("/")
+      and name.endswith(pattern)
+      and not name.startswith("train/")
+    )
+  ]
 
 
 def _series(by_step):

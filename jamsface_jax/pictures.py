@@ -14,6 +14,7 @@ from matplotlib.backends import backend_agg
 from jamsface_jax import verification
 from jamsface_jax.charts import running_mean
 from jamsface_jax.errors import InputError
+from jamsface_jax.metric_log import matching
 from jamsface_jax.roc import RocLine
 from jamsface_jax.tally import EDGES, Tally
 
@@ -61,7 +62,7 @@ def plot_training(
   panels = [
     (title, names, noisy)
     for title, patterns, noisy in _PANELS
-    if (names := _matching(metrics, patterns))
+    if (names := matching(metrics, patterns))
   ]
   if not panels:
     raise InputError(
@@ -86,21 +87,6 @@ def plot_training(
   for ax in axes[len(panels) :]:
     ax.set_axis_off()
   return _save(canvas, path)
-
-
-def _matching(metrics, patterns):
-  """Names equal to a pattern or, where it begins with "/", ending in it."""
-  return [
-    name
-    for pattern in patterns
-    for name in metrics
-    if name == pattern
-    or (
-      pattern.startswith("/")
-      and name.endswith(pattern)
-      and not name.startswith("train/")
-    )
-  ]
 
 
 def _plot_series(ax, steps, values, name, color, noisy):

@@ -33,7 +33,7 @@ from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.goodput import GOODPUT_FILE, KINDS
-from jamsface_jax.metric_log import METRICS_FILE, read_metrics
+from jamsface_jax.metric_log import METRICS_FILE, matching, read_metrics
 from jamsface_jax.results import RESULTS_FILE
 from jamsface_jax.starts import read_starts
 from jamsface_jax.tally import EDGES
@@ -348,7 +348,7 @@ def training(runs: Sequence[Run]) -> str:
   for title, patterns, axis, noisy in _TRAINING:
     lines = []
     for number, run in enumerate(runs):
-      for place, name in enumerate(_matching(run.metrics, patterns)):
+      for place, name in enumerate(matching(run.metrics, patterns)):
         # One run: a colour a metric. Several: a colour a run.
         color, dash = (place, place) if len(runs) == 1 else (number, place)
         shown = name if len(runs) == 1 else f"{run.name}: {name}"
@@ -375,21 +375,6 @@ def _why_no_curve(title: str) -> str:
       " evaluation.data."
     )
   return "No data yet: no step was logged."
-
-
-def _matching(metrics, patterns: Sequence[str]) -> list[str]:
-  """Names equal to a pattern or, where it begins with "/", ending in it."""
-  return [
-    name
-    for pattern in patterns
-    for name in metrics
-    if name == pattern
-    or (
-      pattern.startswith("/")
-      and name.endswith(pattern)
-      and not name.startswith("train/")
-    )
-  ]
 
 
 def verification(runs: Sequence[Run]) -> str:
