@@ -52,35 +52,45 @@ _NORM_FLOOR = 1e-12  # Floor of |w|^2: padded rows are zero.
 _EXAMPLES = P("data")  # As the head sees them: gathered along `model`.
 
 
-class Pull(NamedTuple):
-  """What the gradient of the weights needs of the examples.
+class Examples(NamedTuple):
+  """The examples as both walks of the classes need them.
 
-  All but `running` and `kept` are split over `data` alone.
+  All but `running` are split over `data` alone.
 
   Attributes:
     embeddings: of length 1, float32 [B, D].
     labels: int32 [B].
-    rest: log-sum-exp over the other classes, float32 [B]; the bias if the loss
-      counts them one by one.
-    rest_slope: derivative of the loss in it (in their sum), float32 [B].
-    true_slope: derivative of the loss in the true class's cosine, float32 [B].
     scale: of each example's cosines, float32 [B].
     threshold: cosine above which other classes are hard, float32 [B]; None if
       the loss does not ask.
     running: what the loss remembers, float32 scalars.
+  """
+
+  embeddings: jax.Array
+  labels: jax.Array
+  scale: jax.Array
+  threshold: jax.Array | None
+  running: Running
+
+
+class Pull(NamedTuple):
+  """What the gradient of the weights needs; all but `kept` split over `data`.
+
+  Attributes:
+    examples: as the first walk had them.
+    rest: log-sum-exp over the other classes, float32 [B]; the bias if the loss
+      counts them one by one.
+    rest_slope: derivative of the loss in it (in their sum), float32 [B].
+    true_slope: derivative of the loss in the true class's cosine, float32 [B].
     kept: cosines of the first classes of each shard with all examples, so that
       the second walk need not multiply them again, split over `model` and
       `data`; None if none are kept.
   """
 
-  embeddings: jax.Array
-  labels: jax.Array
+  examples: Examples
   rest: jax.Array
   rest_slope: jax.Array
   true_slope: jax.Array
-  scale: jax.Array
-  threshold: jax.Array | None
-  running: Running
   kept: jax.Array | None
 
 
@@ -181,7 +191,7 @@ def weight_slopes(
 
     slopes_rk = _varying(jnp.zeros(w_rk.shape))
     return lax.psum(
-      _walk(len(w_rk), len(pull.labels), head, step, slopes_rk), "data"
+      _walk(len(w_rk), len(pull.rest), head, step, slopes_rk), "data"
     )
 
   return jax.shard_map(
@@ -257,7 +267,7 @@ def update_weights(
         return square + jnp.sum(lax.psum(slopes_nk, "data") ** 2)
 
       square = lax.pcast(jnp.float32(0.0), "model", to="varying")
-      square = _walk(len(w_rk), len(pull.labels), head, measure, square)
+      square = _walk(len(w_rk), len(pull.rest), head, measure, square)
       square = lax.psum(square, "model")
       factor = clip_factor(jnp.sqrt(square), clip_norm)
 
@@ -290,7 +300,7 @@ def update_weights(
     square = lax.pcast(jnp.float32(0.0), "model", to="varying")
     w_rk, state_rk, square, skipped = _walk(
       len(w_rk),
-      len(pull.labels),
+      len(pull.rest),
       head,
       step,
       (w_rk, state_rk, square, _varying(jnp.float32(0.0))),
@@ -358,8 +368,8 @@ def _local_loss(params, sample, examples, running, *, head, mesh):
 
   if sample is not None:
     w_rk = _take(w_rk, sample.rows, head)
-  of_walk = _Examples(x_bd, y_b, scale_b, threshold_b, running)
-  sums = _walk_forward(of_walk, w_rk, sample, bias, LOG_SCALE in params, head)
+  walked = Examples(x_bd, y_b, scale_b, threshold_b, running)
+  sums = _walk_forward(walked, w_rk, sample, bias, LOG_SCALE in params, head)
   best_b = lax.pmax(sums.best_b, "model")
   if head.loss.one_by_one:
     top_b = bias
@@ -431,25 +441,9 @@ def _local_loss(params, sample, examples, running, *, head, mesh):
     ),
     small_slopes=small_slopes,
     running=running,
-    pull=Pull(
-      *(x_bd, y_b, counted_from_b, rest_slope_b, true_slope_b, scale_b),
-      *(threshold_b, seen.running, sums.kept),
-    ),
+    pull=Pull(walked, counted_from_b, rest_slope_b, true_slope_b, sums.kept),
     skipped=lax.pmean(sums.skipped, ("data", "model")),
   )
-
-
-class _Examples(NamedTuple):
-  """What of the examples of a device the walks of the classes need.
-
-  Attributes are those of `Pull`.
-  """
-
-  embeddings: jax.Array
-  labels: jax.Array
-  scale: jax.Array
-  threshold: jax.Array | None
-  running: Running
 
 
 class _Sums(NamedTuple):
@@ -550,9 +544,7 @@ def _weight_slopes_of(rows, w_nk, pull, sample, head):
     float32 [n, D] for the n weight rows of this chunk, and whether their
     product was skipped, 1 or 0.
   """
-  examples = _Examples(
-    *(pull.embeddings, pull.labels, pull.scale, pull.threshold, pull.running)
-  )
+  examples = pull.examples
   logits = _logits(
     *(examples, w_nk, rows.classes(sample, head), head),
     cosine_kb=rows.kept(pull.kept) if rows.is_kept else None,
@@ -562,12 +554,13 @@ def _weight_slopes_of(rows, w_nk, pull, sample, head):
   slopes_nb = jnp.where(
     logits.is_true_nb,
     pull.true_slope[None],
-    (pull.scale * pull.rest_slope)[None] * logits.through(share(log_share_nb)),
+    (examples.scale * pull.rest_slope)[None]
+    * logits.through(share(log_share_nb)),
   )
 
   def pulled():
     slopes_kb = logits.spread(slopes_nb)
-    pulled_nk = product(slopes_kb, pull.embeddings, (1, 0), head)
+    pulled_nk = product(slopes_kb, examples.embeddings, (1, 0), head)
     if not head.loss.unit_weights:
       return pulled_nk
     along_k = jnp.sum(slopes_kb * logits.cosine_kb, axis=1)
@@ -577,7 +570,7 @@ def _weight_slopes_of(rows, w_nk, pull, sample, head):
 
   # A softmax over all classes has the share times the share of the rest, which
   # `rest_slope` holds (divided by the batch).
-  batch = len(pull.labels) * lax.axis_size("data")
+  batch = len(pull.rest) * lax.axis_size("data")
   share_b = log_share_nb.max(axis=0) + jnp.log(
     jnp.maximum(batch * pull.rest_slope, 1e-38)
   )
@@ -835,9 +828,10 @@ def _spec(leaf) -> P:
 
 
 def _pull_spec(head: Head) -> Pull:
-  return Pull(
-    *(_EXAMPLES,) * 6,
+  examples = Examples(
+    *(_EXAMPLES, _EXAMPLES, _EXAMPLES),
     threshold=_EXAMPLES if head.loss.hardens else None,
     running=REPLICATED,
-    kept=P("model", "data") if head.keep_bytes else None,
   )
+  kept = P("model", "data") if head.keep_bytes else None
+  return Pull(examples, _EXAMPLES, _EXAMPLES, _EXAMPLES, kept)
