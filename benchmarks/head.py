@@ -181,7 +181,7 @@ def _jax_step(variant: str, classes: int, args):
     config.head.sample_rate = float(value)
   elif kind == "skip":
     config.head.skip_below = float(value)
-  head = state.make_head(config, classes)
+  head = state.make_head(config, classes, classes)
   mesh = sharding.make_mesh(-1)
   optimizer = state.make_optimizers(config, lambda step: 0.1, head).weights
   key = jax.random.key(0)

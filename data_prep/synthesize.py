@@ -1,4 +1,4 @@
-r"""Draws two data sets of procedural faces: one to train on, one to verify.
+r"""Draws data sets of procedural faces: one to train on, one to verify.
 
 No photograph, no download, no pre-trained weight: a whole experiment
 (long-tailed training set, verification of unseen identities) from one seed.
@@ -6,13 +6,16 @@ No photograph, no download, no pre-trained weight: a whole experiment
   python -m data_prep.synthesize --output=DIR
 
 DIR/train holds --images images of --identities identities whose sizes follow
---tail; DIR/test other identities and pairs.txt, in LFW's layout.
+--tail; DIR/test other identities and pairs.txt, in LFW's layout. With
+--held_out=N, DIR/held_out has N more images of each training identity, to see
+how well rich and poor classes are told apart (evaluation.known).
 They are hard enough to compare losses: on the 6,000 pairs of the default
 settings the cosine of raw pixels (56 x 56, mean image subtracted) is right for
 63 %, that of a small convolutional network after 400 steps for 90 %.
 """
 
 import argparse
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -219,6 +222,7 @@ def synthesize(
   output: str,
   *,
   train_sizes: Sequence[int],
+  held_out: int,
   test_identities: int,
   test_images: int,
   pairs: int,
@@ -226,11 +230,12 @@ def synthesize(
   size: int,
   workers: int,
 ) -> None:
-  """Writes both data sets; their bytes depend on all but `workers`.
+  """Writes the data sets; their bytes depend on all but `workers`.
 
   Args:
-    output: directory of the two.
+    output: directory of them.
     train_sizes: images of each training identity.
+    held_out: images more of each, in a set of their own; 0: no such set.
     test_identities: identities that are only in the test set.
     test_images: images of each of them.
     pairs: verification pairs, half of them positive.
@@ -241,8 +246,9 @@ def synthesize(
   Raises:
     InputError: a data set is there already, or impossible pairs.
   """
-  train, test = os.path.join(output, "train"), os.path.join(output, "test")
-  for directory in (train, test):
+  names = ("train", "test", "held_out") if held_out else ("train", "test")
+  directories = {name: os.path.join(output, name) for name in names}
+  for directory in directories.values():
     if os.path.exists(os.path.join(directory, records.INDEX_FILE)):
       raise InputError(
         f"--output {output!r} holds a data set already ({directory}): choose"
@@ -252,44 +258,52 @@ def synthesize(
   # A counter of its own, which no image has.
   rng = procedural_photos.generator(seed, identities)
   folds = verification_pairs(test_identities, test_images, pairs, rng)
-  names = [_name(identity) for identity in range(identities)]
-  sizes = [*map(int, train_sizes), *[test_images] * test_identities]
+  people = [_name(identity) for identity in range(identities)]
   split = len(train_sizes)
+  classes = {"train": people[:split], "test": people[split:]}
+  sizes = [*map(int, train_sizes), *[test_images] * test_identities]
+  drawn_sizes = [n + held_out * (i < split) for i, n in enumerate(sizes)]
   draw = functools.partial(_draw, seed=seed, size=size)
   source = f"synthetic {seed} {sizes} {size}"
-  with (
-    multiprocessing.get_context("spawn").Pool(workers) as pool,
-    # Both are finished, or neither.
-    DatasetWriter(
-      train,
-      name="synthetic_train",
-      classes=names[:split],
-      source=source,
-      synthetic=True,
-    ) as train_writer,
-    DatasetWriter(
-      test,
-      name="synthetic_test",
-      classes=names[split:],
-      source=source,
-      synthetic=True,
-    ) as test_writer,
-  ):
-    writers = (train_writer, test_writer)
-    written = [writer.position for writer in writers]  # Before, if interrupted.
-    drawn = pool.imap(draw, enumerate(sizes))
-    for identity, images in enumerate(_progress(drawn, sum(sizes))):
-      part = int(identity >= split)
+  if held_out:
+    source += f" {held_out}"
+  with contextlib.ExitStack() as stack:
+    pool = stack.enter_context(
+      multiprocessing.get_context("spawn").Pool(workers)
+    )
+    # All are finished, or none.
+    writers = {
+      name: stack.enter_context(
+        DatasetWriter(
+          directory,
+          name=f"synthetic_{name}",
+          classes=classes.get(name, people[:split]),
+          source=source,
+          synthetic=True,
+        )
+      )
+      for name, directory in directories.items()
+    }
+    written = {  # Before, if interrupted.
+      name: writer.position for name, writer in writers.items()
+    }
+    drawn = pool.imap(draw, enumerate(drawn_sizes))
+    for identity, images in enumerate(_progress(drawn, sum(drawn_sizes))):
+      person, first = people[identity], identity < split
       for number, image in enumerate(images, start=1):
+        part = "test"
+        if first:
+          part = "train" if number <= sizes[identity] else "held_out"
         if written[part]:
           written[part] -= 1
           continue
-        name = f"{names[identity]}/{names[identity]}_{number:04d}.jpg"
-        writers[part].add(identity - part * split, name, image, (size, size))
+        label = identity if first else identity - split
+        name = f"{person}/{person}_{number:04d}.jpg"
+        writers[part].add(label, name, image, (size, size))
     with tempfile.TemporaryDirectory() as scratch:
       path = os.path.join(scratch, records.PAIRS_FILE)
       write_pairs(path, folds, split)
-      test_writer.add_pairs(path)
+      writers["test"].add_pairs(path)
 
 
 class _Formatter(
@@ -306,7 +320,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("--output", required=True, help="directory for train/ and test/")
+  add("--output", required=True, help="directory for the data sets")
   add("--identities", type=int, default=600, help="classes to train on")
   add(
     "--images",
@@ -321,6 +335,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   )
   add("--smallest_class", type=int, default=2, help="least images of a class")
   add("--largest_class", type=int, default=100, help="most images of a class")
+  add(
+    "--held_out",
+    type=int,
+    default=0,
+    help="images more of each training identity, for held_out/",
+  )
   add("--test_identities", type=int, default=200, help="never trained on")
   add("--test_images", type=int, default=10, help="images of each of these")
   add("--pairs", type=int, default=6000, help="verification pairs in all")
@@ -340,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   flags = _parse(arguments)
   for name, least, most in (
     ("identities", 2, 50_000),
+    ("held_out", 0, 9_999),
     ("test_identities", 2 * FOLDS, 50_000),
     ("test_images", 2, 9_999),
     ("smallest_class", 1, 9_999),
@@ -363,6 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   synthesize(
     flags.output,
     train_sizes=sizes,
+    held_out=flags.held_out,
     test_identities=flags.test_identities,
     test_images=flags.test_images,
     pairs=flags.pairs,

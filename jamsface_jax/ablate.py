@@ -7,14 +7,19 @@ Every row of the configuration is run on every recipe with every seed, each as
 their last evaluations come into one table, with intervals over seeds and paired
 differences from a reference. What is finished is not run again, what was
 interrupted goes on: give the same command.
+
+With `tuning` in the configuration, each row is first run with each of its
+choices on seeds and data of its own, all rows with as many; the best goes on.
 """
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
 from jamsface_jax import comparison, recipe_flags
+from jamsface_jax.comparison import Run
 from jamsface_jax.errors import InputError, RunError, run_command
 
 recipe_flags.define_config()
@@ -34,22 +39,44 @@ def main() -> int:
     raise InputError(
       "--output is needed: give a directory for runs, table and plot."
     )
-  runs = comparison.plan(config, output)
+  comparison.check(config)
+  chosen, curves = {}, []
+  tuning = comparison.plan_tuning(config, output)
+  if tuning:
+    results, failed = run_missing(tuning, [config.tuning.metric])
+    refuse_failed(failed, tuning)
+    chosen, curves = comparison.tune(config, results)
+  runs = comparison.plan(config, output, chosen)
+  results, failed = run_missing(runs, config.metrics)
+  if results:
+    print(comparison.write(output, config, results, curves))
+  refuse_failed(failed, runs)
+  print(f"next: open {os.path.join(output, 'ablation.png')}")
+  return 0
+
+
+def run_missing(
+  runs: Sequence[Run], metrics: Sequence[str]
+) -> tuple[dict[Run, dict[str, float]], dict[Run, str]]:
+  """Runs what is missing; returns metrics of what is done, and what failed."""
   missing = [run for run in runs if not run.finished()]
   failed = comparison.run_all(missing, _JOBS.value, total=len(runs))
   done = [run for run in runs if run.finished()]
-  results = {run: run.read(config.metrics) for run in done}
-  if results:
-    text = comparison.write(output, config, results)
-    print(text)
+  return {run: run.read(metrics) for run in done}, failed
+
+
+def refuse_failed(failed: Mapping[Run, str], runs: Sequence[Run]) -> None:
+  """Says which run failed first, and why.
+
+  Raises:
+    RunError: one did.
+  """
   if failed:
     run, why = next(iter(failed.items()))
     raise RunError(
       f"{len(failed)} of {len(runs)} runs failed, the first of them"
       f" {run.workdir!r} ({why}): mend it and give the same command again."
     )
-  print(f"next: open {os.path.join(output, 'ablation.png')}")
-  return 0
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Run:
     recipe: file of it.
     row: name of the loss and its settings.
     seed: of the run.
+    choice: number of the row's choice, None if it is not tuned.
     workdir: its work directory.
     settings: flags of `jamsface_jax.main`.
   """
@@ -41,6 +42,7 @@ class Run:
   recipe: str
   row: str
   seed: int
+  choice: int | None
   workdir: str
   settings: tuple[str, ...]
 
@@ -109,11 +111,11 @@ class Run:
     return {name: last[name] for name in (*metrics, *ranked)}
 
 
-def plan(config: ConfigDict, output: str) -> list[Run]:
-  """All runs of a comparison, seeds last, so that tables fill evenly.
+def check(config: ConfigDict) -> None:
+  """Refuses a comparison that cannot be meant.
 
   Raises:
-    InputError: a setting is missing or cannot be meant.
+    InputError: a setting is missing, or rows are not tuned alike.
   """
   for name in ("recipes", "seeds", "metrics", "rows", "reference"):
     if name not in config:
@@ -123,25 +125,109 @@ def plan(config: ConfigDict, output: str) -> list[Run]:
       f"reference={config.reference!r} is not a row: use one of"
       f" {', '.join(config.rows)}."
     )
+  if "tuning" not in config:
+    return
+  for name in ("seeds", "metric", "settings", "factors", "choices"):
+    if name not in config.tuning:
+      raise InputError(
+        f"--config: tuning.{name} is missing: see configs/ablation_tail.py."
+      )
+  for row in config.rows:
+    choices = config.tuning.choices.get(row, ())
+    if len(choices) != len(config.tuning.factors):
+      raise InputError(
+        f"tuning.choices: row {row!r} has {len(choices)} choices and"
+        f" tuning.factors {len(config.tuning.factors)}: a comparison is fair"
+        " where all rows have the same budget, give each as many."
+      )
+
+
+def plan(
+  config: ConfigDict, output: str, chosen: dict[tuple[str, str], int]
+) -> list[Run]:
+  """All runs of a comparison, seeds last, so that tables fill evenly.
+
+  Args:
+    config: see `check`.
+    output: work directories go below it.
+    chosen: number of the choice by recipe and row, where rows were tuned.
+  """
   return [
-    Run(
-      recipe,
-      row,
-      seed,
-      os.path.join(
-        *(output, os.path.splitext(os.path.basename(recipe))[0]),
-        *(row, f"seed{seed}"),
-      ),
-      (
-        f"--config={recipe}:{words[0]}",
-        *(f"--config.{setting}" for setting in words[1:]),
-        f"--config.seed={seed}",
-      ),
-    )
+    _run(config, output, recipe, row, seed, chosen.get((recipe, row)), ())
     for seed in config.seeds
     for recipe in config.recipes
-    for row, words in config.rows.items()
+    for row in config.rows
   ]
+
+
+def plan_tuning(config: ConfigDict, output: str) -> list[Run]:
+  """All runs that rows are tuned by; none if they are not."""
+  if "tuning" not in config:
+    return []
+  return [
+    _run(config, output, recipe, row, seed, choice, config.tuning.settings)
+    for seed in config.tuning.seeds
+    for recipe in config.recipes
+    for choice in range(len(config.tuning.factors))
+    for row in config.rows
+  ]
+
+
+def _run(config, output, recipe, row, seed, choice, further) -> Run:
+  variant, *settings = config.rows[row]
+  place = [output, os.path.splitext(os.path.basename(recipe))[0], row]
+  if choice is not None:
+    settings += config.tuning.choices[row][choice]
+    place.append(f"choice{choice}")
+  settings += [*further, f"seed={seed}"]
+  return Run(
+    *(recipe, row, seed, choice),
+    os.path.join(*place, ("tuning" if further else "") + f"seed{seed}"),
+    (
+      f"--config={recipe}:{variant}",
+      *(f"--config.{setting}" for setting in settings),
+    ),
+  )
+
+
+def tune(
+  config: ConfigDict, results: dict[Run, dict[str, float]]
+) -> tuple[dict[tuple[str, str], int], list[dict[str, object]]]:
+  """Chooses, for each recipe and row, the best choice by its mean over seeds.
+
+  Args:
+    config: of a comparison with `tuning`, whose metric is better when larger.
+    results: of the runs of `plan_tuning`.
+
+  Returns:
+    The number of the choice by recipe and row; and for each of these JSON
+    values: `values` of the metric by choice and seed, `chosen`, and `area`: the
+    mean of the metric over the logarithm of the factors, which says how much
+    depends on the tuning.
+  """
+  metric = config.tuning.metric
+  chosen, curves = {}, []
+  for recipe in config.recipes:
+    for row in config.rows:
+      values = [
+        {
+          run.seed: found[metric]
+          for run, found in results.items()
+          if (run.recipe, run.row, run.choice) == (recipe, row, choice)
+        }
+        for choice in range(len(config.tuning.factors))
+      ]
+      if not all(values):
+        continue
+      means = [float(np.mean([*of_choice.values()])) for of_choice in values]
+      chosen[recipe, row] = int(np.argmax(means))
+      at = np.log(config.tuning.factors)
+      area = np.trapezoid(means, at) / (at[-1] - at[0]) if len(at) > 1 else None
+      curves.append(
+        {"recipe": recipe, "row": row, "values": values, "means": means}
+        | {"chosen": chosen[recipe, row], "area": area}
+      )
+  return chosen, curves
 
 
 def run_all(runs: Sequence[Run], jobs: int, *, total: int) -> dict[Run, str]:
@@ -178,10 +264,23 @@ def run_all(runs: Sequence[Run], jobs: int, *, total: int) -> dict[Run, str]:
 
 
 def write(
-  output: str, config: ConfigDict, results: dict[Run, dict[str, float]]
+  output: str,
+  config: ConfigDict,
+  results: dict[Run, dict[str, float]],
+  curves: Sequence[dict[str, object]],
 ) -> str:
-  """Writes table.md, results.json and ablation.png; returns the table."""
+  """Writes table.md, results.json and pictures; returns the table.
+
+  Args:
+    output: where to.
+    config: of the comparison.
+    results: of its runs.
+    curves: of its tuning, see `tune`; empty if there was none.
+  """
   tables, cells = [], []
+  if curves:
+    tables.append(_tuning_table(config, curves))
+    _plot_tuning(os.path.join(output, "tuning.png"), config, curves)
   for recipe in config.recipes:
     columns = [
       *config.metrics,
@@ -213,9 +312,65 @@ def write(
   with written_whole(os.path.join(output, "table.md")) as file:
     file.write(text)
   with written_whole(os.path.join(output, "results.json")) as file:
-    json.dump({"format": 1, "cells": cells}, file, indent=1)
+    json.dump(
+      {"format": 1, "cells": cells, "tuning": [*curves]}, file, indent=1
+    )
   _plot(os.path.join(output, "ablation.png"), config, cells)
   return text
+
+
+def _tuning_table(config, curves) -> str:
+  factors = config.tuning.factors
+  lines = [
+    f"| {config.tuning.metric}, seeds"
+    f" {', '.join(map(str, config.tuning.seeds))} |"
+    + "".join(f" x {factor:g} |" for factor in factors)
+    + " area | chosen |",
+    "|---" * (3 + len(factors)) + "|",
+  ]
+  for curve in curves:
+    row, k = curve["row"], curve["chosen"]
+    cells = [f"{mean:.4f}" for mean in curve["means"]]
+    cells[k] = f"**{cells[k]}**"
+    area = "" if curve["area"] is None else f"{curve['area']:.4f}"
+    words = ", ".join(config.tuning.choices[row][k])
+    lines.append(f"| {row} | {' | '.join(cells)} | {area} | {words} |")
+  return "\n".join(lines)
+
+
+def _plot_tuning(path: str, config: ConfigDict, curves) -> None:
+  """The metric against the strength of each row, a panel a recipe."""
+  matplotlib.use("Agg")
+  figure, axes = pyplot.subplots(
+    *(1, len(config.recipes)),
+    figsize=(6.5 * len(config.recipes), 4.5),
+    squeeze=False,
+    layout="constrained",
+  )
+  for axis, recipe in zip(axes[0], config.recipes, strict=True):
+    for curve in curves:
+      if curve["recipe"] == recipe:
+        number = list(config.rows).index(curve["row"])
+        line = ("-", "--", ":")[number // 10 % 3]
+        axis.plot(
+          *(config.tuning.factors, curve["means"], line),
+          color=f"C{number % 10}",
+          marker="o",
+          markersize=4,
+          label=curve["row"],
+        )
+    axis.set_xscale("log")
+    axis.set_xticks(
+      config.tuning.factors, [f"{f:g}" for f in config.tuning.factors]
+    )
+    axis.minorticks_off()
+    axis.set_xlabel("factor on what is tuned")
+    axis.set_ylabel(config.tuning.metric)
+    axis.set_title(recipe, fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+  figure.savefig(path, dpi=150)
+  pyplot.close(figure)
 
 
 def _by_seed(results, recipe, row) -> dict[int, dict[str, float]]:

@@ -93,8 +93,13 @@ def base_config() -> ConfigDict:
   config.head.margin_rule = "mean"  # Hold the means (ours), or "lambda".
   config.head.angular_lambda = 5.0  # Strength, for margin_rule "lambda".
   config.head.cosine_lambda = 5.0  # Likewise.
-  config.head.angular_max = 0.8  # Learned margins stay in [0, max].
+  config.head.rewarded = "classes"  # Whose mean "lambda" rewards; or "batch".
+  config.head.angular_min = 0.0  # Learned margins stay in [min, max].
+  config.head.angular_max = 0.8  # Likewise.
+  config.head.cosine_min = 0.0  # Likewise.
   config.head.cosine_max = 0.6  # Likewise.
+  config.head.margin_bounds = "box"  # Cut off there, or "sigmoid": slow down.
+  config.head.margin_start = 0.0  # Of schedule.unit: until then they rest.
   config.head.margin_rate = 0.02  # Margin learning rate over the main one.
   config.head.continuation = "smooth"  # Beyond pi - a; or "published".
   config.head.straight_through = False  # Slope 1 in the cosine, not the true.
@@ -168,6 +173,7 @@ def base_config() -> ConfigDict:
 
   config.evaluation = ConfigDict()
   config.evaluation.data = ""  # Data sets with a protocol, comma between.
+  config.evaluation.known = ""  # Data sets of new images of classes trained on.
   config.evaluation.every = 0  # Steps; 0: at the end only.
   config.evaluation.batch_size = 256  # Global.
   config.evaluation.flip = True  # Add the embedding of the mirrored image.
@@ -252,6 +258,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
   config.schedule.warmup = 1.0
   config.schedule.milestones = (3.0, 4.0)
   config.evaluation.data = ""
+  config.evaluation.known = ""
   config.evaluation.batch_size = 16
   config.checkpoint.keep_best = ""
   return config
@@ -331,6 +338,9 @@ def validate(config: ConfigDict) -> None:
     "head.cosine_margin",
     "head.margin_power",
     "head.margin_rate",
+    "head.margin_start",
+    "head.angular_min",
+    "head.cosine_min",
     "optimizer.momentum",
     "optimizer.weight_decay",
     "optimizer.clip_norm",
@@ -367,6 +377,8 @@ def validate(config: ConfigDict) -> None:
     "head.elasticface.space": ("angular", "cosine"),
     "optimizer.name": ("sgd", "adamw"),
     "head.margin_rule": ("mean", "lambda"),
+    "head.rewarded": ("classes", "batch"),
+    "head.margin_bounds": ("box", "sigmoid"),
     "head.continuation": ("smooth", "published"),
     "head.product_dtype": ("float32", "bfloat16"),
     "schedule.unit": ("epochs", "steps"),
@@ -379,11 +391,14 @@ def validate(config: ConfigDict) -> None:
         f" {', '.join(allowed)}."
       )
   for kind in ("angular", "cosine"):
-    first, upper = config.head[f"{kind}_margin"], config.head[f"{kind}_max"]
-    if config.head[f"learn_{kind}"] and not first <= upper:
+    first, lower, upper = (
+      config.head[f"{kind}_{which}"] for which in ("margin", "min", "max")
+    )
+    if config.head[f"learn_{kind}"] and not lower <= first <= upper > lower:
       raise InputError(
-        f"head.{kind}_margin={first} is above head.{kind}_max={upper}: learned"
-        " margins need their mean inside their bounds."
+        f"head.{kind}_margin={first} is outside of head.{kind}_min={lower} to"
+        f" head.{kind}_max={upper}: learned margins need their mean inside"
+        " their bounds, and room between these."
       )
   betas = config.optimizer.betas
   if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):

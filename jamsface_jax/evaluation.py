@@ -3,15 +3,19 @@
 import dataclasses
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jamsface_jax import closed_set
 from jamsface_jax.data.images import open_folder
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
+from jamsface_jax.head import WEIGHTS
 from jamsface_jax.inference import Embedder
 from jamsface_jax.pooling import parse_pooling
 from jamsface_jax.protocols import (
@@ -169,7 +173,13 @@ def open_folder_task(directory: str, protocol: str, image_size: int) -> Task:
 class Evaluator:
   """Evaluates states on the sets of `config.evaluation`."""
 
-  def __init__(self, config: ConfigDict, parts: Parts, mesh: Mesh):
+  def __init__(
+    self,
+    config: ConfigDict,
+    parts: Parts,
+    mesh: Mesh,
+    class_sizes: np.ndarray,
+  ):
     chosen = config.evaluation
     self._settings = Settings(
       fars=chosen.fars,
@@ -180,6 +190,22 @@ class Evaluator:
     )
     self._threads = config.data.threads
     self._tasks = open_tasks(chosen.data, config.data.image_size)
+    self._known = closed_set.open_known(
+      *(chosen.known, config.data.directory, config.data.image_size),
+      class_sizes,
+    )
+    names = [task.source.name for task in self._tasks]
+    for known in self._known:
+      if known.name in names:
+        raise InputError(
+          f"evaluation.known has a set of the name {known.name!r}, which"
+          " another has too: write it again with another --name, since metrics"
+          " are told apart by it."
+        )
+      names.append(known.name)
+    on_head = {"head": parts.head, "mesh": mesh}
+    self._nearest = jax.jit(partial(closed_set.nearest_classes, **on_head))
+    self._angles = jax.jit(partial(closed_set.centre_angles, **on_head))
     for task in self._tasks:
       if isinstance(task.test_set, TemplateSet):
         task.test_set.check(self._settings.poolings)
@@ -197,7 +223,7 @@ class Evaluator:
       name
       for task in self._tasks
       for name in task.test_set.rising_metrics(self._settings)
-    ]
+    ] + [name for known in self._known for name in known.rising_metrics()]
 
   def run(self, state: TrainState) -> list[Evaluation]:
     """Evaluates one state on every set."""
@@ -211,4 +237,34 @@ class Evaluator:
       for evaluation in task.evaluate(
         self._embedder, variables, self._settings, threads=self._threads
       )
+    ] + [
+      self._judge_known(known, variables, state.params["head"][WEIGHTS])
+      for known in self._known
     ]
+
+  def _judge_known(self, known, variables, weights) -> Evaluation:
+    def read(numbers: np.ndarray) -> np.ndarray:
+      images, _ = known.source.read(numbers)
+      return images
+
+    size, count = self._embedder.batch_size, len(known.source)
+    found = []
+    for number, block in enumerate(
+      self._embedder.embed(variables, read, count, threads=self._threads)
+    ):
+      # The last block is filled up, to keep one shape.
+      rows = np.minimum(number * size + np.arange(size), count - 1)
+      pair = self._nearest(
+        weights, block[rows - number * size], known.labels[rows]
+      )
+      found.append([np.asarray(cosine)[: len(block)] for cosine in pair])
+    true_cosine, hardest_cosine = map(np.concatenate, zip(*found, strict=True))
+    return known.judge(true_cosine, hardest_cosine)
+
+  def measure_centres(self, state: TrainState) -> dict[str, float]:
+    """How far class centres lie from the nearest other, degrees, as metrics."""
+    angles = np.asarray(self._angles(state.params["head"][WEIGHTS]))
+    return {
+      "train/centre_angle_mean": float(angles.mean()),
+      "train/centre_angle_min": float(angles.min()),
+    }

@@ -47,16 +47,26 @@ class Margin:
     rule: "mean" projects the margins, after each step, on those with mean
       `initial` (ours); "lambda" subtracts `strength` times their mean from the
       loss (the published kind).
-    upper: margins stay in [0, upper].
+    lower: margins stay in [lower, upper] if they are learned.
+    upper: likewise.
+    bounds: how they stay there: "box" cuts them off; "sigmoid" moves r of
+      lower + (upper - lower) / (1 + exp(-r)), which slows down near the bounds.
     strength: lambda of rule "lambda".
+    rewarded: whose mean rule "lambda" rewards: all "classes", each once, or
+      those of the "batch", each as often as it has images there.
+    start: steps before which they rest.
   """
 
   initial: float
   power: float
   learned: bool
   rule: str
+  lower: float
   upper: float
+  bounds: str
   strength: float
+  rewarded: str
+  start: int
 
   def first(self, class_sizes: np.ndarray | None) -> float | np.ndarray:
     """First margins: one number for all, or float32 [N]."""
@@ -202,12 +212,19 @@ def _draw_weights(key: jax.Array, head: Head) -> jax.Array:
   return lax.fori_loop(0, math.ceil(rows / size), step, w_rd)
 
 
-def margin_reward(params: HeadParams, head: Head) -> jax.Array:
-  """What rule "lambda" subtracts from the loss: lambda times the class mean.
+def margin_reward(
+  params: HeadParams, labels: jax.Array, head: Head
+) -> jax.Array:
+  """What rule "lambda" subtracts from the loss: lambda times a mean.
 
-  The mean runs over all N classes, not over the batch: at a fixed point a class
-  with n images then has 1 - p = lambda N_images / (N n s), so that the margin
-  falls with n. Ours where the abstract is silent.
+  Over all N classes: at a fixed point a class with n images has 1 - p = lambda
+  N_images / (N n s), so that the margin falls with n. Over the batch: n cancels
+  (see docs/losses.md). Ours where the abstract is silent.
+
+  Args:
+    params: as `init` returns; of it the margins.
+    labels: of the batch, int [B].
+    head: what is fixed about the head.
 
   Returns:
     float32 scalar; 0 for margins that are frozen or held by rule "mean".
@@ -216,7 +233,11 @@ def margin_reward(params: HeadParams, head: Head) -> jax.Array:
   for name in (ANGULAR, COSINE):
     margin = head.margin(name)
     if margin.learned and margin.rule == "lambda":
-      reward += margin.strength * _real_mean(params[name], head)
+      if margin.rewarded == "batch":
+        mean = params[name][labels].mean()
+      else:
+        mean = _real_mean(params[name], head)
+      reward += margin.strength * mean
   return reward
 
 
@@ -233,14 +254,15 @@ def constrain(params: HeadParams, head: Head) -> HeadParams:
     if margin.rule == "mean":
       params[name] = hold_mean(params[name], head, margin)
     else:
-      params[name] = jnp.clip(params[name], 0.0, margin.upper)
+      inside = jnp.clip(params[name], margin.lower, margin.upper)
+      params[name] = jnp.where(_is_real(head), inside, 0.0)
   return params
 
 
 def hold_mean(m_c: jax.Array, head: Head, margin: Margin) -> jax.Array:
-  """Projects margins on the box [0, upper] with mean `margin.initial`.
+  """Projects margins on the box [lower, upper] with mean `margin.initial`.
 
-  The nearest point of that set is clip(m + t, 0, upper) for one shift t (the
+  The nearest point of that set is clip(m + t, lower, upper) for one t (the
   condition of Karush, Kuhn and Tucker with one multiplier for the mean). t is
   found by Newton's method, kept inside a bisected bracket.
 
@@ -252,11 +274,11 @@ def hold_mean(m_c: jax.Array, head: Head, margin: Margin) -> jax.Array:
   Returns:
     float32 [C].
   """
-  target, upper = margin.initial, margin.upper
+  target, lower, upper = margin.initial, margin.lower, margin.upper
   real_c = _is_real(head)
 
   def shifted(t):
-    return jnp.where(real_c, jnp.clip(m_c + t, 0.0, upper), 0.0)
+    return jnp.where(real_c, jnp.clip(m_c + t, lower, upper), 0.0)
 
   def excess(t):
     return jnp.sum(shifted(t)) / head.num_classes - target
@@ -268,13 +290,13 @@ def hold_mean(m_c: jax.Array, head: Head, margin: Margin) -> jax.Array:
   def improve(carry):
     low, high, t, e, i = carry
     low, high = jnp.where(e < 0, t, low), jnp.where(e < 0, high, t)
-    free_c = real_c & (m_c + t > 0) & (m_c + t < upper)
+    free_c = real_c & (m_c + t > lower) & (m_c + t < upper)
     newton = t - e * head.num_classes / jnp.maximum(jnp.sum(free_c), 1)
     inside = (newton > low) & (newton < high)
     t = jnp.where(inside, newton, (low + high) / 2)
     return low, high, t, excess(t), i + 1
 
-  low = -jnp.max(jnp.where(real_c, m_c, -jnp.inf))
+  low = lower - jnp.max(jnp.where(real_c, m_c, -jnp.inf))
   high = upper - jnp.min(jnp.where(real_c, m_c, jnp.inf))
   zero = jnp.zeros_like(low)
   *_, t, _, _ = lax.while_loop(
@@ -284,14 +306,24 @@ def hold_mean(m_c: jax.Array, head: Head, margin: Margin) -> jax.Array:
 
 
 def margin_statistics(params: HeadParams, head: Head) -> dict[str, jax.Array]:
-  """Mean, minimum and maximum of both margins over real classes, scalars."""
+  """Statistics of both margins over real classes, float32 scalars by name.
+
+  Mean, minimum and maximum; and of those that are learned the share of classes
+  within a thousandth of the box from either bound.
+  """
   real_c = _is_real(head)
   statistics = {}
-  for name, m_c in (
-    ("margin_angular", params[ANGULAR]),
-    ("margin_cosine", params[COSINE]),
-  ):
+  for name, kept in (("margin_angular", ANGULAR), ("margin_cosine", COSINE)):
+    m_c, margin = params[kept], head.margin(kept)
     statistics[f"{name}_mean"] = _real_mean(m_c, head)
+    if margin.learned:
+      near = 1e-3 * (margin.upper - margin.lower)
+      for bound, at_c in (
+        ("lower", m_c <= margin.lower + near),
+        ("upper", m_c >= margin.upper - near),
+      ):
+        share = _real_mean(at_c.astype(jnp.float32), head)
+        statistics[f"{name}_at_{bound}"] = share
     statistics[f"{name}_min"] = jnp.min(jnp.where(real_c, m_c, jnp.inf))
     statistics[f"{name}_max"] = jnp.max(jnp.where(real_c, m_c, -jnp.inf))
   return statistics

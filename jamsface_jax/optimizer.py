@@ -21,6 +21,7 @@ from jamsface_jax.head import (
   LOG_SCALE,
   WEIGHTS,
   Head,
+  Margin,
 )
 
 
@@ -113,12 +114,8 @@ def make_optimizers(
     ANGULAR: head.angular.learned,
     COSINE: head.cosine.learned,
     LOG_SCALE: head.learn_scale,
+    BIAS: True,
   }
-
-  def group(name):
-    if name == BIAS:
-      return "bias"
-    return "learned" if learns[name] else "frozen"
 
   return Optimizers(
     backbone=optax.partition(
@@ -127,11 +124,15 @@ def make_optimizers(
     weights=main,
     small=optax.partition(
       {
-        "learned": optax.sgd(margin_rate),
-        "bias": optax.sgd(schedule, momentum=settings.momentum),
+        ANGULAR: _of_margin(head.angular, margin_rate),
+        COSINE: _of_margin(head.cosine, margin_rate),
+        LOG_SCALE: optax.sgd(margin_rate),
+        BIAS: optax.sgd(schedule, momentum=settings.momentum),
         "frozen": frozen,
       },
-      lambda params: {name: group(name) for name in params},
+      lambda params: {
+        name: name if learns[name] else "frozen" for name in params
+      },
     ),
   )
 
@@ -162,6 +163,52 @@ def _main(
     optax.add_decayed_weights(settings.weight_decay, mask=decays),
     optax.sgd(schedule, momentum=settings.momentum),
   )
+
+
+def _of_margin(
+  margin: Margin, rate: optax.Schedule
+) -> optax.GradientTransformation:
+  """The optimizer of one kind of margins; `constrain` keeps their bounds."""
+
+  def rate_from_start(step):
+    return jnp.where(step < margin.start, 0.0, rate(step))
+
+  sgd = optax.sgd(rate_from_start if margin.start else rate)
+  if margin.bounds == "box":
+    return sgd
+  return _through_sigmoid(sgd, margin.lower, margin.upper)
+
+
+def _through_sigmoid(
+  optimizer: optax.GradientTransformation, lower: float, upper: float
+) -> optax.GradientTransformation:
+  """Moves r in the place of p = lower + (upper - lower) sigmoid(r).
+
+  Parameters stay p: r is found from p for each step and forgotten after it.
+  Only an optimizer whose state does not depend on parameters may be within.
+  """
+  width = upper - lower
+
+  def free(p):
+    # A parameter on a bound would never leave it.
+    share = jnp.clip((p - lower) / width, 1e-4, 1 - 1e-4)
+    return jnp.log(share) - jnp.log1p(-share)
+
+  def bound(r):
+    return lower + width * jax.nn.sigmoid(r)
+
+  def update(slopes, state, params):
+    r = jax.tree.map(free, params)
+    slopes = jax.tree.map(
+      lambda slope, r: slope * width * jax.nn.sigmoid(r) * jax.nn.sigmoid(-r),
+      slopes,
+      r,
+    )
+    steps, state = optimizer.update(slopes, state, r)
+    moves = jax.tree.map(lambda r, step: bound(r + step) - bound(r), r, steps)
+    return moves, state
+
+  return optax.GradientTransformation(optimizer.init, update)
 
 
 def _groups_of_backbone(params: Any) -> Any:

@@ -102,6 +102,8 @@ class Result(NamedTuple):
       what the loss adds to it.
     correct: whether the true class has the largest cosine of the classes
       walked, margins apart; bool [B], split over `data`.
+    true_cosine: to the true class, float32 [B], split over `data`.
+    hardest_cosine: the largest to another of the classes walked, likewise.
     embedding_slopes: as the embeddings, sharding BATCH.
     small_slopes: of each parameter of the head but its weights, by name.
     running: what the loss remembers after this batch, float32 scalars.
@@ -111,6 +113,8 @@ class Result(NamedTuple):
 
   cross_entropy: jax.Array
   correct: jax.Array
+  true_cosine: jax.Array
+  hardest_cosine: jax.Array
   embedding_slopes: jax.Array
   small_slopes: dict[str, jax.Array]
   running: Running
@@ -160,7 +164,8 @@ def loss(
       *(_EXAMPLES, REPLICATED),
     ),
     out_specs=Result(
-      *(_EXAMPLES, _EXAMPLES, (BATCH, _EXAMPLES), small, REPLICATED),
+      *(_EXAMPLES, _EXAMPLES, _EXAMPLES, _EXAMPLES),
+      *((BATCH, _EXAMPLES), small, REPLICATED),
       *(pull_spec, REPLICATED),
     ),
   )(params, sample, examples, running)
@@ -435,6 +440,8 @@ def _local_loss(params, sample, examples, running, *, head, mesh):
   return Result(
     cross_entropy=loss_b,
     correct=scale_b * true_b > best_b,
+    true_cosine=true_b,
+    hardest_cosine=best_b / scale_b,
     embedding_slopes=(
       lax.psum_scatter(slopes_bd, "model", tiled=True),
       length_slope_b,

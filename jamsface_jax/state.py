@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jamsface_jax import head as head_lib
 from jamsface_jax import models, sharding
 from jamsface_jax.compiling import options_to_run_once
+from jamsface_jax.config import steps_of
 from jamsface_jax.losses import Running, make_loss
 from jamsface_jax.optimizer import (
   Optimizers,
@@ -64,7 +65,7 @@ class Parts:
 
 def make_parts(config: ConfigDict, num_classes: int, num_images: int) -> Parts:
   """Builds the parts of a run from its settings and the size of its data."""
-  head = make_head(config, num_classes)
+  head = make_head(config, num_classes, num_images)
   schedule = make_schedule(config, num_images)
   return Parts(
     model=make_model(config),
@@ -79,8 +80,10 @@ def make_model(config: ConfigDict) -> nn.Module:
   return models.make_model(**config.model)
 
 
-def make_head(config: ConfigDict, num_classes: int) -> head_lib.Head:
-  """Builds the head of `config.head` for so many classes."""
+def make_head(
+  config: ConfigDict, num_classes: int, num_images: int
+) -> head_lib.Head:
+  """Builds the head of `config.head` for so many classes and images."""
   settings = config.head
 
   def margin(kind: str) -> head_lib.Margin:
@@ -89,8 +92,12 @@ def make_head(config: ConfigDict, num_classes: int) -> head_lib.Head:
       power=settings.margin_power,
       learned=settings[f"learn_{kind}"],
       rule=settings.margin_rule,
+      lower=settings[f"{kind}_min"],
       upper=settings[f"{kind}_max"],
+      bounds=settings.margin_bounds,
       strength=settings[f"{kind}_lambda"],
+      rewarded=settings.rewarded,
+      start=steps_of(settings.margin_start, config, num_images),
     )
 
   return head_lib.Head(

@@ -123,9 +123,17 @@ def train_step(
       sample=sample,
       **on_head,
     )
+    # One sum over devices for all of them.
+    of_examples = {
+      "cross_entropy": loss.cross_entropy,
+      "accuracy": loss.correct.astype(jnp.float32),
+      "true_cosine": loss.true_cosine,
+      "hardest_cosine": loss.hardest_cosine,
+    }
+    means = jnp.stack([*of_examples.values()]).mean(axis=1)
     metrics = {
-      "train/cross_entropy": loss.cross_entropy.mean(),
-      "train/accuracy": loss.correct.astype(jnp.float32).mean(),
+      f"train/{name}": mean
+      for name, mean in zip(of_examples, means, strict=True)
     }
     weights = None
     if not fused_update:
@@ -150,7 +158,7 @@ def train_step(
 
   metrics = slopes.metrics
   reward, reward_slopes = jax.value_and_grad(head_lib.margin_reward)(
-    small_parameters(old["head"]), parts.head
+    small_parameters(old["head"]), batch["labels"], parts.head
   )
   metrics["train/loss"] = metrics["train/cross_entropy"] - reward
   backbone_norm = optax.tree.norm(slopes.backbone)

@@ -109,7 +109,7 @@ def train(
     fused_update=config.head.fused_update,
   )
   head_cost.check_fits(cost, parts.head, mesh, head_cost.device_memory())
-  evaluator = Evaluator(config, parts, mesh)
+  evaluator = Evaluator(config, parts, mesh, source.class_sizes)
   check_best(config, evaluator)
 
   with contextlib.ExitStack() as closing:
@@ -179,8 +179,9 @@ def train(
       with goodput.spent("evaluation"):
         evaluations = evaluator.run(state)
         margins = gather_margins(state)
-        ranks = rank_margins(margins, source, parts)
-        measured = log.add_evaluations(step, evaluations, ranks)
+        of_classes = rank_margins(margins, source, parts)
+        of_classes |= evaluator.measure_centres(state)
+        measured = log.add_evaluations(step, evaluations, of_classes)
         if main_process and step < total_steps:
           goodput.save()
           show(workdir, step, source, margins, parts, evaluations, progress)

@@ -110,7 +110,58 @@ def test_runs_what_is_missing_and_tells_of_what_failed(run, tmp_path):
 def test_what_cannot_be_compared():
   config = ConfigDict({"recipes": ("a.py",), "seeds": (0,), "metrics": ("m",)})
   with pytest.raises(InputError, match="rows is missing"):
-    comparison.plan(config, "out")
+    comparison.check(config)
   config.rows, config.reference = ConfigDict({"a": ("a",)}), "b"
   with pytest.raises(InputError, match="'b' is not a row: use one of a"):
-    comparison.plan(config, "out")
+    comparison.check(config)
+  config.reference, config.tuning = "a", ConfigDict({"seeds": (7,)})
+  with pytest.raises(InputError, match="tuning.metric is missing"):
+    comparison.check(config)
+  config.tuning = tuning(choices={"a": (("x=1",),)})
+  with pytest.raises(InputError, match="'a' has 1 choices and .* 3: a compar"):
+    comparison.check(config)
+
+
+def tuning(choices):
+  return ConfigDict(
+    {"seeds": (7, 8), "metric": "v/tar", "settings": ("evaluation.data=V",)}
+    | {"factors": (0.1, 0.2, 1.0), "choices": choices}
+  )
+
+
+def test_the_best_choice_of_a_row_goes_on():
+  config = ConfigDict({"recipes": ("r.py",), "seeds": (0,), "metrics": ("m",)})
+  config.rows = ConfigDict({"a": ("cosface", "x=1"), "b": ("arcface",)})
+  config.reference = "a"
+  config.tuning = tuning(
+    {
+      "a": (("head.scale=8",), ("head.scale=9",), ("head.scale=10",)),
+      "b": (("y=1",), ("y=2",), ("y=3",)),
+    }
+  )
+  comparison.check(config)
+  runs = comparison.plan_tuning(config, "out")
+  assert len({run.workdir for run in runs}) == len(runs) == 12
+  values = {"a": (0.5, 0.9, 0.6), "b": (0.7, 0.2, 0.1)}
+  # By their mean: one seed alone would choose otherwise.
+  shift = {("a", 0, 7): 0.3, ("a", 0, 8): -0.3, ("b", 1, 8): 0.4}
+  results = {
+    run: {
+      "v/tar": values[run.row][run.choice]
+      + shift.get((run.row, run.choice, run.seed), 0)
+    }
+    for run in runs
+  }
+  chosen, curves = comparison.tune(config, results)
+  assert chosen == {("r.py", "a"): 1, ("r.py", "b"): 0}
+  # Over log10 the factors are -1, log10(0.2) and 0.
+  first, last = np.log10(2), -np.log10(0.2)
+  assert curves[0]["area"] == pytest.approx(0.7 * first + 0.75 * last)
+  (final, _) = comparison.plan(config, "out", chosen)
+  assert final.settings == (
+    *("--config=r.py:cosface", "--config.x=1", "--config.head.scale=9"),
+    "--config.seed=0",
+  )
+  tuned = next(run for run in runs if (run.row, run.choice) == ("a", 1))
+  assert "--config.evaluation.data=V" in tuned.settings
+  assert final.workdir not in {run.workdir for run in runs}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from heads import FROZEN, SIZE, make_head, put, random_inputs
+from heads import SIZE, make_head, make_margin, put, random_inputs
 from jax.sharding import NamedSharding
 
 from jamsface_jax import head as head_lib
@@ -42,8 +42,8 @@ def test_first_margins_fall_with_the_class_as_ldam_s(mesh, learned):
   sizes = np.random.default_rng(0).integers(3, 500, 37)
   sizes[5] = 2
   head = make_head(
-    angular=head_lib.Margin(0.0, **FROZEN),
-    cosine=head_lib.Margin(0.5, 0.25, learned, "mean", 0.6, 0.0),
+    angular=make_margin(0.0, learned=False),
+    cosine=make_margin(0.5, 0.6, power=0.25, learned=learned),
   )
   got = jax.jit(
     lambda key: head_lib.init(key, head, mesh, sizes)[head_lib.COSINE]
@@ -65,8 +65,8 @@ def test_first_values_need_little_more_memory_than_they_take():
 
 def test_frozen_margins_do_not_move():
   head = make_head(
-    angular=head_lib.Margin(initial=0.3, **FROZEN),
-    cosine=head_lib.Margin(initial=0.2, **FROZEN),
+    angular=make_margin(0.3, learned=False),
+    cosine=make_margin(0.2, learned=False),
   )
   params = head_lib.init(jax.random.key(0), head, sharding.make_mesh(1))
   got = head_lib.constrain(params, head)
@@ -77,9 +77,8 @@ def test_frozen_margins_do_not_move():
 def test_hold_mean_is_the_projection(mesh, seed):
   rng = np.random.default_rng(seed)
   head = make_head(classes=101, multiple=64)
-  margin = head_lib.Margin(
-    [0.3, 0.02, 0.75, 0.0, 0.8][seed], 0.0, True, "mean", 0.8, 0
-  )
+  lower = 0.1 * (seed == 2)
+  margin = make_margin([0.3, 0.02, 0.75, 0.0, 0.8][seed], 0.8, lower=lower)
   m_c = np.zeros(head.padded_classes)
   m_c[:101] = rng.normal(0.3, 0.5, 101)
   got = jax.jit(partial(head_lib.hold_mean, head=head, margin=margin))(
@@ -94,16 +93,17 @@ def test_hold_mean_is_the_projection(mesh, seed):
   low, high = -2.0 - m_c.max(), 2.0 - m_c.min()
   for _ in range(100):
     t = (low + high) / 2
-    below = np.clip(m_c[:101] + t, 0, 0.8).mean() < margin.initial
+    below = np.clip(m_c[:101] + t, lower, 0.8).mean() < margin.initial
     low, high = (t, high) if below else (low, t)
   np.testing.assert_allclose(
-    got[:101], np.clip(m_c[:101] + high, 0, 0.8), atol=1e-4
+    got[:101], np.clip(m_c[:101] + high, lower, 0.8), atol=1e-4
   )
 
 
 def test_learned_margins_stay_in_their_box_under_rough_steps():
   for rule in ("mean", "lambda"):
-    head = make_head(angular=head_lib.Margin(0.3, 0.0, True, rule, 0.8, 1.0))
+    margin = make_margin(0.3, 0.8, rule=rule, strength=1.0, lower=0.05)
+    head = make_head(angular=margin)
     params = head_lib.init(jax.random.key(0), head, sharding.make_mesh(1))
     constrain = jax.jit(partial(head_lib.constrain, head=head))
     rng = np.random.default_rng(0)
@@ -112,28 +112,61 @@ def test_learned_margins_stay_in_their_box_under_rough_steps():
       params = constrain(
         params | {head_lib.ANGULAR: params[head_lib.ANGULAR] + step}
       )
-      real = np.asarray(params[head_lib.ANGULAR])[:37]
-      assert real.min() >= 0 and real.max() <= 0.8
+      values = np.asarray(params[head_lib.ANGULAR])
+      real = values[:37]
+      assert np.all(values[37:] == 0)
+      assert real.min() >= np.float32(0.05) and real.max() <= 0.8
       if rule == "mean":
         assert abs(real.mean() - 0.3) < 1e-5
 
 
 def test_reward_is_lambda_times_the_mean_of_real_classes(mesh):
   head = make_head(
-    angular=head_lib.Margin(0.3, 0.0, True, "lambda", 0.8, 5.0),
-    cosine=head_lib.Margin(0.2, 0.0, True, "lambda", 0.6, 2.0),
+    angular=make_margin(0.3, 0.8, rule="lambda", strength=5.0),
+    cosine=make_margin(0.2, 0.6, rule="lambda", strength=2.0),
   )
   params, embeddings, labels = random_inputs(head, 8)
   sharded, _, _ = put(mesh, params, embeddings, labels)
   value, grads = jax.jit(
     jax.value_and_grad(partial(head_lib.margin_reward, head=head))
-  )(sharded)
+  )(sharded, labels)
   a, c = params[head_lib.ANGULAR][:37], params[head_lib.COSINE][:37]
   np.testing.assert_allclose(value, 5 * a.mean() + 2 * c.mean(), rtol=1e-6)
   want = np.where(np.arange(40) < 37, 5 / 37, 0)
   np.testing.assert_allclose(grads[head_lib.ANGULAR], want, rtol=1e-6)
   held = make_head()
-  assert head_lib.margin_reward(sharded, held) == 0
+  assert head_lib.margin_reward(sharded, labels, held) == 0
+
+
+def test_reward_over_the_batch_counts_images(mesh):
+  margin = make_margin(0.3, rule="lambda", strength=5.0, rewarded="batch")
+  head = make_head(angular=margin)
+  params, embeddings, _ = random_inputs(head, 8)
+  labels = np.array([3, 3, 3, 0, 36, 36, 7, 3])
+  sharded, _, labels_b = put(mesh, params, embeddings, labels)
+  value, grads = jax.jit(
+    jax.value_and_grad(partial(head_lib.margin_reward, head=head))
+  )(sharded, labels_b)
+  want = 5 * params[head_lib.ANGULAR][labels].mean()
+  np.testing.assert_allclose(value, want, rtol=1e-6)
+  images = np.bincount(labels, minlength=head.padded_classes)
+  np.testing.assert_allclose(grads[head_lib.ANGULAR], 5 / 8 * images, rtol=1e-6)
+
+
+def test_statistics_count_classes_at_their_bounds():
+  head = make_head(
+    angular=make_margin(0.3, 0.8, lower=0.1),
+    cosine=make_margin(0.2, learned=False),
+  )
+  a = np.zeros(head.padded_classes, np.float32)
+  a[:37] = np.linspace(0.15, 0.7, 37)
+  a[4:9], a[20:22] = 0.1, 0.8
+  params = {head_lib.ANGULAR: a, head_lib.COSINE: np.full_like(a, 0.2)}
+  found = head_lib.margin_statistics(params, head)
+  assert found["margin_angular_at_lower"] == pytest.approx(5 / 37)
+  assert found["margin_angular_at_upper"] == pytest.approx(2 / 37)
+  assert found["margin_angular_mean"] == pytest.approx(a.sum() / 37)
+  assert "margin_cosine_at_lower" not in found
 
 
 def test_state_is_split_by_class_and_the_rest_replicated(mesh):

@@ -9,11 +9,15 @@ from jamsface_jax import head as head_lib
 from jamsface_jax import losses, sharding
 from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS
 
-FROZEN = {"power": 0.0, "learned": False, "rule": "mean"} | {
-  "upper": 1.0,
-  "strength": 0.0,
-}
 SIZE = 16
+
+
+def make_margin(initial, upper=1.0, *, learned=True, **changes):
+  settings = {"power": 0.0, "rule": "mean", "lower": 0.0, "bounds": "box"}
+  settings |= {"strength": 0.0, "rewarded": "classes", "start": 0}
+  return head_lib.Margin(
+    initial=initial, learned=learned, upper=upper, **settings | changes
+  )
 
 
 def make_head(classes=37, multiple=8, chunk=3, smooth=True, **changes):
@@ -22,8 +26,8 @@ def make_head(classes=37, multiple=8, chunk=3, smooth=True, **changes):
     "sub_centers": 1,
     "scale": 8.0,
     "learn_scale": False,
-    "angular": head_lib.Margin(0.3, 0.0, True, "mean", 0.8, 0.0),
-    "cosine": head_lib.Margin(0.2, 0.0, True, "mean", 0.6, 0.0),
+    "angular": make_margin(0.3, 0.8),
+    "cosine": make_margin(0.2, 0.6),
     "ignore_above": 1.0,
     "sample_rate": 1.0,
     "weigh_sample": False,

@@ -194,7 +194,7 @@ FLOORS = [
   {"profiling"},
   {"optimizer", "negatives", "results", "embedding_array"},
   {"state", "softmax"},
-  {"checkpoint", "step", "head_cost"},
+  {"checkpoint", "step", "head_cost", "closed_set"},
   {"step_cost"},
   {"inference", "fine_tune"},
   {"evaluation", "export"},

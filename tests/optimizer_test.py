@@ -71,7 +71,7 @@ def params():
 
 
 def optimizers_of(config):
-  head = state.make_head(config, 4)
+  head = state.make_head(config, 4, 40)
   return make_optimizers(config, optax.constant_schedule(0.1), head)
 
 
@@ -188,3 +188,48 @@ def test_clip_factor():
   assert clip_factor(jnp.float32(8.0), 2.0) == 0.25
   assert clip_factor(jnp.float32(1.0), 2.0) == 1
   assert clip_factor(jnp.float32(8.0), 0.0) == 1
+
+
+def test_margins_rest_until_they_start():
+  config = settings(**{"head.margin_start": 2.0, "schedule.unit": "steps"})
+  slopes = jax.tree.map(jnp.ones_like, params())
+  rate = config.head.margin_rate * 0.1
+  for steps, moving in ((2, 0), (3, 1), (5, 3)):
+    small = moved(config, slopes, (1.0,) * steps)["small"]
+    for name, first in ((head_lib.ANGULAR, 0.3), (head_lib.COSINE, 0.2)):
+      np.testing.assert_allclose(small[name], first - moving * rate, rtol=1e-6)
+
+
+def test_sigmoid_bounds_are_sgd_on_the_number_behind():
+  config = settings(
+    **{
+      "head.margin_bounds": "sigmoid",
+      "head.angular_min": 0.1,
+      "head.angular_max": 0.9,
+      "head.margin_rate": 5.0,
+    }
+  )
+  slopes = jax.tree.map(jnp.ones_like, params())
+  slope = np.array([1.0, -2.0, 30.0, -80.0])
+  slopes["head"][head_lib.ANGULAR] = jnp.asarray(slope, jnp.float32)
+  got = moved(config, slopes, (1.0, 0.5, 1.0))["small"][head_lib.ANGULAR]
+
+  # By hand in float64: r moves, the margin is 0.1 + 0.8 sigmoid(r).
+  r = np.full(4, np.log(0.25 / 0.75))
+  for factor in (1.0, 0.5, 1.0):
+    share = 1 / (1 + np.exp(-r))
+    r -= 0.5 * factor * slope * 0.8 * share * (1 - share)
+  np.testing.assert_allclose(got, 0.1 + 0.8 / (1 + np.exp(-r)), rtol=1e-5)
+  assert 0.1 < got.min() < 0.2 and 0.8 < got.max() < 0.9
+
+
+def test_sigmoid_bounds_let_a_margin_leave_them():
+  config = settings(
+    **{"head.margin_bounds": "sigmoid", "head.margin_rate": 1e4}
+  )
+  optimizers, p = optimizers_of(config), params()["head"]
+  small = small_parameters(p) | {head_lib.ANGULAR: jnp.zeros(4)}
+  slopes = jax.tree.map(lambda x: jnp.full_like(x, -1.0), small)
+  state_of = optimizers.small.init(small)
+  moves, _ = optimizers.small.update(slopes, state_of, small)
+  assert np.all(np.asarray(moves[head_lib.ANGULAR]) > 1e-4)

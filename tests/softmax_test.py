@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from heads import FROZEN, SIZE, dense, make_head, put, random_inputs
+from heads import SIZE, dense, make_head, make_margin, put, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType
@@ -413,8 +413,8 @@ def test_sampled_adamw_leaves_the_other_classes_untouched(mesh):
 def test_frozen_margins_are_the_published_losses(angular, cosine, published):
   mesh = sharding.make_mesh(4)
   head = make_head(
-    angular=head_lib.Margin(initial=angular, **FROZEN),
-    cosine=head_lib.Margin(initial=cosine, **FROZEN),
+    angular=make_margin(angular, learned=False),
+    cosine=make_margin(cosine, learned=False),
   )
   params = jax.tree.map(
     np.asarray, head_lib.init(jax.random.key(0), head, mesh)
@@ -443,8 +443,8 @@ def test_fixed_point_gives_poor_classes_the_larger_margins():
   head = make_head(
     classes=8,
     scale=16.0,
-    angular=head_lib.Margin(0.3, 0.0, True, "mean", 1.0, 0.0),
-    cosine=head_lib.Margin(initial=0.0, **FROZEN),
+    angular=make_margin(0.3),
+    cosine=make_margin(0.0, learned=False),
   )
   rng = np.random.default_rng(0)
   labels = np.repeat(np.arange(8), [22, 14, 10, 7, 5, 3, 2, 1])

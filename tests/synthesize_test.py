@@ -306,3 +306,28 @@ def test_identity_can_be_learned():
   logits = pixels @ weights - 0.5 * (means.T * weights).sum(0)
   accuracy = (logits.argmax(1) == who)[~train].mean()
   assert accuracy > 3 / identities
+
+
+def test_held_out_images_are_new_and_change_nothing_else(tmp_path):
+  arguments = {"train_sizes": [3, 2], "test_identities": 20, "test_images": 2}
+  arguments |= {"pairs": 20, "seed": 0, "size": 32, "workers": 1}
+  plain, more = tmp_path / "plain", tmp_path / "more"
+  synthesize.synthesize(str(plain), held_out=0, **arguments)
+  synthesize.synthesize(str(more), held_out=2, **arguments)
+  assert sorted(p.name for p in plain.iterdir()) == ["test", "train"]
+  for name in ("train", "test"):
+    shards = sorted((plain / name).glob("*.array_record"))
+    assert shards
+    for shard in shards:
+      assert shard.read_bytes() == (more / name / shard.name).read_bytes()
+  held_out = [*records.RecordReader(str(more / "held_out")).scan()]
+  assert [(r.label, r.name) for r in held_out] == [
+    (0, "id_00000/id_00000_0004.jpg"),
+    (0, "id_00000/id_00000_0005.jpg"),
+    (1, "id_00001/id_00001_0003.jpg"),
+    (1, "id_00001/id_00001_0004.jpg"),
+  ]
+  trained = records.RecordReader(str(more / "train")).scan()
+  assert not {r.image for r in held_out} & {r.image for r in trained}
+  names = records.read_classes(str(more / "train"))
+  assert records.read_classes(str(more / "held_out")) == names

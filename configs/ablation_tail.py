@@ -1,0 +1,72 @@
+r"""Losses compared on a long tail of synthetic faces, each tuned alike.
+
+Data:   as configs/synthetic_tail.py says.
+Run:    python -m jamsface_jax.ablate --config=configs/ablation_tail.py \
+            --output=A --jobs=2
+Budget: four strengths of each loss on two seeds and another test set; the best
+        goes on to five other seeds.
+Result: docs/losses.md.
+"""
+
+from ml_collections import ConfigDict
+
+FACTORS = (0.25, 0.6, 1.2, 2.5)  # On what is tuned: over a tenfold range.
+
+
+def get_config():
+  """Returns what is compared; every row is a run for each seed."""
+  config = ConfigDict()
+  config.recipes = ("configs/synthetic_tail.py",)
+  config.seeds = (0, 1, 2, 3, 4)
+  config.metrics = (
+    "synthetic_test/tar@1e-3",
+    "synthetic_test/eer",
+    "synthetic_test/rank1",
+    "synthetic_held_out/accuracy",
+    "synthetic_held_out/accuracy_poor_half",
+    "synthetic_held_out/accuracy_rich_half",
+  )
+  config.reference = "fixed_joint"
+  config.rows = ConfigDict(
+    {
+      "softmax": ("softmax",),
+      "cosface": ("cosface",),
+      "arcface": ("arcface",),
+      "fixed_joint": ("fixed_joint",),
+      "adaptiveface": ("adaptiveface",),
+      "curricularface": ("curricularface",),
+      "adaface": ("adaface",),
+      "jamsface": ("jamsface",),
+      "jamsface_cosine": ("jamsface", "head.learn_angular=False"),
+    }
+  )
+  config.tuning = ConfigDict()
+  config.tuning.seeds = (100, 101)
+  config.tuning.metric = "synthetic_test/tar@1e-3"
+  config.tuning.settings = ("evaluation.data=build/tail_tuning/test:all_pairs",)
+  config.tuning.factors = FACTORS
+  tuned = {  # What is tuned, and its middle.
+    "softmax": {"optimizer.learning_rate": 0.1},
+    "cosface": {"head.cosine_margin": 0.2},
+    "arcface": {"head.angular_margin": 0.3},
+    "fixed_joint": {"head.angular_margin": 0.15, "head.cosine_margin": 0.12},
+    "adaptiveface": {"head.cosine_lambda": 20.0},
+    "curricularface": {"head.angular_margin": 0.3},
+    "adaface": {"head.cosine_margin": 0.2},
+    "jamsface": {"head.angular_margin": 0.15, "head.cosine_margin": 0.12},
+    "jamsface_cosine": {"head.cosine_margin": 0.2},
+  }
+  config.tuning.choices = ConfigDict(
+    {
+      row: tuple(
+        (
+          *(f"{name}={middle * factor:g}" for name, middle in values.items()),
+          # Its angular margin is 0 and stays so.
+          *(("head.angular_margin=0",) if row == "jamsface_cosine" else ()),
+        )
+        for factor in FACTORS
+      )
+      for row, values in tuned.items()
+    }
+  )
+  return config

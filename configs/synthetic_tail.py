@@ -1,0 +1,42 @@
+r"""A long tail of synthetic faces, small enough to compare losses over seeds.
+
+Data (the second set is for tuning alone):
+    python -m data_prep.synthesize --output=build/tail --held_out=5
+    python -m data_prep.synthesize --output=build/tail_tuning --seed=1
+Run:
+    python -m jamsface_jax.main --config=configs/synthetic_tail.py --workdir=W
+All losses: configs/ablation_tail.py
+No data: --config=configs/synthetic_tail.py:tiny
+"""
+
+from jamsface_jax.config import base_config, choose_variant
+
+
+def get_config(variant: str = "full"):
+  """Returns the settings; `variant` is "full" or "tiny"."""
+  config = base_config()
+  config.data.directory = "build/tail/train"
+  config.data.image_size = 32
+  config.data.batch_size = 128
+  config.augment.shift = 1
+  config.augment.contrast = 0.2
+  config.model.name = "iresnet"
+  config.model.stages = (1, 1, 1)
+  config.model.width = 0.5
+  config.model.stem_stride = 2
+  config.model.embedding_size = 128
+  config.head.scale = 32.0
+  config.head.angular_margin = 0.15
+  config.head.cosine_margin = 0.12
+  config.optimizer.learning_rate = 0.1
+  config.optimizer.reference_batch = 128
+  config.schedule.unit = "steps"
+  config.schedule.length = 500.0
+  config.schedule.warmup = 50.0
+  config.schedule.decay = "cosine"
+  config.log_every = 100
+  config.checkpoint.every = 500
+  # Every image of the 200 people with every other: 2 million pairs.
+  config.evaluation.data = "build/tail/test:all_pairs"
+  config.evaluation.known = "build/tail/held_out"
+  return choose_variant(config, variant, {})

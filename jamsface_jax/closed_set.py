@@ -1,0 +1,257 @@
+"""New images of the people trained on: who is told apart, by class size.
+
+Verification asks for people never seen. Here the question is where a loss that
+favours classes with few images should show it: is the nearest class of a new
+image its own, and does that depend on how many images the class has?
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+
+from jamsface_jax.data.records import read_classes
+from jamsface_jax.data.sources import RecordSource
+from jamsface_jax.errors import InputError
+from jamsface_jax.head import Head
+from jamsface_jax.protocols import Evaluation
+from jamsface_jax.sharding import CLASSES, REPLICATED
+from jamsface_jax.softmax import count_chunks, product
+
+PARTS = 10  # Of the classes, by size.
+_SHOWN = 1000  # Classes whose centres are compared with all.
+
+
+class KnownSet:
+  """Images of classes trained on, not trained on themselves.
+
+  Args:
+    source: the images.
+    labels: class trained on of each image, int [N].
+    class_sizes: training images of each class, int [C].
+  """
+
+  def __init__(
+    self, source: RecordSource, labels: np.ndarray, class_sizes: np.ndarray
+  ):
+    self.source = source
+    self.labels = labels
+    self._sizes = class_sizes
+    self._part_of_class = part_by_size(class_sizes)
+
+  @property
+  def name(self) -> str:
+    """Prefix of its metrics."""
+    return self.source.name
+
+  def rising_metrics(self) -> list[str]:
+    """Names of the metrics that are better when larger."""
+    names = ["accuracy", "accuracy_poor_half", "accuracy_rich_half"]
+    return [f"{self.name}/{name}" for name in names]
+
+  def judge(
+    self, true_cosine: np.ndarray, hardest_cosine: np.ndarray
+  ) -> Evaluation:
+    """Sums up what `nearest_classes` found.
+
+    Args:
+      true_cosine: of each image to its class, float [N].
+      hardest_cosine: to the nearest other class, float [N].
+    """
+    right = true_cosine > hardest_cosine
+    part = self._part_of_class[self.labels]
+    parts = int(self._part_of_class.max()) + 1
+    poor = part < parts / 2
+    table = []
+    for number in range(parts):
+      of_part = part == number
+      sizes = self._sizes[self._part_of_class == number]
+      table.append(
+        {
+          "classes": len(sizes),
+          "smallest": int(sizes.min()),
+          "largest": int(sizes.max()),
+          "images": int(of_part.sum()),
+          "accuracy": _mean(right[of_part]),
+          "true_cosine": _mean(true_cosine[of_part]),
+          "hardest_cosine": _mean(hardest_cosine[of_part]),
+        }
+      )
+    metrics = {
+      "accuracy": _mean(right),
+      "accuracy_poor_half": _mean(right[poor]),
+      "accuracy_rich_half": _mean(right[~poor]),
+      "true_cosine": _mean(true_cosine),
+      "hardest_cosine": _mean(hardest_cosine),
+    }
+    return Evaluation(
+      name=self.name,
+      headline=f"nearest class right for {metrics['accuracy']:.2%} of"
+      f" {len(right):,} new images, {metrics['accuracy_poor_half']:.2%} in the"
+      " poorer half of the classes",
+      metrics={f"{self.name}/{name}": v for name, v in metrics.items()},
+      intervals={},
+      facts={"images": len(right), "by_class_size": table},
+    )
+
+
+def open_known(
+  data: str, training: str, image_size: int, class_sizes: np.ndarray
+) -> list[KnownSet]:
+  """Opens data sets of new images of classes trained on.
+
+  Args:
+    data: directories with a comma between; "" for none. Classes are found by
+      name.
+    training: `data.directory`, the training data.
+    image_size: height and width that the network sees.
+    class_sizes: images of each class of the training data, int [C].
+
+  Raises:
+    InputError: not a data set, or one with a class that is not trained on.
+  """
+  known = []
+  for directory in filter(None, data.split(",")):
+    if not training:
+      raise InputError(
+        f"evaluation.known={directory!r} needs the classes of data.directory,"
+        " which is '': train on a data set, or leave evaluation.known empty."
+      )
+    numbers = {
+      name: number for number, name in enumerate(class_names(training))
+    }
+    source = RecordSource(directory, image_size)
+    names = class_names(directory)
+    strangers = [name for name in names if name not in numbers]
+    if strangers:
+      raise InputError(
+        f"evaluation.known={directory!r} has the class {strangers[0]!r}, which"
+        f" {training!r} does not have ({len(strangers)} of {len(names)}): give"
+        " new images of classes that are trained on."
+      )
+    class_of = np.array([numbers[name] for name in names])
+    known.append(KnownSet(source, class_of[source.labels()], class_sizes))
+  return known
+
+
+def class_names(training: str) -> list[str]:
+  """Names of the classes of data sets with a comma between, in their order."""
+  return [
+    name
+    for directory in training.split(",")
+    for name in read_classes(directory)
+  ]
+
+
+def part_by_size(class_sizes: np.ndarray) -> np.ndarray:
+  """Cuts the classes into ten parts alike in number, the poorest first.
+
+  Returns:
+    The part of each class, int64 [C], 0 to 9; fewer parts if there are fewer
+    classes. Classes of one size are told apart by their number.
+  """
+  order = np.argsort(class_sizes, kind="stable")
+  parts = min(PARTS, len(order))
+  part = np.empty(len(order), np.int64)
+  part[order] = np.arange(len(order)) * parts // len(order)
+  return part
+
+
+def nearest_classes(
+  weights: jax.Array,
+  embeddings: jax.Array,
+  labels: jax.Array,
+  *,
+  head: Head,
+  mesh: Mesh,
+) -> tuple[jax.Array, jax.Array]:
+  """Cosines to the true class and to the nearest other one.
+
+  Classes are walked in chunks of `head.chunk_classes`, each device its shard.
+
+  Args:
+    weights: of the head, float32 [C K, D], sharding CLASSES.
+    embeddings: float [B, D], any length, replicated.
+    labels: int [B], in [0, N), replicated.
+    head: what is fixed about the head.
+    mesh: the (data, model) mesh.
+
+  Returns:
+    Two float32 [B], replicated. With sub-centers the nearest of a class counts.
+  """
+
+  def local(w_rk, x_bd, y_b):
+    x_bd = _unit(x_bd.astype(jnp.float32))
+    classes = len(w_rk) // head.sub_centers
+    first = lax.axis_index("model") * classes
+    chunks, size = count_chunks(classes, head)
+
+    def step(k, carry):
+      true_b, other_b = carry
+      start = jnp.minimum(k * size, classes - size)
+      w_nk = _unit(
+        lax.dynamic_slice_in_dim(
+          w_rk, start * head.sub_centers, size * head.sub_centers
+        )
+      )
+      cosine_nb = product(w_nk, x_bd, (1, 1), head)
+      cosine_nb = cosine_nb.reshape(size, head.sub_centers, -1).max(axis=1)
+      class_n = (first + start + jnp.arange(size))[:, None]
+      is_true_nb = class_n == y_b[None]
+      is_other_nb = ~is_true_nb & (class_n < head.num_classes)
+      return (
+        jnp.maximum(
+          true_b, jnp.where(is_true_nb, cosine_nb, -jnp.inf).max(axis=0)
+        ),
+        jnp.maximum(
+          other_b, jnp.where(is_other_nb, cosine_nb, -jnp.inf).max(axis=0)
+        ),
+      )
+
+    nothing_b = jnp.full(len(y_b), -jnp.inf)
+    nothing_b = lax.pcast(nothing_b, "model", to="varying")
+    found = lax.fori_loop(0, chunks, step, (nothing_b, nothing_b))
+    return lax.pmax(found, "model")
+
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(CLASSES, REPLICATED, REPLICATED),
+    out_specs=(REPLICATED, REPLICATED),
+  )(weights, embeddings, labels)
+
+
+def centre_angles(weights: jax.Array, *, head: Head, mesh: Mesh) -> jax.Array:
+  """Angles from class weights to the nearest of another class, degrees.
+
+  Args:
+    weights: of the head, float32 [C K, D], sharding CLASSES.
+    head: what is fixed about the head.
+    mesh: the (data, model) mesh.
+
+  Returns:
+    float32 [n K], replicated, of at most a thousand classes, evenly spread.
+  """
+  shown = min(head.num_classes, _SHOWN)
+  class_n = np.arange(shown) * head.num_classes // shown
+  row_n = class_n[:, None] * head.sub_centers + np.arange(head.sub_centers)
+  _, cosine_n = nearest_classes(
+    weights,
+    weights[row_n.ravel()],
+    jnp.asarray(np.repeat(class_n, head.sub_centers)),
+    head=head,
+    mesh=mesh,
+  )
+  return jnp.degrees(jnp.arccos(jnp.clip(cosine_n, -1.0, 1.0)))
+
+
+def _unit(v_nd: jax.Array) -> jax.Array:
+  square_n1 = jnp.sum(v_nd**2, axis=-1, keepdims=True)
+  return v_nd * lax.rsqrt(jnp.maximum(square_n1, 1e-24))
+
+
+def _mean(values: Sequence) -> float:
+  return float(np.mean(values)) if len(values) else float("nan")

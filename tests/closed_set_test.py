@@ -1,0 +1,129 @@
+"""The nearest class of new images, against NumPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from heads import SIZE, make_head, put, random_inputs
+
+from data_prep.writer import DatasetWriter
+from jamsface_jax import closed_set
+from jamsface_jax.data.sources import RecordSource
+from jamsface_jax.errors import InputError
+from jamsface_jax.head import WEIGHTS
+
+
+def cosines(weights, embeddings, head):
+  """Of every image to every class, the nearest sub-center counting."""
+  w = weights.reshape(-1, head.sub_centers, SIZE)[: head.num_classes]
+  w = w / np.linalg.norm(w, axis=2, keepdims=True)
+  x = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+  return np.einsum("bd,nkd->bnk", x, w).max(axis=2)
+
+
+@pytest.mark.parametrize("sub_centers", [1, 3])
+def test_cosines_to_the_true_and_the_nearest_other_class(mesh, sub_centers):
+  head = make_head(sub_centers=sub_centers)
+  params, embeddings, labels = random_inputs(head, 24)
+  sharded, _, _ = put(mesh, params, embeddings, labels)
+  true, other = jax.jit(
+    lambda w, x, y: closed_set.nearest_classes(w, x, y, head=head, mesh=mesh)
+  )(sharded[WEIGHTS], embeddings.astype(np.float32), labels)
+  want = cosines(params[WEIGHTS], embeddings, head)
+  rows = np.arange(24)
+  np.testing.assert_allclose(true, want[rows, labels], atol=2e-6)
+  want[rows, labels] = -np.inf
+  np.testing.assert_allclose(other, want.max(axis=1), atol=2e-6)
+
+
+@pytest.mark.parametrize("sub_centers", [1, 2])
+def test_angles_between_centres(mesh, sub_centers, monkeypatch):
+  monkeypatch.setattr(closed_set, "_SHOWN", 10)
+  head = make_head(sub_centers=sub_centers)
+  params, embeddings, labels = random_inputs(head, 8)
+  sharded, _, _ = put(mesh, params, embeddings, labels)
+  got = jax.jit(lambda w: closed_set.centre_angles(w, head=head, mesh=mesh))(
+    sharded[WEIGHTS]
+  )
+  rows = np.arange(37 * sub_centers)
+  want = cosines(params[WEIGHTS], params[WEIGHTS][rows], head)
+  want[rows, rows // sub_centers] = -np.inf
+  shown = np.isin(rows // sub_centers, [0, 3, 7, 11, 14, 18, 22, 25, 29, 33])
+  np.testing.assert_allclose(
+    got, np.degrees(np.arccos(want.max(axis=1)))[shown], atol=1e-3
+  )
+
+
+def test_parts_are_alike_in_number_and_rise_in_size():
+  sizes = np.random.default_rng(0).integers(2, 60, 53)
+  part = closed_set.part_by_size(sizes)
+  assert set(np.bincount(part)) == {5, 6} and part.max() == 9
+  for number in range(9):
+    assert sizes[part == number].max() <= sizes[part == number + 1].min()
+  assert closed_set.part_by_size(np.array([7, 3, 5])).tolist() == [2, 0, 1]
+
+
+class _Source:
+  name = "new"
+
+
+def test_accuracy_by_class_size():
+  rng = np.random.default_rng(0)
+  sizes = rng.permutation(np.repeat([2, 5, 9, 40], 10))
+  labels = rng.permutation(np.repeat(np.arange(40), 3))
+  # Poor classes are never right, those of 5 one time in three.
+  true = np.full(120, 0.5)
+  hardest = np.where(sizes[labels] == 2, 0.6, 0.4)
+  for label in np.flatnonzero(sizes == 5):
+    hardest[np.flatnonzero(labels == label)[:2]] = 0.7
+  found = closed_set.KnownSet(_Source, labels, sizes).judge(true, hardest)
+  assert found.metrics == pytest.approx(
+    {
+      "new/accuracy": (20 + 10 / 3) / 40,
+      "new/accuracy_poor_half": 1 / 6,
+      "new/accuracy_rich_half": 1.0,
+      "new/true_cosine": 0.5,
+      "new/hardest_cosine": hardest.mean(),
+    }
+  )
+  table = found.facts["by_class_size"]
+  assert [row["classes"] for row in table] == [4] * 10
+  assert sum(row["images"] for row in table) == 120
+  assert table[0]["accuracy"] == 0 and table[0]["largest"] == 2
+  assert table[9]["accuracy"] == 1 and table[9]["smallest"] == 40
+  assert table[3]["hardest_cosine"] == pytest.approx(0.6)
+
+
+def test_classes_are_found_by_name(tmp_path):
+  def write(name, sizes):
+    directory = str(tmp_path / name)
+    with DatasetWriter(
+      directory, name=name, classes=[*sizes], source=name
+    ) as writer:
+      for label, (person, size) in enumerate(sizes.items()):
+        for k in range(size):
+          writer.add(label, f"{person}/{k}.png", b"image", (8, 8))
+    return directory
+
+  training = write("train", {"ann": 3, "bob": 1, "eve": 2})
+  more = write("more", {"zoe": 2})
+  new = write("new", {"zoe": 2, "bob": 1})
+  sizes = np.array([3, 1, 2, 2])
+  (known,) = closed_set.open_known(new, f"{training},{more}", 32, sizes)
+  assert known.labels.tolist() == [3, 3, 1]
+  assert isinstance(known.source, RecordSource)
+  assert closed_set.open_known("", training, 32, sizes) == []
+  with pytest.raises(InputError, match=r"class 'zoe', which .*\(1 of 2\)"):
+    closed_set.open_known(new, training, 32, sizes)
+  with pytest.raises(InputError, match="data.directory, which is ''"):
+    closed_set.open_known(new, "", 32, sizes)
+
+
+def test_an_image_of_length_zero_is_near_to_nothing(mesh):
+  head = make_head()
+  params, embeddings, labels = random_inputs(head, 8)
+  sharded, _, _ = put(mesh, params, embeddings, labels)
+  true, other = closed_set.nearest_classes(
+    sharded[WEIGHTS], jnp.zeros((8, SIZE)), labels, head=head, mesh=mesh
+  )
+  assert np.all(true == 0) and np.all(other == 0)
