@@ -34,6 +34,11 @@ _PANELS = (
     ("train/margin_angular_mean", "train/margin_cosine_mean"),
     False,
   ),
+  (
+    "Cosine to the true class and the hardest other",
+    ("train/true_cosine", "train/hardest_cosine"),
+    True,
+  ),
   ("Learning rate", ("train/learning_rate",), False),
   ("Images per second", ("train/images_per_second",), True),
   ("Share of time waiting for data", ("train/data_wait_fraction",), True),

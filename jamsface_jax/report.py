@@ -69,6 +69,28 @@ _TRAINING = (
     Axis("", zero=True),
     False,
   ),
+  (
+    "Classes with a margin at its bound",
+    tuple(
+      f"train/margin_{kind}_at_{bound}"
+      for kind in ("angular", "cosine")
+      for bound in ("lower", "upper")
+    ),
+    Axis("", percent=True, zero=True, most=1.0),
+    False,
+  ),
+  (
+    "Cosine to the true class and to the hardest other",
+    ("train/true_cosine", "train/hardest_cosine"),
+    Axis(""),
+    True,
+  ),
+  (
+    "Angle from a class centre to the nearest other (degrees)",
+    ("train/centre_angle_mean", "train/centre_angle_min"),
+    Axis(""),
+    False,
+  ),
 )
 
 
@@ -391,6 +413,7 @@ def verification(runs: Sequence[Run]) -> str:
     figures = [_roc(name, having, runs)]
     figures += [_scores(name, run, len(runs) > 1) for run in having]
     figures.append(_cmc(name, having, runs))
+    figures.append(_by_class_size(name, having, runs))
     parts.append(f"<h3>{html.escape(name)}</h3>")
     parts.append(_grid([one for one in figures if one]))
     parts.append(_set_table(name, having))
@@ -477,6 +500,40 @@ def _cmc(name: str, having: Sequence[Run], runs: Sequence[Run]) -> str:
     Axis("rank", log=True),
     Axis("mated probes found", percent=True, most=1.0),
   )
+
+
+def _by_class_size(
+  name: str, having: Sequence[Run], runs: Sequence[Run]
+) -> str:
+  """Of new images of classes trained on, see `closed_set`."""
+  lines = []
+  for run in having:
+    table = run.sets[name]["facts"].get("by_class_size", [])
+    if table:
+      lines.append(
+        Line(
+          "accuracy" if len(runs) == 1 else f"{run.name}: accuracy",
+          np.arange(1, len(table) + 1),
+          np.array([row["accuracy"] for row in table], np.float64),
+          *[_color(run, runs)] * 2,
+        )
+      )
+  if not lines:
+    return ""
+  return chart(
+    f"Nearest class right for new images of {name}",
+    lines,
+    Axis("tenth of the classes, the poorest first"),
+    _SHARE,
+    note=f"The poorest have {_images(table[0])}, the richest"
+    f" {_images(table[-1])} to train on.",
+  )
+
+
+def _images(row: Mapping[str, Any]) -> str:
+  if row["smallest"] == row["largest"]:
+    return f"{row['largest']:,} images"
+  return f"{row['smallest']:,} to {row['largest']:,} images"
 
 
 def _set_table(name: str, having: Sequence[Run]) -> str:

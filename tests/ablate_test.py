@@ -1,6 +1,8 @@
 """Comparing losses over seeds."""
 
+import importlib
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from jamsface_jax import comparison
+from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 
+ROOT = pathlib.Path(__file__).parent.parent
 ABLATE = "jamsface_jax.ablate"
 CONFIG = """
 from ml_collections import ConfigDict
@@ -165,3 +169,31 @@ def test_the_best_choice_of_a_row_goes_on():
   tuned = next(run for run in runs if (run.row, run.choice) == ("a", 1))
   assert "--config.evaluation.data=V" in tuned.settings
   assert final.workdir not in {run.workdir for run in runs}
+
+
+@pytest.mark.parametrize(
+  "path", sorted(ROOT.glob("configs/ablation*.py")), ids=lambda p: p.stem
+)
+def test_every_run_of_a_shipped_comparison_is_a_valid_recipe(path):
+  config = importlib.import_module(f"configs.{path.stem}").get_config()
+  comparison.check(config)
+  chosen = {}
+  if "tuning" in config:
+    chosen = {
+      (recipe, row): 0 for recipe in config.recipes for row in config.rows
+    }
+  runs = comparison.plan_tuning(config, "out")
+  runs += comparison.plan(config, "out", chosen)
+  assert len({run.workdir for run in runs}) == len(runs)
+  for settings in {run.settings for run in runs}:
+    recipe, _, variant = settings[0].removeprefix("--config=").partition(":")
+    name = recipe.removesuffix(".py").replace("/", ".")
+    chosen_recipe = importlib.import_module(name).get_config(variant)
+    for setting in settings[1:]:
+      key, _, value = setting.removeprefix("--config.").partition("=")
+      *parents, field = key.split(".")
+      section = chosen_recipe
+      for parent in parents:
+        section = section[parent]
+      section[field] = type(section[field])(value)
+    config_lib.validate(chosen_recipe)

@@ -7,7 +7,9 @@ import pytest
 from heads import SIZE, make_head, put, random_inputs
 
 from data_prep.writer import DatasetWriter
-from jamsface_jax import closed_set
+from jamsface_jax import closed_set, evaluation, sharding, state, train
+from jamsface_jax import config as config_lib
+from jamsface_jax.data import augmentation
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.head import WEIGHTS
@@ -127,3 +129,62 @@ def test_an_image_of_length_zero_is_near_to_nothing(mesh):
     sharded[WEIGHTS], jnp.zeros((8, SIZE)), labels, head=head, mesh=mesh
   )
   assert np.all(true == 0) and np.all(other == 0)
+
+
+def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
+  """Against all images embedded at once, 37 in batches of 16."""
+  config = config_lib.tiny(config_lib.base_config())
+  config.data.directory = config.evaluation.known = str(dataset)
+  source = train.open_source(config)
+  mesh = sharding.make_mesh(2)
+  parts = state.make_parts(config, source.num_classes, len(source))
+  first = state.create_state(0, parts, config.data.image_size, mesh)
+  evaluator = evaluation.Evaluator(config, parts, mesh, source.class_sizes)
+  (found,) = evaluator.run(first)
+
+  images, labels = source.read(np.arange(len(source)))
+  assert len(labels) % config.evaluation.batch_size
+  variables = {"params": first.params["backbone"]}
+  variables["batch_stats"] = first.batch_stats
+  embeddings = sum(
+    np.asarray(
+      parts.model.apply(variables, augmentation.normalize(some), train=False),
+      np.float64,
+    )
+    for some in (images, images[:, :, ::-1])
+  )
+  w = np.asarray(first.params["head"][WEIGHTS], np.float64)
+  w = w[: source.num_classes]
+  w /= np.linalg.norm(w, axis=1, keepdims=True)
+  x = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+  cosine, rows = x @ w.T, np.arange(len(labels))
+  name = found.name
+  assert found.metrics[f"{name}/true_cosine"] == pytest.approx(
+    cosine[rows, labels].mean(), abs=1e-5
+  )
+  right = cosine.argmax(axis=1) == labels
+  assert found.metrics[f"{name}/accuracy"] == pytest.approx(right.mean())
+  assert 0 < right.sum() < len(labels)
+  cosine[rows, labels] = -np.inf
+  assert found.metrics[f"{name}/hardest_cosine"] == pytest.approx(
+    cosine.max(axis=1).mean(), abs=1e-5
+  )
+  assert f"{name}/accuracy_poor_half" in evaluator.rising_metrics()
+  angles = evaluator.measure_centres(first)
+  assert (
+    0 < angles["train/centre_angle_min"] < angles["train/centre_angle_mean"]
+  )
+
+
+def test_two_sets_of_one_name_are_refused(dataset):
+  config = config_lib.tiny(config_lib.base_config())
+  config.data.directory = str(dataset)
+  config.evaluation.known = f"{dataset},{dataset}"
+  source = train.open_source(config)
+  parts = state.make_parts(config, source.num_classes, len(source))
+  with pytest.raises(
+    InputError, match="evaluation.known has a set of the name"
+  ):
+    evaluation.Evaluator(
+      config, parts, sharding.make_mesh(1), source.class_sizes
+    )

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(
   path.stem
   for path in (ROOT / "configs").glob("[a-z]*.py")
-  if path.stem != "ablation"  # Says which recipes to compare.
+  if not path.stem.startswith("ablation")  # Says which recipes to compare.
 )
 GOLDEN = ROOT / "tests" / "golden"
 
