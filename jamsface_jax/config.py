@@ -93,6 +93,7 @@ def base_config() -> ConfigDict:
   config.head.margin_rule = "mean"  # Hold the means (ours), or "lambda".
   config.head.angular_lambda = 5.0  # Strength, for margin_rule "lambda".
   config.head.cosine_lambda = 5.0  # Likewise.
+  config.head.lambda_end = 1.0  # Factor on both at the end; linear from 1.
   config.head.rewarded = "classes"  # Whose mean "lambda" rewards; or "batch".
   config.head.angular_min = 0.0  # Learned margins stay in [min, max].
   config.head.angular_max = 0.8  # Likewise.
@@ -339,6 +340,7 @@ def validate(config: ConfigDict) -> None:
     "head.margin_power",
     "head.margin_rate",
     "head.margin_start",
+    "head.lambda_end",
     "head.angular_min",
     "head.cosine_min",
     "optimizer.momentum",

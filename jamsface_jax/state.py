@@ -55,12 +55,14 @@ class Parts:
     head: what is fixed about the head.
     optimizers: of backbone and head.
     schedule: learning rate by step.
+    reward: factor on both lambdas by step, see `head.margin_reward`.
   """
 
   model: nn.Module
   head: head_lib.Head
   optimizers: Optimizers
   schedule: optax.Schedule
+  reward: optax.Schedule
 
 
 def make_parts(config: ConfigDict, num_classes: int, num_images: int) -> Parts:
@@ -72,6 +74,10 @@ def make_parts(config: ConfigDict, num_classes: int, num_images: int) -> Parts:
     head=head,
     optimizers=make_optimizers(config, schedule, head),
     schedule=schedule,
+    reward=optax.linear_schedule(
+      *(1.0, config.head.lambda_end),
+      steps_of(config.schedule.length, config, num_images),
+    ),
   )
 
 

@@ -157,8 +157,13 @@ def train_step(
     )
 
   metrics = slopes.metrics
-  reward, reward_slopes = jax.value_and_grad(head_lib.margin_reward)(
-    small_parameters(old["head"]), batch["labels"], parts.head
+
+  def reward_of(small):
+    reward = head_lib.margin_reward(small, batch["labels"], parts.head)
+    return parts.reward(state.step) * reward
+
+  reward, reward_slopes = jax.value_and_grad(reward_of)(
+    small_parameters(old["head"])
   )
   metrics["train/loss"] = metrics["train/cross_entropy"] - reward
   backbone_norm = optax.tree.norm(slopes.backbone)

@@ -299,3 +299,31 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
     jax.tree.map(
       np.testing.assert_array_equal, getattr(after, part), getattr(before, part)
     )
+
+
+def test_the_strength_of_the_reward_follows_its_schedule():
+  """Of classes that no batch has, the margins are moved by it alone."""
+  config = tiny_config(
+    **{
+      "head.margin_rule": "lambda",
+      "head.angular_lambda": 5.0,
+      "head.cosine_lambda": 2.0,
+      "head.lambda_end": 3.0,
+      "schedule.decay": "constant",
+    }
+  )
+  rate = config.head.margin_rate * 0.02 * 32 / config.optimizer.reference_batch
+  now, metrics = run_steps(config, sharding.make_mesh(4), steps=3, classes=200)
+  factors = np.array([1.0, 1.4, 1.8])  # Of 5 steps, to 3.
+  absent = np.setdiff1d(np.arange(200), NoiseSource(200, 64, SIZE).labels())
+  assert len(absent) > 100
+  for name, first, strength in (
+    (head_lib.ANGULAR, 0.3, 5.0),
+    (head_lib.COSINE, 0.2, 2.0),
+  ):
+    moved = np.asarray(now.params["head"][name], np.float64)[absent] - first
+    np.testing.assert_allclose(
+      moved, rate * factors.sum() * strength / 200, rtol=2e-2
+    )
+  reward = metrics["train/cross_entropy"] - metrics["train/loss"]
+  assert reward == pytest.approx(1.8 * (5 * 0.3 + 2 * 0.2), rel=1e-3)
