@@ -197,6 +197,9 @@ def _open(name, slices, kind, shape) -> Topology:
   if kind == "v4":
     # Both cores of a chip as one device, as machines with TPUs have it.
     options["chip_config_name"] = "megacore"
+  if math.prod(shape) == 1:
+    # A machine of one chip: other machines have 2x2.
+    options["chips_per_host_bounds"] = (1, 1, 1)
   try:
     description = topologies.get_topology_desc(
       name.rpartition("*")[2], "tpu", **options

@@ -1,7 +1,9 @@
 """Two processes of four devices each: killed, refused, preempted."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,14 +66,8 @@ def collect(processes, limit):
   return [process.returncode for process in processes], errors
 
 
-@pytest.mark.parametrize("victim", [1, 0])
-def test_death_of_one_ends_the_other_and_one_process_goes_on(
-  dataset, tmp_path, victim
-):
-  workdir = tmp_path / "w"
-  flags = ("--config.checkpoint.every=5", "--config.schedule.length=400")
-  processes = start_two(workdir, *flags, data=[dataset, dataset])
-  wait_for_step(workdir, 12, processes[0])
+def kill_one_and_see_the_other_end(processes, victim):
+  """Within the bound, with a sentence that says who died."""
   processes[victim].kill()
   codes, errors = collect(processes, BOUND)
   assert codes[victim] == -signal.SIGKILL
@@ -83,6 +79,17 @@ def test_death_of_one_ends_the_other_and_one_process_goes_on(
   else:  # JAX itself aborts those that lose process 0.
     assert codes[1] in (-signal.SIGABRT, 1), errors[1]
     assert "leader" in errors[1] or "process 0" in errors[1]
+
+
+@pytest.mark.parametrize("victim", [1, 0])
+def test_death_of_one_ends_the_other_and_one_process_goes_on(
+  dataset, tmp_path, victim
+):
+  workdir = tmp_path / "w"
+  flags = ("--config.checkpoint.every=5", "--config.schedule.length=400")
+  processes = start_two(workdir, *flags, data=[dataset, dataset])
+  wait_for_step(workdir, 12, processes[0])
+  kill_one_and_see_the_other_end(processes, victim)
   # One process of two devices goes on from there.
   newest = max(
     int(n) for n in os.listdir(workdir / "checkpoints") if n.isdigit()
@@ -159,6 +166,41 @@ def test_evaluation_of_other_images_by_each_process_is_refused(
   for error in errors:
     assert "not the same for all processes" in error
   assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("victim", [1, 0])
+def test_death_in_the_middle_of_an_evaluation_ends_the_other(
+  untrained, image_folder, tmp_path, victim
+):
+  """An image that never ends to be read holds both where one is killed."""
+  folder = tmp_path / "faces"
+  shutil.copytree(image_folder / "images", folder)
+  # Process 1 reads the second half of each batch of 16.
+  endless = sorted(folder.glob("*/*.jpg"))[12]
+  endless.unlink()
+  os.mkfifo(endless)
+  command = evaluation_of(untrained, folder, tmp_path / "e")
+  processes = start([[*command, "--protocol=all_pairs"]] * 2)
+  writer = open_once_it_is_read(endless, processes)
+  try:
+    kill_one_and_see_the_other_end(processes, victim)
+  finally:
+    os.close(writer)
+  assert not (tmp_path / "e").exists()
+
+
+def open_once_it_is_read(fifo, processes):
+  """Opens a named pipe for writing when somebody has opened it to read."""
+  deadline = time.monotonic() + 120
+  while True:
+    try:
+      return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+      assert error.errno == errno.ENXIO
+    for process in processes:
+      assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < deadline
+    time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
