@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import json
 import math
+import pathlib
 
 import jax
 import pytest
@@ -15,6 +16,7 @@ from jamsface_jax import chips, compile_check, hlo, sharding, state, step_cost
 from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 
+ROOT = pathlib.Path(__file__).parent.parent
 MODULE = "jamsface_jax.compile_check"
 TINY = "--config=configs/ms1m_r100.py:tiny"
 MIB = 2**20
@@ -236,6 +238,16 @@ def test_estimate_by_hand(eight):
 )
 def test_mistakes_are_one_sentence(run, flags, parts):
   assert_one_sentence(run(MODULE, TINY, *flags), *parts)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/pods.md"])
+def test_commands_of_the_documents_need_no_data(page):
+  """Who asks whether a data set fits need not have it."""
+  text = (ROOT / page).read_text().replace("\\\n", " ")
+  commands = [x for x in text.splitlines() if f"-m {MODULE}" in x]
+  assert commands
+  for command in commands:
+    assert "--classes=" in command and "--images=" in command, command
 
 
 def test_command_says_what_fits_and_what_does_not(run, tmp_path):

@@ -6,6 +6,7 @@ that does with two local processes what the real one does with two machines.
 
 import os
 import pathlib
+import re
 import socket
 import string
 import subprocess
@@ -198,9 +199,18 @@ def jobset(tmp_path):
     "HOSTS": "4",
     "CHIPS": "4",
     "CLAIM": "runs",
+    "DATA": "",  # Noise images.
   }
   text = string.Template((LAUNCH / "jobset.yaml").read_text())
   return yaml.safe_load(text.substitute(values))
+
+
+def test_jobset_names_all_that_is_to_be_filled_in():
+  """Its head has a value for each, as envsubst takes them."""
+  text = (LAUNCH / "jobset.yaml").read_text()
+  exported = re.findall(r"^# +export (.*)", text, re.MULTILINE)
+  given = set(re.findall(r"(\w+)=", " ".join(exported)))
+  assert given == set(re.findall(r"\$\{(\w+)\}", text))
 
 
 def test_jobset_says_what_restarts_and_what_does_not(jobset):
