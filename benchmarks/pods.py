@@ -77,7 +77,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--topologies", default=",".join(TOPOLOGIES))
-  parser.add_argument("--classes", default=",".join(map(str, CLASSES)))
+  parser.add_argument("--classes", help="comma between")
   parser.add_argument("--cache", default="")
   parser.add_argument("--changes", help="of this topology: before and after")
   parser.add_argument("--scaling", help="topologies, comma between")
@@ -86,6 +86,7 @@ def main() -> None:
   parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
   args = parser.parse_args()
   changes = json.loads(args.set)
+  classes = [int(n) for n in (args.classes or "").split(",") if n]
   if args.child is not None:
     print(json.dumps(run_steps(args.child)))
   elif args.measured:
@@ -93,9 +94,10 @@ def main() -> None:
   elif args.changes:
     print_changes(args.changes, args.cache)
   elif args.scaling:
-    print_scaling(args.scaling.split(","), args.cache, changes)
+    classes = classes or CLASSES[:1]
+    print_scaling(args.scaling.split(","), classes, args.cache, changes)
   else:
-    classes = [int(n) for n in args.classes.split(",")]
+    classes = classes or CLASSES
     print_table(args.topologies.split(","), classes, args.cache, changes)
 
 
@@ -148,24 +150,25 @@ def print_changes(name: str, cache: str) -> None:
       )
 
 
-def print_scaling(topologies, cache, changes) -> None:
+def print_scaling(topologies, classes, cache, changes) -> None:
   """Images a second a chip, against the first topology."""
   print(
     "| topology | chips | classes | step ms | collectives ms | images/s"
     " | efficiency |"
   )
   print("|---" * 7 + "|")
-  first = None
-  for name in topologies:
-    cost = measure(name, CLASSES[0], cache, **changes)
-    rate = cost.images_per_second / cost.devices
-    first = first or rate
-    print(
-      f"| {name} | {cost.devices:,} | {CLASSES[0]:,} | {cost.seconds * 1e3:.2f}"
-      f" | {cost.collective_seconds * 1e3:.2f}"
-      f" | {cost.images_per_second:,.0f} | {rate / first:.1%} |",
-      flush=True,
-    )
+  for count in classes:
+    first = None
+    for name in topologies:
+      cost = measure(name, count, cache, **changes)
+      rate = cost.images_per_second / cost.devices
+      first = first or rate
+      print(
+        f"| {name} | {cost.devices:,} | {count:,} | {cost.seconds * 1e3:.2f}"
+        f" | {cost.collective_seconds * 1e3:.2f}"
+        f" | {cost.images_per_second:,.0f} | {rate / first:.1%} |",
+        flush=True,
+      )
 
 
 # Small enough for 5 GB, large enough that the rest of the process is little:
