@@ -7,7 +7,7 @@ DEMO := build/demo
 PODS := build/pods_env
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-pods demo clean
+.PHONY: help setup lint format test test-pods demo dist clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -55,5 +55,8 @@ $(DEMO)/data/test/dataset.json: | $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/python -m data_prep.synthesize --output=$(DEMO)/data
 
+dist: $(READY)  ## Build wheel and sdist into dist/.
+	$(BIN)/python -m build --no-isolation
+
 clean:  ## Delete what make made.
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist

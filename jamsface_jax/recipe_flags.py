@@ -1,6 +1,8 @@
 """The flags of commands that take a recipe: read, refused, explained."""
 
 import inspect
+import pathlib
+import re
 import sys
 import textwrap
 
@@ -31,6 +33,9 @@ def parse(
 ) -> ConfigDict:
   """Reads a command line; --help explains the command and exits.
 
+  A recipe such as configs/X.py that does not lie where the user stands is that
+  of the package, which a line on standard error says.
+
   Args:
     argv: the command line.
     module: name of the command's module, such as "jamsface_jax.main".
@@ -46,7 +51,7 @@ def parse(
     print(help_text(argv, module, flag_values))
     sys.exit(0)
   try:
-    rest = flag_values(argv)[1:]
+    rest = flag_values(_with_shipped_recipe(argv))[1:]
     config = flag_values["config"].value
   # What flags, ml_collections and a recipe's own code raise for a wrong value.
   except (
@@ -73,6 +78,29 @@ def parse(
       " --config.name=value."
     )
   return config
+
+
+def recipes_directory() -> pathlib.Path:
+  """Where the recipes lie that come with this package."""
+  package = pathlib.Path(__file__).parent
+  installed = package / "configs"  # Of a wheel; see setup.cfg.
+  return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _with_shipped_recipe(argv: list[str]) -> list[str]:
+  """The command line with a recipe of the package by its full path."""
+  words = list(argv)
+  for place, word in enumerate(words):
+    match = re.fullmatch(r"((?:--?config=)?)configs/([\w-]+\.py)(:.*)?", word)
+    if not match or pathlib.Path("configs", match[2]).exists():
+      continue
+    if not match[1] and words[place - 1] not in ("--config", "-config"):
+      continue
+    path = recipes_directory() / match[2]
+    if path.exists():
+      print(f"recipe: {path}", file=sys.stderr)
+      words[place] = f"{match[1]}{path}{match[3] or ''}"
+  return words
 
 
 def help_text(

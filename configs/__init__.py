@@ -1,0 +1,1 @@
+"""Recipes, one a file; installed as jamsface_jax.configs."""
