@@ -25,6 +25,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 lint: $(READY)  ## Check style.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 format: $(READY)  ## Mend style.
 	$(BIN)/ruff check --fix .
