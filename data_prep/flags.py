@@ -56,6 +56,16 @@ def add_check_images(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_groups(parser: argparse.ArgumentParser) -> None:
+  """Adds the flag that says which people are judged as a group."""
+  parser.add_argument(
+    "--groups",
+    metavar="FILE",
+    help="CSV with the header identity,group and a line for each identity:"
+    " evaluations then give error rates per group",
+  )
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
   """Adds the flag that says where the work is done."""
   parser.add_argument(

@@ -15,6 +15,7 @@ from data_prep.conversion import Item, Reading
 from data_prep.exclusions import read_exclusions
 from data_prep.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import decoding
+from jamsface_jax.data.groups import read_groups, write_groups
 from jamsface_jax.data.pairs import read_pairs
 from jamsface_jax.errors import InputError, run_command
 
@@ -47,6 +48,7 @@ def main() -> int:
     metavar="FILE",
     help="verification pairs over these images, in LFW's layout",
   )
+  flags.add_groups(parser)
   flags.add_engine(parser)
   arguments = flags.parse(parser)
   convert(
@@ -56,6 +58,7 @@ def main() -> int:
     identities=arguments.identities,
     min_images=arguments.min_images,
     pairs=arguments.pairs,
+    groups=arguments.groups,
     skip_bad=arguments.skip_bad,
     engine=arguments.engine,
     threads=arguments.threads,
@@ -75,6 +78,7 @@ def convert(
   skip_bad: bool,
   exclude: str | None,
   threads: int | None,
+  groups: str | None = None,
   engine: str = "local",
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
@@ -89,6 +93,7 @@ def convert(
   total = sum(map(len, classes.values()))
   if pairs:  # Before anything is written.
     read_pairs(pairs, [item.name for item in _items(classes)])
+  of_classes = read_groups(groups, list(classes)) if groups else None
   assembler = DatasetAssembler(
     directory,
     name=name,
@@ -99,6 +104,8 @@ def convert(
   )
   if pairs:
     assembler.add_pairs(pairs)
+  if of_classes:
+    write_groups(directory, of_classes)
   conversion.convert(
     assembler,
     conversion.add_file_sizes(source, _items(classes)),

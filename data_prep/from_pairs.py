@@ -42,6 +42,7 @@ from data_prep.conversion import load_images
 from data_prep.writer import SKIPPED_FILE, DatasetWriter
 from jamsface_jax.data import records
 from jamsface_jax.data.decoding import EXTENSIONS
+from jamsface_jax.data.groups import read_groups, write_groups
 from jamsface_jax.data.pairs import DEFAULT_FOLDS, read_pairs
 from jamsface_jax.errors import InputError, run_command
 
@@ -65,12 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--protocol", required=True, choices=sorted(PROTOCOLS))
   add("--input", required=True, help="folder of the images")
   add("--pairs", required=True, help="the protocol's file; CFP: its folder")
+  flags.add_groups(parser)
   arguments = flags.parse(parser, argv)
   convert(
     arguments.input,
     arguments.output,
     protocol=arguments.protocol,
     pairs=arguments.pairs,
+    groups=arguments.groups,
     name=arguments.name,
     skip_bad=arguments.skip_bad,
     threads=arguments.threads,
@@ -87,6 +90,7 @@ def convert(
   name: str,
   skip_bad: bool,
   threads: int,
+  groups: str | None = None,
 ) -> None:
   """Writes the data set; see the flags of this command.
 
@@ -101,6 +105,8 @@ def convert(
   read, person = PROTOCOLS[protocol]
   found = read(pairs, source)
   images = sorted({x for pair in found for x in (pair.first, pair.second)})
+  people = sorted({person(image) for image in images})
+  of_people = read_groups(groups, people) if groups else None
 
   def load(image: str) -> bytes:
     with open(os.path.join(source, image), "rb") as file:
@@ -115,6 +121,7 @@ def convert(
     pairs=found,
     skip_bad=skip_bad,
     threads=threads,
+    groups=of_people,
   )
 
 
@@ -128,6 +135,7 @@ def write_verification_set(
   pairs: Sequence[Pair],
   skip_bad: bool,
   threads: int,
+  groups: Mapping[str, str] | None = None,
 ) -> None:
   """Writes images and the pairs of them as a data set, and says so.
 
@@ -140,6 +148,7 @@ def write_verification_set(
     pairs: pairs of `images`.
     skip_bad: leave out unreadable images and the pairs with them.
     threads: for decoding.
+    groups: the group of each class, by its name, if there are groups.
 
   Raises:
     InputError: a broken image, or no pairs of one kind.
@@ -199,6 +208,8 @@ def write_verification_set(
     path = os.path.join(directory, records.PAIRS_FILE)
     with open(path, "w", encoding="utf-8") as file:
       file.write(lines)
+    if groups:
+      write_groups(directory, {one: groups[one] for one in classes})
   index = records.read_index(directory)
   print(
     f"{len(kept):,} pairs ({sum(pair.same for pair in kept):,} of one person)"

@@ -26,6 +26,7 @@ from jamsface_jax.cosines import (
   unit_rows,
 )
 from jamsface_jax.data import records
+from jamsface_jax.data.groups import Groups, open_groups
 from jamsface_jax.data.pairs import Pairs, read_pairs
 from jamsface_jax.data.searches import (
   SEARCH_FILE,
@@ -39,6 +40,11 @@ from jamsface_jax.data.templates import (
   Templates,
   has_templates,
   read_templates,
+)
+from jamsface_jax.demographics import (
+  GroupedPairs,
+  GroupResult,
+  judge_groups,
 )
 from jamsface_jax.errors import InputError
 from jamsface_jax.identification import (
@@ -90,6 +96,7 @@ class Evaluation:
     tally: of the scores of pairs, if pairs were compared.
     threshold: cosine from which on a pair is accepted, if one was chosen.
     searches: identifications by name.
+    groups: what came out for groups of people, if the set has them.
   """
 
   name: str
@@ -100,6 +107,7 @@ class Evaluation:
   tally: Tally | None = None
   threshold: float | None = None
   searches: dict[str, Identification] = dataclasses.field(default_factory=dict)
+  groups: Sequence[GroupResult] = ()
 
 
 class TestSet(Protocol):
@@ -139,10 +147,19 @@ class PairList:
     pairs: by number of the image.
     labels: the class of every image, int [N]; used as identities if they agree
       with the pairs.
+    groups: of the classes, to be judged one by one too.
   """
 
-  def __init__(self, name: str, pairs: Pairs, labels: np.ndarray | None):
+  def __init__(
+    self,
+    name: str,
+    pairs: Pairs,
+    labels: np.ndarray | None,
+    groups: Groups | None = None,
+  ):
     self.name = name
+    self._groups = groups
+    self._labels = labels
     # Only images that a pair names are needed, each once.
     self.ids, where = np.unique(
       np.concatenate([pairs.first, pairs.second]), return_inverse=True
@@ -184,6 +201,10 @@ class PairList:
     intervals = pair_intervals(
       (scores, pairs.same, first, second, self._identities), settings, right
     )
+    thresholds = self._thresholds(tally.curve, settings)
+    groups = self._judge_groups(
+      scores, metrics["threshold"], thresholds, settings
+    )
     name = set_name(self.name, settings)
     return [
       Evaluation(
@@ -197,11 +218,43 @@ class PairList:
           "folds": len(accuracies),
           "identities": int(self._identities.max()) + 1,
           "flip_sum": settings.flip,
-        },
+        }
+        | {f"threshold@{far}": t for far, t in thresholds.items()},
         tally=tally,
         threshold=metrics["threshold"],
+        groups=groups,
       )
     ]
+
+  def _thresholds(self, curve, settings):
+    """Those at the FARs, by the FAR's name; groups are judged at them."""
+    if self._groups is None:
+      return {}
+    fars = supported(settings.fars, curve.num_negatives)
+    found = curve.threshold_at_far(fars).tolist()
+    return dict(zip(map(rate_name, fars), found, strict=True))
+
+  def _judge_groups(self, scores, threshold, thresholds, settings):
+    """Each group at the thresholds of the whole set; [] without groups."""
+    if self._groups is None:
+      return []
+    pairs = self._pairs
+    of_image = self._groups.of_class[self._labels]
+    return judge_groups(
+      GroupedPairs(
+        scores=scores,
+        same=pairs.same,
+        first=self._identities[self._first],
+        second=self._identities[self._second],
+        first_group=of_image[pairs.first],
+        second_group=of_image[pairs.second],
+      ),
+      self._groups.names,
+      threshold,
+      thresholds,
+      replicates=settings.replicates,
+      seed=SEED,
+    )
 
 
 class AllPairs:
@@ -480,7 +533,8 @@ def open_protocols(
   found: list[TestSet] = []
   path = os.path.join(directory, records.PAIRS_FILE)
   if os.path.exists(path):
-    found.append(PairList(name, read_pairs(path, names()), labels()))
+    pairs = read_pairs(path, names())
+    found.append(PairList(name, pairs, labels(), open_groups(directory)))
   if has_templates(directory):
     found.append(TemplateSet(name, read_templates(directory, count, names)))
   if has_search(directory):

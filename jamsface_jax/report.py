@@ -34,7 +34,7 @@ from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.goodput import GOODPUT_FILE, KINDS
 from jamsface_jax.metric_log import METRICS_FILE, matching, read_metrics
-from jamsface_jax.results import RESULTS_FILE
+from jamsface_jax.results import RESULTS_FILE, group_label
 from jamsface_jax.starts import read_starts
 from jamsface_jax.tally import EDGES
 
@@ -416,8 +416,49 @@ def verification(runs: Sequence[Run]) -> str:
     figures.append(_by_class_size(name, having, runs))
     parts.append(f"<h3>{html.escape(name)}</h3>")
     parts.append(_grid([one for one in figures if one]))
+    parts += [_group_table(name, run, len(runs) > 1) for run in having]
     parts.append(_set_table(name, having))
-  return "\n".join(parts)
+  return "\n".join(filter(None, parts))
+
+
+def _group_table(name: str, run: Run, several: bool) -> str:
+  """Error rates of groups of people, where the set has groups."""
+  groups = run.sets[name].get("groups")
+  if not groups:
+    return ""
+  return table(
+    f"Groups of people in {name}"
+    + (f": {run.name}" if several else "")
+    + ", at thresholds of the whole set; in brackets 95 % intervals",
+    ["number", *(group_label(group["name"]) for group in groups)],
+    group_rows(groups),
+  )
+
+
+def group_rows(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+  """A row for each number of groups of people, its name first.
+
+  Args:
+    groups: as `results.json` has them.
+  """
+  rows = [
+    [title, *(f"{group[key]:,}" for group in groups)]
+    for title, key in (
+      ("people", "identities"),
+      ("pairs of one person", "positive_pairs"),
+      ("pairs of two people", "negative_pairs"),
+    )
+  ]
+  metrics = dict.fromkeys(m for group in groups for m in group["metrics"])
+  for metric in metrics:
+    row = [metric]
+    for group in groups:
+      value = group["metrics"].get(metric)
+      text = "not measured" if value is None else f"{value:.4f}"
+      low, high = group["intervals_95"].get(metric, (None, None))
+      row.append(text if low is None else f"{text} [{low:.4f}, {high:.4f}]")
+    rows.append(row)
+  return rows
 
 
 def _color(run: Run, runs: Sequence[Run]) -> int:
@@ -835,6 +876,7 @@ def origin(runs: Sequence[Run]) -> str:
     parts.append("<p>The exact command of the last start:</p>")
     parts.append(f"<pre>{html.escape(last['command'])}</pre>")
     rows = [[name, version] for name, version in last["versions"].items()]
+    rows.append(["commit", last.get("commit") or "not known"])
     rows.append(["system", last["system"]])
     rows.append(["devices", _devices(last)])
     parts.append(

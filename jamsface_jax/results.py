@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jamsface_jax.data.whole_file import written_whole
+from jamsface_jax.demographics import GroupResult
 from jamsface_jax.errors import InputError
 from jamsface_jax.identification import Identification
 from jamsface_jax.protocols import Evaluation
@@ -23,13 +24,34 @@ def table(evaluations: Sequence[Evaluation]) -> str:
   lines = []
   for one in evaluations:
     lines.append(f"{one.name}: {one.headline}")
-    for name, value in one.metrics.items():
-      line = f"{name:40} {value:.6f}"
-      if name in one.intervals:
-        low, high = one.intervals[name]
-        line += f"   [{low:.4f}, {high:.4f}]"
-      lines.append(line)
+    lines += _metric_lines(one.metrics, one.intervals)
+    for group in one.groups:
+      lines.append(
+        f"{one.name}, {group_label(group.name)}: {group.identities:,} people,"
+        f" {group.positive_pairs:,} pairs of one and"
+        f" {group.negative_pairs:,} of two"
+      )
+      lines += _metric_lines(group.metrics, group.intervals)
   return "\n".join(lines)
+
+
+def group_label(name: str | None) -> str:
+  """What a group of people is called where it is shown."""
+  return "people of two groups" if name is None else f"group {name}"
+
+
+def _metric_lines(
+  metrics: Mapping[str, float],
+  intervals: Mapping[str, tuple[float, float]],
+) -> list[str]:
+  lines = []
+  for name, value in metrics.items():
+    line = f"{name:40} {value:.6f}"
+    if name in intervals:
+      low, high = intervals[name]
+      line += f"   [{low:.4f}, {high:.4f}]"
+    lines.append(line)
+  return lines
 
 
 def write_results(
@@ -69,6 +91,7 @@ def as_json(one: Evaluation) -> dict[str, object]:
     "intervals_95": {k: list(v) for k, v in one.intervals.items()},
     "threshold": one.threshold,
     "cmc": {name: cmc(found).tolist() for name, found in one.searches.items()},
+    "groups": [_group(group) for group in one.groups],
   }
   if one.tally:
     line = RocLine.of(one.tally.curve)
@@ -165,6 +188,17 @@ def plot_evaluations(
 def cmc(found: Identification) -> np.ndarray:
   """Shares found up to rank 1, 2, ... 100, or as many as the gallery has."""
   return found.cmc(range(1, min(found.gallery_size, 100) + 1))
+
+
+def _group(group: GroupResult) -> dict[str, object]:
+  return {
+    "name": group.name,
+    "identities": group.identities,
+    "positive_pairs": group.positive_pairs,
+    "negative_pairs": group.negative_pairs,
+    "metrics": group.metrics,
+    "intervals_95": {k: list(v) for k, v in group.intervals.items()},
+  }
 
 
 def _pairs(pairs: Hardest) -> list[dict[str, object]]:

@@ -4,8 +4,10 @@ import datetime
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -41,12 +43,34 @@ def note_start(workdir: str, facts: Mapping[str, Any]) -> None:
       "python": platform.python_version(),
       **{name: importlib.metadata.version(name) for name in _PACKAGES},
     },
+    "commit": commit(),
     "system": platform.platform(),
     **facts,
   }
   path = os.path.join(workdir, STARTS_FILE)
   with open(path, "a", encoding="utf-8") as file:
     file.write(json.dumps(start) + "\n")
+
+
+def commit() -> str | None:
+  """The commit that this code is of, with "-dirty" if it was changed.
+
+  Returns:
+    None where that is not known: git is missing, or the code is installed and
+    not in a repository of its own.
+  """
+  package = pathlib.Path(__file__).parent
+  git = ["git", "-C", str(package)]
+  try:
+    # An installed package may lie in the repository of something else.
+    for command in (
+      [*git, "ls-files", "--error-unmatch", "starts.py"],
+      [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+    ):
+      done = subprocess.run(command, capture_output=True, text=True, check=True)
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return done.stdout.strip()
 
 
 def read_starts(workdir: str) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The page of a run: whole, self-contained, and no place to break into."""
 
 import base64
+import dataclasses
 import hashlib
 import html
 import html.parser
@@ -20,6 +21,7 @@ from conftest import assert_one_sentence, convert
 from data_prep.writer import DatasetWriter
 from jamsface_jax import class_profile, report, results, starts
 from jamsface_jax import config as config_lib
+from jamsface_jax.demographics import GroupResult
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols import Evaluation
 from jamsface_jax.tally import tally_pairs
@@ -343,6 +345,28 @@ def test_results_of_evaluate_are_there_too(workdir):
   _, tree = written(workdir)
   assert "ROC of cfp_fp (evaluate)" in captions(tree)
   assert "ROC of lfw" in captions(tree)
+
+
+def test_groups_of_people_have_a_table(workdir):
+  groups = [
+    GroupResult("x", 7, 40, 1300, {"accuracy": 0.5, "fmr@1e-1": 0.2}, {}),
+    GroupResult(None, 9, 0, 5, {"accuracy": 1.0}, {"accuracy": (0.5, 1.0)}),
+  ]
+  one = dataclasses.replace(evaluation("lfw"), groups=groups)
+  results.write_results(str(workdir), [one], {"step": 100})
+  _, tree = written(workdir)
+  assert cells(
+    tree,
+    "Groups of people in lfw, at thresholds of the whole set; in brackets 95 %"
+    " intervals",
+  ) == [
+    ["number", "group x", "people of two groups"],
+    ["people", "7", "9"],
+    ["pairs of one person", "40", "0"],
+    ["pairs of two people", "1,300", "5"],
+    ["accuracy", "0.5000", "1.0000 [0.5000, 1.0000]"],
+    ["fmr@1e-1", "0.2000", "not measured"],
+  ]
 
 
 EVIL = "</title></style></script><script>alert(1)</script>\"'&<img src=//x.y>"
