@@ -17,6 +17,7 @@ from jamsface_jax import (
   class_profile,
   fine_tune,
   head_cost,
+  model_card,
   report,
   results,
   sharding,
@@ -416,7 +417,7 @@ def show(
   evaluations: list[Evaluation],
   progress: Progress,
 ) -> None:
-  """Writes `W/report.html` and what it is made of.
+  """Writes `W/report.html`, `W/model_card.md` and what they are made of.
 
   Whatever goes wrong is said and ends nothing: the run matters more.
 
@@ -444,6 +445,8 @@ def show(
     )
     results.write_results(workdir, evaluations, {"step": step})
     report.write([workdir], os.path.join(workdir, report.REPORT_FILE))
+    if not model_card.is_edited(os.path.join(workdir, model_card.CARD_FILE)):
+      model_card.write(workdir)
   except Exception as error:
     progress.note(
       f"step {step}: {report.REPORT_FILE} was not written"

@@ -25,6 +25,8 @@ def test_tiny_recipe_runs(run, tmp_path, devices):
   assert "finished 5 steps" in done.stdout
   assert (tmp_path / "w" / "checkpoints" / "5").is_dir()
   assert (tmp_path / "w" / "summary.txt").exists()
+  card = (tmp_path / "w" / "model_card.md").read_text(encoding="utf-8")
+  assert "Trained for 5 steps." in card and TINY in card
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ FLOORS = [
   {"evaluation", "export"},
   {"import_weights"},
   {"step_log", "report"},
-  {"summary"},
+  {"summary", "model_card"},
   {"train", "comparison"},
   {
     "main",
