@@ -29,7 +29,7 @@ CONFIG_FILE = "config.json"
 # `data.directory` holds is compared by content, not by path.
 _FREE = (
   *("mesh", "checkpoint", "evaluation", "log_every", "data.threads"),
-  "profile_steps",
+  *("profile_steps", "wandb"),
 )
 _FREE_TO_MOVE = ("data.directory",)
 
@@ -182,6 +182,10 @@ def base_config() -> ConfigDict:
   config.evaluation.fars = (0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # 0 < FAR <= 1.
   # Templates (IJB): detector score and feature norm, 1 for with, 0 for without.
   config.evaluation.pooling = "D1N1"  # One of D1N1, D1N0, D0N1, D0N0.
+
+  config.wandb = ConfigDict()
+  config.wandb.project = ""  # Of Weights & Biases, to log there too; "": not.
+  config.wandb.entity = ""  # User or team there; "": that of the login.
   return config
 
 

@@ -1,5 +1,6 @@
-"""Numbers of a run to `metrics.jsonl` and TensorBoard, by one process."""
+"""Numbers of a run to `metrics.jsonl`, TensorBoard, W&B, by one process."""
 
+import contextlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from tensorboardX.summary import scalar
 from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import RunError
 from jamsface_jax.metric_log import METRICS_FILE
+from jamsface_jax.wandb_log import WandbLog
 
 TENSORBOARD = "tensorboard"
 
@@ -24,12 +26,16 @@ class MetricWriter:
   Args:
     workdir: the work directory.
     finished: steps that the run resumes from; later lines are dropped.
+    wandb_log: gets the same numbers, if there is one.
 
   Attributes:
     last: names of the metrics of step `finished` that were there.
   """
 
-  def __init__(self, workdir: str, finished: int):
+  def __init__(
+    self, workdir: str, finished: int, wandb_log: WandbLog | None = None
+  ):
+    self._wandb_log = wandb_log
     self._path = os.path.join(workdir, METRICS_FILE)
     self.last: set[str] = _drop_after(self._path, finished)
     self._file = open(self._path, "a", encoding="utf-8")
@@ -76,6 +82,10 @@ class MetricWriter:
         f"{self._path!r} cannot be written ({error.strerror}): make room and"
         " run the same command again."
       ) from error
+    if self._wandb_log:
+      self._wandb_log.write(
+        step, {k: v for k, v in finite.items() if v is not None}
+      )
 
   def sync(self) -> None:
     """Makes the lines so far survive a loss of power."""
@@ -83,10 +93,11 @@ class MetricWriter:
 
   def close(self) -> None:
     """Writes what is still in memory."""
-    try:
+    with contextlib.ExitStack() as closing:
+      closing.callback(self._events.close)
+      if self._wandb_log:
+        closing.callback(self._wandb_log.close)
       self._file.close()
-    finally:
-      self._events.close()
 
 
 def _drop_after(path: str, finished: int) -> set[str]:

@@ -57,6 +57,7 @@ from jamsface_jax.state import (
 )
 from jamsface_jax.step import make_train_step
 from jamsface_jax.step_log import StepLog
+from jamsface_jax.wandb_log import WandbLog
 
 PLOTS = "plots"
 
@@ -134,7 +135,10 @@ def train(
       *(checkpoints, metadata, beginning),
     )
     goodput.resume(stored.get("goodput", {}))
-    writer = MetricWriter(workdir, first) if main_process else None
+    writer = None
+    if main_process:
+      also = WandbLog(config, workdir) if config.wandb.project else None
+      writer = MetricWriter(workdir, first, also)
     progress = Progress(total_steps, first, quiet=not main_process)
     progress.note(
       summary.opening(config, source, parts, mesh, cost, first, total_steps)

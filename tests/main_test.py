@@ -174,7 +174,7 @@ def test_metric_writer_takes_back_later_lines(tmp_path):
 
 FLOORS = [
   {"errors", "data.restricted_pickle", "data.whole_file", "charts"},
-  {"data.local_path", "recipe_flags"},
+  {"data.local_path", "recipe_flags", "wandb_log"},
   {"data.records", "data.order", "data.decoding", "margins", "compiling"},
   {"losses"},
   {"hlo", "chips"},
