@@ -1,18 +1,30 @@
 """Lists the commands.
 
-python -m jamsface_jax
+  python -m jamsface_jax
+  source <(python -m jamsface_jax --completion=bash)
+
+The second lets a shell (bash, zsh) complete commands, flags and settings.
 """
 
 import ast
 import importlib.util
 import pathlib
+import sys
+
+from jamsface_jax.errors import InputError, run_command
 
 _NEXT = """
 Each says more with --help; --debug shows where an error came from, and
 --log_level=info lets the libraries speak. To begin, without any data:
 
   python -m jamsface_jax.main --config=configs/demo.py:tiny --workdir=build/tiny
+
+To complete them in a shell, bash or zsh:
+
+  source <(python -m jamsface_jax --completion=bash)
 """
+
+_COMPLETION = "--completion="
 
 
 def commands(package: str) -> dict[str, str]:
@@ -34,8 +46,25 @@ def commands(package: str) -> dict[str, str]:
   return found
 
 
-def main() -> None:
-  """Prints a line for each command."""
+def main() -> int:
+  """Prints a line for each command, or what completes them in a shell.
+
+  Raises:
+    InputError: a flag or shell that there is not.
+  """
+  for word in sys.argv[1:]:
+    if not word.startswith(_COMPLETION):
+      if word in ("-h", "--help"):
+        break
+      raise InputError(
+        f"command line: {word!r} is unknown: type a command of the list that"
+        " 'python -m jamsface_jax' prints."
+      )
+    from jamsface_jax import completion  # Here: the list needs none of it.
+
+    known = [*commands("jamsface_jax"), *commands("data_prep")]
+    print(completion.script(word.removeprefix(_COMPLETION), known), end="")
+    return 0
   for title, package in (
     ("Training and what comes after it", "jamsface_jax"),
     ("Data sets", "data_prep"),
@@ -44,7 +73,8 @@ def main() -> None:
     for name, does in commands(package).items():
       print(f"  python -m {name:30} {does}")
   print(_NEXT, end="")
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  run_command(main)

@@ -2,14 +2,18 @@
 
 import importlib
 import json
+import os
 import pathlib
 import re
+import select
+import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import assert_one_sentence
 
+from jamsface_jax import completion
 from jamsface_jax import config as config_lib
 from jamsface_jax.__main__ import commands
 
@@ -88,6 +92,74 @@ def test_flags_of_main_are_a_short_list(helps):
   found = re.findall(r"^  --(\w+) ", text, re.M)
   assert {"config", "workdir", "distributed", "fine_tune_from"} < set(found)
   assert "config.NAME=VALUE" in text and "absl" not in text
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_completion_knows_every_flag(helps, name):
+  """The flags read from the files are those that --help lists."""
+  flags = re.split(r"^(?:options|flags):$", helps[name], flags=re.M)[1]
+  shown = set(re.findall(r"^  (?:-h, )?(--[a-z][\w-]*)", flags, re.M))
+  shown |= set(re.findall(r"^  --\w+, (--no-\w+)", flags, re.M))
+  found = {
+    flag.removesuffix("=")
+    for flag in completion.flags_of(name)
+    if not flag.startswith("--config.")
+  }
+  assert found - {"--help", "--debug", "--log_level"} == shown - {"--help"}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_bash_completes(tmp_path):
+  """In a terminal of its own, with the key that users press."""
+  script = subprocess.run(
+    [sys.executable, "-m", "jamsface_jax", "--completion=bash"],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert script.returncode == 0, script.stderr
+  (tmp_path / "rc").write_text(
+    script.stdout + 'PS1=""\npython() { echo "GOT:$*."; }\n'
+  )
+  ours, theirs = os.openpty()
+  shell = subprocess.Popen(
+    ["bash", "--noprofile", "--rcfile", tmp_path / "rc", "-i"],
+    stdin=theirs,
+    stdout=theirs,
+    stderr=theirs,
+    env=os.environ | {"TERM": "dumb", "INPUTRC": "/dev/null"},
+    cwd=tmp_path,
+    start_new_session=True,
+  )
+  os.close(theirs)
+  said = ""
+  try:
+    for typed, wanted in (
+      ("jamsface_jax.emb\t", "jamsface_jax.embed "),
+      ("jamsface_jax.main --wor\tw", "jamsface_jax.main --workdir=w"),
+      (
+        "jamsface_jax.main --config.augment.fl\t",
+        "jamsface_jax.main --config.augment.flip=",
+      ),
+      ("data_prep.from_pairs --skip\t", "data_prep.from_pairs --skip_bad "),
+      ("json.tool --wor\t", "json.tool --wor"),
+    ):
+      os.write(ours, f"python -m {typed}\n".encode())
+      expected = f"GOT:-m {wanted.strip()}."
+      while expected not in said:
+        ready, _, _ = select.select([ours], [], [], 20)
+        assert ready, (expected, said)
+        said += os.read(ours, 4096).decode()
+  finally:
+    shell.kill()
+    shell.wait()
+    os.close(ours)
+
+
+def test_another_shell_is_refused(run):
+  done = run("jamsface_jax", "--completion=fish")
+  assert_one_sentence(done, "--completion=fish", "bash, zsh")
+  assert_one_sentence(run("jamsface_jax", "main"), "'main' is unknown")
 
 
 def rows_of(text):

@@ -204,7 +204,7 @@ FLOORS = [
   {"import_weights"},
   {"step_log", "report"},
   {"summary", "model_card"},
-  {"train", "comparison"},
+  {"train", "comparison", "completion"},
   {
     "main",
     "evaluate",
