@@ -3,7 +3,7 @@
   python -m jamsface_jax
   source <(python -m jamsface_jax --completion=bash)
 
-The second lets a shell (bash, zsh) complete commands, flags and settings.
+The second lets bash complete commands, flags and settings.
 """
 
 import ast
@@ -19,7 +19,7 @@ Each says more with --help; --debug shows where an error came from, and
 
   python -m jamsface_jax.main --config=configs/demo.py:tiny --workdir=build/tiny
 
-To complete them in a shell, bash or zsh:
+To complete them in bash:
 
   source <(python -m jamsface_jax --completion=bash)
 """

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 
-SHELLS = ("bash", "zsh")
+SHELLS = ("bash",)
 
 # Of every command; see `errors.run_command` and `argparse`.
 _OF_ALL = ("--help", "--debug", "--log_level=")
 
 _SCRIPT = """\
-{begin}_jamsface_jax() {{
+_jamsface_jax() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} flags
   COMPREPLY=()
   [[ ${{COMP_WORDS[1]}} == -m ]] || return
@@ -56,10 +56,7 @@ def script(shell: str, commands: list[str]) -> str:
     f'    {command}) flags="{" ".join(flags_of(command))}" ;;'
     for command in commands
   )
-  begin = (
-    "" if shell == "bash" else "autoload -U bashcompinit && bashcompinit\n"
-  )
-  return _SCRIPT.format(begin=begin, commands=" ".join(commands), cases=cases)
+  return _SCRIPT.format(commands=" ".join(commands), cases=cases)
 
 
 def flags_of(command: str) -> list[str]:
