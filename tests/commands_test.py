@@ -188,7 +188,7 @@ def test_config_says_value_source_and_meaning(run):
   ]
   assert rows["head.cosine_max"][2:] == [
     "default",
-    "Learned margins stay in [0, max].",
+    "Learned margins stay in [min, max].",
   ]
   assert list(rows) == list(config_lib.meanings())
 
