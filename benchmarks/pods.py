@@ -19,16 +19,20 @@ import argparse
 import ctypes
 import gc
 import json
+import pathlib
 import subprocess
 import sys
 
 import jax
 import numpy as np
 
-from configs import ms1m_r100
 from jamsface_jax import chips, sharding, state, step_cost
 from jamsface_jax.step import make_train_step
 from jamsface_jax.step_cost import StepCost
+
+# The recipes lie beside this folder and are no part of what is installed.
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from configs import ms1m_r100  # noqa: E402
 
 CLASSES = (93_431, 360_232, 2_059_906, 10_000_000, 29_000_000)
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v4:4x4x4", "v5p:8x8x16", "v6e:8x8")

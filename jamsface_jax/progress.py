@@ -40,13 +40,18 @@ class Progress:
       self._bar.update()
 
   def show(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Shows the latest training metrics, names as in `metrics.jsonl`."""
+    """Shows the latest training metrics, names as in `metrics.jsonl`.
+
+    A window whose every step was rejected has neither loss nor accuracy.
+    """
     if self._quiet:
       return
-    text = (
-      f"loss {metrics['train/loss']:.3f}"
-      f", accuracy {metrics['train/accuracy']:.1%}"
-    )
+    text = "all steps rejected"
+    if "train/loss" in metrics:
+      text = (
+        f"loss {metrics['train/loss']:.3f}"
+        f", accuracy {metrics['train/accuracy']:.1%}"
+      )
     if "train/images_per_second" in metrics:  # Not while it compiles.
       text += f", {metrics['train/images_per_second']:,.0f} images/s"
     if self._bar:

@@ -53,6 +53,8 @@ def parse(
   try:
     rest = flag_values(_with_shipped_recipe(argv))[1:]
     config = flag_values["config"].value
+  except OSError:  # A setting of a recipe that did not load.
+    rest, config = [], "unreadable"
   # What flags, ml_collections and a recipe's own code raise for a wrong value.
   except (
     flags.Error,
@@ -68,7 +70,7 @@ def parse(
       "--config is needed: give a recipe, for example --config=configs/demo.py."
     )
   if not isinstance(config, ConfigDict):  # A stand-in: it did not load.
-    name = config_flags.get_config_filename(flag_values["config"])
+    name = re.search(r" --?config[= ](\S+)", " ".join(argv))[1]
     raise InputError(
       f"--config={name!r} cannot be read: use a file such as configs/demo.py."
     )

@@ -12,6 +12,7 @@ from conftest import assert_one_sentence
 from jamsface_jax import distributed
 from jamsface_jax.errors import InputError
 from jamsface_jax.metric_writer import MetricWriter
+from jamsface_jax.progress import Progress
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAIN = "jamsface_jax.main"
@@ -79,8 +80,10 @@ def test_a_work_directory_in_an_object_store_is_refused(run, tmp_path):
   assert not (ROOT / "s3:").exists()
 
 
-def test_config_that_does_not_exist(run, tmp_path):
-  done = run(MAIN, "--config=configs/nope.py", f"--workdir={tmp_path}")
+@pytest.mark.parametrize("setting", [[], ["--config.seed=1"]])
+def test_config_that_does_not_exist(run, tmp_path, setting):
+  flags = ["--config=configs/nope.py", *setting, f"--workdir={tmp_path}"]
+  done = run(MAIN, *flags)
   assert_one_sentence(done, "configs/nope.py", "configs/demo.py")
 
 
@@ -254,3 +257,8 @@ def test_preparing_data_needs_no_jax():
     "sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_progress_when_all_steps_were_rejected(capsys):
+  Progress(9, 0, quiet=False).show(3, {"train/images_per_second": 5.0})
+  assert "step 3/9: all steps rejected, 5 images/s" in capsys.readouterr().out
