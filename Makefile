@@ -7,7 +7,7 @@ DEMO := build/demo
 PODS := build/pods_env
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-pods demo dist clean
+.PHONY: help setup lint format test test-pods demo docs dist clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -19,7 +19,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	  { echo 'error: $(PYTHON) is older than 3.11: use make PYTHON=python3.11.' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[test,ray]'
+	  --editable '.[test,ray,docs]'
 	@touch $@
 
 lint: $(READY)  ## Check style.
@@ -55,6 +55,9 @@ demo: $(READY) $(DEMO)/data/test/dataset.json  ## Train on synthetic faces, in m
 $(DEMO)/data/test/dataset.json: | $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/python -m data_prep.synthesize --output=$(DEMO)/data
+
+docs: $(READY)  ## Build the documentation as a site, build/site/index.html.
+	$(BIN)/zensical build --clean --strict
 
 dist: $(READY)  ## Build wheel and sdist into dist/.
 	$(BIN)/python -m build --no-isolation

@@ -1,0 +1,494 @@
+"""Every command and code block of the documentation, run or at least parsed.
+
+Blocks are marked `sh`, `python` or `text`, nothing else is let through, and the
+commands in a text and between backticks count too: none escapes. All are run,
+in the order of the pages and in a folder that has what these presume, but for
+those that `PARSED` and `SKIPPED` name.
+"""
+
+import ast
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import pickle
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+
+import cv2
+import numpy as np
+import pytest
+from conftest import convert
+from from_bin_test import jpegs
+from from_ijb_test import FACES, write_ijb
+from from_ijb_test import convert as convert_ijb
+from messages_test import messages
+from recordio_test import IMAGES, LABELS, insightface, save
+
+from data_prep.landmarks import TEMPLATE
+from jamsface_jax import config as config_lib
+from jamsface_jax.__main__ import commands
+from jamsface_jax.optimizer import make_schedule
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [
+  *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+  *sorted((ROOT / "docs").rglob("*.md")),
+]
+MODULES = [*commands("jamsface_jax"), *commands("data_prep")]
+SHORT = {name.partition(".")[2]: name for name in MODULES}
+# The first words of what is a command between backticks.
+PROGRAMS = {"python", "python3", "make", "pip", "tensorboard", "xpk"}
+
+# Flags are read by the command's own parser, and settings are checked, but
+# nothing is done. Each begins a command, and has the reason.
+PARSED = {
+  "python -m jamsface_jax.main": (
+    "compiles for seconds what is no other program than that of TRAINED to a"
+    " reader; main_test and losses_test run recipes and losses"
+  ),
+  "python -m jamsface_jax.ablate": "dozens of runs; ablate_test makes a few",
+  "python -m jamsface_jax.compile_check": "compiles for TPUs: make test-pods",
+  "pods_env/bin/python -m jamsface_jax.compile_check": "likewise",
+  "python -m jamsface_jax.import_weights --input=backbone.pth": (
+    "a published network; import_weights_test writes and reads such files"
+  ),
+  "python -m jamsface_jax.evaluate --workdir=runs/r50": "likewise",
+  "python -m jamsface_jax.evaluate --workdir=build/demo/run": "made by a demo",
+  "python -m jamsface_jax.embed --workdir=build/demo/run": "likewise",
+  "python -m jamsface_jax.export --workdir=build/demo/run": "likewise",
+  "python -m data_prep.from_tfds": "downloads; from_tfds_test has a small one",
+  "RAY_ADDRESS=HEAD:6379 python": "needs a cluster; ray_engine_test has one",
+  "python -m data_prep.from_pairs --protocol=cfp": "needs CFP's own files",
+  "python -m data_prep.from_pairs --protocol=agedb30": "needs AgeDB's list",
+  "python -m data_prep.from_pairs --protocol=calfw": "needs CALFW's list",
+  "python -m data_prep.from_pairs --protocol=cplfw": "needs CPLFW's list",
+  "python benchmarks/": "take minutes and tell nothing on a busy machine",
+}
+TRAINED = (
+  "python -m jamsface_jax.main --config=configs/ms1m_r50.py"
+  " --config.data.directory=data/mine --workdir=runs/mine",
+  "python -m jamsface_jax.main --config=configs/ms1m_r50.py"
+  " --workdir=runs/tuned",
+)
+# No parser of ours.
+SKIPPED = {
+  "git clone": "the repository is here",
+  "cd ": "likewise",
+  "pip install": "test_extras has what they name",
+  "pods_env/bin/pip install": "likewise",
+  "python3 -m venv": "of Python",
+  "source <(": "of bash; commands_test completes",
+  "printf": "builds an image, which needs Docker",
+  "docker": "likewise",
+  "gcloud": "needs an account",
+  "xpk": "likewise",
+  "TPU=": "launch_test runs the templates of launch/",
+  "sbatch": "likewise",
+  "HOSTS=": "likewise",
+  "tensorboard": "another project's; reads files that metric_log_test checks",
+}
+# What makes a command small, or gives it what a page leaves to the reader.
+SMALLER = {
+  "--config=configs/ms1m_r50.py ": "--config=configs/ms1m_r50.py:tiny ",
+  "--workdir=runs/tuned": "--config.data.directory=data/mine"
+  " --workdir=runs/tuned",
+  "--output=(D|data/ms1m_v3|data/lfw)$": "--output=out/NEW",
+  "--workdir=W ": "--workdir=runs/mine ",
+  "--images=INPUT": "--images=DIR",
+  "from_recordio --input=DIR": "from_recordio --input=faces_emore",
+  "align --input=DIR": "align --input=PHOTOS",
+  "--config=\\.\\.\\.": "--config=configs/ms1m_r50.py",
+  "data_prep.synthesize": "data_prep.synthesize --images=60 --identities=6"
+  " --test_identities=20 --pairs=20",
+  "(from_recordio|from_bin|from_folder) (--input=\\S+)$": "\\1 \\2"
+  " --output=out/NEW",
+  "from_pairs --protocol=(\\S+)$": "from_pairs --protocol=\\1 --input=DIR"
+  " --pairs=pairs.txt --output=out/NEW",
+  "inspect (D|TRAIN)\\b": "inspect data/lfw",
+  "--against=TEST": "--against=data/cfp_fp",
+}
+# What a block of Python presumes.
+PYTHON = {
+  "README.md": "import jamsface_jax, numpy as np\n"
+  "images = np.zeros((3, 32, 32, 3), np.uint8)\n",
+  "docs/embeddings.md": "import jamsface_jax, numpy as np\n"
+  "images = np.zeros((3, 32, 32, 3), np.uint8)\n",
+  "CONTRIBUTING.md": "import dataclasses, math, jax, jax.numpy as jnp\n"
+  "from jamsface_jax import margins\n"
+  "from jamsface_jax.losses import Example, Loss\n",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """Words of a command, without the shell's comments."""
+
+  page: str
+  line: str
+
+  def prefix(self, table):
+    found = [start for start in table if self.line.startswith(start)]
+    return max(found, key=len, default=None)
+
+
+def read(page):
+  """Returns (language, text) of each block, and the page without them."""
+  text = page.read_text(encoding="utf-8")
+  fence = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.M)
+  found = [match.groups() for match in fence.finditer(text)]
+  rest = fence.sub("", text)
+  assert "```" not in rest, f"{page}: a block that does not end"
+  return found, rest
+
+
+def spans(page):
+  """What stands between backticks, lines joined."""
+  found = re.findall(r"`([^`]+)`", read(page)[1])
+  return [" ".join(span.split()) for span in found]
+
+
+def split_commands(text):
+  """The commands of some lines of shell."""
+  line = ""
+  for part in text.replace("\\\n", "").splitlines():
+    line += part + "\n"
+    try:
+      words = shlex.split(line, comments=True)
+    except ValueError:  # A quotation goes on in the next line.
+      continue
+    line, one = "", []
+    for word in [*words, "&&"]:
+      if word != "&&":
+        one.append(word)
+      elif one:
+        yield " ".join(one)
+        one = []
+  assert not line, text
+
+
+@functools.cache
+def find_commands():
+  found = []
+  for page in PAGES:
+    name = str(page.relative_to(ROOT))
+    for language, text in read(page)[0]:
+      lines = split_commands(text) if language == "sh" else []
+      if language == "text":
+        lines = re.findall(r"\b(?:python|make|pip) .*", text)
+      found += [Command(name, line) for line in lines]
+    for span in spans(page):
+      first, *more = span.split()
+      if first in SHORT and more:
+        found.append(
+          Command(name, f"python -m {SHORT[first]} {' '.join(more)}")
+        )
+      elif first in PROGRAMS and more:
+        found.append(Command(name, span))
+  return found
+
+
+def kind(command):
+  """What is done with a command."""
+  if command.line.startswith("make "):
+    return "make"
+  if command.prefix(SKIPPED):
+    return "skipped"
+  if command.prefix(PARSED) and not command.prefix(TRAINED):
+    return "parsed"
+  return "run"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, image_folder):
+  """A folder with what the pages presume, of synthetic images."""
+  root = tmp_path_factory.mktemp("world")
+  for name in ("configs", "benchmarks"):
+    (root / name).symlink_to(ROOT / name)
+  people = sorted(os.listdir(image_folder / "images"))
+  for name in ("LFW", "DIR", "FOLDER"):
+    (root / name).symlink_to(image_folder / "images")
+  for name in ("pairs.txt", "pairsDevTest.txt"):
+    shutil.copy(image_folder / "pairs.txt", root / name)
+  for name in ("peopleDevTrain.txt", "peopleDevTest.txt"):
+    lines = [str(len(people)), *(f"{person}\t3" for person in people)]
+    (root / name).write_text("\n".join(lines) + "\n")
+  files = sorted((root / "DIR").glob("*/*.jpg"))
+  lines = [
+    f"{path.parent.name}/{path.name},{path.parent.name}" for path in files
+  ]
+  (root / "train.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+  (root / "data").mkdir()
+  for name in ("lfw", "cfp_fp"):
+    convert(image_folder, root / "data" / name, name=name)
+  (root / "ijb").mkdir()
+  made, _ = convert_ijb(write_ijb(root / "ijb"), name="ijbc")
+  made.rename(root / "data" / "ijbc")
+  np.save(root / "E.npy", np.eye(len(FACES), 32, dtype=np.float32))
+  rec = insightface(LABELS, IMAGES)
+  for name in ("faces_emore", "ms1m-retinaface-t1", "faces_webface_112x112"):
+    save(root / name, *rec)
+  for name in ("faces_vgg_112x112", "glint360k"):
+    save(root / name, *rec)
+  (root / "big.rec").write_bytes(rec[0])
+  pairs = (jpegs(8), [k % 2 == 0 for k in range(4)])
+  for name in ("lfw", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw"):
+    (root / f"{name}.bin").write_bytes(pickle.dumps(pairs, 2))
+  shutil.copy(root / "lfw.bin", root / "ms1m-retinaface-t1")
+  for role in ("probe", "gallery"):
+    shutil.copytree(root / "DIR", root / "tinyface" / "Testing_Set" / role)
+  (root / "runs").mkdir()
+  for name in ("a", "b"):
+    (root / "runs" / name).symlink_to("mine")
+  # A photograph is a face at twice the size of the template.
+  (root / "PHOTOS").mkdir()
+  cv2.imwrite(str(root / "PHOTOS" / "a.png"), np.zeros((300, 300, 3), np.uint8))
+  points = " ".join(f"{number:.3f}" for number in 2 * TEMPLATE.ravel() + 20)
+  (root / "FILE").write_text(f"a.png {points}\n")
+  return root
+
+
+@pytest.fixture(scope="module")
+def results(world):
+  """(exit code, output) of each command and of each block of Python."""
+  jobs = []
+  for command in find_commands():
+    if kind(command) in ("run", "parsed"):
+      line = command.line
+      for pattern, replacement in SMALLER.items():
+        line = re.sub(pattern, replacement, line)
+      line = line.replace("NEW", f"out{len(jobs)}")
+      words = [word for word in line.split() if "=" not in word.split("-")[0]]
+      assert words[0].endswith("python"), command
+      jobs.append((command, words[1:], kind(command) == "parsed"))
+  for page in PAGES:
+    name = str(page.relative_to(ROOT))
+    for language, text in read(page)[0]:
+      if language == "python":
+        jobs.append((Command(name, text), ["-c", PYTHON[name] + text], False))
+  done = subprocess.run(
+    [sys.executable, "-W", "ignore", ROOT / "tests" / "command_runner.py"],
+    input=json.dumps([(str(world), *job) for _, *job in jobs]),
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  commands = [command for command, *_ in jobs]
+  return dict(zip(commands, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.slow
+def test_commands_and_python(results):
+  failed = [
+    f"{command.page}: {command.line}\n{output}"
+    for command, (code, output) in results.items()
+    if code != 0
+  ]
+  assert not failed, "\n".join(failed)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("results")
+def test_readme_shows_the_last_lines_of_a_run(world):
+  """They are those of a run, but for its name, its numbers and its test set."""
+  ((_, shown),) = [b for b in read(ROOT / "README.md")[0] if b[0] == "text"]
+  shown = [line for line in shown.splitlines() if "accuracy" not in line]
+  printed = (world / "runs" / "mine" / "summary.txt").read_text()
+  printed = printed.replace("runs/mine", "build/demo/run")
+  printed = re.sub(r"finished \d+ steps", "finished 400 steps", printed)
+  assert shown == printed.splitlines()
+
+
+def test_blocks_say_what_they_are():
+  for page in PAGES:
+    for language, text in read(page)[0]:
+      assert language in ("sh", "python", "text"), f"{page}: {text}"
+
+
+def test_errors_shown_are_those_of_the_code():
+  known = [
+    "".join(".*" if part == "{}" else re.escape(part) for part in parts)
+    for parts in (re.split(r"(\{\})", one.values[0]) for one in messages())
+    if len("".join(parts)) > 60  # Others would be like anything.
+  ]
+  shown = [
+    line.removeprefix("error: ")
+    for page in PAGES
+    for language, text in read(page)[0]
+    for line in text.splitlines()
+    if language == "text" and line.startswith("error: ")
+  ]
+  assert len(shown) == 3
+  for line in shown:
+    assert any(re.fullmatch(one, line) for one in known), line
+
+
+@pytest.mark.parametrize("name", ["PARSED", "TRAINED", "SKIPPED", "SMALLER"])
+def test_tables_have_no_dead_entry(name):
+  lines = [command.line for command in find_commands()]
+  for entry in globals()[name]:
+    if name == "SMALLER":
+      assert any(re.search(entry, line) for line in lines), entry
+    else:
+      assert any(line.startswith(entry) for line in lines), entry
+
+
+def test_make_has_the_targets():
+  lines = {c.line for c in find_commands() if kind(c) == "make"}
+  assert "make demo" in lines
+  for line in lines:
+    done = subprocess.run(
+      [*line.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_extras():
+  """What `pip install` names between brackets is there."""
+  setup = ConfigParser()
+  setup.read(ROOT / "setup.cfg")
+  lines = [c.line for c in find_commands() if "pip install" in c.line]
+  named = {
+    name
+    for line in lines
+    for names in re.findall(r"(?:\.|jamsface-jax)\[(\w[\w,]*)\]", line)
+    for name in names.split(",")
+  }
+  assert {"onnx", "ray"} <= named <= set(setup["options.extras_require"])
+
+
+FILES = (".py", ".csv", ".txt", ".npy", ".md", ".pt")
+SECTIONS = "|".join(
+  name
+  for name, value in config_lib.base_config().to_dict().items()
+  if isinstance(value, dict)
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_settings_exist_and_can_be_set(page):
+  """Those between backticks; several in one are set together."""
+  known = config_lib.meanings()
+  for span in spans(page):
+    words = [word.removeprefix("--config.") for word in span.split()]
+    name = rf"(?:{SECTIONS})(?:\.[a-z_]+)+"
+    if not re.match(rf"{name}(=|$)", words[0]) or words[0].endswith(FILES):
+      continue
+    config = config_lib.base_config()
+    for key, sign, value in (word.partition("=") for word in words):
+      assert key in known or key in SECTIONS.split("|"), f"{page.name}: {span}"
+      *sections, last = key.split(".")
+      section = functools.reduce(getattr, sections, config)
+      if sign and not re.fullmatch("[A-Z]+", value):  # A word for the reader's.
+        if isinstance(section[last], (bool, tuple)):
+          section[last] = ast.literal_eval(value)
+        else:
+          section[last] = type(section[last])(value)
+    config_lib.validate(config)
+
+
+FLAGS = set().union(
+  *(
+    re.findall(
+      r'(?:add|add_argument|DEFINE_\w+)\(\s*"(?:--)?([a-z_]\w*)"',
+      path.read_text(encoding="utf-8"),
+    )
+    for folder in ("jamsface_jax", "data_prep", "benchmarks")
+    for path in (ROOT / folder).glob("*.py")
+  ),
+  ("debug", "log_level", "help", "config"),
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_flags_exist(page):
+  for span in spans(page):
+    for flag in re.findall(r"^--([a-z]\w*)", span):
+      assert flag.removeprefix("no_") in FLAGS or flag in FLAGS, span
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_paths_exist(page):
+  """Of links, and between backticks those that begin with a folder of ours."""
+  folders = "configs|data_prep|docs|jamsface_jax|tests|benchmarks|launch"
+  for span in spans(page):
+    if re.fullmatch(rf"({folders})/[\w/.-]*", span):
+      assert (ROOT / span).exists(), span
+  for target in re.findall(r"\]\(([^)#]+)[^)]*\)", read(page)[1]):
+    if not target.startswith(("https://", "http://")):
+      assert (page.parent / target).exists(), target
+
+
+def insightface_rows():
+  """The lines of the last table: the configurations of arcface_torch."""
+  text = (ROOT / "docs" / "insightface.md").read_text(encoding="utf-8")
+  lines = text.partition("## Configurations")[2].splitlines()
+  for line in lines:
+    cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+    if len(cells) == 10 and cells[8].startswith("configs/"):
+      yield cells
+
+
+@pytest.mark.parametrize("cells", list(insightface_rows()), ids=lambda c: c[0])
+def test_recipes_are_those_of_insightface(cells):
+  """What to set gives what the same line says of arcface_torch."""
+  _, margins, network, rate, batch, peak, decay, epochs, recipe, more = cells
+  path, _, variant = recipe.partition(":")
+  config = runpy.run_path(str(ROOT / path))["get_config"](variant)
+  for word in more.split():
+    key, _, value = word.partition("=")
+    *sections, last = key.split(".")
+    section = functools.reduce(getattr, sections, config)
+    section[last] = type(section[last])(value)
+  config_lib.validate(config)
+  length, _, warmup = epochs.partition(", ")
+  assert [
+    config.head.angular_margin,
+    config.head.cosine_margin,
+    config.head.sample_rate,
+    config.data.batch_size,
+    config.schedule.length,
+    config.schedule.warmup,
+    config.optimizer.weight_decay,
+  ] == [
+    *map(float, margins.split(", ")),
+    float(rate),
+    float(batch.replace(",", "")),
+    float(length),
+    float(warmup or 0),
+    float(decay),
+  ]
+  assert config.model.name == re.sub(r"^r(?=\d)", "iresnet", network)
+  # The first rate after warm-up, as the schedule of this program has it.
+  images = 100 * config.data.batch_size
+  schedule = make_schedule(config, images)
+  at = math.ceil(config.schedule.warmup * 100)
+  np.testing.assert_allclose(schedule(at), float(peak), rtol=1e-6)
+  assert not config.head.learn_angular and not config.head.learn_cosine
+  assert config.optimizer.name == ("adamw" if "vit" in network else "sgd")
+
+
+def test_site_builds(tmp_path):
+  """Strictly: every link between pages, anchors too, leads somewhere."""
+  shutil.copytree(ROOT / "docs", tmp_path / "docs")
+  for name in ("jamsface_jax", "README.md"):
+    (tmp_path / name).symlink_to(ROOT / name)
+  shutil.copy(ROOT / "zensical.toml", tmp_path)
+  build = [sys.executable, "-m", "zensical", "build", "--strict"]
+  done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout + done.stderr
+  site = tmp_path / "build" / "site"
+  pages = {path.stem for path in PAGES if path.parent.name == "docs"}
+  assert pages <= {path.stem for path in site.glob("*.html")}
+  for page in site.glob("*.html"):
+    text = page.read_text(encoding="utf-8")
+    fetched = re.findall(r'<(?:script|img|link)[^>]*(?:src|href)="(.*?)"', text)
+    assert fetched and not [at for at in fetched if "//" in at], page
