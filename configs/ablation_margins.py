@@ -28,6 +28,15 @@ def get_config():
   config.rows = ConfigDict(
     {
       "fixed": ("fixed_joint", *first),
+      # Is it learning that helps, or a larger margin?
+      "fixed, half": (
+        *("fixed_joint", "head.angular_margin=0.075"),
+        "head.cosine_margin=0.06",
+      ),
+      "fixed, double": (
+        *("fixed_joint", "head.angular_margin=0.3"),
+        "head.cosine_margin=0.24",
+      ),
       "held": held,
       "held, slow": (*held, "head.margin_rate=0.004"),
       "held, fast": (*held, "head.margin_rate=0.1"),
