@@ -240,7 +240,7 @@ def test_mistakes_are_one_sentence(run, flags, parts):
   assert_one_sentence(run(MODULE, TINY, *flags), *parts)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/pods.md"])
+@pytest.mark.parametrize("page", ["docs/runs.md", "docs/pods.md"])
 def test_commands_of_the_documents_need_no_data(page):
   """Who asks whether a data set fits need not have it."""
   text = (ROOT / page).read_text().replace("\\\n", " ")

@@ -62,12 +62,15 @@ def start(workdir):
 def test_the_second_start_compiles_nothing_that_takes_long(tmp_path):
   found, loss = start(tmp_path)
   assert "jit_train_step" not in found
-  assert start(tmp_path) == ({"jit_init", "jit_train_step"}, loss)
+  found, again = start(tmp_path)
+  assert {"jit_init", "jit_train_step"} <= found and again == loss
   # Killed while it was written: then it is compiled again.
   (path,) = tmp_path.glob("compiled/*/jit_train_step*")
   whole = path.read_bytes()
   path.write_bytes(whole[: len(whole) // 2])
-  assert start(tmp_path) == ({"jit_init"}, loss)
+  found, again = start(tmp_path)
+  assert "jit_init" in found and "jit_train_step" not in found
+  assert again == loss
 
 
 @pytest.fixture

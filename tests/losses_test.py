@@ -255,7 +255,7 @@ def test_value_gradients_and_memory_are_the_paper_s(mesh, name):
   assert set(got.running) == set(running)
   for statistic, value in got.running.items():
     close(value, want_running[statistic])
-  similarity = cosines(*inputs[:2])
+  similarity = np.array(cosines(*inputs[:2]))
   if name == "softmax":
     similarity = inputs[1] @ inputs[0][WEIGHTS][:CLASSES].T
   np.testing.assert_array_equal(
