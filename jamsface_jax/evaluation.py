@@ -30,6 +30,9 @@ from jamsface_jax.protocols import (
 )
 from jamsface_jax.state import Parts, TrainState
 
+# Measured at every evaluation, whatever else is.
+CENTRE_ANGLE = "train/centre_angle_mean"
+
 
 class Images(Protocol):
   """Random access to images, as `data.sources.Source` has it."""
@@ -265,6 +268,6 @@ class Evaluator:
     """How far class centres lie from the nearest other, degrees, as metrics."""
     angles = np.asarray(self._angles(state.params["head"][WEIGHTS]))
     return {
-      "train/centre_angle_mean": float(angles.mean()),
+      CENTRE_ANGLE: float(angles.mean()),
       "train/centre_angle_min": float(angles.min()),
     }

@@ -39,7 +39,7 @@ from jamsface_jax.data.sources import (
   Source,
 )
 from jamsface_jax.errors import InputError
-from jamsface_jax.evaluation import Evaluator
+from jamsface_jax.evaluation import CENTRE_ANGLE, Evaluator
 from jamsface_jax.fine_tune import FineTune
 from jamsface_jax.goodput import Goodput
 from jamsface_jax.metric_log import METRICS_FILE, read_metrics
@@ -194,7 +194,7 @@ def train(
       return evaluations
 
     # Stopped between a checkpoint and its evaluation: that is done now.
-    if first and is_due(first) and lacks_evaluation(writer, evaluator, parts):
+    if first and is_due(first) and lacks_evaluation(writer):
       evaluations = evaluate(first)
 
     for step in range(first + 1, total_steps + 1):
@@ -316,16 +316,13 @@ def begin(
   return checkpoints.restore(step, shapes), step, stored
 
 
-def lacks_evaluation(
-  writer: MetricWriter | None, evaluator: Evaluator, parts: Parts
-) -> bool:
+def lacks_evaluation(writer: MetricWriter | None) -> bool:
   """Whether the metrics of the step resumed from lack those of evaluation.
 
   All processes get the answer of the one that writes the metrics.
   """
   # A line holds all of an evaluation: one name of it is enough.
-  expected = {*evaluator.rising_metrics(), *_rank_names(parts)}
-  lacks = writer is not None and not expected & writer.last
+  lacks = writer is not None and CENTRE_ANGLE not in writer.last
   return bool(multihost_utils.broadcast_one_to_all(np.bool_(lacks)))
 
 

@@ -466,3 +466,16 @@ def test_evaluation_needs_pairs(image_folder, finished, run, tmp_path):
     ),
     "has no pairs.txt",
   )
+
+
+@pytest.mark.slow
+def test_a_finished_run_without_test_sets_is_not_evaluated_again(run, tmp_path):
+  """Fixed margins and no test set: class centres are all that is measured."""
+  flags = ("--config=configs/demo.py:tiny,cosface", f"--workdir={tmp_path}")
+  first = run("jamsface_jax.main", *flags)
+  assert first.returncode == 0, first.stderr
+  lines = (tmp_path / "metrics.jsonl").read_bytes()
+  assert b"train/centre_angle_mean" in lines
+  again = run("jamsface_jax.main", *flags)
+  assert again.returncode == 0, again.stderr
+  assert (tmp_path / "metrics.jsonl").read_bytes() == lines
