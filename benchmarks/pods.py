@@ -19,21 +19,18 @@ import argparse
 import ctypes
 import gc
 import json
-import pathlib
+import runpy
 import subprocess
 import sys
 
 import jax
 import numpy as np
 
-from jamsface_jax import chips, sharding, state, step_cost
+from jamsface_jax import chips, recipe_flags, sharding, state, step_cost
 from jamsface_jax.step import make_train_step
 from jamsface_jax.step_cost import StepCost
 
-# The recipes lie beside this folder and are no part of what is installed.
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-from configs import ms1m_r100  # noqa: E402
-
+RECIPE = runpy.run_path(str(recipe_flags.recipes_directory() / "ms1m_r100.py"))
 CLASSES = (93_431, 360_232, 2_059_906, 10_000_000, 29_000_000)
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v4:4x4x4", "v5p:8x8x16", "v6e:8x8")
 BATCH = 64  # Of a chip.
@@ -56,7 +53,7 @@ CHANGES = {
 
 def settings(chips_: int, **changes) -> step_cost.ConfigDict:
   """The recipe of the table, for so many chips."""
-  config = ms1m_r100.get_config()
+  config = RECIPE["get_config"]()
   config.data.batch_size = BATCH * chips_
   config.model.batch_norm_group = BATCH
   config.update_from_flattened_dict(changes)
@@ -187,7 +184,7 @@ MEASURED = (
 def measured_settings(number: int):
   """Settings and number of classes of a row of `MEASURED`."""
   name, width, classes, batch, model = MEASURED[number]
-  config = ms1m_r100.get_config()
+  config = RECIPE["get_config"]()
   config.data.directory = ""
   config.data.batch_size = batch
   config.mesh.model = model

@@ -260,7 +260,7 @@ def synthesize(
   folds = verification_pairs(test_identities, test_images, pairs, rng)
   people = [_name(identity) for identity in range(identities)]
   split = len(train_sizes)
-  classes = {"train": people[:split], "test": people[split:]}
+  classes = dict.fromkeys(names, people[:split]) | {"test": people[split:]}
   sizes = [*map(int, train_sizes), *[test_images] * test_identities]
   drawn_sizes = [n + held_out * (i < split) for i, n in enumerate(sizes)]
   draw = functools.partial(_draw, seed=seed, size=size)
@@ -277,7 +277,7 @@ def synthesize(
         DatasetWriter(
           directory,
           name=f"synthetic_{name}",
-          classes=classes.get(name, people[:split]),
+          classes=classes[name],
           source=source,
           synthetic=True,
         )
@@ -289,15 +289,15 @@ def synthesize(
     }
     drawn = pool.imap(draw, enumerate(drawn_sizes))
     for identity, images in enumerate(_progress(drawn, sum(drawn_sizes))):
-      person, first = people[identity], identity < split
+      person, trained = people[identity], identity < split
       for number, image in enumerate(images, start=1):
         part = "test"
-        if first:
+        if trained:
           part = "train" if number <= sizes[identity] else "held_out"
         if written[part]:
           written[part] -= 1
           continue
-        label = identity if first else identity - split
+        label = identity if trained else identity - split
         name = f"{person}/{person}_{number:04d}.jpg"
         writers[part].add(label, name, image, (size, size))
     with tempfile.TemporaryDirectory() as scratch:

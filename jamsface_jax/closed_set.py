@@ -5,6 +5,7 @@ favours classes with few images should show it: is the nearest class of a new
 image its own, and does that depend on how many images the class has?
 """
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -19,7 +20,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.head import Head
 from jamsface_jax.protocols import Evaluation
 from jamsface_jax.sharding import CLASSES, REPLICATED
-from jamsface_jax.softmax import count_chunks, product
+from jamsface_jax.softmax import count_chunks, product, unit
 
 PARTS = 10  # Of the classes, by size.
 _SHOWN = 1000  # Classes whose centres are compared with all.
@@ -113,18 +114,23 @@ def open_known(
   Raises:
     InputError: not a data set, or one with a class that is not trained on.
   """
-  known = []
-  for directory in filter(None, data.split(",")):
-    if not training:
-      raise InputError(
-        f"evaluation.known={directory!r} needs the classes of data.directory,"
-        " which is '': train on a data set, or leave evaluation.known empty."
-      )
+  if data and not training:
+    raise InputError(
+      f"evaluation.known={data!r} needs the classes of data.directory, which is"
+      " '': train on a data set, or leave evaluation.known empty."
+    )
+  directories = [*filter(None, data.split(","))]
+  numbers = {}
+  if directories:
+    trained = (read_classes(one) for one in training.split(","))
     numbers = {
-      name: number for number, name in enumerate(class_names(training))
+      name: number
+      for number, name in enumerate(itertools.chain.from_iterable(trained))
     }
+  known = []
+  for directory in directories:
     source = RecordSource(directory, image_size)
-    names = class_names(directory)
+    names = read_classes(directory)
     strangers = [name for name in names if name not in numbers]
     if strangers:
       raise InputError(
@@ -135,15 +141,6 @@ def open_known(
     class_of = np.array([numbers[name] for name in names])
     known.append(KnownSet(source, class_of[source.labels()], class_sizes))
   return known
-
-
-def class_names(training: str) -> list[str]:
-  """Names of the classes of data sets with a comma between, in their order."""
-  return [
-    name
-    for directory in training.split(",")
-    for name in read_classes(directory)
-  ]
 
 
 def part_by_size(class_sizes: np.ndarray) -> np.ndarray:
@@ -184,7 +181,7 @@ def nearest_classes(
   """
 
   def local(w_rk, x_bd, y_b):
-    x_bd = _unit(x_bd.astype(jnp.float32))
+    x_bd = unit(x_bd.astype(jnp.float32))
     classes = len(w_rk) // head.sub_centers
     first = lax.axis_index("model") * classes
     chunks, size = count_chunks(classes, head)
@@ -192,7 +189,7 @@ def nearest_classes(
     def step(k, carry):
       true_b, other_b = carry
       start = jnp.minimum(k * size, classes - size)
-      w_nk = _unit(
+      w_nk = unit(
         lax.dynamic_slice_in_dim(
           w_rk, start * head.sub_centers, size * head.sub_centers
         )
@@ -246,11 +243,6 @@ def centre_angles(weights: jax.Array, *, head: Head, mesh: Mesh) -> jax.Array:
     mesh=mesh,
   )
   return jnp.degrees(jnp.arccos(jnp.clip(cosine_n, -1.0, 1.0)))
-
-
-def _unit(v_nd: jax.Array) -> jax.Array:
-  square_n1 = jnp.sum(v_nd**2, axis=-1, keepdims=True)
-  return v_nd * lax.rsqrt(jnp.maximum(square_n1, 1e-24))
 
 
 def _mean(values: Sequence) -> float:

@@ -173,7 +173,7 @@ def _of_margin(
   def rate_from_start(step):
     return jnp.where(step < margin.start, 0.0, rate(step))
 
-  sgd = optax.sgd(rate_from_start if margin.start else rate)
+  sgd = optax.sgd(rate_from_start)
   if margin.bounds == "box":
     return sgd
   return _through_sigmoid(sgd, margin.lower, margin.upper)

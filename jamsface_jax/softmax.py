@@ -344,7 +344,7 @@ def _local_loss(params, sample, examples, running, *, head, mesh):
   row_b = jnp.where(mine_b, row_b, 0)
   own_bkd = w_rk.reshape(classes, head.sub_centers, -1)[row_b]
   if head.loss.unit_weights:
-    own_bkd = _unit(own_bkd)
+    own_bkd = unit(own_bkd)
   cosine_bk = jnp.sum(x_bd[:, None] * own_bkd, axis=2)
   nearest_bk = _one_hot_of_largest(cosine_bk, axis=1)
   own_bd = jnp.sum(own_bkd * nearest_bk[..., None], axis=1)
@@ -815,7 +815,7 @@ def _inverse_length(v_nd):
   return lax.rsqrt(jnp.maximum(square_n1, _NORM_FLOOR))
 
 
-def _unit(v_nd: jax.Array) -> jax.Array:
+def unit(v_nd: jax.Array) -> jax.Array:
   """Rows scaled to length 1."""
   return v_nd * _inverse_length(v_nd)
 
