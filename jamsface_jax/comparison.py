@@ -279,7 +279,7 @@ def write(
   """
   tables, cells = [], []
   if curves:
-    tables.append(_tuning_table(config, curves))
+    tables += [_tuning_table(config, curves, r) for r in config.recipes]
     _plot_tuning(os.path.join(output, "tuning.png"), config, curves)
   for recipe in config.recipes:
     columns = [
@@ -319,16 +319,18 @@ def write(
   return text
 
 
-def _tuning_table(config, curves) -> str:
+def _tuning_table(config, curves, recipe) -> str:
   factors = config.tuning.factors
   lines = [
-    f"| {config.tuning.metric}, seeds"
+    f"| {recipe}, {config.tuning.metric}, seeds"
     f" {', '.join(map(str, config.tuning.seeds))} |"
     + "".join(f" x {factor:g} |" for factor in factors)
     + " area | chosen |",
     "|---" * (3 + len(factors)) + "|",
   ]
   for curve in curves:
+    if curve["recipe"] != recipe:
+      continue
     row, k = curve["row"], curve["chosen"]
     cells = [f"{mean:.4f}" for mean in curve["means"]]
     cells[k] = f"**{cells[k]}**"

@@ -6,6 +6,8 @@ wrong with it, the fix) and ends with exit code 2, without a traceback.
 
 import errno
 import logging
+import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +16,7 @@ EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141  # What a shell says of SIGPIPE.
 
 _DEBUG, _LOG_LEVEL = "--debug", "--log_level="
 _LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -39,8 +42,9 @@ def run_command(command: Callable[[], int | None]) -> None:
   """Runs a command and exits with its code.
 
   `InputError` becomes one line on stderr and exit code 2, `RunError` one line
-  and exit code 1, as does a full disk; Ctrl-C exit code 130. Every other
-  exception is a defect and keeps its traceback.
+  and exit code 1, as does a full disk; Ctrl-C exit code 130, and 141 if nobody
+  reads on what is printed, as in `COMMAND | head`. Every other exception is a
+  defect and keeps its traceback.
 
   Two flags of every command are read here: --debug shows the traceback of an
   error too; --log_level lets the libraries speak.
@@ -56,19 +60,33 @@ def run_command(command: Callable[[], int | None]) -> None:
     if level:  # JAX has a level of its own.
       logging.getLogger("jax").setLevel(level)
     code = command() or 0
+    sys.stdout.flush()
   except InputError as error:
     code = _say(f"error: {error}", EXIT_BAD_INPUT, debug)
   except RunError as error:
     code = _say(f"error: {error}", EXIT_FAILURE, debug)
   except OSError as error:
-    if error.errno not in _DISK_FULL:
+    if error.errno in _DISK_FULL:
+      text = f"error: {error}: make room and run it again."
+      code = _say(text, EXIT_FAILURE, debug)
+    elif error.errno == errno.EPIPE and _nobody_reads():
+      # Python flushes what is left when it ends, and would complain again.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      code = EXIT_NO_READER
+    else:
       raise
-    text = f"error: {error}: make room and run it again."
-    code = _say(text, EXIT_FAILURE, debug)
   except KeyboardInterrupt:
     code = EXIT_INTERRUPTED
-  sys.stdout.flush()
   sys.exit(code)
+
+
+def _nobody_reads() -> bool:
+  """Whether it was standard output whose reader has gone."""
+  poll = select.poll()
+  poll.register(sys.stdout, select.POLLOUT)
+  return any(
+    event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)
+  )
 
 
 def _say(text: str, code: int, debug: bool) -> int:

@@ -171,6 +171,26 @@ def test_the_best_choice_of_a_row_goes_on():
   assert final.workdir not in {run.workdir for run in runs}
 
 
+def test_each_recipe_has_its_table_of_tuning(tmp_path):
+  config = ConfigDict({"recipes": ("r.py", "q.py"), "metrics": ("m",)})
+  config.seeds, config.reference = (0,), "a"
+  config.rows = ConfigDict({"a": ("cosface",)})
+  config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
+  runs = comparison.plan_tuning(config, "out")
+  results = {run: {"v/tar": 0.1 * run.choice} for run in runs}
+  for run in runs:
+    if run.recipe == "q.py":
+      results[run] = {"v/tar": 0.9 - 0.2 * run.choice}
+  _, curves = comparison.tune(config, results)
+  text = comparison.write(str(tmp_path), config, {}, curves)
+  first, second = text.split("\n\n")[:2]
+  assert first.startswith("| r.py, v/tar, seeds 7, 8 |")
+  assert second.startswith("| q.py, v/tar, seeds 7, 8 |")
+  assert "| a | 0.0000 | 0.1000 | **0.2000** |" in first
+  assert "| a | **0.9000** | 0.7000 | 0.5000 |" in second
+  assert len(first.splitlines()) == len(second.splitlines()) == 3
+
+
 @pytest.mark.parametrize(
   "path", sorted(ROOT.glob("configs/ablation*.py")), ids=lambda p: p.stem
 )

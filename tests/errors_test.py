@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import subprocess
 import sys
 
@@ -90,3 +91,39 @@ def test_log_level(flags, shown):
 def test_an_unknown_level(monkeypatch, capsys):
   assert end(monkeypatch, None, "--log_level=loud") == (2, [])
   assert "use one of debug, info" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("command", "code", "traceback"),
+  [
+    ("print('x' * 10)", 141, False),  # Found out when it ends,
+    ("print('x' * 100_000)", 141, False),  # or in the middle.
+    ("raise BrokenPipeError(errno.EPIPE, 'of another pipe')", 1, True),
+  ],
+)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_nobody_reads_on(command, code, traceback, buffered):
+  text = (
+    "import errno\n"
+    "from jamsface_jax.errors import run_command\n"
+    f"def command(): {command}\n"
+    "input()\n"
+    "run_command(command)\n"
+  )
+  process = subprocess.Popen(
+    [sys.executable, *([] if buffered else ["-u"]), "-c", text],
+    env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  if not traceback:
+    process.stdout.close()
+  process.stdin.write("\n")
+  process.stdin.close()
+  said = process.stderr.read()
+  process.stderr.close()
+  process.stdout.close()
+  assert process.wait() == code
+  assert ("Traceback" in said) == traceback == bool(said), said

@@ -87,14 +87,14 @@ def test_lfw_writes_only_what_the_protocol_names(tmp_path):
   assert len(set(people.values())) == 20
 
 
-def cfp(tmp_path):
-  """CFP's folder 'Protocol' over 10 people: a fold for each."""
+def write_cfp(root):
+  """CFP's folder 'Protocol' over 10 people, a fold for each; with images."""
   frontal = [
     f"{p:03d}/frontal/{k:02d}.jpg" for p in range(1, 11) for k in (1, 2)
   ]
   profile = [f"{p:03d}/profile/01.jpg" for p in range(1, 11)]
-  folder = write_images(tmp_path / "crops", frontal + profile)
-  protocol = tmp_path / "Protocol"
+  folder = write_images(root / "images", frontal + profile)
+  protocol = root / "Protocol"
   for file, images in ("F", frontal), ("P", profile):
     lines = [f"{n} ../Data/Images/{x}" for n, x in enumerate(images, start=1)]
     path = protocol / f"Pair_list_{file}.txt"
@@ -117,7 +117,7 @@ def cfp(tmp_path):
   "split, second", [("fp", "profile/01"), ("ff", "frontal/02")]
 )
 def test_cfp(tmp_path, split, second):
-  folder, protocol = cfp(tmp_path)
+  folder, protocol = write_cfp(tmp_path)
   got, people = convert(folder, protocol, tmp_path / "d", f"cfp-{split}")
   other = "profile/01" if split == "fp" else "frontal/01"
   want = []
@@ -132,13 +132,19 @@ def test_cfp(tmp_path, split, second):
   assert len(people) == 20  # Frontal 02 or the profiles are not named.
 
 
-def test_agedb30_folds_are_runs_of_lines(tmp_path):
+def write_agedb30(root):
+  """AgeDB-30's list over 20 people; returns its pairs in their order."""
   same, other = two_each(lambda name, k: f"{name}_{k}.jpg")
-  folder = write_images(tmp_path / "agedb", sum(same, ()))
+  folder = write_images(root / "images", sum(same, ()))
   pairs = [(*pair, 1) for pair in same] + [(*pair, -1) for pair in other]
   pairs = [pairs[k] for k in np.random.default_rng(1).permutation(40)]
-  path = tmp_path / "agedb_30_pair.txt"
+  path = root / "pairs.txt"
   path.write_text("".join(f"{a} {b} {y}\n" for a, b, y in pairs))
+  return folder, path, pairs
+
+
+def test_agedb30_folds_are_runs_of_lines(tmp_path):
+  folder, path, pairs = write_agedb30(tmp_path)
   got, people = convert(folder, path, tmp_path / "d", "agedb30")
   assert got == [
     Pair(a, b, y == 1, k // 4) for k, (a, b, y) in enumerate(pairs)
@@ -146,10 +152,10 @@ def test_agedb30_folds_are_runs_of_lines(tmp_path):
   assert len(set(people.values())) == len(people) == 40
 
 
-@pytest.mark.parametrize("protocol", ["calfw", "cplfw"])
-def test_two_lines_a_pair(tmp_path, protocol):
+def write_two_lines(root, protocol):
+  """CALFW's or CPLFW's list over 20 people; returns its pairs."""
   same, other = two_each(lambda name, k: f"{name}_{k:04d}.jpg")
-  folder = write_images(tmp_path / "aligned images", sum(same, ()))
+  folder = write_images(root / "images", sum(same, ()))
   # CALFW's token is the fold of a positive pair, CPLFW's is 1.
   tokens = [k // 2 + 1 if protocol == "calfw" else 1 for k in range(20)]
   lines = [
@@ -157,8 +163,14 @@ def test_two_lines_a_pair(tmp_path, protocol):
     for pair, token in zip(same + other, tokens + [0] * 20, strict=True)
     for image in pair
   ]
-  path = tmp_path / f"pairs_{protocol.upper()}.txt"
+  path = root / "pairs.txt"
   path.write_text("\r\n".join(lines))
+  return folder, path, same, other
+
+
+@pytest.mark.parametrize("protocol", ["calfw", "cplfw"])
+def test_two_lines_a_pair(tmp_path, protocol):
+  folder, path, same, other = write_two_lines(tmp_path / "a b", protocol)
   got, people = convert(folder, path, tmp_path / "d", protocol)
   assert got == [
     *(Pair(*pair, True, k // 2) for k, pair in enumerate(same)),
@@ -276,7 +288,7 @@ def test_a_protocol_that_does_not_fit_is_one_sentence(
   ],
 )
 def test_damaged_cfp_is_one_sentence(tmp_path, file, text, parts):
-  folder, protocol = cfp(tmp_path)
+  folder, protocol = write_cfp(tmp_path)
   (protocol / file).write_text(text)
   with pytest.raises(InputError) as error:
     convert(folder, protocol, tmp_path / "d", "cfp-fp")
