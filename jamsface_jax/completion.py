@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 
-SHELLS = ("bash",)
+SHELLS = ("bash", "zsh")
 
 # Of every command; see `errors.run_command` and `argparse`.
 _OF_ALL = ("--help", "--debug", "--log_level=")
 
-_SCRIPT = """\
+_BASH = """\
 _jamsface_jax() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} flags
   COMPREPLY=()
@@ -37,6 +37,32 @@ _jamsface_jax() {{
 complete -o default -F _jamsface_jax python python3
 """
 
+# Values, and other programs that python runs, are completed as before.
+_ZSH = """\
+(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit -i }}
+_jamsface_jax() {{
+  local -a flags
+  if [[ $words[2] == -m ]] && (( CURRENT == 3 )); then
+    compadd -- {commands}
+    return
+  fi
+  [[ $words[2] == -m ]] && case $words[3] in
+{cases}
+  esac
+  if (( ! $#flags )); then
+    (( $+functions[_python] )) && _python || _default
+  elif [[ $PREFIX == -*=* ]]; then
+    compset -P '*=' && _files
+  elif [[ $PREFIX == -* ]]; then
+    compadd -S '' -- ${{(M)flags:#*=}}
+    compadd -- ${{flags:#*=}}
+  else
+    _files
+  fi
+}}
+compdef _jamsface_jax python python3
+"""
+
 
 def script(shell: str, commands: list[str]) -> str:
   """What the shell is to read, as with `source <(...)`.
@@ -52,11 +78,12 @@ def script(shell: str, commands: list[str]) -> str:
     raise InputError(
       f"--completion={shell} is unknown: use one of {', '.join(SHELLS)}."
     )
-  cases = "\n".join(
-    f'    {command}) flags="{" ".join(flags_of(command))}" ;;'
-    for command in commands
-  )
-  return _SCRIPT.format(commands=" ".join(commands), cases=cases)
+  script, case = {
+    "bash": (_BASH, '    {}) flags="{}" ;;'),
+    "zsh": (_ZSH, "    {}) flags=({}) ;;"),
+  }[shell]
+  cases = [case.format(name, " ".join(flags_of(name))) for name in commands]
+  return script.format(commands=" ".join(commands), cases="\n".join(cases))
 
 
 def flags_of(command: str) -> list[str]:

@@ -108,26 +108,32 @@ def test_completion_knows_every_flag(helps, name):
   assert found - {"--help", "--debug", "--log_level"} == shown - {"--help"}
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
-def test_bash_completes(tmp_path):
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_a_shell_completes(tmp_path, shell):
   """In a terminal of its own, with the key that users press."""
+  if not shutil.which(shell):
+    pytest.skip(f"no {shell} here")
   script = subprocess.run(
-    [sys.executable, "-m", "jamsface_jax", "--completion=bash"],
+    [sys.executable, "-m", "jamsface_jax", f"--completion={shell}"],
     capture_output=True,
     text=True,
     cwd=ROOT,
   )
   assert script.returncode == 0, script.stderr
-  (tmp_path / "rc").write_text(
-    script.stdout + 'PS1=""\npython() { echo "GOT:$*."; }\n'
-  )
+  for name in ("rc", ".zshrc"):
+    (tmp_path / name).write_text(
+      script.stdout + 'PS1=""\npython() { echo "GOT:$*."; }\n'
+    )
+  (tmp_path / "a_file").touch()
+  flags = {"bash": ["--noprofile", "--rcfile", tmp_path / "rc"], "zsh": ["-d"]}
   ours, theirs = os.openpty()
-  shell = subprocess.Popen(
-    ["bash", "--noprofile", "--rcfile", tmp_path / "rc", "-i"],
+  process = subprocess.Popen(
+    [shell, *flags[shell], "-i"],
     stdin=theirs,
     stdout=theirs,
     stderr=theirs,
-    env=os.environ | {"TERM": "dumb", "INPUTRC": "/dev/null"},
+    env=os.environ
+    | {"TERM": "dumb", "INPUTRC": "/dev/null", "ZDOTDIR": str(tmp_path)},
     cwd=tmp_path,
     start_new_session=True,
   )
@@ -137,6 +143,10 @@ def test_bash_completes(tmp_path):
     for typed, wanted in (
       ("jamsface_jax.emb\t", "jamsface_jax.embed "),
       ("jamsface_jax.main --wor\tw", "jamsface_jax.main --workdir=w"),
+      (
+        "jamsface_jax.main --workdir=a_f\t",
+        "jamsface_jax.main --workdir=a_file",
+      ),
       (
         "jamsface_jax.main --config.augment.fl\t",
         "jamsface_jax.main --config.augment.flip=",
@@ -151,14 +161,14 @@ def test_bash_completes(tmp_path):
         assert ready, (expected, said)
         said += os.read(ours, 4096).decode()
   finally:
-    shell.kill()
-    shell.wait()
+    process.kill()
+    process.wait()
     os.close(ours)
 
 
 def test_another_shell_is_refused(run):
   done = run("jamsface_jax", "--completion=fish")
-  assert_one_sentence(done, "--completion=fish", "use one of bash")
+  assert_one_sentence(done, "--completion=fish", "use one of bash, zsh")
   assert_one_sentence(run("jamsface_jax", "main"), "'main' is unknown")
 
 
