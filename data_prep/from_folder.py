@@ -4,6 +4,11 @@
 
 Classes are numbered in the order of the folders' names; images are copied as
 they are, after each was decoded once.
+
+Training images, and new images of the same people for `evaluation.known`:
+
+  python -m data_prep.from_folder --input=DIR --output=TRAIN --without_last=1
+  python -m data_prep.from_folder --input=DIR --output=KNOWN --only_last=1
 """
 
 import functools
@@ -37,6 +42,22 @@ def main() -> int:
     default=1,
     help="leave out identities with fewer images",
   )
+  last = parser.add_mutually_exclusive_group()
+  last.add_argument(
+    "--without_last",
+    metavar="N",
+    type=flags.positive_integer,
+    default=0,
+    help="leave out the last N images of each identity that has --min_images"
+    " without them",
+  )
+  last.add_argument(
+    "--only_last",
+    metavar="N",
+    type=flags.positive_integer,
+    default=0,
+    help="only the images that --without_last=N leaves out",
+  )
   add(
     "--exclude",
     metavar="FILE",
@@ -63,6 +84,8 @@ def main() -> int:
     engine=arguments.engine,
     threads=arguments.threads,
     exclude=arguments.exclude,
+    without_last=arguments.without_last,
+    only_last=arguments.only_last,
   )
   return 0
 
@@ -80,6 +103,8 @@ def convert(
   threads: int | None,
   groups: str | None = None,
   engine: str = "local",
+  without_last: int = 0,
+  only_last: int = 0,
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
   """Writes the data set; see the flags of this command.
@@ -90,6 +115,9 @@ def convert(
   wanted = None if identities is None else _read_identities(identities)
   excluded = set() if exclude is None else _read_exclusions(exclude, source)
   classes = find_classes(source, wanted, min_images, excluded)
+  if without_last or only_last:
+    kept, last = split_last(classes, without_last or only_last, min_images)
+    classes = kept if without_last else last
   total = sum(map(len, classes.values()))
   if pairs:  # Before anything is written.
     read_pairs(pairs, [item.name for item in _items(classes)])
@@ -194,6 +222,39 @@ def find_classes(
       " image(s): it needs one sub-folder per identity."
     )
   return classes
+
+
+def split_last(
+  classes: Mapping[str, list[str]], number: int, min_images: int
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+  """Splits images to train on from others of the same people.
+
+  Args:
+    classes: file names by sub-folder, as from `find_classes`.
+    number: images that an identity gives away, the last by name.
+    min_images: what must be left of an identity; others give none away.
+
+  Returns:
+    What stays of all identities, and what is given away by those that do.
+
+  Raises:
+    InputError: none has so many images.
+  """
+  last = {
+    folder: files[-number:]
+    for folder, files in classes.items()
+    if len(files) >= number + min_images
+  }
+  if not last:
+    raise InputError(
+      f"--input has no identity with {number + min_images} images, {number} to"
+      f" leave out and --min_images={min_images} to keep: give smaller numbers."
+    )
+  kept = {
+    folder: files[: len(files) - len(last.get(folder, ()))]
+    for folder, files in classes.items()
+  }
+  return kept, last
 
 
 def _read_identities(path: str) -> set[str]:

@@ -326,6 +326,31 @@ def test_choice_of_identities(image_folder, tmp_path):
   assert records.read_classes(str(tmp_path / "rich")) == ["Person_00"]
 
 
+def test_the_last_images_are_kept_apart(image_folder, run, tmp_path):
+  """Person_00 has four images, the others three."""
+
+  def names(part, min_images, **flags):
+    directory = str(tmp_path / part)
+    convert(image_folder, directory, pairs=None, min_images=min_images, **flags)
+    return [record.name for record in records.RecordReader(directory).scan()]
+
+  known = names("known", 3, only_last=1)
+  assert known == ["Person_00/Person_00_0004.jpg"]
+  train = names("train", 3, without_last=1)
+  assert sorted(train + known) == names("whole", 3)
+  assert records.read_classes(str(tmp_path / "known")) == ["Person_00"]
+  # Classes are those of all, whoever gives images away.
+  assert len(records.read_classes(str(tmp_path / "train"))) == 12
+  assert len(names("two", 1, only_last=2)) == 24
+  assert_one_sentence(
+    run(
+      *("data_prep.from_folder", f"--input={image_folder / 'images'}"),
+      *(f"--output={tmp_path / 'out'}", "--without_last=3", "--min_images=2"),
+    ),
+    "no identity with 5 images, 3 to leave out",
+  )
+
+
 def test_class_whose_images_are_all_broken(folder, tmp_path):
   for path in (folder / "Person_03").iterdir():
     path.write_bytes(b"no image")
