@@ -38,6 +38,7 @@ def get_config():
       "adaface": ("adaface",),
       "jamsface": ("jamsface",),
       "jamsface_cosine": ("jamsface", "head.learn_angular=False"),
+      "jamsface_lambda": ("jamsface", "head.margin_rule=lambda"),
     }
   )
   config.tuning = ConfigDict()
@@ -55,6 +56,10 @@ def get_config():
     "adaface": {"head.cosine_margin": 0.2},
     "jamsface": {"head.angular_margin": 0.15, "head.cosine_margin": 0.12},
     "jamsface_cosine": {"head.cosine_margin": 0.2},
+    "jamsface_lambda": {
+      "head.angular_lambda": 10.0,
+      "head.cosine_lambda": 10.0,
+    },
   }
   config.tuning.choices = ConfigDict(
     {

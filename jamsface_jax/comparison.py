@@ -31,7 +31,7 @@ class Run:
   """One cell of the comparison.
 
   Attributes:
-    recipe: file of it.
+    recipe: file of it, with ":VARIANT" if it is a variant.
     row: name of the loss and its settings.
     seed: of the run.
     choice: number of the row's choice, None if it is not tuned.
@@ -167,15 +167,23 @@ def plan_tuning(config: ConfigDict, output: str) -> list[Run]:
   return [
     _run(config, output, recipe, row, seed, choice, config.tuning.settings)
     for seed in config.tuning.seeds
-    for recipe in config.recipes
+    for recipe in _tuned_recipes(config)
     for choice in range(len(config.tuning.factors))
     for row in config.rows
   ]
 
 
+def _tuned_recipes(config) -> tuple[str, ...]:
+  """The one whose choices are those of all recipes; or each by itself."""
+  recipe = config.tuning.get("recipe")
+  return (recipe,) if recipe else tuple(config.recipes)
+
+
 def _run(config, output, recipe, row, seed, choice, further) -> Run:
   variant, *settings = config.rows[row]
-  place = [output, os.path.splitext(os.path.basename(recipe))[0], row]
+  file, _, words = recipe.partition(":")
+  name = os.path.splitext(os.path.basename(file))[0]
+  place = [output, f"{name}-{words}" if words else name, row]
   if choice is not None:
     settings += config.tuning.choices[row][choice]
     place.append(f"choice{choice}")
@@ -184,7 +192,9 @@ def _run(config, output, recipe, row, seed, choice, further) -> Run:
     *(recipe, row, seed, choice),
     os.path.join(*place, ("tuning" if further else "") + f"seed{seed}"),
     (
-      f"--config={recipe}:{variant}",
+      f"--config={recipe},{variant}"
+      if words
+      else f"--config={recipe}:{variant}",
       *(f"--config.{setting}" for setting in settings),
     ),
   )
@@ -200,14 +210,14 @@ def tune(
     results: of the runs of `plan_tuning`.
 
   Returns:
-    The number of the choice by recipe and row; and for each of these JSON
+    The number of the choice by recipe and row; and for each that was tuned JSON
     values: `values` of the metric by choice and seed, `chosen`, and `area`: the
     mean of the metric over the logarithm of the factors, which says how much
     depends on the tuning.
   """
   metric = config.tuning.metric
   chosen, curves = {}, []
-  for recipe in config.recipes:
+  for recipe in _tuned_recipes(config):
     for row in config.rows:
       values = [
         {
@@ -220,12 +230,14 @@ def tune(
       if not all(values):
         continue
       means = [float(np.mean([*of_choice.values()])) for of_choice in values]
-      chosen[recipe, row] = int(np.argmax(means))
+      best = int(np.argmax(means))
+      others = config.recipes if "recipe" in config.tuning else (recipe,)
+      chosen |= {(other, row): best for other in others}
       at = np.log(config.tuning.factors)
       area = np.trapezoid(means, at) / (at[-1] - at[0]) if len(at) > 1 else None
       curves.append(
         {"recipe": recipe, "row": row, "values": values, "means": means}
-        | {"chosen": chosen[recipe, row], "area": area}
+        | {"chosen": best, "area": area}
       )
   return chosen, curves
 
@@ -279,7 +291,7 @@ def write(
   """
   tables, cells = [], []
   if curves:
-    tables += [_tuning_table(config, curves, r) for r in config.recipes]
+    tables += [_tuning_table(config, curves, r) for r in _tuned_recipes(config)]
     _plot_tuning(os.path.join(output, "tuning.png"), config, curves)
   for recipe in config.recipes:
     columns = [
@@ -343,13 +355,14 @@ def _tuning_table(config, curves, recipe) -> str:
 def _plot_tuning(path: str, config: ConfigDict, curves) -> None:
   """The metric against the strength of each row, a panel a recipe."""
   matplotlib.use("Agg")
+  recipes = _tuned_recipes(config)
   figure, axes = pyplot.subplots(
-    *(1, len(config.recipes)),
-    figsize=(6.5 * len(config.recipes), 4.5),
+    *(1, len(recipes)),
+    figsize=(6.5 * len(recipes), 4.5),
     squeeze=False,
     layout="constrained",
   )
-  for axis, recipe in zip(axes[0], config.recipes, strict=True):
+  for axis, recipe in zip(axes[0], recipes, strict=True):
     for curve in curves:
       if curve["recipe"] == recipe:
         number = list(config.rows).index(curve["row"])

@@ -171,6 +171,23 @@ def test_the_best_choice_of_a_row_goes_on():
   assert final.workdir not in {run.workdir for run in runs}
 
 
+def test_one_recipe_may_tune_for_all():
+  config = ConfigDict({"recipes": ("r.py", "r.py:far"), "metrics": ("m",)})
+  config.seeds, config.reference = (0,), "a"
+  config.rows = ConfigDict({"a": ("cosface",)})
+  config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
+  config.tuning.recipe = "r.py"
+  runs = comparison.plan_tuning(config, "out")
+  assert {run.recipe for run in runs} == {"r.py"} and len(runs) == 6
+  results = {run: {"v/tar": run.choice} for run in runs}
+  chosen, curves = comparison.tune(config, results)
+  assert chosen == {("r.py", "a"): 2, ("r.py:far", "a"): 2}
+  assert len(curves) == 1
+  near, far = comparison.plan(config, "out", chosen)
+  assert far.workdir == "out/r-far/a/choice2/seed0" != near.workdir
+  assert far.settings[:2] == ("--config=r.py:far,cosface", "--config.x=3")
+
+
 def test_each_recipe_has_its_table_of_tuning(tmp_path):
   config = ConfigDict({"recipes": ("r.py", "q.py"), "metrics": ("m",)})
   config.seeds, config.reference = (0,), "a"
