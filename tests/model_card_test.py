@@ -1,6 +1,7 @@
 """The model card says what the run's files say, in the form of the hub."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -84,6 +85,29 @@ def test_numbers_are_those_of_the_run(workdir):
   assert versions["jax"] == start["versions"]["jax"]
   assert dict(rows_below(body, "Training"))["head.scale"] == "32.0"
   assert "**[author]**" in body
+
+
+def test_the_last_start_and_all_hours_count(workdir):
+  (start,) = starts.read_starts(str(workdir))
+  start |= {"command": "python -m main --again", "commit": "abc1234"}
+  with open(workdir / starts.STARTS_FILE, "a", encoding="utf-8") as file:
+    file.write(json.dumps(start) + "\n")
+  (workdir / "goodput.json").write_text('{"step": 7000.0, "startup": 200.0}')
+  _, body = written(workdir)
+  assert "\npython -m main --again\n" in body
+  assert dict(rows_below(body, "Versions"))["commit"] == "abc1234"
+  assert "Wall time of all starts: 2.00 h." in body
+
+
+def test_what_was_not_measured_is_said(workdir):
+  _, body = written(workdir)
+  assert "There are no intervals" not in body
+  metrics = {"lfw/accuracy": 0.9, "lfw/tar@1e-5": None}
+  one = dataclasses.replace(evaluation("lfw"), metrics=metrics, intervals={})
+  results.write_results(str(workdir), [one], {"step": 100})
+  _, body = written(workdir)
+  assert "There are no intervals" in body
+  assert ["lfw/tar@1e-5", "not measured", ""] in rows_below(body, "lfw")
 
 
 def test_groups_of_people(workdir):

@@ -18,7 +18,7 @@ from jamsface_jax import config as config_lib
 from jamsface_jax.metric_writer import MetricWriter
 from jamsface_jax.wandb_log import WandbLog
 config = config_lib.base_config()
-config.wandb.project = "faces"
+config.wandb.project, config.wandb.entity = "faces", "team"
 for first in (0, 1):
   writer = MetricWriter(sys.argv[1], first, WandbLog(config, sys.argv[1]))
   for step in range(first + 1, first + 3):
@@ -45,17 +45,21 @@ def records_of(path):
 
 
 def kept(workdir):
-  """Of each start: run id, project, settings and lines, from W&B's files."""
+  """Of each start, from W&B's files: names, settings, lines, their step.
+
+  Names are those of run, project, team, and that which is shown.
+  """
   from wandb.proto import wandb_internal_pb2
 
   found = []
   for path in sorted(workdir.glob("wandb/offline-run-*/*.wandb")):
-    run_id, project, config, lines = None, None, {}, []
+    names, config, lines, axes = None, {}, [], {}
     for data in records_of(path):
       record = wandb_internal_pb2.Record()
       record.ParseFromString(data)
       if record.HasField("run"):
-        run_id, project = record.run.run_id, record.run.project
+        one = record.run
+        names = (one.run_id, one.project, one.entity, one.display_name)
         config |= {
           one.key: json.loads(one.value_json)
           for one in record.run.config.update
@@ -67,10 +71,13 @@ def kept(workdir):
             for one in record.history.item
           }
         )
+      elif record.HasField("metric"):
+        one = record.metric
+        axes[one.name or one.glob_name] = one.step_metric
     lines = [
       {k: v for k, v in line.items() if not k.startswith("_")} for line in lines
     ]
-    found.append((run_id, project, config, lines))
+    found.append((names, config, lines, axes))
   return found
 
 
@@ -87,9 +94,11 @@ def test_a_run_started_again_is_the_same_run_there(offline, tmp_path):
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  (one, _, settings, first), (two, project, _, second) = kept(tmp_path)
-  assert one == two == (tmp_path / "wandb_id.txt").read_text().strip()
-  assert project == "faces" and settings["head"]["scale"] == 64.0
+  (one, settings, first, axes), (two, _, second, _) = kept(tmp_path)
+  run_id = (tmp_path / "wandb_id.txt").read_text().strip()
+  assert one == two == (run_id, "faces", "team", tmp_path.name)
+  assert settings["head"]["scale"] == 64.0
+  assert axes["*"] == "step"
   assert first == [
     {"step": 1, "train/loss": 1.0},
     {"step": 2, "train/loss": 0.5},
@@ -106,7 +115,7 @@ def test_a_training_run_logs_what_it_keeps(offline, run, tmp_path):
     "--config.wandb.project=faces",
   )
   assert done.returncode == 0, done.stderr
-  ((_, _, _, lines),) = kept(tmp_path)
+  ((_, _, lines, _),) = kept(tmp_path)
   ours = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert lines == [
     {k: v for k, v in json.loads(line).items() if v is not None}
