@@ -51,11 +51,11 @@ def get_config(variant: str = "full"):
   config.optimizer.learning_rate = 0.1
   config.optimizer.reference_batch = 128
   config.schedule.unit = "steps"
-  config.schedule.length = 1200.0
-  config.schedule.warmup = 60.0
+  config.schedule.length = 800.0
+  config.schedule.warmup = 40.0
   config.schedule.decay = "cosine"
   config.log_every = 200
-  config.checkpoint.every = 1200
+  config.checkpoint.every = 800
   config.evaluation.data = "data/lfw_view1/lfw_test"
   config.evaluation.known = "data/lfw_view1/lfw_known"
   return choose_variant(config, variant, {"fold10": _fold10})
