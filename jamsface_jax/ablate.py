@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from jamsface_jax import comparison, recipe_flags
+from jamsface_jax import comparison, compiling, recipe_flags
 from jamsface_jax.comparison import Run
 from jamsface_jax.errors import InputError, RunError, run_command
 
@@ -40,6 +40,8 @@ def main() -> int:
       "--output is needed: give a directory for runs, table and plot."
     )
   comparison.check(config)
+  # Seeds of a row run the same program, which is compiled once.
+  os.environ.update(compiling.cache_environment(output))
   chosen, curves = {}, []
   tuning = comparison.plan_tuning(config, output)
   if tuning:

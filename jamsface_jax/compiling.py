@@ -47,11 +47,27 @@ def cache_in(workdir: str) -> None:
   closed = os.path.isdir(workdir) and not os.access(workdir, os.W_OK)
   if given is not None or closed:
     return
-  path = os.path.join(os.path.abspath(workdir), _CACHE, _processor())
-  jax.config.update("jax_compilation_cache_dir", path)
+  jax.config.update("jax_compilation_cache_dir", _cache_below(workdir))
   jax.config.update(
     "jax_persistent_cache_min_compile_time_secs", _CACHED_SECONDS
   )
+
+
+def cache_environment(directory: str) -> dict[str, str]:
+  """Variables by which other processes keep compiled programs in a directory.
+
+  Nothing if the user has given JAX one.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return {}
+  return {
+    "JAX_COMPILATION_CACHE_DIR": _cache_below(directory),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(_CACHED_SECONDS),
+  }
+
+
+def _cache_below(directory: str) -> str:
+  return os.path.join(os.path.abspath(directory), _CACHE, _processor())
 
 
 def _processor() -> str:

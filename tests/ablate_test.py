@@ -68,7 +68,10 @@ def test_one_seed_has_no_interval_and_no_row_no_mean():
 
 
 @pytest.mark.slow
-def test_runs_what_is_missing_and_tells_of_what_failed(run, tmp_path):
+def test_runs_what_is_missing_and_tells_of_what_failed(
+  run, tmp_path, monkeypatch
+):
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # That of these tests.
   config, output = tmp_path / "compare.py", tmp_path / "a"
   config.write_text(CONFIG.format(metrics='"train/loss"'))
   command = (ABLATE, f"--config={config}", f"--output={output}", "--jobs=2")
@@ -90,6 +93,10 @@ def test_runs_what_is_missing_and_tells_of_what_failed(run, tmp_path):
       assert value == last["train/loss"] and last["step"] == 5
   assert len({*losses["cosface"]["values"].values()}) == 2  # Seeds differ.
   assert losses["jamsface"]["difference"] is not None
+
+  # What was compiled serves all of them.
+  assert any((output / "compiled").rglob("*-cache"))
+  assert not any(output.glob("demo/*/*/compiled"))
 
   # Again: nothing is run, so that work directories stay as they are.
   before = {p: p.stat().st_mtime_ns for p in output.rglob("metrics.jsonl")}
