@@ -5,7 +5,7 @@ Run:    python -m jamsface_jax.ablate --config=configs/ablation.py \
             --output=A --jobs=2
 Budget: four strengths of each loss, once each, on LFW's view 1; the best goes
         on to five other seeds, on fold 10 of view 2 and on view 1.
-Result: not run.
+Result: docs/losses.md.
 """
 
 from ml_collections import ConfigDict
