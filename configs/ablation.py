@@ -10,6 +10,8 @@ Result: docs/losses.md.
 
 from ml_collections import ConfigDict
 
+from jamsface_jax.comparison import strengths
+
 FACTORS = (0.25, 0.6, 1.2, 2.5)  # On what is tuned: over a tenfold range.
 
 
@@ -48,7 +50,7 @@ def get_config():
   config.tuning.metric = "lfw_test/auc"
   config.tuning.settings = ()
   config.tuning.factors = FACTORS
-  tuned = {  # What is tuned, and its middle.
+  middles = {  # What is tuned, and its middle.
     "softmax": {"optimizer.learning_rate": 0.1},
     "cosface": {"head.cosine_margin": 0.2},
     "arcface": {"head.angular_margin": 0.3},
@@ -62,13 +64,5 @@ def get_config():
       "head.cosine_lambda": 10.0,
     },
   }
-  config.tuning.choices = ConfigDict(
-    {
-      row: tuple(
-        tuple(f"{name}={middle * factor:g}" for name, middle in values.items())
-        for factor in FACTORS
-      )
-      for row, values in tuned.items()
-    }
-  )
+  config.tuning.choices = strengths(middles, FACTORS)
   return config

@@ -10,6 +10,8 @@ Result: docs/losses.md.
 
 from ml_collections import ConfigDict
 
+from jamsface_jax.comparison import strengths
+
 FACTORS = (0.25, 0.6, 1.2, 2.5)  # On what is tuned: over a tenfold range.
 
 
@@ -37,7 +39,9 @@ def get_config():
       "curricularface": ("curricularface",),
       "adaface": ("adaface",),
       "jamsface": ("jamsface",),
-      "jamsface_cosine": ("jamsface", "head.learn_angular=False"),
+      "jamsface_cosine": (
+        *("jamsface", "head.learn_angular=False", "head.angular_margin=0"),
+      ),
       "jamsface_lambda": ("jamsface", "head.margin_rule=lambda"),
     }
   )
@@ -46,7 +50,7 @@ def get_config():
   config.tuning.metric = "synthetic_test/tar@1e-3"
   config.tuning.settings = ("evaluation.data=build/tail_tuning/test:all_pairs",)
   config.tuning.factors = FACTORS
-  tuned = {  # What is tuned, and its middle.
+  middles = {  # What is tuned, and its middle.
     "softmax": {"optimizer.learning_rate": 0.1},
     "cosface": {"head.cosine_margin": 0.2},
     "arcface": {"head.angular_margin": 0.3},
@@ -61,17 +65,5 @@ def get_config():
       "head.cosine_lambda": 10.0,
     },
   }
-  config.tuning.choices = ConfigDict(
-    {
-      row: tuple(
-        (
-          *(f"{name}={middle * factor:g}" for name, middle in values.items()),
-          # Its angular margin is 0 and stays so.
-          *(("head.angular_margin=0",) if row == "jamsface_cosine" else ()),
-        )
-        for factor in FACTORS
-      )
-      for row, values in tuned.items()
-    }
-  )
+  config.tuning.choices = strengths(middles, FACTORS)
   return config

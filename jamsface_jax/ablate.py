@@ -10,6 +10,7 @@ interrupted goes on: give the same command.
 
 With `tuning` in the configuration, each row is first run with each of its
 choices on seeds and data of its own, all rows with as many; the best goes on.
+With `tuning.recipe` the choice is made on that recipe and goes to all.
 """
 
 import os

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -173,6 +173,26 @@ def plan_tuning(config: ConfigDict, output: str) -> list[Run]:
   ]
 
 
+def strengths(
+  middles: Mapping[str, Mapping[str, float]], factors: Sequence[float]
+) -> ConfigDict:
+  """The `tuning.choices` of rows that are tuned by the same factors.
+
+  Args:
+    middles: by row, what is tuned and its middle.
+    factors: on all that is tuned of a row; `tuning.factors`.
+  """
+  return ConfigDict(
+    {
+      row: tuple(
+        tuple(f"{name}={middle * factor:g}" for name, middle in values.items())
+        for factor in factors
+      )
+      for row, values in middles.items()
+    }
+  )
+
+
 def _tuned_recipes(config) -> tuple[str, ...]:
   """The one whose choices are those of all recipes; or each by itself."""
   recipe = config.tuning.get("recipe")
@@ -192,9 +212,7 @@ def _run(config, output, recipe, row, seed, choice, further) -> Run:
     *(recipe, row, seed, choice),
     os.path.join(*place, ("tuning" if further else "") + f"seed{seed}"),
     (
-      f"--config={recipe},{variant}"
-      if words
-      else f"--config={recipe}:{variant}",
+      f"--config={recipe}{',' if words else ':'}{variant}",
       *(f"--config.{setting}" for setting in settings),
     ),
   )
@@ -231,7 +249,7 @@ def tune(
         continue
       means = [float(np.mean([*of_choice.values()])) for of_choice in values]
       best = int(np.argmax(means))
-      others = config.recipes if "recipe" in config.tuning else (recipe,)
+      others = config.recipes if config.tuning.get("recipe") else (recipe,)
       chosen |= {(other, row): best for other in others}
       at = np.log(config.tuning.factors)
       area = np.trapezoid(means, at) / (at[-1] - at[0]) if len(at) > 1 else None

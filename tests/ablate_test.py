@@ -178,6 +178,11 @@ def test_the_best_choice_of_a_row_goes_on():
   assert final.workdir not in {run.workdir for run in runs}
 
 
+def test_strengths_are_middles_times_factors():
+  choices = comparison.strengths({"a": {"x": 0.2, "y.z": 30.0}}, (0.5, 2))
+  assert choices["a"] == (("x=0.1", "y.z=15"), ("x=0.4", "y.z=60"))
+
+
 def test_one_recipe_may_tune_for_all():
   config = ConfigDict({"recipes": ("r.py", "r.py:far"), "metrics": ("m",)})
   config.seeds, config.reference = (0,), "a"
