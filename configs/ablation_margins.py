@@ -38,6 +38,9 @@ def get_config():
         "head.cosine_margin=0.24",
       ),
       "held": held,
+      "held, double": (
+        *("jamsface", "head.angular_margin=0.3", "head.cosine_margin=0.24"),
+      ),
       "held, slow": (*held, "head.margin_rate=0.004"),
       "held, fast": (*held, "head.margin_rate=0.1"),
       "held, from half": (*held, "head.margin_start=250"),
@@ -50,8 +53,15 @@ def get_config():
         *("head.angular_max=0.3", "head.cosine_max=0.24"),
         "head.margin_rate=1.0",
       ),
+      # Rich classes count more in the mean, so that margins fall less with n.
+      "held, by root of images": (*held, "head.count_power=0.5"),
+      "held, by images": (*held, "head.count_power=1.0"),
       "lambda 5": (
         *(*reward, "head.angular_lambda=5.0", "head.cosine_lambda=5.0"),
+      ),
+      "lambda 5, by root of images": (
+        *(*reward, "head.angular_lambda=5.0", "head.cosine_lambda=5.0"),
+        "head.count_power=0.5",
       ),
       "lambda 20": (
         *(*reward, "head.angular_lambda=20.0", "head.cosine_lambda=20.0"),

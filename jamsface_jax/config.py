@@ -95,6 +95,7 @@ def base_config() -> ConfigDict:
   config.head.cosine_lambda = 5.0  # Likewise.
   config.head.lambda_end = 1.0  # Factor on both at the end; linear from 1.
   config.head.rewarded = "classes"  # Whose mean "lambda" rewards; or "batch".
+  config.head.count_power = 0.0  # In both means a class counts as size^this.
   config.head.angular_min = 0.0  # Learned margins stay in [min, max].
   config.head.angular_max = 0.8  # Likewise.
   config.head.cosine_min = 0.0  # Likewise.
@@ -342,6 +343,7 @@ def validate(config: ConfigDict) -> None:
     "head.angular_margin",
     "head.cosine_margin",
     "head.margin_power",
+    "head.count_power",
     "head.margin_rate",
     "head.margin_start",
     "head.lambda_end",
@@ -406,6 +408,12 @@ def validate(config: ConfigDict) -> None:
         f" head.{kind}_max={upper}: learned margins need their mean inside"
         " their bounds, and room between these."
       )
+  if config.head.count_power and config.head.rewarded == "batch":
+    raise InputError(
+      f"head.count_power={config.head.count_power} weighs all classes, but"
+      " head.rewarded='batch' counts those of the batch by their images: set"
+      " head.count_power=0 or head.rewarded=classes."
+    )
   betas = config.optimizer.betas
   if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
     raise InputError(

@@ -27,6 +27,7 @@ WEIGHTS = "weights"
 LOG_SCALE = "log_scale"
 ANGULAR = "angular_margins"
 COSINE = "cosine_margins"
+MEAN_WEIGHTS = "mean_weights"  # Of classes, if not all count alike.
 BIAS = "bias"  # Of losses that count other classes one by one.
 
 HeadParams = dict[str, jax.Array]
@@ -91,6 +92,8 @@ class Head:
     loss: what it makes of cosines and margins.
     angular: the margin a.
     cosine: the margin c.
+    count_power: in the means of margins, those that are held and those that are
+      rewarded, a class counts as its images to this power (ours); 0: all alike.
     ignore_above: other classes of a larger cosine do not count; 1: all do.
     sample_rate: share of the other classes that a step walks, in (0, 1].
     weigh_sample: whether a drawn class stands for those that were not.
@@ -111,6 +114,7 @@ class Head:
   loss: Loss
   angular: Margin
   cosine: Margin
+  count_power: float
   ignore_above: float
   sample_rate: float
   weigh_sample: bool
@@ -154,17 +158,19 @@ def init(
       the same on every mesh.
     head: what is fixed about the head.
     mesh: the (data, model) mesh.
-    class_sizes: images of each class, [N]; needed by margins that fall with it.
+    class_sizes: images of each class, [N]; needed by margins that fall with it
+      and by `Head.count_power`.
 
   Returns:
     `weights` float32 [C K, D], the K rows of a class in a row;
-    `angular_margins` and `cosine_margins` float32 [C]; and float32 scalars:
-    `log_scale` if the scale is learned, `bias` if the loss has one. Padded rows
-    are zero, and the first axis is split by class.
+    `angular_margins` and `cosine_margins` float32 [C]; `mean_weights` likewise,
+    of mean 1, if classes do not count alike; and float32 scalars: `log_scale`
+    if the scale is learned, `bias` if the loss has one. Padded rows are zero,
+    and the first axis is split by class.
   """
 
-  def first(margin):
-    values = jnp.asarray(margin.first(class_sizes), jnp.float32)
+  def of_classes(values):
+    values = jnp.asarray(values, jnp.float32)
     values = jnp.broadcast_to(values, head.num_classes)
     return jnp.pad(values, (0, head.padded_classes - head.num_classes))
 
@@ -175,9 +181,12 @@ def init(
       in_specs=REPLICATED,
       out_specs=CLASSES,
     )(key),
-    ANGULAR: first(head.angular),
-    COSINE: first(head.cosine),
+    ANGULAR: of_classes(head.angular.first(class_sizes)),
+    COSINE: of_classes(head.cosine.first(class_sizes)),
   }
+  if head.count_power and (head.angular.learned or head.cosine.learned):
+    counts = np.asarray(class_sizes, np.float64) ** head.count_power
+    params[MEAN_WEIGHTS] = of_classes(counts / counts.mean())
   if head.learn_scale:
     params[LOG_SCALE] = jnp.log(jnp.float32(head.scale))
   if head.loss.one_by_one:
@@ -217,9 +226,10 @@ def margin_reward(
 ) -> jax.Array:
   """What rule "lambda" subtracts from the loss: lambda times a mean.
 
-  Over all N classes: at a fixed point a class with n images has 1 - p = lambda
-  N_images / (N n s), so that the margin falls with n. Over the batch: n cancels
-  (see docs/losses.md). Ours where the abstract is silent.
+  Over all N classes: at a fixed point a class with n images and weight w in the
+  mean has 1 - p = lambda w N_images / (N n s), so that the margin falls with n
+  where w rises more slowly. Over the batch: n cancels (see docs/losses.md).
+  Ours where the abstract is silent.
 
   Args:
     params: as `init` returns; of it the margins.
@@ -236,7 +246,7 @@ def margin_reward(
       if margin.rewarded == "batch":
         mean = params[name][labels].mean()
       else:
-        mean = _real_mean(params[name], head)
+        mean = _real_mean(params[name] * _mean_weights(params), head)
       reward += margin.strength * mean
   return reward
 
@@ -252,22 +262,28 @@ def constrain(params: HeadParams, head: Head) -> HeadParams:
     if not margin.learned:
       continue
     if margin.rule == "mean":
-      params[name] = hold_mean(params[name], head, margin)
+      params[name] = hold_mean(
+        params[name], _mean_weights(params), head, margin
+      )
     else:
       inside = jnp.clip(params[name], margin.lower, margin.upper)
       params[name] = jnp.where(_is_real(head), inside, 0.0)
   return params
 
 
-def hold_mean(m_c: jax.Array, head: Head, margin: Margin) -> jax.Array:
+def hold_mean(
+  m_c: jax.Array, weights_c: jax.Array, head: Head, margin: Margin
+) -> jax.Array:
   """Projects margins on the box [lower, upper] with mean `margin.initial`.
 
-  The nearest point of that set is clip(m + t, lower, upper) for one t (the
+  The nearest point of that set is clip(m + t w, lower, upper) for one t (the
   condition of Karush, Kuhn and Tucker with one multiplier for the mean). t is
   found by Newton's method, kept inside a bisected bracket.
 
   Args:
     m_c: margins, float32 [C].
+    weights_c: of classes in the mean, w above 0 and of mean 1 over real
+      classes; float32 [C], or a scalar 1.
     head: gives the number of real classes; padded margins stay 0.
     margin: gives the box and the mean.
 
@@ -278,10 +294,11 @@ def hold_mean(m_c: jax.Array, head: Head, margin: Margin) -> jax.Array:
   real_c = _is_real(head)
 
   def shifted(t):
-    return jnp.where(real_c, jnp.clip(m_c + t, lower, upper), 0.0)
+    moved_c = jnp.clip(m_c + t * weights_c, lower, upper)
+    return jnp.where(real_c, moved_c, 0.0)
 
   def excess(t):
-    return jnp.sum(shifted(t)) / head.num_classes - target
+    return _real_mean(shifted(t) * weights_c, head) - target
 
   def unsolved(carry):
     _, _, _, e, i = carry
@@ -290,14 +307,16 @@ def hold_mean(m_c: jax.Array, head: Head, margin: Margin) -> jax.Array:
   def improve(carry):
     low, high, t, e, i = carry
     low, high = jnp.where(e < 0, t, low), jnp.where(e < 0, high, t)
-    free_c = real_c & (m_c + t > lower) & (m_c + t < upper)
-    newton = t - e * head.num_classes / jnp.maximum(jnp.sum(free_c), 1)
+    moved_c = m_c + t * weights_c
+    free_c = real_c & (moved_c > lower) & (moved_c < upper)
+    slope = _real_mean(jnp.where(free_c, weights_c**2, 0.0), head)
+    newton = t - e / slope  # Not finite where none is free: outside.
     inside = (newton > low) & (newton < high)
     t = jnp.where(inside, newton, (low + high) / 2)
     return low, high, t, excess(t), i + 1
 
-  low = lower - jnp.max(jnp.where(real_c, m_c, -jnp.inf))
-  high = upper - jnp.min(jnp.where(real_c, m_c, jnp.inf))
+  low = jnp.min(jnp.where(real_c, (lower - m_c) / weights_c, jnp.inf))
+  high = jnp.max(jnp.where(real_c, (upper - m_c) / weights_c, -jnp.inf))
   zero = jnp.zeros_like(low)
   *_, t, _, _ = lax.while_loop(
     unsolved, improve, (low, high, zero, excess(zero), 0)
@@ -327,6 +346,11 @@ def margin_statistics(params: HeadParams, head: Head) -> dict[str, jax.Array]:
     statistics[f"{name}_min"] = jnp.min(jnp.where(real_c, m_c, jnp.inf))
     statistics[f"{name}_max"] = jnp.max(jnp.where(real_c, m_c, -jnp.inf))
   return statistics
+
+
+def _mean_weights(params: HeadParams) -> jax.Array:
+  """Of classes in the means of their margins: float32 [C], or a scalar 1."""
+  return lax.stop_gradient(params.get(MEAN_WEIGHTS, jnp.float32(1.0)))
 
 
 def _is_real(head: Head) -> jax.Array:

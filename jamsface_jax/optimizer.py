@@ -19,6 +19,7 @@ from jamsface_jax.head import (
   BIAS,
   COSINE,
   LOG_SCALE,
+  MEAN_WEIGHTS,
   WEIGHTS,
   Head,
   Margin,
@@ -115,6 +116,7 @@ def make_optimizers(
     COSINE: head.cosine.learned,
     LOG_SCALE: head.learn_scale,
     BIAS: True,
+    MEAN_WEIGHTS: False,
   }
 
   return Optimizers(

@@ -36,6 +36,7 @@ from jamsface_jax.head import (
   BIAS,
   COSINE,
   LOG_SCALE,
+  MEAN_WEIGHTS,
   WEIGHTS,
   Head,
   HeadParams,
@@ -432,7 +433,10 @@ def _local_loss(params, sample, examples, running, *, head, mesh):
   )
   small_slopes = {ANGULAR: slopes_c2[:, 0], COSINE: slopes_c2[:, 1]}
   # The same on every device: their gradients come summed over `data`.
-  for name, slope in ((LOG_SCALE, scale * slopes[5]), (BIAS, slopes[6])):
+  for name, slope in (
+    *((LOG_SCALE, scale * slopes[5]), (BIAS, slopes[6])),
+    (MEAN_WEIGHTS, jnp.zeros(classes)),
+  ):
     if name in params:
       small_slopes[name] = slope
   if head.loss.remembers:

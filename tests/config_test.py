@@ -70,6 +70,13 @@ def test_any_recipe_with_any_loss(word):
   )
 
 
+def test_classes_of_a_batch_count_by_their_images_already():
+  config = recipe("demo", "jamsface")
+  config.head.rewarded, config.head.count_power = "batch", 0.5
+  with pytest.raises(InputError, match="set head.count_power=0 or"):
+    config_lib.validate(config)
+
+
 def test_weighed_samples_have_no_meaning_one_by_one():
   config = recipe("demo", "uniface")
   config.head.weigh_sample = True

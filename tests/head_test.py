@@ -73,31 +73,39 @@ def test_frozen_margins_do_not_move():
   assert all(got[k] is params[k] for k in params)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_hold_mean_is_the_projection(mesh, seed):
+def test_hold_mean_is_the_projection(mesh, seed, power):
   rng = np.random.default_rng(seed)
   head = make_head(classes=101, multiple=64)
   lower = 0.1 * (seed == 2)
   margin = make_margin([0.3, 0.02, 0.75, 0.0, 0.8][seed], 0.8, lower=lower)
   m_c = np.zeros(head.padded_classes)
   m_c[:101] = rng.normal(0.3, 0.5, 101)
+  w_c = np.zeros(head.padded_classes)
+  w_c[:101] = rng.integers(2, 300, 101) ** power
+  w_c /= w_c[:101].mean()
+  by_class = NamedSharding(mesh, sharding.CLASSES)
+  weights = jax.device_put(w_c.astype(np.float32), by_class)
   got = jax.jit(partial(head_lib.hold_mean, head=head, margin=margin))(
-    jax.device_put(
-      m_c.astype(np.float32), NamedSharding(mesh, sharding.CLASSES)
-    )
+    jax.device_put(m_c.astype(np.float32), by_class),
+    weights if power else jnp.float32(1.0),
   )
   got = np.asarray(got, np.float64)
+  m_c, w_c = m_c[:101], w_c[:101]
   assert np.all(got[101:] == 0)
-  assert abs(got[:101].mean() - margin.initial) < 2e-6
-  # Oracle: a shift found by 100 bisections in float64.
-  low, high = -2.0 - m_c.max(), 2.0 - m_c.min()
+  assert abs((w_c * got[:101]).mean() - margin.initial) < 2e-6
+
+  # Oracle: a multiplier found by 100 bisections in float64.
+  def shifted(t):
+    return np.clip(m_c + t * w_c, lower, 0.8)
+
+  low, high = -10 / w_c.min(), 10 / w_c.min()
   for _ in range(100):
     t = (low + high) / 2
-    below = np.clip(m_c[:101] + t, lower, 0.8).mean() < margin.initial
+    below = (w_c * shifted(t)).mean() < margin.initial
     low, high = (t, high) if below else (low, t)
-  np.testing.assert_allclose(
-    got[:101], np.clip(m_c[:101] + high, lower, 0.8), atol=1e-4
-  )
+  np.testing.assert_allclose(w_c * got[:101], w_c * shifted(high), atol=1e-4)
 
 
 def test_learned_margins_stay_in_their_box_under_rough_steps():
@@ -136,6 +144,41 @@ def test_reward_is_lambda_times_the_mean_of_real_classes(mesh):
   np.testing.assert_allclose(grads[head_lib.ANGULAR], want, rtol=1e-6)
   held = make_head()
   assert head_lib.margin_reward(sharded, labels, held) == 0
+
+
+def test_classes_count_in_both_means_by_a_power_of_their_images(mesh):
+  sizes = np.random.default_rng(0).integers(2, 500, 37)
+  head = make_head(
+    angular=make_margin(0.3, 0.8, rule="lambda", strength=5.0),
+    cosine=make_margin(0.2, 0.6),
+    count_power=0.75,
+  )
+  init = partial(head_lib.init, head=head, mesh=mesh, class_sizes=sizes)
+  params = jax.jit(init)(jax.random.key(0))
+  want = sizes**0.75 / np.mean(sizes**0.75)
+  np.testing.assert_allclose(
+    params[head_lib.MEAN_WEIGHTS], np.pad(want, (0, 3)), rtol=1e-6
+  )
+  rng = np.random.default_rng(1)
+  for name in (head_lib.ANGULAR, head_lib.COSINE):
+    step = jnp.asarray(rng.normal(0.0, 0.05, 40), jnp.float32)
+    params[name] = params[name] + step
+  a = np.asarray(params[head_lib.ANGULAR], np.float64)[:37]
+  reward = jax.jit(
+    jax.value_and_grad(
+      lambda p: head_lib.margin_reward(p, jnp.zeros(8, int), head)
+    )
+  )
+  value, slopes = reward(params)
+  np.testing.assert_allclose(value, 5 * np.mean(want * a), rtol=1e-6)
+  np.testing.assert_allclose(
+    slopes[head_lib.ANGULAR], np.pad(5 / 37 * want, (0, 3)), rtol=1e-6
+  )
+  assert not np.any(slopes[head_lib.MEAN_WEIGHTS])
+  kept = jax.jit(partial(head_lib.constrain, head=head))(params)
+  c = np.asarray(kept[head_lib.COSINE], np.float64)[:37]
+  assert np.mean(want * c) == pytest.approx(0.2, abs=1e-6)
+  assert abs(np.mean(c) - 0.2) > 1e-4  # Another mean than the plain one.
 
 
 def test_reward_over_the_batch_counts_images(mesh):

@@ -28,6 +28,7 @@ def make_head(classes=37, multiple=8, chunk=3, smooth=True, **changes):
     "learn_scale": False,
     "angular": make_margin(0.3, 0.8),
     "cosine": make_margin(0.2, 0.6),
+    "count_power": 0.0,
     "ignore_above": 1.0,
     "sample_rate": 1.0,
     "weigh_sample": False,

@@ -30,7 +30,7 @@ def tiny_config(**changes):
 def run_steps(config, mesh, steps=2, classes=10):
   source = NoiseSource(classes, 64, SIZE)
   parts = state.make_parts(config, source.num_classes, len(source))
-  current = state.create_state(0, parts, SIZE, mesh)
+  current = state.create_state(0, parts, SIZE, mesh, source.class_sizes)
   step_fn = make_train_step(config, parts, mesh)
   rows = sharding.local_rows(32, mesh)
   metrics = None
@@ -299,6 +299,25 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
     jax.tree.map(
       np.testing.assert_array_equal, getattr(after, part), getattr(before, part)
     )
+
+
+def test_weights_of_classes_stay_and_a_step_does_not_depend_on_the_mesh(
+  mesh, one_device
+):
+  config = tiny_config(**{"head.count_power": 3.0, "head.margin_rate": 5.0})
+  want, want_metrics = run_steps(config, one_device[0])
+  got, metrics = run_steps(config, mesh)
+  assert_close(got, want)
+  assert_close(metrics, want_metrics)
+  sizes = np.bincount(NoiseSource(10, 64, SIZE).labels(), minlength=10)
+  weights = np.asarray(got.params["head"][head_lib.MEAN_WEIGHTS])
+  np.testing.assert_allclose(
+    weights[:10], sizes**3 / np.mean(sizes**3), rtol=1e-6
+  )
+  for name, mean in ((head_lib.ANGULAR, 0.3), (head_lib.COSINE, 0.2)):
+    margins = np.asarray(got.params["head"][name])
+    assert np.ptp(margins[:10]) > 1e-3
+    assert np.mean((weights * margins)[:10]) == pytest.approx(mean, abs=1e-5)
 
 
 def test_the_strength_of_the_reward_follows_its_schedule():
