@@ -8,7 +8,9 @@ No photograph, no download, no pre-trained weight: a whole experiment
 DIR/train holds --images images of --identities identities whose sizes follow
 --tail; DIR/test other identities and pairs.txt, in LFW's layout. With
 --held_out=N, DIR/held_out has N more images of each training identity, to see
-how well rich and poor classes are told apart (evaluation.known).
+how well rich and poor classes are told apart (evaluation.known). With
+--mislabelled=SHARE so many training images have the class of another; their
+names keep the true one.
 They are hard enough to compare losses: on the 6,000 pairs of the default
 settings the cosine of raw pixels (56 x 56, mean image subtracted) is right for
 63 %, that of a small convolutional network after 400 steps for 90 %.
@@ -127,6 +129,42 @@ def _scale(
   return sizes
 
 
+def training_labels(
+  sizes: Sequence[int], mislabelled: float, rng: np.random.Generator
+) -> np.ndarray:
+  """Labels of the training images, in the order of the true ones.
+
+  Args:
+    sizes: images of each class.
+    mislabelled: share of images that have the label of another class, each that
+      of another such image, so that classes keep their sizes.
+    rng: random numbers.
+
+  Returns:
+    int64 [images].
+
+  Raises:
+    InputError: one class has so many of these that some must keep their label.
+  """
+  labels = np.repeat(np.arange(len(sizes)), sizes)
+  wrong = rng.permutation(len(labels))[: round(mislabelled * len(labels))]
+  true = labels[wrong]
+  if 2 * np.bincount(true, minlength=1).max() > len(wrong):
+    raise InputError(
+      f"--mislabelled={mislabelled} of {len(labels)} images leaves one class"
+      " with more than half of the wrong ones, which cannot all go elsewhere:"
+      " use 0, a larger share or more --identities."
+    )
+  given = rng.permutation(true)
+  while len(same := np.flatnonzero(given == true)):
+    for one, other in zip(
+      same, rng.integers(len(wrong), size=len(same)), strict=True
+    ):
+      given[[one, other]] = given[[other, one]]
+  labels[wrong] = given
+  return labels
+
+
 def verification_pairs(
   identities: int, images: int, pairs: int, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -222,6 +260,7 @@ def synthesize(
   output: str,
   *,
   train_sizes: Sequence[int],
+  mislabelled: float,
   held_out: int,
   test_identities: int,
   test_images: int,
@@ -235,6 +274,7 @@ def synthesize(
   Args:
     output: directory of them.
     train_sizes: images of each training identity.
+    mislabelled: share of training images whose class is another's.
     held_out: images more of each, in a set of their own; 0: no such set.
     test_identities: identities that are only in the test set.
     test_images: images of each of them.
@@ -244,7 +284,7 @@ def synthesize(
     workers: processes that draw.
 
   Raises:
-    InputError: a data set is there already, or impossible pairs.
+    InputError: a data set is there already, or impossible pairs or labels.
   """
   names = ("train", "test", "held_out") if held_out else ("train", "test")
   directories = {name: os.path.join(output, name) for name in names}
@@ -258,6 +298,7 @@ def synthesize(
   # A counter of its own, which no image has.
   rng = procedural_photos.generator(seed, identities)
   folds = verification_pairs(test_identities, test_images, pairs, rng)
+  labels = iter(training_labels(train_sizes, mislabelled, rng))
   people = [_name(identity) for identity in range(identities)]
   split = len(train_sizes)
   classes = dict.fromkeys(names, people[:split]) | {"test": people[split:]}
@@ -267,6 +308,8 @@ def synthesize(
   source = f"synthetic {seed} {sizes} {size}"
   if held_out:
     source += f" {held_out}"
+  if mislabelled:
+    source += f" mislabelled {mislabelled}"
   with contextlib.ExitStack() as stack:
     pool = stack.enter_context(
       multiprocessing.get_context("spawn").Pool(workers)
@@ -294,10 +337,12 @@ def synthesize(
         part = "test"
         if trained:
           part = "train" if number <= sizes[identity] else "held_out"
+        label = identity if trained else identity - split
+        if part == "train":
+          label = int(next(labels))
         if written[part]:
           written[part] -= 1
           continue
-        label = identity if trained else identity - split
         name = f"{person}/{person}_{number:04d}.jpg"
         writers[part].add(label, name, image, (size, size))
     with tempfile.TemporaryDirectory() as scratch:
@@ -341,6 +386,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     default=0,
     help="images more of each training identity, for held_out/",
   )
+  add(
+    "--mislabelled",
+    type=float,
+    default=0.0,
+    help="share of training images that have the class of another",
+  )
   add("--test_identities", type=int, default=200, help="never trained on")
   add("--test_images", type=int, default=10, help="images of each of these")
   add("--pairs", type=int, default=6000, help="verification pairs in all")
@@ -361,6 +412,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   for name, least, most in (
     ("identities", 2, 50_000),
     ("held_out", 0, 9_999),
+    ("mislabelled", 0, 0.5),
     ("test_identities", 2 * FOLDS, 50_000),
     ("test_images", 2, 9_999),
     ("smallest_class", 1, 9_999),
@@ -384,6 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   synthesize(
     flags.output,
     train_sizes=sizes,
+    mislabelled=flags.mislabelled,
     held_out=flags.held_out,
     test_identities=flags.test_identities,
     test_images=flags.test_images,

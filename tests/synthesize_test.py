@@ -100,6 +100,28 @@ def test_records(output, split):
   )
 
 
+def test_mislabelled_images_keep_their_names_and_classes_their_sizes(
+  output, tmp_path
+):
+  run(tmp_path / "set", "--mislabelled=0.25")
+  assert digest(tmp_path / "set" / "test") == digest(f"{output}/test")
+  right, wrong = (
+    read_all(f"{where}/train") for where in (output, tmp_path / "set")
+  )
+  assert [r.image for r in right] == [w.image for w in wrong]
+  assert [r.name for r in right] == [w.name for w in wrong]
+  true, given = (np.array([r.label for r in part]) for part in (right, wrong))
+  assert np.sum(true != given) == 15
+  np.testing.assert_array_equal(np.bincount(true), np.bincount(given))
+  assert len({*zip(true[true != given], given[true != given], strict=True)}) > 5
+
+
+def test_a_class_too_large_to_be_mislabelled_is_refused():
+  rng = np.random.default_rng(0)
+  with pytest.raises(InputError, match="--mislabelled=0.2 of 106 images"):
+    synthesize.training_labels([100, 3, 3], 0.2, rng)
+
+
 def test_no_identity_is_in_both_sets(output):
   train = records.read_classes(f"{output}/train")
   test = records.read_classes(f"{output}/test")
@@ -311,6 +333,7 @@ def test_identity_can_be_learned():
 def test_held_out_images_are_new_and_change_nothing_else(tmp_path):
   arguments = {"train_sizes": [3, 2], "test_identities": 20, "test_images": 2}
   arguments |= {"pairs": 20, "seed": 0, "size": 32, "workers": 1}
+  arguments |= {"mislabelled": 0.0}
   plain, more = tmp_path / "plain", tmp_path / "more"
   synthesize.synthesize(str(plain), held_out=0, **arguments)
   synthesize.synthesize(str(more), held_out=2, **arguments)
