@@ -148,13 +148,14 @@ def convert(
     engine=engine,
     threads=threads,
   )
-  conversion.print_result(
-    directory,
-    assembler.skipped,
-    f"python -m jamsface_jax.evaluate --workdir=W --data={directory}"
-    if pairs
-    else conversion.training_command(directory, "configs/lfw_cpu.py"),
-  )
+  if pairs:
+    then = f"python -m jamsface_jax.evaluate --workdir=W --data={directory}"
+  elif only_last:
+    then = conversion.training_command("TRAIN", "configs/lfw_cpu.py")
+    then += f" --config.evaluation.known={directory}"
+  else:
+    then = conversion.training_command(directory, "configs/lfw_cpu.py")
+  conversion.print_result(directory, assembler.skipped, then)
 
 
 def _items(classes: Mapping[str, Sequence[str]]) -> Iterator[Item]:

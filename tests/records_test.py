@@ -326,7 +326,7 @@ def test_choice_of_identities(image_folder, tmp_path):
   assert records.read_classes(str(tmp_path / "rich")) == ["Person_00"]
 
 
-def test_the_last_images_are_kept_apart(image_folder, run, tmp_path):
+def test_the_last_images_are_kept_apart(image_folder, run, tmp_path, capsys):
   """Person_00 has four images, the others three."""
 
   def names(part, min_images, **flags):
@@ -336,6 +336,9 @@ def test_the_last_images_are_kept_apart(image_folder, run, tmp_path):
 
   known = names("known", 3, only_last=1)
   assert known == ["Person_00/Person_00_0004.jpg"]
+  assert f"--config.evaluation.known={tmp_path / 'known'}" in (
+    capsys.readouterr().out
+  )
   train = names("train", 3, without_last=1)
   assert sorted(train + known) == names("whole", 3)
   assert records.read_classes(str(tmp_path / "known")) == ["Person_00"]
