@@ -42,6 +42,8 @@ def get_config():
       "adaface": ("adaface",),
       "jamsface": ("jamsface",),
       "jamsface_lambda": ("jamsface", "head.margin_rule=lambda"),
+      "fixed_joint_adjusted": ("fixed_joint", "head.logit_adjustment=1.0"),
+      "jamsface_adjusted": ("jamsface", "head.logit_adjustment=1.0"),
     }
   )
   config.tuning = ConfigDict()
@@ -50,19 +52,22 @@ def get_config():
   config.tuning.metric = "lfw_test/auc"
   config.tuning.settings = ()
   config.tuning.factors = FACTORS
+  joint = {"head.angular_margin": 0.15, "head.cosine_margin": 0.12}
   middles = {  # What is tuned, and its middle.
     "softmax": {"optimizer.learning_rate": 0.1},
     "cosface": {"head.cosine_margin": 0.2},
     "arcface": {"head.angular_margin": 0.3},
-    "fixed_joint": {"head.angular_margin": 0.15, "head.cosine_margin": 0.12},
+    "fixed_joint": joint,
     "adaptiveface": {"head.cosine_lambda": 20.0},
     "curricularface": {"head.angular_margin": 0.3},
     "adaface": {"head.cosine_margin": 0.2},
-    "jamsface": {"head.angular_margin": 0.15, "head.cosine_margin": 0.12},
+    "jamsface": joint,
     "jamsface_lambda": {
       "head.angular_lambda": 10.0,
       "head.cosine_lambda": 10.0,
     },
+    "fixed_joint_adjusted": joint,
+    "jamsface_adjusted": joint,
   }
   config.tuning.choices = strengths(middles, FACTORS)
   return config

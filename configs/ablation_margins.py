@@ -37,7 +37,14 @@ def get_config():
         *("fixed_joint", "head.angular_margin=0.3"),
         "head.cosine_margin=0.24",
       ),
+      "fixed, adjusted by half": (
+        *("fixed_joint", *first, "head.logit_adjustment=0.5"),
+      ),
+      "fixed, adjusted": (
+        *("fixed_joint", *first, "head.logit_adjustment=1.0"),
+      ),
       "held": held,
+      "held, adjusted": (*held, "head.logit_adjustment=1.0"),
       "held, double": (
         *("jamsface", "head.angular_margin=0.3", "head.cosine_margin=0.24"),
       ),
@@ -62,6 +69,10 @@ def get_config():
       "lambda 5, by root of images": (
         *(*reward, "head.angular_lambda=5.0", "head.cosine_lambda=5.0"),
         "head.count_power=0.5",
+      ),
+      "lambda 5, adjusted": (
+        *(*reward, "head.angular_lambda=5.0", "head.cosine_lambda=5.0"),
+        "head.logit_adjustment=1.0",
       ),
       "lambda 20": (
         *(*reward, "head.angular_lambda=20.0", "head.cosine_lambda=20.0"),

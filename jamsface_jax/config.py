@@ -85,6 +85,7 @@ def base_config() -> ConfigDict:
   config.head = ConfigDict()
   config.head.loss = "joint"  # Or another of `losses`, see docs/losses.md.
   config.head.scale = 64.0  # Of the cosines in the softmax.
+  config.head.logit_adjustment = 0.0  # Logits: + this times log(class size).
   config.head.angular_margin = 0.3  # Radians: first value, and mean if held.
   config.head.cosine_margin = 0.2  # Likewise, in the cosine space.
   config.head.margin_power = 0.0  # First margins fall as (class size)^-this.
@@ -344,6 +345,7 @@ def validate(config: ConfigDict) -> None:
     "head.cosine_margin",
     "head.margin_power",
     "head.count_power",
+    "head.logit_adjustment",
     "head.margin_rate",
     "head.margin_start",
     "head.lambda_end",
@@ -429,6 +431,12 @@ def validate(config: ConfigDict) -> None:
       "head.weigh_sample=True weighs classes in one sum, but"
       " head.loss='uniface' counts each on its own: set"
       " head.weigh_sample=False."
+    )
+  if config.head.logit_adjustment and config.head.loss == "uniface":
+    raise InputError(
+      f"head.logit_adjustment={config.head.logit_adjustment} weighs classes in"
+      " one sum, but head.loss='uniface' counts each on its own: set"
+      " head.logit_adjustment=0."
     )
   if config.data.batch_size % config.optimizer.accumulation:
     raise InputError(

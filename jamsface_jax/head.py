@@ -27,7 +27,7 @@ WEIGHTS = "weights"
 LOG_SCALE = "log_scale"
 ANGULAR = "angular_margins"
 COSINE = "cosine_margins"
-MEAN_WEIGHTS = "mean_weights"  # Of classes, if not all count alike.
+CLASS_SIZES = "class_sizes"  # Images, if a setting of the head counts them.
 BIAS = "bias"  # Of losses that count other classes one by one.
 
 HeadParams = dict[str, jax.Array]
@@ -94,6 +94,8 @@ class Head:
     cosine: the margin c.
     count_power: in the means of margins, those that are held and those that are
       rewarded, a class counts as its images to this power (ours); 0: all alike.
+    logit_adjustment: tau; every logit has tau log(images of its class) more in
+      training (Menon et al., https://arxiv.org/abs/2007.07314, eq. 10).
     ignore_above: other classes of a larger cosine do not count; 1: all do.
     sample_rate: share of the other classes that a step walks, in (0, 1].
     weigh_sample: whether a drawn class stands for those that were not.
@@ -115,6 +117,7 @@ class Head:
   angular: Margin
   cosine: Margin
   count_power: float
+  logit_adjustment: float
   ignore_above: float
   sample_rate: float
   weigh_sample: bool
@@ -122,6 +125,12 @@ class Head:
   keep_bytes: int
   skip_below: float
   product_dtype: str
+
+  @property
+  def counts_images(self) -> bool:
+    """Whether it must know the images of each class."""
+    learned = self.angular.learned or self.cosine.learned
+    return bool(self.logit_adjustment or (self.count_power and learned))
 
   def margin(self, name: str) -> Margin:
     """Returns the margin kept under this parameter name."""
@@ -158,15 +167,15 @@ def init(
       the same on every mesh.
     head: what is fixed about the head.
     mesh: the (data, model) mesh.
-    class_sizes: images of each class, [N]; needed by margins that fall with it
-      and by `Head.count_power`.
+    class_sizes: images of each class, [N], at least 1; needed by margins that
+      fall with it and where `Head.counts_images`.
 
   Returns:
     `weights` float32 [C K, D], the K rows of a class in a row;
-    `angular_margins` and `cosine_margins` float32 [C]; `mean_weights` likewise,
-    of mean 1, if classes do not count alike; and float32 scalars: `log_scale`
-    if the scale is learned, `bias` if the loss has one. Padded rows are zero,
-    and the first axis is split by class.
+    `angular_margins` and `cosine_margins` float32 [C]; `class_sizes` likewise,
+    if the head counts images; and float32 scalars: `log_scale` if the scale is
+    learned, `bias` if the loss has one. Padded rows are zero, and the first
+    axis is split by class.
   """
 
   def of_classes(values):
@@ -184,9 +193,10 @@ def init(
     ANGULAR: of_classes(head.angular.first(class_sizes)),
     COSINE: of_classes(head.cosine.first(class_sizes)),
   }
-  if head.count_power and (head.angular.learned or head.cosine.learned):
-    counts = np.asarray(class_sizes, np.float64) ** head.count_power
-    params[MEAN_WEIGHTS] = of_classes(counts / counts.mean())
+  if head.counts_images:
+    # Without them shapes can be had, but no values.
+    sizes = np.nan if class_sizes is None else class_sizes
+    params[CLASS_SIZES] = of_classes(sizes)
   if head.learn_scale:
     params[LOG_SCALE] = jnp.log(jnp.float32(head.scale))
   if head.loss.one_by_one:
@@ -246,7 +256,7 @@ def margin_reward(
       if margin.rewarded == "batch":
         mean = params[name][labels].mean()
       else:
-        mean = _real_mean(params[name] * _mean_weights(params), head)
+        mean = _real_mean(params[name] * _mean_weights(params, head), head)
       reward += margin.strength * mean
   return reward
 
@@ -263,7 +273,7 @@ def constrain(params: HeadParams, head: Head) -> HeadParams:
       continue
     if margin.rule == "mean":
       params[name] = hold_mean(
-        params[name], _mean_weights(params), head, margin
+        params[name], _mean_weights(params, head), head, margin
       )
     else:
       inside = jnp.clip(params[name], margin.lower, margin.upper)
@@ -348,9 +358,24 @@ def margin_statistics(params: HeadParams, head: Head) -> dict[str, jax.Array]:
   return statistics
 
 
-def _mean_weights(params: HeadParams) -> jax.Array:
+def logit_offsets(params: HeadParams, head: Head) -> jax.Array | None:
+  """What is added to the logits of classes, float32 [C]; None if nothing is.
+
+  Of each class by itself, so that a shard may ask for its own part.
+  """
+  if not head.logit_adjustment:
+    return None
+  # Padded classes have no image.
+  return head.logit_adjustment * jnp.log(jnp.maximum(params[CLASS_SIZES], 1.0))
+
+
+def _mean_weights(params: HeadParams, head: Head) -> jax.Array:
   """Of classes in the means of their margins: float32 [C], or a scalar 1."""
-  return lax.stop_gradient(params.get(MEAN_WEIGHTS, jnp.float32(1.0)))
+  if not head.count_power:
+    return jnp.float32(1.0)
+  sizes_c = lax.stop_gradient(params[CLASS_SIZES])
+  counts_c = jnp.where(_is_real(head), sizes_c**head.count_power, 0.0)
+  return counts_c / _real_mean(counts_c, head)
 
 
 def _is_real(head: Head) -> jax.Array:

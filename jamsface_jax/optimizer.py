@@ -17,9 +17,9 @@ from jamsface_jax.config import steps_of
 from jamsface_jax.head import (
   ANGULAR,
   BIAS,
+  CLASS_SIZES,
   COSINE,
   LOG_SCALE,
-  MEAN_WEIGHTS,
   WEIGHTS,
   Head,
   Margin,
@@ -116,7 +116,7 @@ def make_optimizers(
     COSINE: head.cosine.learned,
     LOG_SCALE: head.learn_scale,
     BIAS: True,
-    MEAN_WEIGHTS: False,
+    CLASS_SIZES: False,
   }
 
   return Optimizers(

@@ -34,12 +34,13 @@ from jax.sharding import PartitionSpec as P
 from jamsface_jax.head import (
   ANGULAR,
   BIAS,
+  CLASS_SIZES,
   COSINE,
   LOG_SCALE,
-  MEAN_WEIGHTS,
   WEIGHTS,
   Head,
   HeadParams,
+  logit_offsets,
 )
 from jamsface_jax.losses import Example, Running
 from jamsface_jax.negatives import Sample
@@ -187,12 +188,16 @@ def weight_slopes(
   Returns:
     float32, as the weights; padded rows are 0.
   """
+  offsets = logit_offsets(params, head)
 
-  def local(w_rk, pull):
+  def local(w_rk, pull, offset_r):
     def step(rows, slopes_rk):
       # Rows that an earlier chunk has had come out the same once more.
       rows = rows._replace(stale=0)
-      slopes_nk, _ = _weight_slopes_of(rows, rows.cut(w_rk), pull, None, head)
+      classes = rows.classes(None, offset_r, head)
+      slopes_nk, _ = _weight_slopes_of(
+        rows, rows.cut(w_rk), classes, pull, head
+      )
       return rows.put(slopes_rk, slopes_nk)
 
     slopes_rk = _varying(jnp.zeros(w_rk.shape))
@@ -203,9 +208,9 @@ def weight_slopes(
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(CLASSES, _pull_spec(head)),
+    in_specs=(CLASSES, _pull_spec(head), jax.tree.map(_spec, offsets)),
     out_specs=CLASSES,
-  )(params[WEIGHTS], pull)
+  )(params[WEIGHTS], pull, offsets)
 
 
 class Update(NamedTuple):
@@ -256,19 +261,22 @@ def update_weights(
     sample: the classes that were walked; None: all.
   """
   state_spec = jax.tree.map(_spec, opt_state)
+  offsets = logit_offsets(params, head)
 
-  def local(weights, state, pull, accept, sample):
+  def local(weights, state, pull, accept, sample, offset_r):
     w_rk, state_rk = weights, state
     if sample is not None:
       w_rk, state_rk = _by_row(
         lambda array: _take(array, sample.rows, head), (w_rk, state_rk)
       )
+      offset_r = _of_sample(offset_r, sample)
     factor = jnp.float32(1.0)
     if clip_norm:
 
       def measure(rows, square):
+        classes = rows.classes(sample, offset_r, head)
         slopes_nk, _ = _weight_slopes_of(
-          rows, rows.cut(w_rk), pull, sample, head
+          rows, rows.cut(w_rk), classes, pull, head
         )
         return square + jnp.sum(lax.psum(slopes_nk, "data") ** 2)
 
@@ -283,7 +291,8 @@ def update_weights(
       old = _by_row(
         lambda array, _: rows.cut(array), (w_rk, state_rk), (weights, state)
       )
-      slopes_nk, skips = _weight_slopes_of(rows, old[0], pull, sample, head)
+      classes = rows.classes(sample, offset_r, head)
+      slopes_nk, skips = _weight_slopes_of(rows, old[0], classes, pull, head)
       slopes_nk = lax.psum(slopes_nk, "data")
 
       def take_step():
@@ -326,10 +335,10 @@ def update_weights(
       mesh=mesh,
       in_specs=(
         *(CLASSES, state_spec, _pull_spec(head), REPLICATED),
-        jax.tree.map(_spec, sample),
+        *(jax.tree.map(_spec, sample), jax.tree.map(_spec, offsets)),
       ),
       out_specs=(CLASSES, state_spec, REPLICATED, REPLICATED),
-    )(params[WEIGHTS], opt_state, pull, accept, sample)
+    )(params[WEIGHTS], opt_state, pull, accept, sample, offsets)
   )
 
 
@@ -349,8 +358,12 @@ def _local_loss(params, sample, examples, running, *, head, mesh):
   cosine_bk = jnp.sum(x_bd[:, None] * own_bkd, axis=2)
   nearest_bk = _one_hot_of_largest(cosine_bk, axis=1)
   own_bd = jnp.sum(own_bkd * nearest_bk[..., None], axis=1)
-  terms = (cosine_bk.max(axis=1), params[ANGULAR][row_b], params[COSINE][row_b])
-  true_b, a_b, c_b = lax.psum(jnp.where(mine_b, jnp.stack(terms), 0), "model")
+  offset_r = logit_offsets(params, head)
+  terms = [params[ANGULAR][row_b], params[COSINE][row_b]]
+  terms += [] if offset_r is None else [offset_r[row_b]]
+  terms = jnp.stack([cosine_bk.max(axis=1), *terms])
+  true_b, a_b, c_b, *own = lax.psum(jnp.where(mine_b, terms, 0), "model")
+  own_offset_b = own[0] if own else 0.0
 
   def whole(values_b):
     """The values of the whole batch, on every device."""
@@ -374,8 +387,11 @@ def _local_loss(params, sample, examples, running, *, head, mesh):
 
   if sample is not None:
     w_rk = _take(w_rk, sample.rows, head)
+    offset_r = _of_sample(offset_r, sample)
   walked = Examples(x_bd, y_b, scale_b, threshold_b, running)
-  sums = _walk_forward(walked, w_rk, sample, bias, LOG_SCALE in params, head)
+  sums = _walk_forward(
+    *(walked, w_rk, sample, offset_r, bias, LOG_SCALE in params, head)
+  )
   best_b = lax.pmax(sums.best_b, "model")
   if head.loss.one_by_one:
     top_b = bias
@@ -412,7 +428,7 @@ def _local_loss(params, sample, examples, running, *, head, mesh):
         jax.nn.softplus(bias - scale_b * phi_b) + head.loss.weight * rest_b
       )
     else:
-      loss_b = jax.nn.softplus(rest_b - scale_b * phi_b)
+      loss_b = jax.nn.softplus(rest_b - scale_b * phi_b - own_offset_b)
     loss_b += head.loss.penalty(x)
     return loss_b.sum() / batch, loss_b
 
@@ -435,7 +451,7 @@ def _local_loss(params, sample, examples, running, *, head, mesh):
   # The same on every device: their gradients come summed over `data`.
   for name, slope in (
     *((LOG_SCALE, scale * slopes[5]), (BIAS, slopes[6])),
-    (MEAN_WEIGHTS, jnp.zeros(classes)),
+    (CLASS_SIZES, jnp.zeros(classes)),
   ):
     if name in params:
       small_slopes[name] = slope
@@ -483,18 +499,20 @@ class _Sums(NamedTuple):
   apart: bool
 
 
-def _walk_forward(examples, w_rk, sample, bias, learns_scale, head):
+def _walk_forward(examples, w_rk, sample, offset_r, bias, learns_scale, head):
   """Sums over this shard's classes but the true ones, see `_Sums`."""
   x_bd, y_b = examples.embeddings, examples.labels
   one_by_one = head.loss.one_by_one
   apart = head.loss.hardens or one_by_one or head.weigh_sample
+  apart = apart or offset_r is not None
   needs_cosine = learns_scale or head.loss.scale_has_slope
 
   def step(rows, carry):
     best_b, top_b, sum_b, pulled_bd, cosine_sum_b, share_sum_b = carry[:6]
     kept, skipped = carry[6:]
     w_nk = rows.cut(w_rk)
-    logits = _logits(examples, w_nk, rows.classes(sample, head), head)
+    classes = rows.classes(sample, offset_r, head)
+    logits = _logits(examples, w_nk, classes, head)
     chunk_top_b = logits.others_nb.max(axis=0)
     if one_by_one:
       new_top_b, shrink_b = top_b, jnp.ones_like(top_b)
@@ -548,8 +566,10 @@ def _walk_forward(examples, w_rk, sample, bias, learns_scale, head):
   return _Sums(*sums, skipped / chunks, apart)
 
 
-def _weight_slopes_of(rows, w_nk, pull, sample, head):
+def _weight_slopes_of(rows, w_nk, classes, pull, head):
   """Gradient of some rows of the weights from this device's examples.
+
+  `classes` is what `rows.classes` says of them.
 
   Returns:
     float32 [n, D] for the n weight rows of this chunk, and whether their
@@ -557,7 +577,7 @@ def _weight_slopes_of(rows, w_nk, pull, sample, head):
   """
   examples = pull.examples
   logits = _logits(
-    *(examples, w_nk, rows.classes(sample, head), head),
+    *(examples, w_nk, classes, head),
     cosine_kb=rows.kept(pull.kept) if rows.is_kept else None,
   )
   log_share_nb = logits.others_nb - pull.rest[None]
@@ -631,21 +651,23 @@ class _Rows(NamedTuple):
     fresh = jnp.arange(len(new)) >= self.stale * self.sub_centers
     return jnp.where(fresh[:, None], new, old)
 
-  def classes(self, sample, head):
-    """The classes, -1 for those that do not count, and their log weights."""
+  def classes(self, sample, offset_r, head):
+    """The classes, -1 for those that do not count, and what is on top."""
     if sample is None:
       shards = lax.axis_size("model")
       first = lax.axis_index("model") * (head.padded_classes // shards)
       class_n = first + self.start + jnp.arange(self.size)
       class_n = jnp.where(class_n < head.num_classes, class_n, -1)
-      log_weight_n = jnp.zeros(self.size)
+      offset_n = jnp.zeros(self.size)
     else:
-      class_n, log_weight_n = (
+      class_n, offset_n = (
         lax.dynamic_slice_in_dim(array, self.start, self.size)
         for array in (sample.classes, sample.log_weights)
       )
+    if offset_r is not None:
+      offset_n += lax.dynamic_slice_in_dim(offset_r, self.start, self.size)
     fresh_n = jnp.arange(self.size) >= self.stale
-    return jnp.where(fresh_n, class_n, -1), log_weight_n
+    return jnp.where(fresh_n, class_n, -1), offset_n
 
 
 def _walk(weight_rows, examples, head, step, carry):
@@ -727,7 +749,7 @@ class _Logits(NamedTuple):
 
 
 def _logits(examples, w_nk, classes, head, cosine_kb=None):
-  class_n, log_weight_n = classes
+  class_n, offset_n = classes
   inverse_k1 = jnp.ones((len(w_nk), 1))
   if head.loss.unit_weights:
     inverse_k1 = _inverse_length(w_nk)
@@ -746,7 +768,7 @@ def _logits(examples, w_nk, classes, head, cosine_kb=None):
     seen_nb, seen_slope_nb = head.loss.harden(
       cosine_nb, examples.threshold, examples.running
     )
-  logits_nb = examples.scale[None] * seen_nb + log_weight_n[:, None]
+  logits_nb = examples.scale[None] * seen_nb + offset_n[:, None]
   return _Logits(
     *(cosine_kb, cosine_nb, seen_nb, seen_slope_nb),
     jnp.where(counts_nb, logits_nb, _MASKED),
@@ -793,6 +815,13 @@ def _take(array, rows, head):
   by_class = array.reshape(len(array) // head.sub_centers, -1)
   taken = jnp.take(by_class, rows, axis=0, mode="clip")
   return taken.reshape(-1, *array.shape[1:])
+
+
+def _of_sample(offset_r, sample):
+  """Those of the sampled classes; None stays None."""
+  if offset_r is None:
+    return None
+  return jnp.take(offset_r, sample.rows, mode="clip")
 
 
 def _put_back(array, rows, new, head):

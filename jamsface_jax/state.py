@@ -117,6 +117,7 @@ def make_head(
     angular=margin("angular"),
     cosine=margin("cosine"),
     count_power=settings.count_power,
+    logit_adjustment=settings.logit_adjustment,
     ignore_above=settings.ignore_above,
     sample_rate=settings.sample_rate,
     weigh_sample=settings.weigh_sample,
@@ -206,7 +207,7 @@ def create_state(
     parts: of the run.
     image_size: pixels along a side.
     mesh: the (data, model) mesh.
-    class_sizes: images of each class; see `Margin.power`, `Head.count_power`.
+    class_sizes: images of each class; see `head.init`.
   """
   shardings = jax.tree.map(
     lambda shape: shape.sharding, state_shapes(parts, image_size, mesh)

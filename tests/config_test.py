@@ -77,6 +77,13 @@ def test_classes_of_a_batch_count_by_their_images_already():
     config_lib.validate(config)
 
 
+def test_adjusted_logits_have_no_meaning_one_by_one():
+  config = recipe("demo", "uniface")
+  config.head.logit_adjustment = 1.0
+  with pytest.raises(InputError, match="set head.logit_adjustment=0"):
+    config_lib.validate(config)
+
+
 def test_weighed_samples_have_no_meaning_one_by_one():
   config = recipe("demo", "uniface")
   config.head.weigh_sample = True

@@ -156,8 +156,8 @@ def test_classes_count_in_both_means_by_a_power_of_their_images(mesh):
   init = partial(head_lib.init, head=head, mesh=mesh, class_sizes=sizes)
   params = jax.jit(init)(jax.random.key(0))
   want = sizes**0.75 / np.mean(sizes**0.75)
-  np.testing.assert_allclose(
-    params[head_lib.MEAN_WEIGHTS], np.pad(want, (0, 3)), rtol=1e-6
+  np.testing.assert_array_equal(
+    params[head_lib.CLASS_SIZES], np.pad(sizes, (0, 3))
   )
   rng = np.random.default_rng(1)
   for name in (head_lib.ANGULAR, head_lib.COSINE):
@@ -174,7 +174,7 @@ def test_classes_count_in_both_means_by_a_power_of_their_images(mesh):
   np.testing.assert_allclose(
     slopes[head_lib.ANGULAR], np.pad(5 / 37 * want, (0, 3)), rtol=1e-6
   )
-  assert not np.any(slopes[head_lib.MEAN_WEIGHTS])
+  assert not np.any(slopes[head_lib.CLASS_SIZES])
   kept = jax.jit(partial(head_lib.constrain, head=head))(params)
   c = np.asarray(kept[head_lib.COSINE], np.float64)[:37]
   assert np.mean(want * c) == pytest.approx(0.2, abs=1e-6)

@@ -7,7 +7,13 @@ from jax.sharding import NamedSharding
 
 from jamsface_jax import head as head_lib
 from jamsface_jax import losses, sharding
-from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS
+from jamsface_jax.head import (
+  ANGULAR,
+  CLASS_SIZES,
+  COSINE,
+  LOG_SCALE,
+  WEIGHTS,
+)
 
 SIZE = 16
 
@@ -29,6 +35,7 @@ def make_head(classes=37, multiple=8, chunk=3, smooth=True, **changes):
     "angular": make_margin(0.3, 0.8),
     "cosine": make_margin(0.2, 0.6),
     "count_power": 0.0,
+    "logit_adjustment": 0.0,
     "ignore_above": 1.0,
     "sample_rate": 1.0,
     "weigh_sample": False,
@@ -57,6 +64,8 @@ def random_inputs(head, batch, seed=0):
   if head.learn_scale:
     params[LOG_SCALE] = np.log(np.float64(1.3 * head.scale))
   labels = rng.integers(0, head.num_classes, batch)
+  if head.counts_images:
+    params[CLASS_SIZES] = np.float64(1 + np.arange(classes) ** 2 % 101)
   embeddings = rng.normal(size=(batch, SIZE))
   # Some examples near their class, some opposite: both sides of the seam.
   sign = np.where(np.arange(batch) % 3 == 2, -6.0, 1.0)
@@ -115,7 +124,12 @@ def dense(params, embeddings, labels, head, classes=None, log_weights=None):
   others = scale * cosine
   if log_weights is not None:
     others += log_weights[None]
+  true = scale * phi
+  if head.logit_adjustment:
+    sizes = jax.lax.stop_gradient(params[CLASS_SIZES])
+    others += head.logit_adjustment * jnp.log(sizes[classes])[None]
+    true += head.logit_adjustment * jnp.log(sizes[labels])
   others = jnp.where(cosine > head.ignore_above, -jnp.inf, others)
   others = jnp.where(classes[None] == labels[:, None], -jnp.inf, others)
-  all_logits = jnp.concatenate([scale * phi[:, None], others], axis=1)
+  all_logits = jnp.concatenate([true[:, None], others], axis=1)
   return jax.nn.logsumexp(all_logits, axis=1) - all_logits[:, 0]

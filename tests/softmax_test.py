@@ -112,6 +112,8 @@ def test_any_labels(mesh, labels):
     {"keep_bytes": 1000},  # A part of them.
     {"keep_bytes": 10**6, "sub_centers": 2},
     {"sub_centers": 2, "learn_scale": True, "ignore_above": 0.4},
+    {"logit_adjustment": 0.7},
+    {"logit_adjustment": 1.0, "sub_centers": 2, "learn_scale": True},
   ],
   ids=str,
 )
@@ -133,8 +135,9 @@ def test_variants_are_not_all_the_same():
     loss(sub_centers=3),
     loss(ignore_above=0.3),
     loss(learn_scale=True),
+    loss(logit_adjustment=0.7),
   }
-  assert len(losses) == 5
+  assert len(losses) == 6
 
 
 @pytest.mark.slow
@@ -156,6 +159,7 @@ def test_any_combination_matches_dense(data):
     scale=draw(st.sampled_from([1.0, 8.0, 30.0])),
     sample_rate=draw(st.sampled_from([1.0, 0.5, 0.1])),
     weigh_sample=draw(st.booleans()),
+    logit_adjustment=draw(st.sampled_from([0.0, 0.7])),
   )
   batch = 8 * draw(st.integers(1, 6))
   params, embeddings, _ = random_inputs(head, batch, draw(st.integers(0, 99)))
@@ -263,11 +267,12 @@ def updated(
     (2, 0.05, ADAMW),
   ],
 )
+@pytest.mark.parametrize("adjustment", [0.0, 1.0])
 def test_fused_update_equals_gradient_then_optax(
-  mesh, sub_centers, clip_norm, optimizer
+  mesh, sub_centers, clip_norm, optimizer, adjustment
 ):
   """Chunks of 3 do not divide shards of 5: rows that overlap move once."""
-  head = make_head(sub_centers=sub_centers)
+  head = make_head(sub_centers=sub_centers, logit_adjustment=adjustment)
   inputs = random_inputs(head, 24)
   got = updated(mesh, head, inputs, clip_norm=clip_norm, optimizer=optimizer)
   clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
@@ -321,9 +326,9 @@ def test_no_block_is_skipped_that_counts(mesh):
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("weigh", [True, False])
-@pytest.mark.parametrize("sub_centers", [1, 2])
+@pytest.mark.parametrize(("sub_centers", "adjustment"), [(1, 0.0), (2, 1.0)])
 def test_sampled_step_is_the_dense_one_on_its_classes(
-  mesh, rate, weigh, sub_centers
+  mesh, rate, weigh, sub_centers, adjustment
 ):
   head = make_head(
     101,
@@ -332,6 +337,7 @@ def test_sampled_step_is_the_dense_one_on_its_classes(
     sample_rate=rate,
     weigh_sample=weigh,
     sub_centers=sub_centers,
+    logit_adjustment=adjustment,
   )
   inputs = random_inputs(head, 16)
   placed = put(mesh, *inputs)
