@@ -24,6 +24,9 @@ def get_config():
     "synthetic_held_out/accuracy",
     "synthetic_held_out/accuracy_poor_half",
     "synthetic_held_out/accuracy_rich_half",
+    "synthetic_held_out/adjusted_accuracy",
+    "synthetic_held_out/adjusted_accuracy_poor_half",
+    "synthetic_held_out/adjusted_accuracy_rich_half",
   )
   config.reference = "fixed"
   first = ("head.angular_margin=0.15", "head.cosine_margin=0.12")

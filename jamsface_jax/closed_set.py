@@ -3,6 +3,10 @@
 Verification asks for people never seen. Here the question is where a loss that
 favours classes with few images should show it: is the nearest class of a new
 image its own, and does that depend on how many images the class has?
+
+Classes are also asked with log(images) / scale taken off their cosines, which
+takes out what the softmax has learned of how often they come: the logit
+adjustment after training of https://arxiv.org/abs/2007.07314, section 4.1.
 """
 
 import itertools
@@ -12,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jamsface_jax.data.records import read_classes
 from jamsface_jax.data.sources import RecordSource
@@ -50,17 +54,25 @@ class KnownSet:
 
   def rising_metrics(self) -> list[str]:
     """Names of the metrics that are better when larger."""
-    names = ["accuracy", "accuracy_poor_half", "accuracy_rich_half"]
-    return [f"{self.name}/{name}" for name in names]
+    return [
+      f"{self.name}/{kind}{half}"
+      for kind in ("accuracy", "adjusted_accuracy")
+      for half in ("", "_poor_half", "_rich_half")
+    ]
 
   def judge(
-    self, true_cosine: np.ndarray, hardest_cosine: np.ndarray
+    self,
+    true_cosine: np.ndarray,
+    hardest_cosine: np.ndarray,
+    adjusted_right: np.ndarray,
   ) -> Evaluation:
     """Sums up what `nearest_classes` found.
 
     Args:
       true_cosine: of each image to its class, float [N].
       hardest_cosine: to the nearest other class, float [N].
+      adjusted_right: whether its class is the nearest once each is lowered by
+        its `prior`, bool [N].
     """
     right = true_cosine > hardest_cosine
     part = self._part_of_class[self.labels]
@@ -85,6 +97,9 @@ class KnownSet:
       "accuracy": _mean(right),
       "accuracy_poor_half": _mean(right[poor]),
       "accuracy_rich_half": _mean(right[~poor]),
+      "adjusted_accuracy": _mean(adjusted_right),
+      "adjusted_accuracy_poor_half": _mean(adjusted_right[poor]),
+      "adjusted_accuracy_rich_half": _mean(adjusted_right[~poor]),
       "true_cosine": _mean(true_cosine),
       "hardest_cosine": _mean(hardest_cosine),
     }
@@ -157,10 +172,31 @@ def part_by_size(class_sizes: np.ndarray) -> np.ndarray:
   return part
 
 
+def prior(class_sizes: np.ndarray, *, head: Head, mesh: Mesh) -> jax.Array:
+  """What a softmax of the head's scale owes to the images of each class.
+
+  Args:
+    class_sizes: images of each class, int [N], at least 1.
+    head: what is fixed about the head.
+    mesh: the (data, model) mesh.
+
+  Returns:
+    log(images) / scale, in cosines: float32 [C], sharding CLASSES; 0 if padded.
+  """
+  spare = head.padded_classes - head.num_classes
+  cosines = np.pad(np.log(class_sizes) / head.scale, (0, spare))
+  return jax.make_array_from_callback(
+    cosines.shape,
+    NamedSharding(mesh, CLASSES),
+    lambda index: cosines[index].astype(np.float32),
+  )
+
+
 def nearest_classes(
   weights: jax.Array,
   embeddings: jax.Array,
   labels: jax.Array,
+  lower: jax.Array | None = None,
   *,
   head: Head,
   mesh: Mesh,
@@ -173,6 +209,8 @@ def nearest_classes(
     weights: of the head, float32 [C K, D], sharding CLASSES.
     embeddings: float [B, D], any length, replicated.
     labels: int [B], in [0, N), replicated.
+    lower: what is taken off the cosines to each class, float32 [C], sharding
+      CLASSES; None: nothing.
     head: what is fixed about the head.
     mesh: the (data, model) mesh.
 
@@ -180,7 +218,7 @@ def nearest_classes(
     Two float32 [B], replicated. With sub-centers the nearest of a class counts.
   """
 
-  def local(w_rk, x_bd, y_b):
+  def local(w_rk, x_bd, y_b, lower_r):
     x_bd = unit(x_bd.astype(jnp.float32))
     classes = len(w_rk) // head.sub_centers
     first = lax.axis_index("model") * classes
@@ -196,6 +234,9 @@ def nearest_classes(
       )
       cosine_nb = product(w_nk, x_bd, (1, 1), head)
       cosine_nb = cosine_nb.reshape(size, head.sub_centers, -1).max(axis=1)
+      if lower_r is not None:
+        lower_n = lax.dynamic_slice_in_dim(lower_r, start, size)
+        cosine_nb -= lower_n[:, None]
       class_n = (first + start + jnp.arange(size))[:, None]
       is_true_nb = class_n == y_b[None]
       is_other_nb = ~is_true_nb & (class_n < head.num_classes)
@@ -216,9 +257,12 @@ def nearest_classes(
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(CLASSES, REPLICATED, REPLICATED),
+    in_specs=(
+      *(CLASSES, REPLICATED, REPLICATED),
+      None if lower is None else CLASSES,
+    ),
     out_specs=(REPLICATED, REPLICATED),
-  )(weights, embeddings, labels)
+  )(weights, embeddings, labels, lower)
 
 
 def centre_angles(weights: jax.Array, *, head: Head, mesh: Mesh) -> jax.Array:

@@ -320,24 +320,31 @@ def write(
       f"| {recipe} | seeds | {' | '.join(columns)} |",
       "|---" * (2 + len(columns)) + "|",
     ]
-    for row in config.rows:
-      found = _by_seed(results, recipe, row)
-      reference = {}
-      if row != config.reference:
-        reference = _by_seed(results, recipe, config.reference)
-      shown = []
-      for metric in columns:
-        cell = compare(found, reference, metric)
-        shown.append(_text(cell))
+    found = {row: _by_seed(results, recipe, row) for row in config.rows}
+    others = {config.reference: {}}  # It is not compared with itself.
+    of_column = {}
+    for metric in columns:
+      column = {
+        row: compare(
+          *(found[row], others.get(row, found[config.reference]), metric)
+        )
+        for row in config.rows
+      }
+      holm = corrected([cell["p"] for cell in column.values()])
+      for (row, cell), p in zip(column.items(), holm, strict=True):
+        cell["p_holm"] = p
         cells.append({"recipe": recipe, "row": row, "metric": metric} | cell)
-      lines.append(f"| {row} | {len(found)} | {' | '.join(shown)} |")
+      of_column[metric] = column
+    for row in config.rows:
+      shown = [_text(of_column[metric][row]) for metric in columns]
+      lines.append(f"| {row} | {len(found[row])} | {' | '.join(shown)} |")
     tables.append("\n".join(lines))
   text = (
     "\n\n".join(tables)
     + "\n\nMeans over seeds, with 95 % intervals of the mean by bootstrap;"
     f" in brackets the mean difference from {config.reference}"
     " with the same seeds, its 95 % interval by Student's t, and the p of the"
-    " paired t-test.\n"
+    " paired t-test, by Holm's method for as many rows as there are.\n"
   )
   with written_whole(os.path.join(output, "table.md")) as file:
     file.write(text)
@@ -466,6 +473,22 @@ def compare(
   return cell
 
 
+def corrected(p_values: Sequence[float | None]) -> list[float | None]:
+  """Holm's p of several tests (Scand. J. Statist. 6, 1979, 65); None stays.
+
+  One of many rows is soon better by chance: the smallest p counts as often as
+  there are tests, the next as often as are left.
+  """
+  order = sorted(
+    (p, place) for place, p in enumerate(p_values) if p is not None
+  )
+  found, largest = [None] * len(p_values), 0.0
+  for rank, (p, place) in enumerate(order):
+    largest = max(largest, min(1.0, (len(order) - rank) * p))
+    found[place] = largest
+  return found
+
+
 def _text(cell) -> str:
   if cell["mean"] is None:
     return "–"
@@ -476,7 +499,7 @@ def _text(cell) -> str:
     low, high = cell["difference_interval"]
     text += (
       f" ({cell['difference']:+.4f} [{low:+.4f}, {high:+.4f}],"
-      f" p {cell['p']:.2g})"
+      f" p {cell['p_holm']:.2g})"
     )
   return text
 
@@ -488,7 +511,10 @@ def _plot(path: str, config: ConfigDict, cells: list[dict]) -> None:
   figure, axes = pyplot.subplots(
     len(config.recipes),
     len(metrics),
-    figsize=(1.5 + 3.2 * len(metrics), 0.8 + 0.35 * len(rows)),
+    figsize=(
+      1.5 + 3.2 * len(metrics),
+      (0.8 + 0.35 * len(rows)) * len(config.recipes),
+    ),
     squeeze=False,
     sharey=True,
     layout="constrained",

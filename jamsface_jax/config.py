@@ -438,6 +438,12 @@ def validate(config: ConfigDict) -> None:
       " one sum, but head.loss='uniface' counts each on its own: set"
       " head.logit_adjustment=0."
     )
+  if config.head.logit_adjustment and config.data.sampling == "class_balanced":
+    raise InputError(
+      f"head.logit_adjustment={config.head.logit_adjustment} makes up for"
+      " classes that are seen more often, but data.sampling='class_balanced'"
+      " shows all alike: set one of them back."
+    )
   if config.data.batch_size % config.optimizer.accumulation:
     raise InputError(
       f"optimizer.accumulation={config.optimizer.accumulation} does not divide"

@@ -208,6 +208,8 @@ class Evaluator:
       names.append(known.name)
     on_head = {"head": parts.head, "mesh": mesh}
     self._nearest = jax.jit(partial(closed_set.nearest_classes, **on_head))
+    if self._known:
+      self._prior = closed_set.prior(class_sizes, **on_head)
     self._angles = jax.jit(partial(closed_set.centre_angles, **on_head))
     for task in self._tasks:
       if isinstance(task.test_set, TemplateSet):
@@ -257,12 +259,16 @@ class Evaluator:
     ):
       # The last block is filled up, to keep one shape.
       rows = np.minimum(number * size + np.arange(size), count - 1)
-      pair = self._nearest(
-        weights, block[rows - number * size], known.labels[rows]
+      of_block = weights, block[rows - number * size], known.labels[rows]
+      plain, adjusted = (
+        [np.asarray(cosine)[: len(block)] for cosine in pair]
+        for pair in (
+          self._nearest(*of_block),
+          self._nearest(*of_block, self._prior),
+        )
       )
-      found.append([np.asarray(cosine)[: len(block)] for cosine in pair])
-    true_cosine, hardest_cosine = map(np.concatenate, zip(*found, strict=True))
-    return known.judge(true_cosine, hardest_cosine)
+      found.append([*plain, adjusted[0] > adjusted[1]])
+    return known.judge(*map(np.concatenate, zip(*found, strict=True)))
 
   def measure_centres(self, state: TrainState) -> dict[str, float]:
     """How far class centres lie from the nearest other, degrees, as metrics."""

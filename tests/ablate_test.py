@@ -133,6 +133,33 @@ def test_what_cannot_be_compared():
     comparison.check(config)
 
 
+def test_many_rows_are_tested_as_many():
+  # The example worked out by hand: 4, 3 and 2 times, then not below it.
+  got = comparison.corrected([0.03, None, 0.005, 0.04, 0.01])
+  assert got == pytest.approx([0.06, None, 0.02, 0.06, 0.03])
+  assert comparison.corrected([0.7, 0.6]) == [1.0, 1.0]
+  assert comparison.corrected([None]) == [None]
+
+
+def test_the_table_has_the_corrected_p(tmp_path):
+  config = ConfigDict({"recipes": ("r.py",), "metrics": ("m",)})
+  config.seeds, config.reference = (0, 1, 2), "a"
+  config.rows = ConfigDict({name: ("x",) for name in "abc"})
+  values = {"a": (1, 2, 3), "b": (2, 4, 3.5), "c": (1, 3, 3.2)}
+  results = {
+    run: {"m": values[run.row][run.seed]}
+    for run in comparison.plan(config, "out", {})
+  }
+  text = comparison.write(str(tmp_path), config, results, [])
+  cells = json.loads((tmp_path / "results.json").read_text())["cells"]
+  p = {cell["row"]: (cell["p"], cell["p_holm"]) for cell in cells}
+  assert p["a"] == (None, None)
+  assert p["b"][1] == pytest.approx(2 * p["b"][0]) and p["b"][0] < p["c"][0]
+  for row in "bc":
+    line = next(x for x in text.splitlines() if x.startswith(f"| {row} "))
+    assert line.endswith(f"p {p[row][1]:.2g}) |")
+
+
 def tuning(choices):
   return ConfigDict(
     {"seeds": (7, 8), "metric": "v/tar", "settings": ("evaluation.data=V",)}

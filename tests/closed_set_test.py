@@ -1,5 +1,7 @@
 """The nearest class of new images, against NumPy in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,15 +25,22 @@ def cosines(weights, embeddings, head):
   return np.einsum("bd,nkd->bnk", x, w).max(axis=2)
 
 
+@pytest.mark.parametrize("adjusted", [False, True])
 @pytest.mark.parametrize("sub_centers", [1, 3])
-def test_cosines_to_the_true_and_the_nearest_other_class(mesh, sub_centers):
+def test_cosines_to_the_true_and_the_nearest_other_class(
+  mesh, sub_centers, adjusted
+):
   head = make_head(sub_centers=sub_centers)
   params, embeddings, labels = random_inputs(head, 24)
   sharded, _, _ = put(mesh, params, embeddings, labels)
-  true, other = jax.jit(
-    lambda w, x, y: closed_set.nearest_classes(w, x, y, head=head, mesh=mesh)
-  )(sharded[WEIGHTS], embeddings.astype(np.float32), labels)
+  nearest = jax.jit(partial(closed_set.nearest_classes, head=head, mesh=mesh))
+  inputs = [sharded[WEIGHTS], embeddings.astype(np.float32), labels]
   want = cosines(params[WEIGHTS], embeddings, head)
+  if adjusted:
+    sizes = np.random.default_rng(0).integers(1, 500, 37)
+    inputs.append(closed_set.prior(sizes, head=head, mesh=mesh))
+    want -= np.log(sizes) / head.scale
+  true, other = nearest(*inputs)
   rows = np.arange(24)
   np.testing.assert_allclose(true, want[rows, labels], atol=2e-6)
   want[rows, labels] = -np.inf
@@ -78,12 +87,18 @@ def test_accuracy_by_class_size():
   hardest = np.where(sizes[labels] == 2, 0.6, 0.4)
   for label in np.flatnonzero(sizes == 5):
     hardest[np.flatnonzero(labels == label)[:2]] = 0.7
-  found = closed_set.KnownSet(_Source, labels, sizes).judge(true, hardest)
+  adjusted = sizes[labels] < 9
+  found = closed_set.KnownSet(_Source, labels, sizes).judge(
+    true, hardest, adjusted
+  )
   assert found.metrics == pytest.approx(
     {
       "new/accuracy": (20 + 10 / 3) / 40,
       "new/accuracy_poor_half": 1 / 6,
       "new/accuracy_rich_half": 1.0,
+      "new/adjusted_accuracy": 0.5,
+      "new/adjusted_accuracy_poor_half": 1.0,
+      "new/adjusted_accuracy_rich_half": 0.0,
       "new/true_cosine": 0.5,
       "new/hardest_cosine": hardest.mean(),
     }
@@ -165,6 +180,11 @@ def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
   right = cosine.argmax(axis=1) == labels
   assert found.metrics[f"{name}/accuracy"] == pytest.approx(right.mean())
   assert 0 < right.sum() < len(labels)
+  adjusted = cosine - np.log(source.class_sizes) / config.head.scale
+  right = adjusted.argmax(axis=1) == labels
+  assert found.metrics[f"{name}/adjusted_accuracy"] == pytest.approx(
+    right.mean()
+  )
   cosine[rows, labels] = -np.inf
   assert found.metrics[f"{name}/hardest_cosine"] == pytest.approx(
     cosine.max(axis=1).mean(), abs=1e-5

@@ -84,6 +84,16 @@ def test_adjusted_logits_have_no_meaning_one_by_one():
     config_lib.validate(config)
 
 
+def test_logits_are_not_adjusted_to_classes_seen_alike():
+  config = recipe("demo", "cosface")
+  config.head.logit_adjustment = 1.0
+  config.data.sampling = "square_root"
+  config_lib.validate(config)
+  config.data.sampling = "class_balanced"
+  with pytest.raises(InputError, match="set one of them back"):
+    config_lib.validate(config)
+
+
 def test_weighed_samples_have_no_meaning_one_by_one():
   config = recipe("demo", "uniface")
   config.head.weigh_sample = True
