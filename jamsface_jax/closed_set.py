@@ -89,6 +89,7 @@ class KnownSet:
           "largest": int(sizes.max()),
           "images": int(of_part.sum()),
           "accuracy": _mean(right[of_part]),
+          "adjusted_accuracy": _mean(adjusted_right[of_part]),
           "true_cosine": _mean(true_cosine[of_part]),
           "hardest_cosine": _mean(hardest_cosine[of_part]),
         }

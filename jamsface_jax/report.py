@@ -550,15 +550,19 @@ def _by_class_size(
   lines = []
   for run in having:
     table = run.sets[name]["facts"].get("by_class_size", [])
-    if table:
-      lines.append(
-        Line(
-          "accuracy" if len(runs) == 1 else f"{run.name}: accuracy",
-          np.arange(1, len(table) + 1),
-          np.array([row["accuracy"] for row in table], np.float64),
-          *[_color(run, runs)] * 2,
+    kinds = {"accuracy": "accuracy"}
+    if len(runs) == 1:  # Of several runs it would be too many lines.
+      kinds["adjusted_accuracy"] = "with log(images) / scale taken off cosines"
+    for number, (kind, words) in enumerate(kinds.items()):
+      if table and kind in table[0]:
+        lines.append(
+          Line(
+            words if len(runs) == 1 else f"{run.name}: {words}",
+            np.arange(1, len(table) + 1),
+            np.array([row[kind] for row in table], np.float64),
+            *[_color(run, runs) + number] * 2,
+          )
         )
-      )
   if not lines:
     return ""
   return chart(

@@ -107,6 +107,7 @@ def test_accuracy_by_class_size():
   assert [row["classes"] for row in table] == [4] * 10
   assert sum(row["images"] for row in table) == 120
   assert table[0]["accuracy"] == 0 and table[0]["largest"] == 2
+  assert [row["adjusted_accuracy"] for row in table[::9]] == [1, 0]
   assert table[9]["accuracy"] == 1 and table[9]["smallest"] == 40
   assert table[3]["hardest_cosine"] == pytest.approx(0.6)
 

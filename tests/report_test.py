@@ -369,6 +369,42 @@ def test_groups_of_people_have_a_table(workdir):
   ]
 
 
+def test_new_images_of_known_people_by_class_size(tmp_path, monkeypatch):
+  table = [
+    {"smallest": 2, "largest": 2, "accuracy": 0.1, "adjusted_accuracy": 0.3},
+    {"smallest": 3, "largest": 9, "accuracy": 0.6, "adjusted_accuracy": 0.5},
+  ]
+  known = Evaluation("new", "nearest class right", {}, {}, {})
+  for name in "ab":
+    make_run(tmp_path / name, monkeypatch=monkeypatch)
+    one = dataclasses.replace(known, facts={"by_class_size": table})
+    results.write_results(str(tmp_path / name), [one], {"step": 100})
+  title = "Nearest class right for new images of new"
+
+  def lines(*names):
+    drawn = figure(written(*(tmp_path / n for n in names))[1], title)
+    return {
+      line["name"]: (line["x"], line["y"])
+      for line in json.loads(drawn.get("data-chart"))["lines"]
+    }
+
+  assert lines("a") == {
+    "accuracy": ([1, 2], [0.1, 0.6]),
+    "with log(images) / scale taken off cosines": ([1, 2], [0.3, 0.5]),
+  }
+  assert lines("a", "b") == {
+    "a: accuracy": ([1, 2], [0.1, 0.6]),
+    "b: accuracy": ([1, 2], [0.1, 0.6]),
+  }
+  del table[0]["adjusted_accuracy"]  # Of a run before there was one.
+  results.write_results(
+    str(tmp_path / "a"),
+    [dataclasses.replace(known, facts={"by_class_size": table})],
+    {"step": 100},
+  )
+  assert [*lines("a")] == ["accuracy"]
+
+
 EVIL = "</title></style></script><script>alert(1)</script>\"'&<img src=//x.y>"
 
 
