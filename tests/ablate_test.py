@@ -154,6 +154,7 @@ def test_the_table_has_the_corrected_p(tmp_path):
   cells = json.loads((tmp_path / "results.json").read_text())["cells"]
   p = {cell["row"]: (cell["p"], cell["p_holm"]) for cell in cells}
   assert p["a"] == (None, None)
+  assert next(c for c in cells if c["row"] == "a")["difference"] is None
   assert p["b"][1] == pytest.approx(2 * p["b"][0]) and p["b"][0] < p["c"][0]
   for row in "bc":
     line = next(x for x in text.splitlines() if x.startswith(f"| {row} "))

@@ -15,7 +15,13 @@ from jax.sharding import AxisType
 
 from jamsface_jax import head as head_lib
 from jamsface_jax import negatives, sharding, softmax
-from jamsface_jax.head import ANGULAR, COSINE, LOG_SCALE, WEIGHTS
+from jamsface_jax.head import (
+  ANGULAR,
+  CLASS_SIZES,
+  COSINE,
+  LOG_SCALE,
+  WEIGHTS,
+)
 
 START = {"running": {}, "key": jax.random.key(7)}
 SGD = optax.chain(
@@ -122,6 +128,24 @@ def test_variants_match_dense(mesh, changes):
   _, (slopes, _) = check(mesh, head, 24)
   if "learn_scale" in changes:
     assert abs(slopes[LOG_SCALE]) > 1e-3
+
+
+def test_what_is_said_of_cosines_leaves_the_size_of_classes_out(mesh):
+  """Accuracy and hardest cosine are those of the unadjusted head."""
+  inputs = random_inputs(make_head(logit_adjustment=3.0), 24)
+  plain_inputs = ({**inputs[0]}, *inputs[1:])
+  del plain_inputs[0][CLASS_SIZES]
+
+  def said(head, inputs):
+    loss = partial(softmax.loss, **START, head=head, mesh=mesh)
+    return jax.jit(loss)(*put(mesh, *inputs))
+
+  got = said(make_head(logit_adjustment=3.0), inputs)
+  want = said(make_head(), plain_inputs)
+  np.testing.assert_array_equal(got.correct, want.correct)
+  assert_close(got.hardest_cosine, want.hardest_cosine)
+  assert_close(got.true_cosine, want.true_cosine)
+  assert not np.allclose(got.cross_entropy, want.cross_entropy)
 
 
 def test_variants_are_not_all_the_same():
