@@ -5,8 +5,9 @@ favours classes with few images should show it: is the nearest class of a new
 image its own, and does that depend on how many images the class has?
 
 Classes are also asked with log(images) / scale taken off their cosines, which
-takes out what the softmax has learned of how often they come: the logit
-adjustment after training of https://arxiv.org/abs/2007.07314, section 4.1.
+takes out what the softmax has learned of how often they come: logit adjustment
+after training, as https://arxiv.org/abs/2007.07314 names it beside that of the
+loss.
 """
 
 import itertools

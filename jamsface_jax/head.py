@@ -95,7 +95,7 @@ class Head:
     count_power: in the means of margins, those that are held and those that are
       rewarded, a class counts as its images to this power (ours); 0: all alike.
     logit_adjustment: tau; every logit has tau log(images of its class) more in
-      training (Menon et al., https://arxiv.org/abs/2007.07314, eq. 10).
+      training (the loss of Menon et al., https://arxiv.org/abs/2007.07314).
     ignore_above: other classes of a larger cosine do not count; 1: all do.
     sample_rate: share of the other classes that a step walks, in (0, 1].
     weigh_sample: whether a drawn class stands for those that were not.
