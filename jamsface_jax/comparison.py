@@ -533,7 +533,7 @@ def _plot(path: str, config: ConfigDict, cells: list[dict]) -> None:
       axis.axvline(cell["mean"], color="C1", linewidth=1, linestyle="--")
   for i, recipe in enumerate(config.recipes):
     for axis, metric in zip(axes[i], metrics, strict=True):
-      axis.set_title(metric, fontsize=9)
+      axis.set_title(metric.replace("/", "\n"), fontsize=9)  # Set, metric.
       axis.set_yticks(range(len(rows)), rows)
       axis.tick_params(labelsize=8)
       axis.grid(axis="x", alpha=0.3)
