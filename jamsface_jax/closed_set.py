@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jamsface_jax.data.records import read_classes
 from jamsface_jax.data.sources import RecordSource
@@ -29,6 +30,7 @@ from jamsface_jax.softmax import count_chunks, product, unit
 
 PARTS = 10  # Of the classes, by size.
 _SHOWN = 1000  # Classes whose centres are compared with all.
+_BY_CLASS = P(None, *CLASSES)  # Of arrays whose second axis is that of classes.
 
 
 class KnownSet:
@@ -174,8 +176,8 @@ def part_by_size(class_sizes: np.ndarray) -> np.ndarray:
   return part
 
 
-def prior(class_sizes: np.ndarray, *, head: Head, mesh: Mesh) -> jax.Array:
-  """What a softmax of the head's scale owes to the images of each class.
+def priors(class_sizes: np.ndarray, *, head: Head, mesh: Mesh) -> jax.Array:
+  """Nothing, and what a softmax of the head's scale owes to a class's images.
 
   Args:
     class_sizes: images of each class, int [N], at least 1.
@@ -183,14 +185,13 @@ def prior(class_sizes: np.ndarray, *, head: Head, mesh: Mesh) -> jax.Array:
     mesh: the (data, model) mesh.
 
   Returns:
-    log(images) / scale, in cosines: float32 [C], sharding CLASSES; 0 if padded.
+    Zeros and log(images) / scale, in cosines: float32 [2, C], the second axis
+    split by class; 0 if padded.
   """
-  spare = head.padded_classes - head.num_classes
-  cosines = np.pad(np.log(class_sizes) / head.scale, (0, spare))
+  cosines = np.zeros((2, head.padded_classes), np.float32)
+  cosines[1, : head.num_classes] = np.log(class_sizes) / head.scale
   return jax.make_array_from_callback(
-    cosines.shape,
-    NamedSharding(mesh, CLASSES),
-    lambda index: cosines[index].astype(np.float32),
+    cosines.shape, NamedSharding(mesh, _BY_CLASS), lambda index: cosines[index]
   )
 
 
@@ -198,36 +199,38 @@ def nearest_classes(
   weights: jax.Array,
   embeddings: jax.Array,
   labels: jax.Array,
-  lower: jax.Array | None = None,
+  lower: jax.Array,
   *,
   head: Head,
   mesh: Mesh,
 ) -> tuple[jax.Array, jax.Array]:
   """Cosines to the true class and to the nearest other one.
 
-  Classes are walked in chunks of `head.chunk_classes`, each device its shard.
+  Classes are walked once, in chunks of `head.chunk_classes`, each device its
+  shard, whatever number of ways there are to lower their cosines.
 
   Args:
     weights: of the head, float32 [C K, D], sharding CLASSES.
     embeddings: float [B, D], any length, replicated.
     labels: int [B], in [0, N), replicated.
-    lower: what is taken off the cosines to each class, float32 [C], sharding
-      CLASSES; None: nothing.
+    lower: what is taken off the cosines to each class, in V ways; float32
+      [V, C], the second axis split by class.
     head: what is fixed about the head.
     mesh: the (data, model) mesh.
 
   Returns:
-    Two float32 [B], replicated. With sub-centers the nearest of a class counts.
+    Two float32 [V, B], replicated. With sub-centers the nearest of a class
+    counts.
   """
 
-  def local(w_rk, x_bd, y_b, lower_r):
+  def local(w_rk, x_bd, y_b, lower_vr):
     x_bd = unit(x_bd.astype(jnp.float32))
     classes = len(w_rk) // head.sub_centers
     first = lax.axis_index("model") * classes
     chunks, size = count_chunks(classes, head)
 
     def step(k, carry):
-      true_b, other_b = carry
+      true_vb, other_vb = carry
       start = jnp.minimum(k * size, classes - size)
       w_nk = unit(
         lax.dynamic_slice_in_dim(
@@ -236,33 +239,29 @@ def nearest_classes(
       )
       cosine_nb = product(w_nk, x_bd, (1, 1), head)
       cosine_nb = cosine_nb.reshape(size, head.sub_centers, -1).max(axis=1)
-      if lower_r is not None:
-        lower_n = lax.dynamic_slice_in_dim(lower_r, start, size)
-        cosine_nb -= lower_n[:, None]
-      class_n = (first + start + jnp.arange(size))[:, None]
-      is_true_nb = class_n == y_b[None]
-      is_other_nb = ~is_true_nb & (class_n < head.num_classes)
+      lower_vn = lax.dynamic_slice_in_dim(lower_vr, start, size, axis=1)
+      cosine_vnb = cosine_nb[None] - lower_vn[..., None]
+      class_1n1 = (first + start + jnp.arange(size))[None, :, None]
+      is_true_1nb = class_1n1 == y_b[None, None]
+      is_other_1nb = ~is_true_1nb & (class_1n1 < head.num_classes)
       return (
         jnp.maximum(
-          true_b, jnp.where(is_true_nb, cosine_nb, -jnp.inf).max(axis=0)
+          true_vb, jnp.where(is_true_1nb, cosine_vnb, -jnp.inf).max(axis=1)
         ),
         jnp.maximum(
-          other_b, jnp.where(is_other_nb, cosine_nb, -jnp.inf).max(axis=0)
+          other_vb, jnp.where(is_other_1nb, cosine_vnb, -jnp.inf).max(axis=1)
         ),
       )
 
-    nothing_b = jnp.full(len(y_b), -jnp.inf)
-    nothing_b = lax.pcast(nothing_b, "model", to="varying")
-    found = lax.fori_loop(0, chunks, step, (nothing_b, nothing_b))
+    nothing_vb = jnp.full((len(lower_vr), len(y_b)), -jnp.inf)
+    nothing_vb = lax.pcast(nothing_vb, "model", to="varying")
+    found = lax.fori_loop(0, chunks, step, (nothing_vb, nothing_vb))
     return lax.pmax(found, "model")
 
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(
-      *(CLASSES, REPLICATED, REPLICATED),
-      None if lower is None else CLASSES,
-    ),
+    in_specs=(CLASSES, REPLICATED, REPLICATED, _BY_CLASS),
     out_specs=(REPLICATED, REPLICATED),
   )(weights, embeddings, labels, lower)
 
@@ -281,10 +280,11 @@ def centre_angles(weights: jax.Array, *, head: Head, mesh: Mesh) -> jax.Array:
   shown = min(head.num_classes, _SHOWN)
   class_n = np.arange(shown) * head.num_classes // shown
   row_n = class_n[:, None] * head.sub_centers + np.arange(head.sub_centers)
-  _, cosine_n = nearest_classes(
+  _, (cosine_n,) = nearest_classes(
     weights,
     weights[row_n.ravel()],
     jnp.asarray(np.repeat(class_n, head.sub_centers)),
+    jnp.zeros((1, head.padded_classes)),
     head=head,
     mesh=mesh,
   )

@@ -321,12 +321,14 @@ def write(
       "|---" * (2 + len(columns)) + "|",
     ]
     found = {row: _by_seed(results, recipe, row) for row in config.rows}
-    others = {config.reference: {}}  # It is not compared with itself.
     of_column = {}
     for metric in columns:
       column = {
         row: compare(
-          *(found[row], others.get(row, found[config.reference]), metric)
+          found[row],
+          # It is not compared with itself.
+          {} if row == config.reference else found[config.reference],
+          metric,
         )
         for row in config.rows
       }

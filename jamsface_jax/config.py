@@ -426,18 +426,13 @@ def validate(config: ConfigDict) -> None:
       f"head.sample_rate={config.head.sample_rate} must be at most 1, which is"
       " all classes."
     )
-  if config.head.weigh_sample and config.head.loss == "uniface":
-    raise InputError(
-      "head.weigh_sample=True weighs classes in one sum, but"
-      " head.loss='uniface' counts each on its own: set"
-      " head.weigh_sample=False."
-    )
-  if config.head.logit_adjustment and config.head.loss == "uniface":
-    raise InputError(
-      f"head.logit_adjustment={config.head.logit_adjustment} weighs classes in"
-      " one sum, but head.loss='uniface' counts each on its own: set"
-      " head.logit_adjustment=0."
-    )
+  for name, off in (("weigh_sample", False), ("logit_adjustment", 0)):
+    if config.head[name] and config.head.loss == "uniface":
+      raise InputError(
+        f"head.{name}={config.head[name]} weighs classes in one sum, but"
+        " head.loss='uniface' counts each on its own: set"
+        f" head.{name}={off}."
+      )
   if config.head.logit_adjustment and config.data.sampling == "class_balanced":
     raise InputError(
       f"head.logit_adjustment={config.head.logit_adjustment} makes up for"

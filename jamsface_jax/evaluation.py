@@ -209,7 +209,7 @@ class Evaluator:
     on_head = {"head": parts.head, "mesh": mesh}
     self._nearest = jax.jit(partial(closed_set.nearest_classes, **on_head))
     if self._known:
-      self._prior = closed_set.prior(class_sizes, **on_head)
+      self._priors = closed_set.priors(class_sizes, **on_head)
     self._angles = jax.jit(partial(closed_set.centre_angles, **on_head))
     for task in self._tasks:
       if isinstance(task.test_set, TemplateSet):
@@ -259,15 +259,14 @@ class Evaluator:
     ):
       # The last block is filled up, to keep one shape.
       rows = np.minimum(number * size + np.arange(size), count - 1)
-      of_block = weights, block[rows - number * size], known.labels[rows]
-      plain, adjusted = (
-        [np.asarray(cosine)[: len(block)] for cosine in pair]
-        for pair in (
-          self._nearest(*of_block),
-          self._nearest(*of_block, self._prior),
+      true, other = (
+        np.asarray(cosine)[:, : len(block)]
+        for cosine in self._nearest(
+          *(weights, block[rows - number * size], known.labels[rows]),
+          self._priors,
         )
       )
-      found.append([*plain, adjusted[0] > adjusted[1]])
+      found.append([true[0], other[0], true[1] > other[1]])
     return known.judge(*map(np.concatenate, zip(*found, strict=True)))
 
   def measure_centres(self, state: TrainState) -> dict[str, float]:
