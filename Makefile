@@ -22,9 +22,10 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	  --editable '.[test,ray,docs]'
 	@touch $@
 
-lint: $(READY)  ## Check style.
+lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ty check --python $(VENV)
 	$(BIN)/hadolint Dockerfile
 
 format: $(READY)  ## Mend style.

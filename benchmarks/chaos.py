@@ -25,11 +25,12 @@ import jax
 import numpy as np
 
 from jamsface_jax import config as config_lib
-from jamsface_jax import sharding, state
-from jamsface_jax.checkpoint import DIRECTORY, Checkpoints
+from jamsface_jax.data.sources import open_source
+from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
-from jamsface_jax.metric_writer import METRICS_FILE
-from jamsface_jax.train import open_source
+from jamsface_jax.run import state
+from jamsface_jax.run.checkpoint import DIRECTORY, Checkpoints
+from jamsface_jax.training.metric_writer import METRICS_FILE
 
 EVALUATE_EVERY = 15
 _LIMIT = 300  # Seconds that a start may take to get anywhere.

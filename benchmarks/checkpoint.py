@@ -17,12 +17,13 @@ import time
 import jax
 
 from jamsface_jax import config as config_lib
-from jamsface_jax import sharding, state
-from jamsface_jax.checkpoint import Checkpoints
 from jamsface_jax.data.pipeline import batches
 from jamsface_jax.data.sources import NoiseSource
+from jamsface_jax.devices import sharding
 from jamsface_jax.errors import run_command
-from jamsface_jax.step import make_train_step
+from jamsface_jax.run import state
+from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.training.step import make_train_step
 
 
 def main() -> int:

@@ -23,10 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from jamsface_jax import inference
 from jamsface_jax.config import read_config
 from jamsface_jax.data import decoding
 from jamsface_jax.data.images import open_images
+from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.errors import RunError, run_command
 
 COMMAND = "jamsface_jax.embed"
@@ -108,12 +108,12 @@ def bare_decoder(arguments, names: list[str]) -> Callable[[], float]:
 
 def bare_model(arguments, batch_size: int) -> Callable[[], float]:
   """The network of the work directory, with the mirror image, on noise."""
-  embedder, variables, _ = inference.load(
+  embedder, variables, _ = embedder_lib.load(
     arguments.workdir,
     step=None,
     batch_size=batch_size,
     flip=True,
-    mesh=inference.local_mesh(),
+    mesh=embedder_lib.local_mesh(),
   )
   shape = (batch_size, embedder.image_size, embedder.image_size, 3)
   images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)

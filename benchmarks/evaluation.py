@@ -148,10 +148,10 @@ def load(folder: str, *names: str) -> list[np.ndarray]:
 
 def ours(folder: str) -> dict[str, float]:
   """The functions behind jamsface_jax.evaluate."""
-  from jamsface_jax.cosines import many_pair_cosines
-  from jamsface_jax.embedding_array import blocks, open_embeddings
-  from jamsface_jax.pooling import Pooling, TemplatePooler
-  from jamsface_jax.roc import roc
+  from jamsface_jax.evaluation.foreign_embeddings import blocks, open_embeddings
+  from jamsface_jax.metrics.cosines import many_pair_cosines
+  from jamsface_jax.metrics.roc import roc
+  from jamsface_jax.protocols.pooling import Pooling, TemplatePooler
 
   clock = Clock()
   path = os.path.join(folder, "embeddings.npy")
@@ -207,8 +207,8 @@ def script(folder: str) -> dict[str, float]:
 
 def compare_all(count: int) -> None:
   """Compares every pair of random embeddings of five to a person."""
-  from jamsface_jax.cosines import unit_rows
-  from jamsface_jax.protocols import tally_all_pairs
+  from jamsface_jax.metrics.cosines import unit_rows
+  from jamsface_jax.protocols.all_pairs import tally_all_pairs
 
   rng = np.random.default_rng(0)
   people = np.arange(count) // 5

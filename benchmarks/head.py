@@ -166,10 +166,12 @@ def _jax_step(variant: str, classes: int, args):
   import jax.numpy as jnp
 
   from jamsface_jax import config as config_lib
-  from jamsface_jax import head as head_lib
-  from jamsface_jax import negatives, sharding, softmax, state
-  from jamsface_jax.compiling import compiler_options
-  from jamsface_jax.head import WEIGHTS
+  from jamsface_jax.devices import sharding
+  from jamsface_jax.devices.compiling import compiler_options
+  from jamsface_jax.head import class_sampling, softmax
+  from jamsface_jax.head import parameters as head_lib
+  from jamsface_jax.head.parameters import WEIGHTS
+  from jamsface_jax.run import state
 
   config = config_lib.base_config()
   config.model.embedding_size = args.size
@@ -196,7 +198,7 @@ def _jax_step(variant: str, classes: int, args):
   def fused(params, opt_state, key, accept):
     sample = None
     if head.sample_rate < 1:
-      sample = negatives.draw(key, y_b, head, mesh)
+      sample = class_sampling.draw(key, y_b, head, mesh)
     on_head = {"head": head, "mesh": mesh, "sample": sample}
     loss = softmax.loss(params, x_bd, y_b, **start, **on_head)
     new = softmax.update_weights(

@@ -26,9 +26,12 @@ import sys
 import jax
 import numpy as np
 
-from jamsface_jax import chips, recipe_flags, sharding, state, step_cost
-from jamsface_jax.step import make_train_step
-from jamsface_jax.step_cost import StepCost
+from jamsface_jax.devices import sharding
+from jamsface_jax.pods import chips, step_cost
+from jamsface_jax.pods.step_cost import StepCost
+from jamsface_jax.run import state
+from jamsface_jax.settings import recipe_flags
+from jamsface_jax.training.step import make_train_step
 
 RECIPE = runpy.run_path(str(recipe_flags.recipes_directory() / "ms1m_r100.py"))
 CLASSES = (93_431, 360_232, 2_059_906, 10_000_000, 29_000_000)

@@ -37,22 +37,24 @@ import sklearn.metrics
 import sklearn.model_selection
 import sklearn.preprocessing
 
-from jamsface_jax.data.pairs import Pairs, read_pairs
 from jamsface_jax.data.records import PAIRS_FILE
 from jamsface_jax.data.sources import RecordSource
-from jamsface_jax.data.templates import (
+from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.evaluation.foreign_embeddings import open_embeddings
+from jamsface_jax.metrics.folds import kfold_accuracy
+from jamsface_jax.metrics.identification import identify
+from jamsface_jax.metrics.roc import rate_name, roc, tar_name
+from jamsface_jax.protocols.pair_list import PairList
+from jamsface_jax.protocols.pairs_file import Pairs, read_pairs
+from jamsface_jax.protocols.pooling import Pooling
+from jamsface_jax.protocols.template_files import (
   SubjectList,
   Templates,
   has_templates,
   read_templates,
 )
-from jamsface_jax.embedding_array import open_embeddings
-from jamsface_jax.errors import InputError, run_command
-from jamsface_jax.identification import identify
-from jamsface_jax.pooling import Pooling
-from jamsface_jax.protocols import PairList, Settings, TemplateSet
-from jamsface_jax.roc import rate_name, roc, tar_name
-from jamsface_jax.verification import kfold_accuracy
+from jamsface_jax.protocols.template_set import TemplateSet
+from jamsface_jax.protocols.test_set import Settings
 
 SIZE = 512
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)

@@ -36,14 +36,15 @@ import jax
 import numpy as np
 
 from jamsface_jax import config as config_lib
-from jamsface_jax import sharding, state
-from jamsface_jax.checkpoint import Checkpoints
 from jamsface_jax.data.sources import NoiseSource
+from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
 from jamsface_jax.models import iresnet
-from jamsface_jax.preemption import Preemption
-from jamsface_jax.step_log import StepLog
-from jamsface_jax.train import train
+from jamsface_jax.run import state
+from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.training.preemption import Preemption
+from jamsface_jax.training.step_log import StepLog
+from jamsface_jax.training.train import train
 
 # Name: processes, devices of each, devices on the model axis.
 LAYOUTS = {

@@ -105,12 +105,13 @@ def _time_convolutions(args):
   import jax.numpy as jnp
   from jax import lax
 
-  from jamsface_jax import state
-  from jamsface_jax.compiling import compiler_options
+  from jamsface_jax import models
+  from jamsface_jax.devices.compiling import compiler_options
+  from jamsface_jax.run import state
 
   model = state.make_model(_settings(args))
   variables = jax.eval_shape(
-    lambda key: state.init_backbone(key, model, args.size), jax.random.key(0)
+    lambda key: models.init_backbone(key, model, args.size), jax.random.key(0)
   )
   images = jax.ShapeDtypeStruct(
     (args.batch, args.size, args.size, 3), jnp.float32
@@ -172,8 +173,9 @@ def _jax_step(args):
   import jax
   import numpy as np
 
-  from jamsface_jax import sharding, state
-  from jamsface_jax.step import make_train_step
+  from jamsface_jax.devices import sharding
+  from jamsface_jax.run import state
+  from jamsface_jax.training.step import make_train_step
 
   config = _settings(args)
   parts = state.make_parts(config, args.classes, 100_000)

@@ -20,18 +20,18 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data_prep import detection
-from data_prep.landmarks import (
+from data_prep.formats import detection
+from data_prep.formats.landmarks import (
   TEMPLATE_SIZE,
   align_face,
   decode_upright,
   find_landmarks,
   read_landmarks,
 )
-from data_prep.writer import SKIPPED_FILE
+from data_prep.writing.writer import SKIPPED_FILE
 from jamsface_jax.data.decoding import EXTENSIONS, DecodingError
-from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.whole_file import written_whole
 
 NO_FACE_FILE = "no_face.txt"
 JPEG_QUALITY = 95

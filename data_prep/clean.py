@@ -39,9 +39,9 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.exclusions import HEADER
-from jamsface_jax.data.whole_file import written_whole
+from data_prep.writing.exclusions import HEADER
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.whole_file import written_whole
 
 DUPLICATE_SIMILARITY = 0.95
 REASONS = ("duplicate_of", "far_from_class", "nearer_to", "same_person_as")

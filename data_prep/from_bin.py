@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep import flags
 from data_prep.from_pairs import Pair, equal_runs, write_verification_set
-from jamsface_jax.data.restricted_pickle import PickleRefusedError, loads
+from data_prep.writing import conversion_flags
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.plain_pickle import PickleRefusedError, loads
 
 # How the files of an image format start; JPEG if none fits.
 _EXTENSIONS = {b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
@@ -26,9 +26,9 @@ _EXTENSIONS = {b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads the flags and converts."""
-  parser = flags.make_parser("from_bin", __doc__)
+  parser = conversion_flags.make_parser("from_bin", __doc__)
   parser.add_argument("--input", required=True, help="the .bin file")
-  arguments = flags.parse(parser, argv)
+  arguments = conversion_flags.parse(parser, argv)
   convert(
     arguments.input,
     arguments.output,

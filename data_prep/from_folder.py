@@ -15,19 +15,19 @@ import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence, Set
 
-from data_prep import conversion, flags
-from data_prep.conversion import Item, Reading
-from data_prep.exclusions import read_exclusions
-from data_prep.writer import SHARD_BYTES, DatasetAssembler
+from data_prep.writing import conversion, conversion_flags
+from data_prep.writing.conversion import Item, Reading
+from data_prep.writing.exclusions import read_exclusions
+from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import decoding
-from jamsface_jax.data.groups import read_groups, write_groups
-from jamsface_jax.data.pairs import read_pairs
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.protocols.groups_file import read_groups, write_groups
+from jamsface_jax.protocols.pairs_file import read_pairs
 
 
 def main() -> int:
   """Reads the flags and converts."""
-  parser = flags.make_parser("from_folder", __doc__)
+  parser = conversion_flags.make_parser("from_folder", __doc__)
   add = parser.add_argument
   add("--input", required=True, help="folder with one sub-folder per identity")
   add(
@@ -38,7 +38,7 @@ def main() -> int:
   )
   add(
     "--min_images",
-    type=flags.positive_integer,
+    type=conversion_flags.positive_integer,
     default=1,
     help="leave out identities with fewer images",
   )
@@ -46,7 +46,7 @@ def main() -> int:
   last.add_argument(
     "--without_last",
     metavar="N",
-    type=flags.positive_integer,
+    type=conversion_flags.positive_integer,
     default=0,
     help="leave out the last N images of each identity that has --min_images"
     " without them",
@@ -54,7 +54,7 @@ def main() -> int:
   last.add_argument(
     "--only_last",
     metavar="N",
-    type=flags.positive_integer,
+    type=conversion_flags.positive_integer,
     default=0,
     help="only the images that --without_last=N leaves out",
   )
@@ -69,9 +69,9 @@ def main() -> int:
     metavar="FILE",
     help="verification pairs over these images, in LFW's layout",
   )
-  flags.add_groups(parser)
-  flags.add_engine(parser)
-  arguments = flags.parse(parser)
+  conversion_flags.add_groups(parser)
+  conversion_flags.add_engine(parser)
+  arguments = conversion_flags.parse(parser)
   convert(
     arguments.input,
     arguments.output,

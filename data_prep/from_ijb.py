@@ -40,9 +40,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_prep import conversion, flags
-from data_prep.conversion import Item, Reading
-from data_prep.writer import SHARD_BYTES, SKIPPED_FILE, DatasetAssembler
+from data_prep.writing import conversion, conversion_flags
+from data_prep.writing.conversion import Item, Reading
+from data_prep.writing.writer import SHARD_BYTES, SKIPPED_FILE, DatasetAssembler
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
 
@@ -65,12 +65,12 @@ class Face:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads the flags and converts."""
-  parser = flags.make_parser("from_ijb", __doc__)
+  parser = conversion_flags.make_parser("from_ijb", __doc__)
   add = parser.add_argument
   add("--input", required=True, help="folder of the images")
   add("--meta", required=True, help="folder of the files above")
-  flags.add_engine(parser)
-  arguments = flags.parse(parser, argv)
+  conversion_flags.add_engine(parser)
+  arguments = conversion_flags.parse(parser, argv)
   convert(
     arguments.input,
     arguments.output,

@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import conversion, exclusions, flags
-from data_prep.conversion import Item, Reading
-from data_prep.writer import SHARD_BYTES, DatasetAssembler
+from data_prep.writing import conversion, conversion_flags, exclusions
+from data_prep.writing.conversion import Item, Reading
+from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
 
@@ -64,20 +64,20 @@ class Entry(NamedTuple):
 
 def main() -> int:
   """Reads the flags and converts."""
-  parser = flags.make_parser("from_list", __doc__)
+  parser = conversion_flags.make_parser("from_list", __doc__)
   add = parser.add_argument
   add("--input", required=True, help="text file, a path and a label a line")
   add("--root", required=True, help="folder that the paths are relative to")
   add(
     "--min_images_per_class",
-    type=flags.positive_integer,
+    type=conversion_flags.positive_integer,
     default=1,
     help="leave out classes with fewer images",
   )
   add("--exclude", metavar="FILE", help="paths of images to leave out, a line")
-  flags.add_check_images(parser)
-  flags.add_engine(parser)
-  arguments = flags.parse(parser)
+  conversion_flags.add_check_images(parser)
+  conversion_flags.add_engine(parser)
+  arguments = conversion_flags.parse(parser)
   convert(
     arguments.input,
     arguments.output,

@@ -37,14 +37,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from data_prep import flags
-from data_prep.conversion import load_images
-from data_prep.writer import SKIPPED_FILE, DatasetWriter
+from data_prep.writing import conversion_flags
+from data_prep.writing.conversion import load_images
+from data_prep.writing.writer import SKIPPED_FILE, DatasetWriter
 from jamsface_jax.data import records
 from jamsface_jax.data.decoding import EXTENSIONS
-from jamsface_jax.data.groups import read_groups, write_groups
-from jamsface_jax.data.pairs import DEFAULT_FOLDS, read_pairs
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.protocols.groups_file import read_groups, write_groups
+from jamsface_jax.protocols.pairs_file import DEFAULT_FOLDS, read_pairs
 
 _NUMBER = re.compile(r"_[0-9]+$")  # Of an image of a person.
 
@@ -61,13 +61,13 @@ class Pair:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads the flags and converts."""
-  parser = flags.make_parser("from_pairs", __doc__)
+  parser = conversion_flags.make_parser("from_pairs", __doc__)
   add = parser.add_argument
   add("--protocol", required=True, choices=sorted(PROTOCOLS))
   add("--input", required=True, help="folder of the images")
   add("--pairs", required=True, help="the protocol's file; CFP: its folder")
-  flags.add_groups(parser)
-  arguments = flags.parse(parser, argv)
+  conversion_flags.add_groups(parser)
+  arguments = conversion_flags.parse(parser, argv)
   convert(
     arguments.input,
     arguments.output,

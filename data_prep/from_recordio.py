@@ -19,9 +19,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import numpy as np
 from tqdm import tqdm
 
-from data_prep import conversion, exclusions, flags, recordio
-from data_prep.conversion import Item, Reading
-from data_prep.writer import SHARD_BYTES, DatasetAssembler
+from data_prep.formats import recordio
+from data_prep.writing import conversion, conversion_flags, exclusions
+from data_prep.writing.conversion import Item, Reading
+from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError, run_command
 
@@ -33,15 +34,17 @@ _AROUND = "copy the file again, or read around such places with --skip_bad"
 
 def main() -> int:
   """Reads the flags and converts."""
-  parser = flags.make_parser("from_recordio", __doc__)
+  parser = conversion_flags.make_parser("from_recordio", __doc__)
   add = parser.add_argument
   add("--input", required=True, help=f"folder with {_RECORDS}, or a .rec file")
   add(
-    "--limit", type=flags.positive_integer, help="only the first LIMIT images"
+    "--limit",
+    type=conversion_flags.positive_integer,
+    help="only the first LIMIT images",
   )
   add(
     "--min_images_per_class",
-    type=flags.positive_integer,
+    type=conversion_flags.positive_integer,
     default=1,
     help="leave out classes with fewer images and close the gaps; classes.txt"
     " keeps the labels of the input",
@@ -52,9 +55,9 @@ def main() -> int:
     help="close gaps in the labels of the input too; otherwise an error",
   )
   add("--exclude", metavar="FILE", help="names of images to leave out, a line")
-  flags.add_check_images(parser)
-  flags.add_engine(parser)
-  arguments = flags.parse(parser)
+  conversion_flags.add_check_images(parser)
+  conversion_flags.add_engine(parser)
+  arguments = conversion_flags.parse(parser)
   convert(
     arguments.input,
     arguments.output,

@@ -26,13 +26,13 @@ from typing import NamedTuple
 
 import scipy.io
 
-from data_prep import conversion, flags
-from data_prep.conversion import Item, Reading
-from data_prep.writer import SKIPPED_FILE, DatasetAssembler
+from data_prep.writing import conversion, conversion_flags
+from data_prep.writing.conversion import Item, Reading
+from data_prep.writing.writer import SKIPPED_FILE, DatasetAssembler
 from jamsface_jax.data import decoding
-from jamsface_jax.data.searches import HEADER, SEARCH_FILE
-from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.protocols.search_file import HEADER, SEARCH_FILE
+from jamsface_jax.storage.whole_file import written_whole
 
 NOBODY = "distractors"  # The class of all of them.
 # TinyFace: role, folder, file of its names and subjects, keys in the file.
@@ -68,9 +68,9 @@ class Entry(NamedTuple):
 
 def main() -> int:
   """Reads the flags and converts."""
-  parser = flags.make_parser("from_search", __doc__)
+  parser = conversion_flags.make_parser("from_search", __doc__)
   parser.add_argument("--input", required=True, help="folder, see above")
-  arguments = flags.parse(parser)
+  arguments = conversion_flags.parse(parser)
   convert(
     arguments.input,
     arguments.output,

@@ -21,14 +21,14 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from data_prep import flags
-from data_prep.conversion import (
+from data_prep.from_bin import extension
+from data_prep.writing import conversion_flags
+from data_prep.writing.conversion import (
   load_images,
   print_result,
   training_command,
 )
-from data_prep.from_bin import extension
-from data_prep.writer import DatasetWriter
+from data_prep.writing.writer import DatasetWriter
 from jamsface_jax.errors import InputError, run_command
 
 _FILE_FORMAT = "array_record"
@@ -45,7 +45,7 @@ _PREPARATION_ERRORS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads the flags and converts."""
-  parser = flags.make_parser("from_tfds", __doc__)
+  parser = conversion_flags.make_parser("from_tfds", __doc__)
   add = parser.add_argument
   add("--input", required=True, help="TFDS name[/config][:version], or folder")
   add(
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   add("--image_feature", default="image", help="feature with the image")
   add("--label_feature", default="label", help="feature with the class")
-  arguments = flags.parse(parser, argv)
+  arguments = conversion_flags.parse(parser, argv)
   convert(
     arguments.input,
     arguments.output,

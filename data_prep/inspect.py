@@ -36,7 +36,7 @@ from matplotlib import figure
 from matplotlib.backends import backend_agg
 from tqdm import tqdm
 
-from data_prep.exclusions import HEADER
+from data_prep.writing.exclusions import HEADER
 from jamsface_jax.data import decoding, records
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
 

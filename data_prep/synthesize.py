@@ -30,8 +30,8 @@ import cv2
 import numpy as np
 import tqdm
 
-from data_prep import procedural_photos
-from data_prep.writer import DatasetWriter
+from data_prep.synthetic import photos
+from data_prep.writing.writer import DatasetWriter
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
 
@@ -240,7 +240,7 @@ def _draw(job: tuple[int, int], seed: int, size: int) -> list[bytes]:
   cv2.setNumThreads(1)
   identity, images = job
   numbers = range(1, images + 1)
-  return procedural_photos.draw_identity(seed, identity, numbers, size)
+  return photos.draw_identity(seed, identity, numbers, size)
 
 
 def _progress(drawn: Iterable[list[bytes]], total: int) -> Iterator:
@@ -296,7 +296,7 @@ def synthesize(
       )
   identities = len(train_sizes) + test_identities
   # A counter of its own, which no image has.
-  rng = procedural_photos.generator(seed, identities)
+  rng = photos.generator(seed, identities)
   folds = verification_pairs(test_identities, test_images, pairs, rng)
   labels = iter(training_labels(train_sizes, mislabelled, rng))
   people = [_name(identity) for identity in range(identities)]

@@ -6,10 +6,10 @@ embeddings = embedder(images)  # uint8 [N, H, W, 3] RGB to float32 [N, D]
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-  from jamsface_jax.inference import FaceEmbedder
+from jamsface_jax.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+  from jamsface_jax.embedding.embedder import FaceEmbedder
 
 
 def load(
@@ -29,6 +29,6 @@ def load(
     InputError: not a work directory, or no such checkpoint.
   """
   # Here, so that data_prep imports this package without JAX.
-  from jamsface_jax.inference import FaceEmbedder
+  from jamsface_jax.embedding.embedder import FaceEmbedder
 
   return FaceEmbedder(workdir, step=step, flip=flip)

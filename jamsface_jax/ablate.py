@@ -19,9 +19,12 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from jamsface_jax import comparison, compiling, recipe_flags
-from jamsface_jax.comparison import Run
+from jamsface_jax.ablation import runs as runs_lib
+from jamsface_jax.ablation import statistics, tables
+from jamsface_jax.ablation.runs import Run
+from jamsface_jax.devices import compiling
 from jamsface_jax.errors import InputError, RunError, run_command
+from jamsface_jax.settings import recipe_flags
 
 recipe_flags.define_config()
 _OUTPUT = flags.DEFINE_string(
@@ -40,19 +43,19 @@ def main() -> int:
     raise InputError(
       "--output is needed: give a directory for runs, table and plot."
     )
-  comparison.check(config)
+  runs_lib.check(config)
   # Seeds of a row run the same program, which is compiled once.
   os.environ.update(compiling.cache_environment(output))
   chosen, curves = {}, []
-  tuning = comparison.plan_tuning(config, output)
+  tuning = runs_lib.plan_tuning(config, output)
   if tuning:
     results, failed = run_missing(tuning, [config.tuning.metric])
     refuse_failed(failed, tuning)
-    chosen, curves = comparison.tune(config, results)
-  runs = comparison.plan(config, output, chosen)
+    chosen, curves = statistics.tune(config, results)
+  runs = runs_lib.plan(config, output, chosen)
   results, failed = run_missing(runs, config.metrics)
   if results:
-    print(comparison.write(output, config, results, curves))
+    print(tables.write(output, config, results, curves))
   refuse_failed(failed, runs)
   print(f"next: open {os.path.join(output, 'ablation.png')}")
   return 0
@@ -63,7 +66,7 @@ def run_missing(
 ) -> tuple[dict[Run, dict[str, float]], dict[Run, str]]:
   """Runs what is missing; returns metrics of what is done, and what failed."""
   missing = [run for run in runs if not run.finished()]
-  failed = comparison.run_all(missing, _JOBS.value, total=len(runs))
+  failed = runs_lib.run_all(missing, _JOBS.value, total=len(runs))
   done = [run for run in runs if run.finished()]
   return {run: run.read(metrics) for run in done}, failed
 

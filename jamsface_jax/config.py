@@ -18,10 +18,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from jamsface_jax import recipe_flags
-from jamsface_jax.data.local_path import require_local
-from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.settings import recipe_flags
+from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.whole_file import written_whole
 
 CONFIG_FILE = "config.json"
 
@@ -315,7 +315,8 @@ def validate(config: ConfigDict) -> None:
   Raises:
     InputError: names the setting, what is wrong, and what it may be.
   """
-  from jamsface_jax import losses, models  # Here: settings need no JAX.
+  from jamsface_jax import models  # Here: settings need no JAX.
+  from jamsface_jax.head import losses
 
   positive = (
     "log_every",

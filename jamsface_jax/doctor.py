@@ -25,9 +25,10 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from packaging.requirements import Requirement
 
-from jamsface_jax import sharding, workdir_lock
 from jamsface_jax.data.sources import RecordSource
+from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
+from jamsface_jax.storage import lock
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 
@@ -201,7 +202,7 @@ def check_workdir(workdir: str) -> Iterator[Finding]:
     existing = os.path.dirname(existing)
   try:
     with tempfile.TemporaryDirectory(dir=existing) as scratch:
-      with workdir_lock.hold(scratch):
+      with lock.hold(scratch):
         begin = time.perf_counter()
         with open(os.path.join(scratch, "probe"), "wb") as file:
           file.write(bytes(64 * 2**20))

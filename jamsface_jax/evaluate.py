@@ -22,32 +22,23 @@ embeds its part of the images, and process 0 judges and writes.
 
 import argparse
 import os
-from collections.abc import Sequence
 
 import jax
 from jax.experimental import multihost_utils
 
-from jamsface_jax import distributed, embedding_array, inference, sharding
-from jamsface_jax.compiling import cache_in
-from jamsface_jax.config import read_config
+from jamsface_jax.devices import processes
+from jamsface_jax.devices.compiling import cache_in
 from jamsface_jax.errors import InputError, run_command
-from jamsface_jax.evaluation import Task, open_folder_task, open_tasks
-from jamsface_jax.pooling import ALL, Pooling, parse_pooling
-from jamsface_jax.protocols import Evaluation, Settings, TemplateSet, TestSet
-from jamsface_jax.results import (
-  plot_evaluations,
-  read_roc_lines,
-  table,
-  write_results,
-)
-
-FLIPS = {"sum": (True,), "none": (False,), "both": (True, False)}
+from jamsface_jax.evaluation.judging import FLIPS, judge_file, judge_network
+from jamsface_jax.protocols.pooling import parse_pooling
+from jamsface_jax.protocols.results import read_roc_lines, table, write_results
+from jamsface_jax.reports.pictures import plot_evaluations
 
 
 def main() -> int:
   """Reads the flags and evaluates."""
   arguments = parse()
-  with distributed.joined(arguments):
+  with processes.joined(arguments):
     evaluate(arguments)
     multihost_utils.sync_global_devices("evaluated")
   return 0
@@ -118,7 +109,7 @@ def parse() -> argparse.Namespace:
   )
   add("--against", default="", help="results.json of others, for the ROC plot")
   add("--output", help="default: evaluation/ in W, or beside E.npy")
-  distributed.add_flags(parser)
+  processes.add_flags(parser)
   arguments = parser.parse_args()
   ours = arguments.workdir, arguments.data, arguments.step, arguments.flip
   theirs = arguments.embeddings, arguments.flipped
@@ -157,132 +148,6 @@ def parse_fars(text: str) -> list[float] | None:
       " 1e-4,1e-6."
     )
   return fars or None
-
-
-def judge_network(
-  arguments: argparse.Namespace,
-) -> tuple[list[Evaluation], dict[str, object]]:
-  """Embeds the images of data sets; process 0 judges the embeddings."""
-  first = jax.process_index() == 0
-  config = read_config(arguments.workdir)
-  size = config.data.image_size
-  if arguments.protocol:
-    tasks = [open_folder_task(arguments.data, arguments.protocol, size)]
-  else:
-    tasks = open_tasks(arguments.data, size)
-  chosen = arguments.flip or ("sum" if config.evaluation.flip else "none")
-  evaluations: dict[str, list[Evaluation]] = {}
-  for flip in FLIPS[chosen]:
-    embedder, variables, metadata = inference.load(
-      arguments.workdir,
-      step=arguments.step,
-      batch_size=config.evaluation.batch_size,
-      flip=flip,
-      mesh=sharding.make_mesh(-1),
-    )
-    distributed.check_same(
-      {
-        "checkpoint": [metadata["step"], metadata["data_fingerprint"]],
-        "images": [(_key(task), len(task.test_set.ids)) for task in tasks],
-        "flip": flip,
-      },
-      "--workdir, --data",
-    )
-    for task in tasks:
-      settings = Settings(
-        fars=arguments.fars,
-        poolings=choose_poolings(task.test_set, arguments.pooling, norms=True),
-        flip=flip,
-        plain=flip == FLIPS[chosen][0],
-        replicates=arguments.bootstrap,
-      )
-      evaluations.setdefault(_key(task), []).extend(
-        task.evaluate(
-          embedder,
-          variables,
-          settings,
-          threads=config.data.threads,
-          judges=first,
-        )
-      )
-  if first:
-    print(f"checkpoint {metadata['step']} of {arguments.workdir}")
-  origin = {
-    "workdir": os.path.abspath(arguments.workdir),
-    "step": metadata["step"],
-    "color_order": metadata["color_order"],
-    "data_fingerprint": metadata["data_fingerprint"],
-    "versions": metadata["versions"],
-  }
-  return [one for of_set in evaluations.values() for one in of_set], origin
-
-
-def _key(task: Task) -> str:
-  return f"{task.test_set.name} {type(task.test_set).__name__}"
-
-
-def judge_file(
-  arguments: argparse.Namespace,
-) -> tuple[list[Evaluation], dict[str, object]]:
-  """Judges embeddings that another system made."""
-  path, flipped = arguments.embeddings, arguments.flipped
-  rows = embedding_array.open_embeddings(path)
-  test_sets = embedding_array.open_test_sets(arguments.protocol, path, rows)
-  # What is known of each array, with the flip sum first.
-  arrays = [(rows, embedding_array.is_flip_sum(path))]
-  if flipped:
-    mirrored = embedding_array.open_embeddings(flipped)
-    both = embedding_array.Sum(rows, mirrored, flipped)
-    arrays = [(both, True), (rows, False)]
-  evaluations = []
-  for test_set in test_sets:
-    for number, (array, flip) in enumerate(arrays):
-      settings = Settings(
-        fars=arguments.fars,
-        poolings=choose_poolings(
-          test_set,
-          arguments.pooling,
-          norms=not embedding_array.are_units(array, path),
-        ),
-        flip=flip,
-        plain=not number,
-        replicates=arguments.bootstrap,
-      )
-      blocks = embedding_array.blocks(array, test_set.ids)
-      evaluations += test_set.judge(blocks, settings, what=path)
-  origin = {"file": os.path.abspath(path), "protocol": arguments.protocol}
-  if flipped:
-    origin["flipped"] = os.path.abspath(flipped)
-  return evaluations, origin
-
-
-def choose_poolings(
-  test_set: TestSet, wanted: Sequence[Pooling], *, norms: bool
-) -> list[Pooling]:
-  """The poolings asked for, or all that the data allow.
-
-  Args:
-    test_set: to be judged.
-    wanted: by the user; empty for all.
-    norms: whether embeddings have lengths of their own.
-
-  Raises:
-    InputError: one that the data do not allow.
-  """
-  if not isinstance(test_set, TemplateSet):
-    return list(wanted)
-  if not norms and any(pooling.norm for pooling in wanted):
-    raise InputError(
-      "--pooling: N1 weighs an image by the length of its embedding, but all"
-      " have length 1: choose N0, or give embeddings as the network made them."
-    )
-  test_set.check(wanted)
-  return list(wanted) or [
-    pooling
-    for pooling in ALL
-    if (norms or not pooling.norm)
-    and (test_set.has_scores or not pooling.detector)
-  ]
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from jamsface_jax import distributed, fine_tune, recipe_flags
-from jamsface_jax.compiling import cache_in, make_deterministic
+from jamsface_jax.devices import processes
+from jamsface_jax.devices.compiling import cache_in, make_deterministic
 from jamsface_jax.errors import InputError, run_command
-from jamsface_jax.train import train
+from jamsface_jax.run import fine_tune
+from jamsface_jax.settings import recipe_flags
+from jamsface_jax.training.train import train
 
 recipe_flags.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -34,7 +36,7 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 _TIMEOUT = flags.DEFINE_float(
   "process_timeout",
-  distributed.PROCESS_TIMEOUT,
+  processes.PROCESS_TIMEOUT,
   "Seconds of silence after which a process counts as dead and all end.",
   lower_bound=1.0,
 )
@@ -54,7 +56,7 @@ def main() -> int:
   config = parse_flags(sys.argv)
   if config.deterministic:
     make_deterministic()
-  distributed.initialize(
+  processes.initialize(
     _DISTRIBUTED.value,
     coordinator=_COORDINATOR.value,
     num_processes=_NUM_PROCESSES.value,
@@ -62,7 +64,7 @@ def main() -> int:
     timeout=_TIMEOUT.value,
   )
   cache_in(_WORKDIR.value)
-  with distributed.ending_together(_TIMEOUT.value):
+  with processes.ending_together(_TIMEOUT.value):
     return train(
       config,
       _WORKDIR.value,

@@ -18,7 +18,7 @@ import tempfile
 import traceback
 
 # What takes long to import, and starts neither JAX's devices nor threads.
-SHARED = ("jamsface_jax.train", "matplotlib.pyplot", "onnx")
+SHARED = ("jamsface_jax.training.train", "matplotlib.pyplot", "onnx")
 
 
 def main():
@@ -69,7 +69,7 @@ def run_here(folder, words, parse_only):
 
 
 def end_after_parsing():
-  from jamsface_jax import recipe_flags
+  from jamsface_jax.settings import recipe_flags
 
   def ending(parse):
     def parse_and_end(*args, **kwargs):

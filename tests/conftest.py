@@ -29,9 +29,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from data_prep import from_folder  # noqa: E402
 from jamsface_jax import config as config_lib  # noqa: E402
-from jamsface_jax import sharding, state  # noqa: E402
-from jamsface_jax.checkpoint import Checkpoints  # noqa: E402
 from jamsface_jax.data.sources import NoiseSource  # noqa: E402
+from jamsface_jax.devices import sharding  # noqa: E402
+from jamsface_jax.run import state  # noqa: E402
+from jamsface_jax.run.checkpoint import Checkpoints  # noqa: E402
 
 
 @pytest.fixture(params=[8, 4, 1], ids=["1x8", "2x4", "8x1"])

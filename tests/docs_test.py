@@ -35,12 +35,13 @@ from import_weights_test import write_pth
 from messages_test import messages
 from recordio_test import IMAGES, LABELS, insightface, save
 
-from data_prep.landmarks import TEMPLATE
+from data_prep.formats.landmarks import TEMPLATE
 from jamsface_jax import config as config_lib
 from jamsface_jax.__main__ import commands
-from jamsface_jax.models.layout import pytorch_shapes
-from jamsface_jax.optimizer import make_schedule
-from jamsface_jax.state import init_backbone, make_model
+from jamsface_jax.models import init_backbone
+from jamsface_jax.run.optimizer import make_schedule
+from jamsface_jax.run.state import make_model
+from jamsface_jax.weights.pytorch_names import pytorch_shapes
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
@@ -126,7 +127,7 @@ PYTHON = {
   "images = np.zeros((3, 32, 32, 3), np.uint8)\n",
   "CONTRIBUTING.md": "import dataclasses, math, jax, jax.numpy as jnp\n"
   "from jamsface_jax import margins\n"
-  "from jamsface_jax.losses import Example, Loss\n",
+  "from jamsface_jax.head.losses import Example, Loss\n",
 }
 
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jamsface_jax import head as head_lib
-from jamsface_jax import losses, sharding
-from jamsface_jax.head import (
+from jamsface_jax.devices import sharding
+from jamsface_jax.head import losses
+from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.head.parameters import (
   ANGULAR,
   CLASS_SIZES,
   COSINE,

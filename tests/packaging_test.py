@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 import jamsface_jax
-from jamsface_jax import recipe_flags
+from jamsface_jax.settings import recipe_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Folders of the repository, by the package that they are installed as.
@@ -42,7 +42,7 @@ def test_every_package_is_named():
     for name in tree()
     if name.endswith("/__init__.py")
   }
-  assert named == folders and len(named) == 5
+  assert named == folders and len(named) == 23
 
 
 def test_the_version_is_semantic_and_in_the_changelog():
@@ -135,7 +135,9 @@ def test_the_wheel_runs_outside_the_repository(tmp_path):
   assert "finished 5 steps" in done.stdout
   page = (here / "w" / "report.html").read_text(encoding="utf-8")
   for name in ("report.css", "report.js"):
-    kept = (ROOT / "jamsface_jax" / name).read_text(encoding="utf-8")
+    kept = (ROOT / "jamsface_jax" / "reports" / name).read_text(
+      encoding="utf-8"
+    )
     assert kept.splitlines()[-1] in page
   rows = command("jamsface_jax.config", "configs/demo.py:tiny").stdout
   assert "schedule.length" in rows

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from array_record.python import array_record_module
 
-from jamsface_jax.data.local_path import require_local
-from jamsface_jax.data.whole_file import written_whole
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.whole_file import written_whole
 
 INDEX_FILE = "dataset.json"
 CLASSES_FILE = "classes.txt"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jamsface_jax.data import decoding, records
 from jamsface_jax.errors import InputError
@@ -204,3 +205,17 @@ class NoiseSource:
 
 def _normal(key: list[int], shape: tuple[int, ...]) -> np.ndarray:
   return np.random.default_rng(key).normal(size=shape)
+
+
+def open_source(config: ConfigDict) -> Source:
+  """Opens the training data that `config.data` names."""
+  settings = config.data
+  if settings.directory:
+    sources = [
+      RecordSource(directory, settings.image_size)
+      for directory in settings.directory.split(",")
+    ]
+    return sources[0] if len(sources) == 1 else MixedSource(sources)
+  return NoiseSource(
+    settings.noise_classes, settings.noise_images, settings.image_size
+  )

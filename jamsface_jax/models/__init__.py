@@ -1,6 +1,10 @@
 """Backbones by name: images in, embeddings out."""
 
+from typing import Any
+
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.models.iresnet import STEM_CHANNELS, IResNet
@@ -166,3 +170,10 @@ def make_model(
     batch_norm_group=batch_norm_group,
     **options,
   )
+
+
+def init_backbone(key: jax.Array, model: nn.Module, image_size: int) -> Any:
+  """Makes the variables of a backbone: `params` and `batch_stats`."""
+  # Two images: batch normalisation of one has no variance.
+  images = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
+  return model.init(key, images, train=False)

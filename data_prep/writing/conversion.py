@@ -1,0 +1,333 @@
+"""What converters share: the description of a conversion, and how it runs.
+
+A conversion is a list of items, cut into shards by the items' sizes before any
+image is read. So each shard is a task of its own: whatever machine does it, and
+in whatever order, the result is the same, byte for byte.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from itertools import chain, islice
+from typing import NamedTuple, TypeVar
+
+import simplejpeg
+from tqdm import tqdm
+
+from data_prep.writing import ray_engine
+from data_prep.writing.writer import (
+  SKIPPED_FILE,
+  DatasetAssembler,
+  FinishedShard,
+  ShardWriter,
+  digest_names,
+)
+from jamsface_jax.data import decoding, records
+from jamsface_jax.errors import InputError
+
+# A batch, of which two are in memory: many small images or a few large ones.
+_IMAGES_AT_ONCE = 1024
+_BYTES_AT_ONCE = 32 * 2**20
+
+_SHARD_ITEMS = 2**17  # At most, so that a task stays small.
+
+# Shared storage answers each slowly, but many at a time.
+_LOOKUPS = 16
+_LOOKUPS_EACH = 128
+
+T = TypeVar("T")
+
+
+class Item(NamedTuple):
+  """An image that is to be converted.
+
+  Attributes:
+    label: its class, 0 to C - 1.
+    name: in the data set, unique there.
+    size: bytes of its encoded image, so far as known before it is read.
+    where: what says for people where it is, before its name; "" if the name
+      does.
+    place: what says it for the `Reading`, if the name does not.
+  """
+
+  label: int
+  name: str
+  size: int
+  where: str = ""
+  place: object = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How the images are read; it travels to the machine that does it.
+
+  Attributes:
+    open: enters what is needed for reading, and gives a function from an item
+      to its encoded image, which raises OSError or DecodingError. Threads call
+      it.
+    root: folder that names are relative to, for messages; "" if none.
+    remedy: what to do about an image that cannot be read.
+    check: decode the images whole; otherwise look only at a JPEG's head.
+    skip_bad: leave out images that cannot be read; otherwise an error.
+  """
+
+  open: Callable[[], AbstractContextManager[Callable[[Item], bytes]]]
+  root: str
+  remedy: str
+  check: bool
+  skip_bad: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+  """All that a machine must know to write a shard."""
+
+  directory: str
+  number: int
+  items: Sequence[Item]
+  reading: Reading
+  threads: int
+
+  def __str__(self) -> str:
+    return (
+      f"shard {self.number} (images {self.items[0].name!r} to"
+      f" {self.items[-1].name!r})"
+    )
+
+
+def write_shard(task: ShardTask) -> FinishedShard:
+  """Writes a shard.
+
+  Raises:
+    InputError: an image that cannot be read.
+    RunError: the shard cannot be written.
+  """
+  reading = task.reading
+  with (
+    reading.open() as load,
+    ShardWriter(task.directory, task.number) as shard,
+  ):
+    for item, data, size in load_images(
+      ((item, item.size) for item in task.items),
+      load,
+      check=reading.check,
+      threads=task.threads,
+    ):
+      if not isinstance(size, str):
+        shard.add(item.label, item.name, data, size)
+      elif reading.skip_bad:
+        shard.skip(item.name, item.where + size)
+      else:
+        path = os.path.join(reading.root, item.name)
+        raise InputError(
+          f"{item.where}image {path!r} cannot be read ({size}):"
+          f" {reading.remedy}."
+        )
+    return shard.finish()
+
+
+def convert(
+  assembler: DatasetAssembler,
+  items: Iterable[Item],
+  reading: Reading,
+  *,
+  total: int,
+  engine: str,
+  threads: int | None,
+) -> None:
+  """Writes the shards of a data set that are not finished yet.
+
+  Args:
+    assembler: of the data set.
+    items: what is converted, in order; the same ones in each attempt.
+    reading: how the items are read.
+    total: number of items, for the progress bar.
+    engine: one of `ENGINES`.
+    threads: at once; None for the engine's usual number.
+
+  Raises:
+    InputError: an image that cannot be read, or another conversion's shards.
+    RunError: a shard cannot be written.
+  """
+  run, usual_threads = ENGINES[engine]
+  threads = threads or usual_threads()
+  with tqdm(total=total, unit="image", disable=None) as bar:
+
+    def missing() -> Iterator[ShardTask]:
+      sized = ((item, item.size) for item in items)
+      batches = _batches(sized, _SHARD_ITEMS, assembler.shard_bytes)
+      number = -1
+      for number, batch in enumerate(batches):
+        done = assembler.finished.get(number)
+        if done is None:
+          directory = assembler.directory
+          yield ShardTask(directory, number, batch, reading, threads)
+        elif done.names != digest_names(item.name for item in batch):
+          raise assembler.other_conversion()
+        else:
+          bar.update(done.items)
+      if max(assembler.finished, default=-1) > number:
+        raise assembler.other_conversion()
+
+    for finished in run(write_shard, missing(), threads):
+      assembler.accept(finished)
+      bar.update(finished.items)
+  assembler.finish()
+
+
+def _run_here(
+  function: Callable[[ShardTask], FinishedShard],
+  tasks: Iterable[ShardTask],
+  threads: int,
+) -> Iterator[FinishedShard]:
+  """One shard after the other; each on all threads."""
+  return map(function, tasks)
+
+
+# How the tasks are run, and the usual number of threads of one.
+ENGINES = {
+  "local": (_run_here, lambda: os.cpu_count() or 1),
+  "ray": (ray_engine.run, lambda: 1),
+}
+
+
+@contextlib.contextmanager
+def open_folder(root: str) -> Iterator[Callable[[Item], bytes]]:
+  """The `Reading.open` of images that are files below a folder."""
+
+  def load(item: Item) -> bytes:
+    with open(os.path.join(root, item.name), "rb") as file:
+      return file.read()
+
+  yield load
+
+
+def add_file_sizes(root: str, items: Iterable[Item]) -> Iterator[Item]:
+  """Looks up the sizes of files below a folder, many at once and in order."""
+
+  def look(some: Sequence[Item]) -> list[Item]:
+    return [item._replace(size=size_of(item)) for item in some]
+
+  def size_of(item: Item) -> int:
+    try:
+      return os.path.getsize(os.path.join(root, item.name))
+    except OSError:
+      return 0  # Reading it will say what is wrong.
+
+  items = iter(items)
+  with ThreadPoolExecutor(_LOOKUPS) as pool:
+    while batch := list(islice(items, _LOOKUPS * _LOOKUPS_EACH)):
+      shares = [
+        batch[k : k + _LOOKUPS_EACH]
+        for k in range(0, len(batch), _LOOKUPS_EACH)
+      ]
+      yield from chain.from_iterable(pool.map(look, shares))
+
+
+def load_images(
+  items: Iterable[tuple[T, int]],
+  load: Callable[[T], bytes],
+  *,
+  check: bool,
+  threads: int,
+) -> Iterator[tuple[T, bytes, tuple[int, int] | str]]:
+  """Loads images and finds their sizes, in threads and in order.
+
+  Args:
+    items: what is to be loaded, and about how many bytes each is.
+    load: returns an item's encoded image; OSError if there is none.
+    check: decode the images whole; otherwise look only at a JPEG's head.
+    threads: how many images are worked on at once.
+
+  Yields:
+    Item, encoded image, and its (height, width) or what is wrong with it.
+  """
+
+  def load_all(batch):
+    return [load_one(item) for item in batch]
+
+  def load_one(item):
+    try:
+      data = load(item)
+      return item, data, image_size(data, check=check)
+    except decoding.DecodingError as error:
+      return item, b"", str(error)
+    except OSError as error:
+      return item, b"", str(error.strerror)
+
+  with ThreadPoolExecutor(threads) as pool:
+    # While one batch is written, the threads work on the next.
+    before = []
+    batches = _batches(items, _IMAGES_AT_ONCE, _BYTES_AT_ONCE)
+    for batch in chain(batches, [[]]):
+      # A call for every single image would cost as much as its decoding.
+      share = max(1, len(batch) // (4 * threads))
+      begun = [
+        pool.submit(load_all, batch[k : k + share])
+        for k in range(0, len(batch), share)
+      ]
+      for done in before:
+        yield from done.result()
+      before = begun
+
+
+def image_size(data: bytes, *, check: bool) -> tuple[int, int]:
+  """Returns the (height, width) of an encoded image.
+
+  Args:
+    data: the image.
+    check: decode it whole; otherwise look only at a JPEG's head.
+
+  Raises:
+    DecodingError: not an image, or a truncated one.
+  """
+  if check or data[:2] != b"\xff\xd8":
+    height, width, _ = decoding.decode_image(data).shape
+    return height, width
+  try:
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+  except ValueError as error:
+    raise decoding.DecodingError(f"broken JPEG: {error}") from None
+  return height, width
+
+
+def print_result(directory: str, skipped: int, next_command: str) -> None:
+  """Says what a finished data set holds, and a command to use it with."""
+  index = records.read_index(directory)
+  print(
+    f"{index.images:,} images of {index.classes:,} identities"
+    f" ({min(index.class_sizes)} to {max(index.class_sizes)} each) in"
+    f" {directory}"
+    + (
+      f"; {skipped:,} left out, see {os.path.join(directory, SKIPPED_FILE)}"
+      if skipped
+      else ""
+    )
+  )
+  print(f"next: {next_command}")
+
+
+def training_command(directory: str, config: str) -> str:
+  """The command that trains on a data set."""
+  return (
+    f"python -m jamsface_jax.main --config={config}"
+    f" --config.data.directory={directory} --workdir=W"
+  )
+
+
+def _batches(
+  items: Iterable[tuple[T, int]], most: int, enough_bytes: int
+) -> Iterator[list[T]]:
+  """Runs of items, each closed when it has so many items or bytes."""
+  batch, size = [], 0
+  for item, item_bytes in items:
+    batch.append(item)
+    size += item_bytes
+    if len(batch) == most or size >= enough_bytes:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch

@@ -1,0 +1,454 @@
+"""Writes a data set: shards first, in any order, `dataset.json` last.
+
+Shards appear under their final name only when complete; a directory without
+`dataset.json` is not a data set, so an interrupted conversion is never read. A
+journal of the finished shards lets the same conversion go on with the others,
+and the result is the same, byte for byte, as if it had never been interrupted.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import json
+import os
+import shutil
+import socket
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import count
+from types import TracebackType
+
+import numpy as np
+from array_record.python import array_record_module
+
+from jamsface_jax.data import records
+from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.storage.whole_file import written_whole
+
+SHARD_BYTES = 256 * 2**20
+JOURNAL_FILE = "journal.jsonl"
+SKIPPED_FILE = "skipped.txt"
+_PARTIAL = ".partial"
+
+
+def shard_file(number: int) -> str:
+  """The name of the shard with this number, from 0."""
+  return f"images-{number:05d}.array_record"
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedShard:
+  """What became of a run of items.
+
+  Attributes:
+    number: of the shard.
+    items: how many there were, added or skipped.
+    names: SHA-256 of their names, see `digest_names`.
+    shard: its file; None if all were skipped.
+    labels: of its records, in order, int32.
+    image_sizes: the different (height, width) of its images.
+    skipped: a line for each item that was left out.
+  """
+
+  number: int
+  items: int
+  names: str
+  shard: records.Shard | None
+  labels: np.ndarray
+  image_sizes: list[tuple[int, int]]
+  skipped: list[str]
+
+  def to_json(self) -> dict:
+    """What `from_json` reads."""
+    shard = self.shard and vars(self.shard)
+    return vars(self) | {"shard": shard, "labels": self.labels.tolist()}
+
+  @classmethod
+  def from_json(cls, fields: dict) -> "FinishedShard":
+    """The inverse of `to_json`."""
+    shard = fields["shard"] and records.Shard(**fields["shard"])
+    labels = np.array(fields["labels"], np.int32)
+    sizes = [(height, width) for height, width in fields["image_sizes"]]
+    changed = {"shard": shard, "labels": labels, "image_sizes": sizes}
+    return cls(**fields | changed)
+
+
+def digest_names(names: Iterable[str]) -> str:
+  """Returns what tells the items of a shard from others, a hash."""
+  digest = hashlib.sha256()
+  for name in names:
+    digest.update(f"{name}\n".encode())
+  return digest.hexdigest()
+
+
+class ShardWriter:
+  """Writes one shard of a data set; use as a context manager.
+
+  Several may write the same shard at once, as when a machine is given up for
+  lost: each under a name of its own, and what they write is the same.
+
+  Attributes:
+    bytes: of the images added so far.
+  """
+
+  def __init__(self, directory: str, number: int):
+    self.bytes = 0
+    self._number = number
+    self._path = os.path.join(directory, shard_file(number))
+    self._partial = (
+      f"{self._path}.{socket.gethostname()}-{os.getpid()}{_PARTIAL}"
+    )
+    self._file: array_record_module.ArrayRecordWriter | None = None
+    self._names: list[str] = []
+    self._labels = array("i")
+    self._sizes: set[tuple[int, int]] = set()
+    self._skipped: list[str] = []
+
+  def __enter__(self) -> "ShardWriter":
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self.abandon()
+
+  @property
+  def items(self) -> int:
+    """Items added or skipped so far."""
+    return len(self._names)
+
+  @property
+  def skipped(self) -> int:
+    """Items skipped so far."""
+    return len(self._skipped)
+
+  def add(
+    self, label: int, name: str, image: bytes, size: tuple[int, int]
+  ) -> None:
+    """Appends the next item, see `DatasetWriter.add`."""
+    try:
+      if self._file is None:
+        self._file = array_record_module.ArrayRecordWriter(
+          self._partial, "group_size:1,uncompressed"
+        )
+      self._file.write(
+        records.encode_record(records.Record(label, name, image))
+      )
+    except (OSError, RuntimeError) as error:
+      raise self._failure(error) from None
+    self._names.append(name)
+    self._labels.append(label)
+    self._sizes.add(size)
+    self.bytes += len(image)
+
+  def skip(self, name: str, reason: str) -> None:
+    """Leaves out the next item; `skipped.txt` will list it."""
+    self._skipped.append(f"{name}\t{reason}")
+    self._names.append(name)
+
+  def finish(self) -> FinishedShard:
+    """Gives the shard its name, now that it is complete."""
+    return FinishedShard(
+      number=self._number,
+      items=self.items,
+      names=digest_names(self._names),
+      shard=self._close() if self._file is not None else None,
+      labels=np.array(self._labels, np.int32),
+      image_sizes=sorted(self._sizes),
+      skipped=self._skipped,
+    )
+
+  def abandon(self) -> None:
+    """Removes what was written; does nothing after `finish`."""
+    if self._file is not None:
+      with contextlib.suppress(RuntimeError):  # A disk that is full still is.
+        self._file.close()
+      self._file = None
+      os.remove(self._partial)
+
+  def _close(self) -> records.Shard:
+    try:
+      self._file.close()
+      digest, size = records.file_digest(self._partial)
+      os.replace(self._partial, self._path)
+    except (OSError, RuntimeError) as error:
+      raise self._failure(error) from None
+    self._file = None
+    name = os.path.basename(self._path)
+    return records.Shard(name, len(self._labels), size, digest)
+
+  def _failure(self, error: Exception) -> RunError:
+    reason = " ".join(str(error).split())[:200]
+    return RunError(
+      f"shard {self._path!r} cannot be written ({reason}): mend that and start"
+      " the same command again, which keeps the finished shards."
+    )
+
+
+class DatasetAssembler:
+  """Makes a data set of shards that are finished in any order.
+
+  Args:
+    directory: where the data set goes; made if missing, refused if it holds a
+      data set already, continued if it holds a part of this conversion.
+    name: prefix of the data set's metrics, e.g. "lfw".
+    classes: class names, position = label.
+    source: says what is converted and how; a part of another conversion is
+      refused.
+    synthetic: the images are drawn, of nobody.
+    shard_bytes: a shard is closed when its images have this many bytes.
+
+  Attributes:
+    directory: see above.
+    shard_bytes: see above.
+    finished: the shards that are there, by number.
+  """
+
+  def __init__(
+    self,
+    directory: str,
+    *,
+    name: str,
+    classes: Sequence[str],
+    source: str,
+    synthetic: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+  ):
+    if os.path.exists(os.path.join(directory, records.INDEX_FILE)):
+      raise InputError(
+        f"--output {directory!r} holds a data set already: choose another"
+        " directory or delete it first."
+      )
+    try:
+      os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+      raise InputError(
+        f"--output {directory!r} cannot be made ({error.strerror}): choose"
+        " another directory."
+      ) from None
+    self.finished: dict[int, FinishedShard] = {}
+    self.directory = directory
+    self.shard_bytes = shard_bytes
+    self._name = name
+    self._synthetic = synthetic
+    self._classes = list(classes)
+    self._journal_path = os.path.join(directory, JOURNAL_FILE)
+    self._source = hashlib.sha256(
+      json.dumps([source, name, self._classes, shard_bytes]).encode()
+    ).hexdigest()
+    self._resume()
+
+  @property
+  def skipped(self) -> int:
+    """Items that were left out so far."""
+    return sum(len(finished.skipped) for finished in self.finished.values())
+
+  def accept(self, finished: FinishedShard) -> None:
+    """Notes a shard in the journal: it will not be written again."""
+    entry = {"source": self._source} | finished.to_json()
+    with open(self._journal_path, "a", encoding="utf-8") as file:
+      file.write(json.dumps(entry) + "\n")
+    self.finished[finished.number] = finished
+
+  def add_pairs(self, path: str) -> None:
+    """Copies a verification protocol into the data set."""
+    shutil.copyfile(path, os.path.join(self.directory, records.PAIRS_FILE))
+
+  def finish(self) -> None:
+    """Writes `dataset.json` and what else describes the shards.
+
+    Raises:
+      InputError: no image, or a class without any.
+    """
+    in_order = [self.finished[number] for number in sorted(self.finished)]
+    shards = [one.shard for one in in_order if one.shard is not None]
+    if not shards:
+      raise InputError(
+        f"no image was written to {self.directory!r}: check --input."
+      )
+    labels = np.concatenate([one.labels for one in in_order])
+    class_sizes = np.bincount(labels, minlength=len(self._classes)).tolist()
+    if 0 in class_sizes:
+      raise InputError(
+        f"class {self._classes[class_sizes.index(0)]!r} has no readable image:"
+        " leave it out of the input."
+      )
+    self._write_lines(records.CLASSES_FILE, self._classes)
+    skipped = [line for one in in_order for line in one.skipped]
+    if skipped:
+      self._write_lines(SKIPPED_FILE, skipped)
+    image_sizes = {size for one in in_order for size in one.image_sizes}
+    labels_digest = records.write_labels(self.directory, labels)
+    records.write_index(
+      self.directory,
+      records.DatasetIndex(
+        name=self._name,
+        images=len(labels),
+        classes=len(self._classes),
+        class_sizes=tuple(class_sizes),
+        image_size=image_sizes.pop() if len(image_sizes) == 1 else None,
+        color_order=records.COLOR_ORDER,
+        shards=tuple(shards),
+        labels_sha256=labels_digest,
+        synthetic=self._synthetic,
+      ),
+    )
+    self._remove_partial()
+    os.remove(self._journal_path)
+
+  def _resume(self) -> None:
+    """Takes over the shards that an interrupted conversion finished."""
+    if not os.path.exists(self._journal_path):
+      return
+    kept = []
+    with open(self._journal_path, encoding="utf-8") as file:
+      for line in file:
+        try:
+          entry = json.loads(line)
+        except ValueError:
+          break  # Torn by a kill: its shard is written again.
+        if entry.pop("source") != self._source:
+          raise self.other_conversion()
+        finished = FinishedShard.from_json(entry)
+        if finished.shard is None or self._is_there(finished.shard):
+          self.finished[finished.number] = finished
+          kept.append(line)
+    # What is not taken over must not be read at the next resume.
+    with written_whole(self._journal_path) as file:
+      file.writelines(kept)
+
+  def _is_there(self, shard: records.Shard) -> bool:
+    path = os.path.join(self.directory, shard.file)
+    return os.path.exists(path) and os.path.getsize(path) == shard.bytes
+
+  def other_conversion(self) -> InputError:
+    """What to raise if the finished shards are not of this conversion."""
+    return InputError(
+      f"--output {self.directory!r} holds a part of another conversion:"
+      " choose another directory or delete it first."
+    )
+
+  def _remove_partial(self) -> None:
+    """Removes what killed writers left."""
+    pattern = os.path.join(
+      glob.escape(self.directory), f"{shard_file(0)[:7]}*{_PARTIAL}"
+    )
+    for path in glob.glob(pattern):
+      os.remove(path)
+
+  def _write_lines(self, file_name: str, lines: Sequence[str]) -> None:
+    path = os.path.join(self.directory, file_name)
+    with open(path, "w", encoding="utf-8") as file:
+      file.writelines(f"{line}\n" for line in lines)
+
+
+class DatasetWriter:
+  """Writes records one after another; use as a context manager.
+
+  A conversion is a fixed sequence of items, each added or skipped in turn. Of
+  an interrupted one the first `position` items are on disk: go on after them.
+
+  Args:
+    directory: see `DatasetAssembler` for all of them.
+    name: see there.
+    classes: see there.
+    source: see there.
+    synthetic: see there.
+    shard_bytes: see there.
+
+  Attributes:
+    position: items of the sequence that were added or skipped.
+    skipped: items that were skipped.
+  """
+
+  def __init__(
+    self,
+    directory: str,
+    *,
+    name: str,
+    classes: Sequence[str],
+    source: str,
+    synthetic: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+  ):
+    self._assembler = DatasetAssembler(
+      directory,
+      name=name,
+      classes=classes,
+      source=source,
+      synthetic=synthetic,
+      shard_bytes=shard_bytes,
+    )
+    self._directory = directory
+    self._num_classes = len(classes)
+    self._shard_bytes = shard_bytes
+    finished = self._assembler.finished
+    # The sequence goes on at one place: shards after a gap are written again.
+    first_missing = next(n for n in count() if n not in finished)
+    for number in [number for number in finished if number > first_missing]:
+      del finished[number]
+    self._finished_items = sum(one.items for one in finished.values())
+    self._shard = ShardWriter(directory, first_missing)
+
+  def __enter__(self) -> "DatasetWriter":
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    with self._shard:
+      if kind is None:
+        if self._shard.items:
+          self._close_shard()
+        self._assembler.finish()
+
+  @property
+  def position(self) -> int:
+    """Items of the sequence that were added or skipped."""
+    return self._finished_items + self._shard.items
+
+  @property
+  def skipped(self) -> int:
+    """Items that were skipped."""
+    return self._assembler.skipped + self._shard.skipped
+
+  def add(
+    self, label: int, name: str, image: bytes, size: tuple[int, int]
+  ) -> None:
+    """Appends the next item of the sequence.
+
+    Args:
+      label: its class, 0 to C - 1.
+      name: its relative path, unique in the data set.
+      image: its encoded bytes (JPEG or PNG), kept as they are.
+      size: its (height, width) in pixels.
+    """
+    if not 0 <= label < self._num_classes:
+      raise InputError(
+        f"image {name!r} has label {label}, outside [0, {self._num_classes}):"
+        " number the classes from 0 without gaps."
+      )
+    self._shard.add(label, name, image, size)
+    if self._shard.bytes >= self._shard_bytes:
+      self._close_shard()
+
+  def skip(self, name: str, reason: str) -> None:
+    """Leaves out the next item; `skipped.txt` will list it."""
+    self._shard.skip(name, reason)
+
+  def add_pairs(self, path: str) -> None:
+    """Copies a verification protocol into the data set."""
+    self._assembler.add_pairs(path)
+
+  def _close_shard(self) -> None:
+    finished = self._shard.finish()
+    self._assembler.accept(finished)
+    self._finished_items += finished.items
+    self._shard = ShardWriter(self._directory, finished.number + 1)

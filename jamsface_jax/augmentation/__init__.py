@@ -1,0 +1,1 @@
+"""Images changed on the device."""

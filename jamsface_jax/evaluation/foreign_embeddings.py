@@ -1,0 +1,174 @@
+"""Embeddings that another system made: a .npy file, judged as ours are."""
+
+import json
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from jamsface_jax.data.sources import RecordSource
+from jamsface_jax.errors import InputError
+from jamsface_jax.protocols.all_pairs import ALL_PAIRS, AllPairs
+from jamsface_jax.protocols.opening import open_list, open_protocols
+from jamsface_jax.protocols.test_set import TestSet
+
+NAMES_FILE = "paths.txt"
+LABELS_FILE = "labels.npy"
+META_FILE = "meta.json"
+
+_ROWS = 4096  # Of a block.
+_PROBES = 1000  # Rows looked at to tell whether all have length 1.
+
+
+class Sum:
+  """Two arrays of embeddings, added row by row as they are read.
+
+  Args:
+    first: [N, D].
+    second: [N, D].
+    path: of the second, for messages.
+  """
+
+  def __init__(self, first: np.ndarray, second: np.ndarray, path: str):
+    if first.shape != second.shape:
+      raise InputError(
+        f"{path}: holds {list(second.shape)} numbers and --embeddings"
+        f" {list(first.shape)}; give the same images in the same order."
+      )
+    self._first, self._second = first, second
+
+  def __len__(self) -> int:
+    return len(self._first)
+
+  def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+    return _wide(self._first[rows]) + _wide(self._second[rows])
+
+
+def open_embeddings(path: str) -> np.ndarray:
+  """Maps a file of embeddings into memory.
+
+  Args:
+    path: a .npy file of floating-point numbers [N, D].
+
+  Raises:
+    InputError: it cannot be read, or is something else.
+  """
+  try:
+    rows = np.load(path, mmap_mode="r", allow_pickle=False)
+  except OSError as error:
+    raise InputError(
+      f"{path}: cannot be read ({error.strerror or error}); give a .npy file."
+    ) from None
+  except (ValueError, EOFError) as error:
+    raise InputError(
+      f"{path}: is not a .npy file of numbers ({error}); write one with"
+      " numpy.save."
+    ) from None
+  if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
+    raise InputError(
+      f"{path}: holds {rows.dtype} {list(rows.shape)}; embeddings are"
+      " floating-point numbers [N, D]."
+    )
+  return rows
+
+
+def blocks(rows: np.ndarray | Sum, ids: np.ndarray) -> Iterator[np.ndarray]:
+  """Yields the rows with these numbers, at least float32, some at a time."""
+  in_order = np.array_equal(ids, np.arange(len(ids)))
+  for start in range(0, len(ids), _ROWS):
+    stop = min(start + _ROWS, len(ids))
+    chosen = slice(start, stop) if in_order else ids[start:stop]
+    yield _wide(rows[chosen])
+
+
+def are_units(rows: np.ndarray | Sum, path: str) -> bool:
+  """Whether embeddings have length 1, so that their lengths say nothing."""
+  probes = np.unique(np.linspace(0, len(rows) - 1, _PROBES).astype(np.int64))
+  lengths = np.linalg.norm(_wide(rows[probes]), axis=1)
+  return bool(np.all(np.abs(lengths - 1) < 1e-2))
+
+
+def is_flip_sum(path: str) -> bool | None:
+  """What the `meta.json` of jamsface_jax.embed says; None without one."""
+  try:
+    with open(_beside(path, META_FILE), encoding="utf-8") as file:
+      return bool(json.load(file)["flip"])
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+def open_test_sets(protocol: str, path: str, rows: np.ndarray) -> list[TestSet]:
+  """Opens the protocol that embeddings are to be judged by.
+
+  Args:
+    protocol: see the command jamsface_jax.evaluate.
+    path: of the embeddings.
+    rows: the embeddings.
+
+  Raises:
+    InputError: no such protocol, or one of other images.
+  """
+  if protocol == ALL_PAIRS:
+    labels = read_labels(_beside(path, LABELS_FILE))
+    _check_count(path, rows, LABELS_FILE, len(labels))
+    return [AllPairs(ALL_PAIRS, labels)]
+  directory = protocol.removesuffix(f":{ALL_PAIRS}")
+  if os.path.isfile(directory):
+    names_path = _beside(path, NAMES_FILE)
+    names = read_names(names_path)
+    _check_count(path, rows, names_path, len(names))
+    return [open_list(protocol, names)]
+  # Images are not read, so their size does not matter.
+  source = RecordSource(directory, image_size=1)
+  _check_count(path, rows, directory, len(source))
+  if protocol == directory:
+    return open_protocols(
+      source.name, directory, len(source), source.names, source.labels
+    )
+  return [AllPairs(source.name, source.labels())]
+
+
+def read_names(path: str) -> list[str]:
+  """Reads a name a line."""
+  try:
+    with open(path, encoding="utf-8") as file:
+      return file.read().splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(
+      f"{path}: cannot be read ({error}); a protocol in a file needs the names"
+      " of the embeddings' images there, one a line."
+    ) from None
+
+
+def read_labels(path: str) -> np.ndarray:
+  """Reads the class of every row, integers [N]."""
+  try:
+    labels = np.load(path, allow_pickle=False)
+  except (OSError, ValueError, EOFError) as error:
+    raise InputError(
+      f"{path}: cannot be read ({error}); all_pairs needs the classes of the"
+      " embeddings' images there."
+    ) from None
+  if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    raise InputError(
+      f"{path}: holds {labels.dtype} {list(labels.shape)}; classes are integers"
+      " [N]."
+    )
+  return labels
+
+
+def _check_count(path, rows, images_path, count):
+  if len(rows) != count:
+    raise InputError(
+      f"{path}: has {len(rows):,} rows, but {images_path} has {count:,} images;"
+      " give embeddings of all its images, in its order."
+    )
+
+
+def _beside(path, name):
+  return os.path.join(os.path.dirname(path), name)
+
+
+def _wide(rows):
+  """The same numbers, float32 where they were float16."""
+  return np.asarray(rows, np.promote_types(rows.dtype, np.float32))

@@ -1,0 +1,1 @@
+"""The method: losses, margins, the sharded softmax."""

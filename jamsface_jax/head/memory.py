@@ -1,0 +1,192 @@
+"""What a head will cost each device, known before anything is allocated."""
+
+import dataclasses
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jamsface_jax.errors import InputError
+from jamsface_jax.head import class_sampling, softmax
+from jamsface_jax.head.parameters import Head
+
+_FLOAT = 4  # Bytes.
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadCost:
+  """Bytes that a device holds for the head, and what it computes in a step.
+
+  Attributes:
+    weights: class weights.
+    optimizer: state of their optimizer: momentum, or two moments.
+    gradient: theirs; 0 if the update is fused.
+    sample: copies of the sampled classes' weights and optimizer state.
+    kept: cosines kept from walk to walk.
+    walk: the chunk at hand and the examples.
+    examples: those that it walks its classes with.
+    operations: of the matrix products of a step, floating-point.
+  """
+
+  weights: int
+  optimizer: int
+  gradient: int
+  sample: int
+  kept: int
+  walk: int
+  examples: int
+  operations: int
+
+  @property
+  def parts(self) -> dict[str, int]:
+    """Bytes by what they hold, in words."""
+    return {
+      "weights": self.weights,
+      "optimizer": self.optimizer,
+      "gradient": self.gradient,
+      "sample": self.sample,
+      "kept cosines": self.kept,
+      "chunk": self.walk,
+    }
+
+  @property
+  def total(self) -> int:
+    """Bytes in all."""
+    return sum(self.parts.values())
+
+
+def estimate(
+  head: Head,
+  batch: int,
+  mesh: Mesh,
+  *,
+  optimizer: optax.GradientTransformation,
+  fused_update: bool,
+) -> HeadCost:
+  """Estimates what each device of a mesh holds and does for a head.
+
+  Args:
+    head: what is fixed about it.
+    batch: examples of the global batch (of a micro-batch if accumulated).
+    mesh: the (data, model) mesh.
+    optimizer: of the class weights.
+    fused_update: whether the update is fused.
+  """
+  model = mesh.shape["model"]
+  examples = batch // mesh.shape["data"]
+  classes = head.padded_classes // model
+  row = head.sub_centers * head.embedding_size * _FLOAT
+  of_one = jax.eval_shape(optimizer.init, jnp.zeros((1, 1)))
+  moments = sum(leaf.ndim > 0 for leaf in jax.tree.leaves(of_one))
+  walked, sample = classes, 0
+  if head.sample_rate < 1:
+    walked = class_sampling.count_slots(head, batch, model)
+    sample = (1 + moments) * walked * row
+  chunks, chunk = softmax.count_chunks(walked, head)
+  kept = softmax.count_kept(chunks, chunk, examples, head)
+  # A chunk of weights, moments, gradient and update; of cosines and slopes,
+  # once more for the choice of sub-centers; embeddings, their gradient and its
+  # part of this shard.
+  walk = (3 + moments) * chunk * row
+  copies = 3 if head.sub_centers > 1 else 2
+  walk += copies * examples * chunk * head.sub_centers * _FLOAT
+  walk += 4 * examples * head.embedding_size * _FLOAT
+  return HeadCost(
+    weights=classes * row,
+    optimizer=moments * classes * row,
+    gradient=0 if fused_update else classes * row,
+    sample=sample,
+    kept=kept * chunk * examples * head.sub_centers * _FLOAT,
+    walk=walk,
+    examples=examples,
+    operations=(4 * chunks - kept) * 2 * examples * chunk * row // _FLOAT,
+  )
+
+
+def device_memory() -> int:
+  """Bytes that one device of this process may hold."""
+  statistics = jax.local_devices()[0].memory_stats()
+  if statistics and "bytes_limit" in statistics:
+    return statistics["bytes_limit"]
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return memory // jax.local_device_count()
+
+
+def check_fits(cost: HeadCost, head: Head, mesh: Mesh, memory: int) -> None:
+  """Refuses a head that no device could hold.
+
+  Args:
+    cost: of the head.
+    head: what is fixed about it.
+    mesh: the (data, model) mesh.
+    memory: bytes of a device.
+
+  Raises:
+    InputError: names the bytes, and ways out with theirs.
+  """
+  if cost.total <= memory:
+    return
+  ways = []
+  if mesh.shape["data"] > 1:
+    ways.append(
+      f"mesh.model=-1 (the classes on all {mesh.size} devices instead of"
+      f" {mesh.shape['model']})"
+    )
+  state = cost.weights + cost.optimizer
+  needed = -(-state * mesh.shape["model"] // max(memory - cost.walk, 1))
+  ways.append(f"at least {needed} devices on the model axis")
+  if cost.gradient:
+    ways.append(
+      f"head.fused_update=True ({_bytes(cost.gradient)} less on each device)"
+    )
+  if head.sub_centers > 1:
+    ways.append(f"head.sub_centers=1 (1 / {head.sub_centers} of it)")
+  ways.append("a smaller model.embedding_size (half of it, half of the memory)")
+  ways.append("a smaller head.chunk_classes or data.batch_size")
+  raise InputError(
+    f"head: {head.num_classes:,} classes need {_bytes(cost.total)} on each"
+    f" device ({_by_part(cost)}), which has {_bytes(memory)}: use"
+    f" {'; or '.join(ways[:3])}."
+  )
+
+
+def measure_rate(head: Head, examples: int) -> float:
+  """Measures the rate of the head's product on one device.
+
+  Returns:
+    Floating-point operations a second of one chunk of classes with so many
+    examples, as the head multiplies them.
+  """
+  rows = min(head.chunk_classes, head.padded_classes) * head.sub_centers
+  x_bd = jnp.ones((examples, head.embedding_size))
+  w_nd = jnp.ones((rows, head.embedding_size))
+  product = jax.jit(lambda x, w: softmax.product(w, x, (1, 1), head))
+  jax.block_until_ready(product(x_bd, w_nd))
+  begin = time.perf_counter()
+  for _ in range(3):
+    result = product(x_bd, w_nd)
+  jax.block_until_ready(result)
+  elapsed = time.perf_counter() - begin
+  return 3 * 2 * examples * rows * head.embedding_size / elapsed
+
+
+def describe(cost: HeadCost, memory: int, rate: float) -> str:
+  """One line: bytes of a device by part, and the products' time."""
+  seconds = cost.operations / rate
+  return (
+    f"{_bytes(cost.total)} of {_bytes(memory)} on each device"
+    f" ({_by_part(cost)}); its products take about {seconds:.2g} s of a step"
+  )
+
+
+def _by_part(cost: HeadCost) -> str:
+  return ", ".join(f"{name} {_bytes(n)}" for name, n in cost.parts.items() if n)
+
+
+def _bytes(count: int) -> str:
+  if count < 2**30:
+    return f"{count / 2**20:.3g} MiB"
+  return f"{count / 2**30:.3g} GiB"

@@ -1,0 +1,250 @@
+"""The parameters of the JAMsFace head, and the rules that its margins follow.
+
+Every class j has weights and two margins a_j, c_j, learned or frozen. Classes
+are split over the `model` axis; `softmax` makes a loss of them.
+
+Shapes: D embedding size, C padded classes, N real classes, K sub-centers.
+"""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+
+from jamsface_jax.devices.sharding import CLASSES, REPLICATED
+from jamsface_jax.errors import InputError
+from jamsface_jax.head.losses import Loss
+
+# Rows of the weights that are drawn together.
+_ROWS_AT_ONCE = 4096
+
+WEIGHTS = "weights"
+LOG_SCALE = "log_scale"
+ANGULAR = "angular_margins"
+COSINE = "cosine_margins"
+CLASS_SIZES = "class_sizes"  # Images, if a setting of the head counts them.
+BIAS = "bias"  # Of losses that count other classes one by one.
+
+HeadParams = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Margin:
+  """How one of the two margins of every class behaves.
+
+  Attributes:
+    initial: its first value (radians for the angular one), of the smallest
+      class if `power` is not 0; its last one too if it is not learned; and the
+      mean over classes that rule "mean" holds.
+    power: first values fall as (n_min / n_j)^power with the images n_j of a
+      class; 1/4 with a cosine margin is LDAM (https://arxiv.org/abs/1906.07413),
+      its constant chosen by the largest margin as in its public code.
+    learned: whether the gradient moves it.
+    rule: "mean" projects the margins, after each step, on those with mean
+      `initial` (ours); "lambda" subtracts `strength` times their mean from the
+      loss (the published kind).
+    lower: margins stay in [lower, upper] if they are learned.
+    upper: likewise.
+    bounds: how they stay there: "box" cuts them off; "sigmoid" moves r of
+      lower + (upper - lower) / (1 + exp(-r)), which slows down near the bounds.
+    strength: lambda of rule "lambda".
+    rewarded: whose mean rule "lambda" rewards: all "classes", each once, or
+      those of the "batch", each as often as it has images there.
+    start: steps before which they rest.
+  """
+
+  initial: float
+  power: float
+  learned: bool
+  rule: str
+  lower: float
+  upper: float
+  bounds: str
+  strength: float
+  rewarded: str
+  start: int
+
+  def first(self, class_sizes: np.ndarray | None) -> float | np.ndarray:
+    """First margins: one number for all, or float32 [N]."""
+    if not self.power:
+      return self.initial
+    sizes = np.asarray(class_sizes, np.float64)
+    return (self.initial * (sizes.min() / sizes) ** self.power).astype("f4")
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """What is fixed about a head.
+
+  Attributes:
+    num_classes: N.
+    padded_classes: C, a multiple of N's padding and of the `model` axis.
+    embedding_size: D.
+    sub_centers: K, weight rows of a class; the nearest one counts, as in
+      Sub-center ArcFace (Deng et al., ECCV 2020).
+    scale: s; its first value if it is learned.
+    learn_scale: whether the gradient moves it.
+    loss: what it makes of cosines and margins.
+    angular: the margin a.
+    cosine: the margin c.
+    count_power: in the means of margins, those that are held and those that are
+      rewarded, a class counts as its images to this power (ours); 0: all alike.
+    logit_adjustment: tau; every logit has tau log(images of its class) more in
+      training (the loss of Menon et al., https://arxiv.org/abs/2007.07314).
+    ignore_above: other classes of a larger cosine do not count; 1: all do.
+    sample_rate: share of the other classes that a step walks, in (0, 1].
+    weigh_sample: whether a drawn class stands for those that were not.
+    chunk_classes: at most so many classes are walked at once.
+    keep_bytes: room on each device for cosines that the second walk of the
+      classes would otherwise compute again.
+    skip_below: a block of smaller probabilities adds nothing to gradients; 0:
+      every block does.
+    product_dtype: dtype of the big product's operands; sums are float32.
+  """
+
+  num_classes: int
+  padded_classes: int
+  embedding_size: int
+  sub_centers: int
+  scale: float
+  learn_scale: bool
+  loss: Loss
+  angular: Margin
+  cosine: Margin
+  count_power: float
+  logit_adjustment: float
+  ignore_above: float
+  sample_rate: float
+  weigh_sample: bool
+  chunk_classes: int
+  keep_bytes: int
+  skip_below: float
+  product_dtype: str
+
+  @property
+  def counts_images(self) -> bool:
+    """Whether it must know the images of each class."""
+    learned = self.angular.learned or self.cosine.learned
+    return bool(self.logit_adjustment or (self.count_power and learned))
+
+  def margin(self, name: str) -> Margin:
+    """Returns the margin kept under this parameter name."""
+    return {ANGULAR: self.angular, COSINE: self.cosine}[name]
+
+
+def pad_classes(num_classes: int, multiple: int) -> int:
+  """Rounds a number of classes up to a multiple.
+
+  The multiple is a setting and not the mesh, so that a checkpoint has one shape
+  on every mesh.
+  """
+  return -(-num_classes // multiple) * multiple
+
+
+def check_mesh(head: Head, mesh: Mesh) -> None:
+  """Refuses a mesh whose `model` axis does not divide the padded classes."""
+  model = mesh.shape["model"]
+  if head.padded_classes % model:
+    raise InputError(
+      f"head.class_multiple pads {head.num_classes} classes to"
+      f" {head.padded_classes}, which mesh.model={model} does not divide: use a"
+      f" multiple of {model}."
+    )
+
+
+def init(
+  key: jax.Array, head: Head, mesh: Mesh, class_sizes: np.ndarray | None = None
+) -> HeadParams:
+  """Makes the parameters: weights N(0, 0.01), margins at their initial value.
+
+  Args:
+    key: of the weights; every row has its own below it, so that the values are
+      the same on every mesh.
+    head: what is fixed about the head.
+    mesh: the (data, model) mesh.
+    class_sizes: images of each class, [N], at least 1; needed by margins that
+      fall with it and where `Head.counts_images`.
+
+  Returns:
+    `weights` float32 [C K, D], the K rows of a class in a row;
+    `angular_margins` and `cosine_margins` float32 [C]; `class_sizes` likewise,
+    if the head counts images; and float32 scalars: `log_scale` if the scale is
+    learned, `bias` if the loss has one. Padded rows are zero, and the first
+    axis is split by class.
+  """
+
+  def of_classes(values):
+    values = jnp.asarray(values, jnp.float32)
+    values = jnp.broadcast_to(values, head.num_classes)
+    return jnp.pad(values, (0, head.padded_classes - head.num_classes))
+
+  params = {
+    WEIGHTS: jax.shard_map(
+      partial(_draw_weights, head=head),
+      mesh=mesh,
+      in_specs=REPLICATED,
+      out_specs=CLASSES,
+    )(key),
+    ANGULAR: of_classes(head.angular.first(class_sizes)),
+    COSINE: of_classes(head.cosine.first(class_sizes)),
+  }
+  if head.counts_images:
+    # Without them shapes can be had, but no values.
+    sizes = np.nan if class_sizes is None else class_sizes
+    params[CLASS_SIZES] = of_classes(sizes)
+  if head.learn_scale:
+    params[LOG_SCALE] = jnp.log(jnp.float32(head.scale))
+  if head.loss.one_by_one:
+    params[BIAS] = jnp.float32(head.loss.first_bias(head.num_classes))
+  return params
+
+
+def _draw_weights(key: jax.Array, head: Head) -> jax.Array:
+  """The first weights of one shard, drawn some rows at a time.
+
+  All at once would take three times their memory: random bits, the uniform
+  numbers made of these, and the normal ones made of those.
+  """
+  rows = head.padded_classes * head.sub_centers // lax.axis_size("model")
+  first = lax.axis_index("model") * rows
+  size = min(rows, _ROWS_AT_ONCE)
+
+  def draw(row):
+    numbers = jax.random.normal(
+      jax.random.fold_in(key, row), (head.embedding_size,)
+    )
+    real = row < head.num_classes * head.sub_centers
+    return jnp.where(real, 0.01 * numbers, 0.0)
+
+  def step(k, w_rd):
+    start = jnp.minimum(k * size, rows - size)
+    new = jax.vmap(draw)(first + start + jnp.arange(size))
+    return lax.dynamic_update_slice_in_dim(w_rd, new, start, 0)
+
+  w_rd = jnp.zeros((rows, head.embedding_size))
+  w_rd = lax.pcast(w_rd, "model", to="varying")
+  return lax.fori_loop(0, math.ceil(rows / size), step, w_rd)
+
+
+def logit_offsets(params: HeadParams, head: Head) -> jax.Array | None:
+  """What is added to the logits of classes, float32 [C]; None if nothing is.
+
+  Of each class by itself, so that a shard may ask for its own part.
+  """
+  if not head.logit_adjustment:
+    return None
+  # Padded classes have no image.
+  return head.logit_adjustment * jnp.log(jnp.maximum(params[CLASS_SIZES], 1.0))
+
+
+def _is_real(head: Head) -> jax.Array:
+  return jnp.arange(head.padded_classes) < head.num_classes
+
+
+def _real_mean(m_c: jax.Array, head: Head) -> jax.Array:
+  return jnp.sum(jnp.where(_is_real(head), m_c, 0.0)) / head.num_classes

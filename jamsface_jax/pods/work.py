@@ -1,0 +1,250 @@
+"""Operations and bytes of a compiled program."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jamsface_jax.pods.collectives import COLLECTIVES, _numbers
+from jamsface_jax.pods.program import Array, Computation, Program
+
+# What neither computes nor moves an array, or only says what others do.
+_FREE = {
+  *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
+  *("after-all", "partition-id", "replica-id", "iota", "opt-barrier"),
+  *("while", "conditional", "call", "async-start", "async-done"),
+  # The end of a pair; its start has the operands.
+  *("copy-done", "slice-done", "all-reduce-done", "all-gather-done"),
+  *("collective-permute-done", "async-update"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What one instruction does on one device, each time it runs.
+
+  Attributes:
+    operations: floating-point ones of matrix products and convolutions.
+    passes: of the matrix unit that one such product takes: 6 where float32
+      operands are multiplied exactly, 3 for "high" precision, else 1.
+    bytes: read from and written to the device's main memory.
+    cycles: the compiler's own estimate; 0 where it has none.
+    runs: how often.
+  """
+
+  operations: int
+  passes: int
+  bytes: int
+  cycles: int
+  runs: int
+
+
+def work(program: Program) -> Iterator[Work]:
+  """The work of each instruction that runs, collectives apart."""
+  for instruction, computation, runs, _ in program.executed():
+    if instruction.opcode in _FREE:
+      continue
+    if instruction.opcode.removesuffix("-start") in COLLECTIVES:
+      continue
+    operations, passes = _products(program, instruction, computation)
+    cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.text)
+    yield Work(
+      operations=operations,
+      passes=passes,
+      bytes=_moved(program, instruction, computation),
+      cycles=int(cycles[1]) if cycles else 0,
+      runs=runs,
+    )
+
+
+def operations(program: Program) -> int:
+  """Floating-point operations of all products of a program on one device."""
+  return sum(w.operations * w.runs for w in work(program))
+
+
+def moved_bytes(program: Program) -> int:
+  """Bytes that a program moves from and to main memory on one device."""
+  return sum(w.bytes * w.runs for w in work(program))
+
+
+def unknown_loops(program: Program) -> int:
+  """Loops whose number of turns depends on data; each counts as one turn."""
+  return sum(
+    instruction.opcode == "while"
+    and program.turns(instruction, computation) is None
+    for instruction, computation, _, _ in program.executed()
+  )
+
+
+def _products(program, instruction, computation):
+  """Operations of an instruction or of all within a fusion, and passes."""
+  total, passes = 0, 1
+  inner = instruction.called.get("calls")
+  if instruction.opcode == "fusion" and inner:
+    computation = program.computations[inner]
+    for part in computation.values():
+      more, its_passes = _products(program, part, computation)
+      total += more
+      passes = max(passes, its_passes)
+    return total, passes
+  if instruction.opcode == "convolution":
+    total = 2 * _convolution(instruction, computation)
+  elif instruction.opcode == "dot":
+    left = computation[instruction.operands[0]].results[0]
+    axes = _numbers(instruction.attribute("lhs_contracting_dims").strip("{}"))
+    contracted = math.prod(left.shape[k] for k in axes)
+    total = 2 * instruction.results[0].size * contracted
+  precision = instruction.attribute("operand_precision") or ""
+  if total and "highest" in precision:
+    passes = 6
+  elif total and "high" in precision:
+    passes = 3
+  return total, passes
+
+
+def _convolution(instruction, computation):
+  """Multiplications that meet no padding and no hole of a dilation."""
+  left, right = (
+    computation[name].results[0] for name in instruction.operands[:2]
+  )
+  labels = instruction.attribute("dim_labels")
+  lhs, rest = labels.split("_")
+  rhs, out = rest.split("->")
+  window = re.search(r"window=\{([^}]*)\}", instruction.text)
+  window = dict(
+    part.split("=") for part in (window[1].split() if window else [])
+  )
+  spatial = [c for c in lhs if c.isdigit()]
+  size = [right.shape[rhs.index(c)] for c in spatial]
+
+  def by_axis(name, default):
+    text = window.get(name)
+    if text is None:
+      return [default] * len(spatial)
+    return [int(n.split("_")[0]) for n in text.split("x")]
+
+  stride, low = by_axis("stride", 1), by_axis("pad", 0)
+  lhs_dilate, rhs_dilate = by_axis("lhs_dilate", 1), by_axis("rhs_dilate", 1)
+  result = instruction.results[0]
+  pairs = 1
+  for k, c in enumerate(spatial):
+    pairs *= _pairs(
+      left.shape[lhs.index(c)],
+      result.shape[out.index(c)],
+      *(size[k], stride[k], low[k], lhs_dilate[k], rhs_dilate[k]),
+    )
+  batch_groups = int(instruction.attribute("batch_group_count") or 1)
+  return (
+    pairs
+    * (left.shape[lhs.index("b")] // batch_groups)
+    * right.shape[rhs.index("i")]
+    * right.shape[rhs.index("o")]
+  )
+
+
+@functools.cache
+def _pairs(length, results, size, stride, low, lhs_dilate, rhs_dilate):
+  """Pairs of a result and a weight of a window that meet an element."""
+  place = stride * np.arange(results)[:, None] - low
+  place = place + rhs_dilate * np.arange(size)
+  inside = (place >= 0) & (place <= (length - 1) * lhs_dilate)
+  return int(np.sum(inside & (place % lhs_dilate == 0)))
+
+
+def _moved(program, instruction, computation):
+  """Bytes between main memory and the chip, of one run."""
+  inner = program.computations.get(instruction.called.get("calls", ""), {})
+  opcode = instruction.opcode
+  if opcode in ("copy-start", "slice-start"):
+    source = computation[instruction.operands[0]].results[0]
+    moved = instruction.results[1] if opcode == "slice-start" else source
+    target = instruction.results[1 if opcode == "slice-start" else 0]
+    return moved.padded_bytes * (source.in_main_memory + target.in_main_memory)
+  if opcode == "custom-call" and "Bitcast" in instruction.text:
+    return 0
+  if opcode == "fusion":
+    read = [
+      _read(program, inner, number, computation[name].results)
+      for number, name in enumerate(instruction.operands)
+    ]
+    return sum(read) + _written(program, inner, instruction.results)
+  if opcode in ("dynamic-slice", "slice", "gather"):
+    return 2 * _main_bytes(instruction.results)
+  if opcode in ("dynamic-update-slice", "scatter"):
+    new = computation[instruction.operands[-1 if opcode == "scatter" else 1]]
+    return 2 * _main_bytes(new.results)
+  read = [computation[name].results for name in instruction.operands]
+  return sum(map(_main_bytes, read)) + _main_bytes(instruction.results)
+
+
+def _read(
+  program: Program, inner: Computation, number: int, operand: Sequence[Array]
+) -> int:
+  """Bytes that a fusion reads of one operand: all, or what is cut out."""
+  whole = _main_bytes(operand)
+  parameter = next(
+    (
+      i
+      for i in inner.values()
+      if i.opcode == "parameter" and f"parameter({number})" in i.text
+    ),
+    None,
+  )
+  if not whole or parameter is None:
+    return whole
+  read, names = 0, [parameter.name]
+  for user in inner.values():
+    if not any(name in user.operands for name in names):
+      continue
+    if user.opcode == "bitcast":
+      names.append(user.name)
+    elif user.opcode in ("dynamic-slice", "slice", "gather"):
+      read += sum(a.padded_bytes for a in user.results)
+    elif user.opcode == "dynamic-update-slice" and user.operands[0] in names:
+      continue  # What is overwritten is not read.
+    elif user.opcode == "fusion":
+      # Fusions within fusions: of a product, the part that cuts its operand.
+      within = program.computations[user.called["calls"]]
+      read += sum(
+        _read(program, within, place, operand)
+        for place, name in enumerate(user.operands)
+        if name in names
+      )
+    else:
+      return whole
+  return min(read, whole)
+
+
+def _written(
+  program: Program, inner: Computation, results: Sequence[Array]
+) -> int:
+  """Bytes that a fusion writes: all, or the part that it updates in place."""
+  root = next(i for i in inner.values() if i.is_root)
+  roots = [root]
+  if root.opcode == "tuple":
+    roots = [inner[name] for name in root.operands]
+  if len(roots) != len(results):
+    return _main_bytes(results)
+  written = 0
+  for part, result in zip(roots, results, strict=True):
+    where = inner
+    while part.opcode in ("bitcast", "fusion") and len(part.results) == 1:
+      if part.opcode == "fusion":
+        where = program.computations[part.called["calls"]]
+        part = next(i for i in where.values() if i.is_root)
+      else:
+        part = where[part.operands[0]]
+    if part.opcode == "dynamic-update-slice":
+      new = where[part.operands[1]].results
+      if result.in_main_memory:
+        written += sum(a.padded_bytes for a in new)
+    else:
+      written += _main_bytes([result])
+  return written
+
+
+def _main_bytes(results: Sequence[Array]) -> int:
+  return sum(a.padded_bytes for a in results if a.in_main_memory)

@@ -1,0 +1,179 @@
+"""What an evaluation leaves: a table, `results.json`, pictures."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jamsface_jax.errors import InputError
+from jamsface_jax.metrics.groups import GroupResult
+from jamsface_jax.metrics.identification import Identification
+from jamsface_jax.metrics.roc import RocLine
+from jamsface_jax.metrics.score_counts import Hardest
+from jamsface_jax.protocols.test_set import Evaluation
+from jamsface_jax.storage.whole_file import written_whole
+
+RESULTS_FILE = "results.json"
+FORMAT = 1
+
+
+def table(evaluations: Sequence[Evaluation]) -> str:
+  """A line for each metric: its name, its value, its 95 % interval."""
+  lines = []
+  for one in evaluations:
+    lines.append(f"{one.name}: {one.headline}")
+    lines += _metric_lines(one.metrics, one.intervals)
+    for group in one.groups:
+      lines.append(
+        f"{one.name}, {group_label(group.name)}: {group.identities:,} people,"
+        f" {group.positive_pairs:,} pairs of one and"
+        f" {group.negative_pairs:,} of two"
+      )
+      lines += _metric_lines(group.metrics, group.intervals)
+  return "\n".join(lines)
+
+
+def group_label(name: str | None) -> str:
+  """What a group of people is called where it is shown."""
+  return "people of two groups" if name is None else f"group {name}"
+
+
+def _metric_lines(
+  metrics: Mapping[str, float],
+  intervals: Mapping[str, tuple[float, float]],
+) -> list[str]:
+  lines = []
+  for name, value in metrics.items():
+    line = f"{name:40} {value:.6f}"
+    if name in intervals:
+      low, high = intervals[name]
+      line += f"   [{low:.4f}, {high:.4f}]"
+    lines.append(line)
+  return lines
+
+
+def write_results(
+  directory: str,
+  evaluations: Sequence[Evaluation],
+  origin: Mapping[str, object],
+) -> str:
+  """Writes `results.json`, whole or not at all.
+
+  Args:
+    directory: made if missing.
+    evaluations: of all sets.
+    origin: JSON values that say what the embeddings are.
+
+  Returns:
+    The path of the file. JSON has no NaN: what could not be measured is null.
+  """
+  path = os.path.join(directory, RESULTS_FILE)
+  content = {
+    "format": FORMAT,
+    "embeddings": dict(origin),
+    "sets": [as_json(one) for one in evaluations],
+  }
+  os.makedirs(directory, exist_ok=True)
+  with written_whole(path) as file:
+    json.dump(_finite(content), file, indent=1, allow_nan=False)
+  return path
+
+
+def as_json(one: Evaluation) -> dict[str, object]:
+  """An evaluation as JSON values; `metrics` have the names of the logs."""
+  fields = {
+    "name": one.name,
+    "headline": one.headline,
+    "facts": one.facts,
+    "metrics": one.metrics,
+    "intervals_95": {k: list(v) for k, v in one.intervals.items()},
+    "threshold": one.threshold,
+    "cmc": {name: cmc(found).tolist() for name, found in one.searches.items()},
+    "groups": [_group(group) for group in one.groups],
+  }
+  if one.tally:
+    line = RocLine.of(one.tally.curve)
+    fields |= {
+      "roc": {
+        "far": line.fars.tolist(),
+        "tar": line.tars.tolist(),
+        "auc": line.auc,
+      },
+      "positive_counts": one.tally.positive_counts.tolist(),
+      "negative_counts": one.tally.negative_counts.tolist(),
+      "hardest_positives": _pairs(one.tally.hardest_positives),
+      "hardest_negatives": _pairs(one.tally.hardest_negatives),
+    }
+  return fields
+
+
+def read_roc_lines(path: str) -> dict[str, RocLine]:
+  """The ROC curves of another evaluation, by its directory and the set's name.
+
+  Args:
+    path: of its `results.json`.
+
+  Raises:
+    InputError: not such a file.
+  """
+  run = os.path.basename(os.path.dirname(os.path.abspath(path)))
+  try:
+    with open(path, encoding="utf-8") as file:
+      content = json.load(file)
+    if content["format"] != FORMAT:
+      raise ValueError(f"format {content['format']}")
+    return {
+      f"{run}: {one['name']}": RocLine(
+        np.array(one["roc"]["far"], np.float64),
+        np.array(one["roc"]["tar"], np.float64),
+        float(one["roc"]["auc"]),
+      )
+      for one in content["sets"]
+      if "roc" in one
+    }
+  except OSError as error:
+    raise InputError(
+      f"--against {path!r} cannot be read ({error.strerror}): give the"
+      f" {RESULTS_FILE} of another evaluation."
+    ) from None
+  except (ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f"--against {path!r} is not the {RESULTS_FILE} of an evaluation"
+      f" ({error!r}): give one."
+    ) from None
+
+
+def cmc(found: Identification) -> np.ndarray:
+  """Shares found up to rank 1, 2, ... 100, or as many as the gallery has."""
+  return found.cmc(range(1, min(found.gallery_size, 100) + 1))
+
+
+def _group(group: GroupResult) -> dict[str, object]:
+  return {
+    "name": group.name,
+    "identities": group.identities,
+    "positive_pairs": group.positive_pairs,
+    "negative_pairs": group.negative_pairs,
+    "metrics": group.metrics,
+    "intervals_95": {k: list(v) for k, v in group.intervals.items()},
+  }
+
+
+def _pairs(pairs: Hardest) -> list[dict[str, object]]:
+  return [
+    {"first": int(i), "second": int(j), "cosine": float(score)}
+    for i, j, score in zip(pairs.first, pairs.second, pairs.scores, strict=True)
+  ]
+
+
+def _finite(value):
+  """The same JSON value with null for numbers that are not finite."""
+  if isinstance(value, dict):
+    return {name: _finite(one) for name, one in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(one) for one in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

@@ -1,0 +1,104 @@
+"""Identification: probes searched in a gallery."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from jamsface_jax.metrics.cosines import unit_rows
+from jamsface_jax.metrics.identification import (
+  identify,
+  identify_among_distractors,
+)
+from jamsface_jax.protocols.figures import (
+  RANKS,
+  rank_name,
+  search_facts,
+  search_intervals,
+  search_metrics,
+)
+from jamsface_jax.protocols.search_file import Search
+from jamsface_jax.protocols.test_set import (
+  Evaluation,
+  Settings,
+  prefixed,
+  set_name,
+)
+
+
+class SearchSet:
+  """Single images searched in a gallery or among distractors.
+
+  Args:
+    name: of the set.
+    search: by number of the image.
+  """
+
+  def __init__(self, name: str, search: Search):
+    self.name = name
+    parts = search.probes, search.gallery, search.distractors
+    self.ids = np.concatenate(parts)
+    self._ends = np.cumsum([len(part) for part in parts])[:2]
+    self._search = search
+
+  def rising_metrics(self, settings: Settings) -> list[str]:
+    """See `TestSet`."""
+    return [f"{self.name}/{rank_name(k)}" for k in RANKS]
+
+  def judge(
+    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+  ) -> list[Evaluation]:
+    """See `TestSet`."""
+    units = unit_rows(np.concatenate(list(blocks)), what=what)
+    probes, gallery, distractors = np.split(units, self._ends)
+    if len(gallery):
+      return [self._gallery(probes, gallery, distractors, settings)]
+    return [self._distractors(probes, distractors, settings)]
+
+  def _gallery(self, probes, gallery, distractors, settings):
+    nobody = np.full(len(distractors), -1)
+    found = identify(
+      probes,
+      self._search.probe_subjects,
+      np.concatenate([gallery, distractors]),
+      np.concatenate([self._search.gallery_subjects, nobody]),
+      same_images=False,
+    )
+    metrics = search_metrics(found)
+    name = set_name(self.name, settings)
+    return Evaluation(
+      name=name,
+      headline=f"rank 1 {metrics['rank1']:.2%} of {len(found.ranks):,} probes"
+      f" among {found.gallery_size:,}",
+      metrics=prefixed(name, metrics),
+      intervals=prefixed(name, search_intervals(found, settings)),
+      facts=search_facts(found)
+      | {"distractors": len(distractors), "flip_sum": settings.flip},
+      searches={name: found},
+    )
+
+  def _distractors(self, probes, distractors, settings):
+    powers = 10 ** np.arange(1, 1 + int(np.log10(len(distractors))))
+    sizes = np.union1d(powers, len(distractors)).tolist()
+    ranks = identify_among_distractors(
+      probes, self._search.probe_subjects, distractors, sizes
+    )
+    metrics = {}
+    for size, row in zip(sizes, ranks, strict=True):
+      of_size = {rank_name(k): float(np.mean(row <= k)) for k in RANKS}
+      # The plain name is of all distractors; rank1@1000 of the first 1,000.
+      metrics |= {f"{key}@{size}": value for key, value in of_size.items()}
+    metrics |= of_size
+    name = set_name(self.name, settings)
+    return Evaluation(
+      name=name,
+      headline=f"rank 1 {metrics['rank1']:.2%} of {ranks.shape[1]:,} searches"
+      f" among {len(distractors):,} distractors",
+      metrics=prefixed(name, metrics),
+      intervals={},
+      facts={
+        "probes": len(probes),
+        "searches": ranks.shape[1],
+        "distractors": len(distractors),
+        "flip_sum": settings.flip,
+      },
+    )

@@ -1,0 +1,173 @@
+"""A run that begins with parts of another one."""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jamsface_jax.config import CONFIG_FILE, read_config
+from jamsface_jax.data import records
+from jamsface_jax.errors import InputError
+from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.run.checkpoint import CheckpointReader
+from jamsface_jax.run.state import Parts, TrainState, state_shapes
+from jamsface_jax.storage.whole_file import written_whole
+
+FINE_TUNE_FILE = "fine_tune.json"
+
+# Names of `--fine_tune_keep`: leaves of the head that a part consists of.
+HEAD_PARTS = {
+  "weights": ("weights",),
+  "margins": (head_lib.ANGULAR, head_lib.COSINE),
+}
+BACKBONE = "backbone"
+
+# Settings of the model that change neither the shapes nor the meaning of its
+# weights; all others must agree.
+_NOT_OF_WEIGHTS = (
+  *("dropout", "drop_path", "mask_ratio"),
+  *("dtype", "remat", "batch_norm_group"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTune:
+  """What a run began with.
+
+  Attributes:
+    workdir: absolute, of the other run.
+    step: of its checkpoint.
+    keep: "backbone" and names of `HEAD_PARTS`.
+  """
+
+  workdir: str
+  step: int
+  keep: tuple[str, ...]
+
+
+def plan(
+  workdir: str, source: str | None, keep: str, *, save: bool
+) -> FineTune | None:
+  """Decides what a run begins with, once: `W/fine_tune.json` remembers.
+
+  Args:
+    workdir: of this run.
+    source: work directory of the other run; None: what is remembered.
+    keep: parts, comma between.
+    save: whether to remember; one process of several does.
+
+  Returns:
+    None for a run that begins afresh.
+
+  Raises:
+    InputError: unknown parts, nothing to begin with, or this run has begun
+      otherwise.
+  """
+  path = os.path.join(workdir, FINE_TUNE_FILE)
+  remembered = None
+  if os.path.exists(path):
+    with open(path, encoding="utf-8") as file:
+      values = json.load(file)
+    remembered = FineTune(
+      values["workdir"], values["step"], tuple(values["keep"])
+    )
+  if source is None:
+    return remembered
+  names = tuple(dict.fromkeys(filter(None, keep.split(","))))
+  unknown = set(names).difference((BACKBONE, *HEAD_PARTS))
+  if unknown or not names:
+    raise InputError(
+      f"--fine_tune_keep={keep!r} must name one or more of"
+      f" {', '.join((BACKBONE, *HEAD_PARTS))}, comma between."
+    )
+  source = os.path.abspath(source)
+  if remembered:
+    if (remembered.workdir, remembered.keep) != (source, names):
+      raise InputError(
+        f"--workdir={workdir!r} began with {', '.join(remembered.keep)} of"
+        f" {remembered.workdir!r}, not with {', '.join(names)} of {source!r}:"
+        " leave --fine_tune_from out or choose another --workdir."
+      )
+    return remembered
+  if os.path.exists(os.path.join(workdir, CONFIG_FILE)):
+    raise InputError(
+      f"--workdir={workdir!r} has a run that began without"
+      f" --fine_tune_from={source!r}: leave the flag out or choose another"
+      " --workdir."
+    )
+  reader = CheckpointReader(source)
+  chosen = FineTune(source, reader.choose(None), names)
+  reader.close()
+  if save:
+    with written_whole(path) as file:
+      json.dump(dataclasses.asdict(chosen), file, indent=2)
+  return chosen
+
+
+def begin_with(
+  chosen: FineTune,
+  state: TrainState,
+  config: ConfigDict,
+  parts: Parts,
+  mesh: Mesh,
+) -> TrainState:
+  """Puts the kept parts into a first state; the rest of it stays.
+
+  Args:
+    chosen: what to keep, of whom.
+    state: as created.
+    config: of this run.
+    parts: of this run.
+    mesh: of this run; the other may have had another.
+
+  Raises:
+    InputError: the other run had another model, colour order or, if parts of
+      the head are kept, other classes.
+  """
+  reader = CheckpointReader(chosen.workdir)
+  reader.choose(chosen.step)
+  _check_fits(chosen, reader.metadata(chosen.step), config, parts)
+  shapes = state_shapes(parts, config.data.image_size, mesh)
+  params, batch_stats = dict(state.params), state.batch_stats
+  if BACKBONE in chosen.keep:
+    backbone = reader.restore_item(
+      chosen.step,
+      "backbone",
+      {"params": shapes.params["backbone"], "batch_stats": shapes.batch_stats},
+    )
+    params["backbone"] = backbone["params"]
+    batch_stats = backbone["batch_stats"]
+  kept = [leaf for n in chosen.keep for leaf in HEAD_PARTS.get(n, ())]
+  if kept:
+    head = reader.restore_item(chosen.step, "head", shapes.params["head"])
+    params["head"] = params["head"] | {name: head[name] for name in kept}
+  reader.close()
+  return state.replace(params=params, batch_stats=batch_stats)
+
+
+def _check_fits(
+  chosen: FineTune, stored: dict[str, Any], config: ConfigDict, parts: Parts
+) -> None:
+  other = read_config(chosen.workdir)
+  pairs = {
+    "color_order": (stored["color_order"], records.COLOR_ORDER),
+    "data.image_size": (other.data.image_size, config.data.image_size),
+  }
+  for name in config.model:
+    if name not in _NOT_OF_WEIGHTS:
+      pairs[f"model.{name}"] = other.model[name], config.model[name]
+  if set(chosen.keep) & set(HEAD_PARTS):
+    pairs["num_classes"] = stored["num_classes"], parts.head.num_classes
+    pairs["head.class_multiple"] = (
+      other.head.class_multiple,
+      config.head.class_multiple,
+    )
+  for name, (theirs, ours) in pairs.items():
+    if theirs != ours:
+      raise InputError(
+        f"--fine_tune_from={chosen.workdir!r} has {name} {theirs!r} and this"
+        f" run {ours!r}: they must agree to keep {', '.join(chosen.keep)}."
+      )

@@ -1,0 +1,223 @@
+"""SGD or AdamW as face recognition uses them: three optimizers, one schedule.
+
+Class weights have one of their own because theirs must act on any part of them:
+see `softmax.update_weights`. Learned margins always follow plain SGD at a rate
+of their own, without momentum and decay, since the projection after the step
+would fight with both.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from jamsface_jax.config import steps_of
+from jamsface_jax.head.parameters import (
+  ANGULAR,
+  BIAS,
+  CLASS_SIZES,
+  COSINE,
+  LOG_SCALE,
+  WEIGHTS,
+  Head,
+  Margin,
+)
+
+
+class Optimizers(NamedTuple):
+  """One for each kind of parameter, see the head of this file.
+
+  Attributes:
+    backbone: with weight decay, its gradient clipped.
+    weights: of the classes, with weight decay.
+    small: of what else the head has: margins and the scale.
+  """
+
+  backbone: optax.GradientTransformation
+  weights: optax.GradientTransformation
+  small: optax.GradientTransformation
+
+  def init(self, params: Any) -> Any:
+    """Makes the state of all three; below `head` it is split by class."""
+    return {
+      "backbone": self.backbone.init(params["backbone"]),
+      "head": {
+        "weights": self.weights.init(params["head"][WEIGHTS]),
+        "small": self.small.init(small_parameters(params["head"])),
+      },
+    }
+
+
+def small_parameters(head_params: Any) -> Any:
+  """Returns the parameters of a head but its weights."""
+  return {name: value for name, value in head_params.items() if name != WEIGHTS}
+
+
+def make_schedule(config: ConfigDict, num_images: int) -> optax.Schedule:
+  """Learning rate by step: linear warm-up, then one of the usual decays.
+
+  The rate is `optimizer.learning_rate` for a batch of
+  `optimizer.reference_batch` and grows linearly with the batch
+  (https://arxiv.org/abs/1706.02677, section 2.1).
+
+  Args:
+    config: all settings.
+    num_images: images of the training set, to turn epochs into steps.
+
+  Returns:
+    Maps the number of finished steps to the rate of the next.
+  """
+  settings = config.schedule
+  peak = (
+    config.optimizer.learning_rate
+    * config.data.batch_size
+    / config.optimizer.reference_batch
+  )
+  total = steps_of(settings.length, config, num_images)
+  warmup = steps_of(settings.warmup, config, num_images)
+  rest = max(total - warmup, 1)
+  if settings.decay == "polynomial":
+    decay = optax.polynomial_schedule(peak, 0.0, settings.power, rest)
+  elif settings.decay == "cosine":
+    decay = optax.cosine_decay_schedule(peak, rest)
+  elif settings.decay == "step":
+    drops = {
+      max(steps_of(milestone, config, num_images) - warmup, 0): settings.factor
+      for milestone in settings.milestones
+    }
+    decay = optax.piecewise_constant_schedule(peak, drops)
+  else:
+    decay = optax.constant_schedule(peak)
+  if not warmup:
+    return decay
+  return optax.join_schedules(
+    [optax.linear_schedule(0.0, peak, warmup), decay], [warmup]
+  )
+
+
+def make_optimizers(
+  config: ConfigDict, schedule: optax.Schedule, head: Head
+) -> Optimizers:
+  """Builds the optimizers of the backbone and of the head."""
+  settings = config.optimizer
+  main = _main(settings, schedule)
+  backbone = main
+  if settings.clip_norm:
+    backbone = optax.chain(optax.clip_by_global_norm(settings.clip_norm), main)
+
+  def margin_rate(step):
+    return config.head.margin_rate * schedule(step)
+
+  frozen = optax.set_to_zero()
+  learns = {
+    ANGULAR: head.angular.learned,
+    COSINE: head.cosine.learned,
+    LOG_SCALE: head.learn_scale,
+    BIAS: True,
+    CLASS_SIZES: False,
+  }
+
+  return Optimizers(
+    backbone=optax.partition(
+      {"learned": backbone, "frozen": frozen}, _groups_of_backbone
+    ),
+    weights=main,
+    small=optax.partition(
+      {
+        ANGULAR: _of_margin(head.angular, margin_rate),
+        COSINE: _of_margin(head.cosine, margin_rate),
+        LOG_SCALE: optax.sgd(margin_rate),
+        BIAS: optax.sgd(schedule, momentum=settings.momentum),
+        "frozen": frozen,
+      },
+      lambda params: {
+        name: name if learns[name] else "frozen" for name in params
+      },
+    ),
+  )
+
+
+def _main(
+  settings: ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """The optimizer of backbone and class weights; it acts on elements alone.
+
+  SGD adds the decay to the gradient, as PyTorch's does. AdamW takes it off the
+  parameter, times the learning rate (https://arxiv.org/abs/1711.05101); its
+  correction of young moments counts the steps of the run, those too in which a
+  class was not sampled, as PyTorch's SparseAdam counts.
+  """
+
+  def decays(params):
+    return jax.tree.map(lambda p: settings.decay_vectors or p.ndim > 1, params)
+
+  if settings.name == "adamw":
+    b1, b2 = settings.betas
+    return optax.adamw(
+      schedule,
+      *(b1, b2, settings.eps),
+      weight_decay=settings.weight_decay,
+      mask=decays,
+    )
+  return optax.chain(
+    optax.add_decayed_weights(settings.weight_decay, mask=decays),
+    optax.sgd(schedule, momentum=settings.momentum),
+  )
+
+
+def _of_margin(
+  margin: Margin, rate: optax.Schedule
+) -> optax.GradientTransformation:
+  """The optimizer of one kind of margins; `constrain` keeps their bounds."""
+
+  def rate_from_start(step):
+    return jnp.where(step < margin.start, 0.0, rate(step))
+
+  sgd = optax.sgd(rate_from_start)
+  if margin.bounds == "box":
+    return sgd
+  return _through_sigmoid(sgd, margin.lower, margin.upper)
+
+
+def _through_sigmoid(
+  optimizer: optax.GradientTransformation, lower: float, upper: float
+) -> optax.GradientTransformation:
+  """Moves r in the place of p = lower + (upper - lower) sigmoid(r).
+
+  Parameters stay p: r is found from p for each step and forgotten after it.
+  Only an optimizer whose state does not depend on parameters may be within.
+  """
+  width = upper - lower
+
+  def free(p):
+    # A parameter on a bound would never leave it.
+    share = jnp.clip((p - lower) / width, 1e-4, 1 - 1e-4)
+    return jnp.log(share) - jnp.log1p(-share)
+
+  def bound(r):
+    return lower + width * jax.nn.sigmoid(r)
+
+  def update(slopes, state, params):
+    r = jax.tree.map(free, params)
+    slopes = jax.tree.map(
+      lambda slope, r: slope * width * jax.nn.sigmoid(r) * jax.nn.sigmoid(-r),
+      slopes,
+      r,
+    )
+    steps, state = optimizer.update(slopes, state, r)
+    moves = jax.tree.map(lambda r, step: bound(r + step) - bound(r), r, steps)
+    return moves, state
+
+  return optax.GradientTransformation(optimizer.init, update)
+
+
+def _groups_of_backbone(params: Any) -> Any:
+  def group(path, _):
+    # The field keeps the scale of the last batch normalisation at 1: the
+    # softmax sees directions only.
+    frozen = [entry.key for entry in path][-2:] == ["embedding_bn", "scale"]
+    return "frozen" if frozen else "learned"
+
+  return jax.tree_util.tree_map_with_path(group, params)

@@ -1,0 +1,82 @@
+"""The state that a run begins or goes on with."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jamsface_jax import config as config_lib
+from jamsface_jax.data import records
+from jamsface_jax.data.sources import Source
+from jamsface_jax.errors import InputError
+from jamsface_jax.run import fine_tune
+from jamsface_jax.run.checkpoint import Checkpoints, versions
+from jamsface_jax.run.fine_tune import FineTune
+from jamsface_jax.run.state import Parts, TrainState, create_state, state_shapes
+
+# What a checkpoint says of its data and a resumed run must have too.
+_GUARDED = ("data_fingerprint", "num_classes", "color_order")
+
+
+def describe(
+  config: ConfigDict, source: Source, beginning: FineTune | None
+) -> dict[str, Any]:
+  """What a checkpoint says of the run that wrote it."""
+  return {
+    "num_classes": source.num_classes,
+    "num_images": len(source),
+    "data_fingerprint": source.fingerprint,
+    "color_order": records.COLOR_ORDER,
+    "image_size": config.data.image_size,
+    "embedding_size": config.model.embedding_size,
+    # As JSON gives it back, where tuples are lists.
+    "model": json.loads(config.model.to_json()),
+    "fine_tuned_from": beginning and dataclasses.asdict(beginning),
+    "versions": versions(),
+  }
+
+
+def begin(
+  config: ConfigDict,
+  parts: Parts,
+  mesh: Mesh,
+  class_sizes: np.ndarray,
+  checkpoints: Checkpoints,
+  metadata: Mapping[str, Any],
+  beginning: FineTune | None,
+) -> tuple[TrainState, int, dict[str, Any]]:
+  """Makes the first state, or restores the newest sound one.
+
+  Returns:
+    The state, its number of finished steps, and what its checkpoint says.
+
+  Raises:
+    InputError: the checkpoint is of other data or another model.
+  """
+  step = checkpoints.newest_sound()
+  if step is None:
+    state = create_state(
+      *(config.seed, parts, config.data.image_size, mesh), class_sizes
+    )
+    if beginning:
+      state = fine_tune.begin_with(beginning, state, config, parts, mesh)
+    return state, 0, {}
+  stored = checkpoints.metadata(step)
+  theirs, ours = config_lib.flatten(stored), config_lib.flatten(metadata)
+  conflicts = [
+    f"{name} {theirs.get(name)!r} and not {value!r}"
+    for name, value in ours.items()
+    if name in _GUARDED or name.startswith("model.")
+    if theirs.get(name) != value
+  ]
+  if conflicts:
+    raise InputError(
+      f"checkpoint {step} of this run has {', '.join(conflicts)}: give the same"
+      " data and settings or choose another --workdir."
+    )
+  shapes = state_shapes(parts, config.data.image_size, mesh)
+  return checkpoints.restore(step, shapes), step, stored

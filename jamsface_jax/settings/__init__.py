@@ -1,0 +1,1 @@
+"""Sections, defaults, variants, flags."""

@@ -1,0 +1,133 @@
+"""The flags of commands that take a recipe: read, refused, explained."""
+
+import inspect
+import pathlib
+import re
+import sys
+import textwrap
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jamsface_jax.errors import InputError
+
+flags.disclaim_key_flags()  # They count as those of the module that asks.
+
+_WIDTH, _INDENT = 79, 24
+
+
+def define_config(
+  flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder:
+  """Defines --config, and with it --config.NAME for every setting."""
+  return config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Recipe: configs/X.py or configs/X.py:VARIANT; :help lists the variants.",
+    flag_values=flag_values,
+  )
+
+
+def parse(
+  argv: list[str], module: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> ConfigDict:
+  """Reads a command line; --help explains the command and exits.
+
+  A recipe such as configs/X.py that does not lie where the user stands is that
+  of the package, which a line on standard error says.
+
+  Args:
+    argv: the command line.
+    module: name of the command's module, such as "jamsface_jax.main".
+    flag_values: where `define_config` and others defined the flags.
+
+  Returns:
+    The settings: the recipe with what the command line overrides.
+
+  Raises:
+    InputError: an unknown flag, setting or recipe, or no --config.
+  """
+  if {"-h", "--help"} & set(argv):
+    print(help_text(argv, module, flag_values))
+    sys.exit(0)
+  try:
+    rest = flag_values(_with_shipped_recipe(argv))[1:]
+    config = flag_values["config"].value
+  except OSError:  # A setting of a recipe that did not load.
+    rest, config = [], "unreadable"
+  # What flags, ml_collections and a recipe's own code raise for a wrong value.
+  except (
+    flags.Error,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+  ) as error:
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    raise InputError(f"command line: {text}") from None
+  if config is None:
+    raise InputError(
+      "--config is needed: give a recipe, for example --config=configs/demo.py."
+    )
+  if not isinstance(config, ConfigDict):  # A stand-in: it did not load.
+    name = re.search(r" --?config[= ](\S+)", " ".join(argv))[1]
+    raise InputError(
+      f"--config={name!r} cannot be read: use a file such as configs/demo.py."
+    )
+  if rest:
+    raise InputError(
+      f"command line: {rest[0]!r} is not a flag: settings are given as"
+      " --config.name=value."
+    )
+  return config
+
+
+def recipes_directory() -> pathlib.Path:
+  """Where the recipes lie that come with this package."""
+  package = pathlib.Path(__file__).parents[1]
+  installed = package / "configs"  # Of a wheel; see setup.cfg.
+  return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _with_shipped_recipe(argv: list[str]) -> list[str]:
+  """The command line with a recipe of the package by its full path."""
+  words = list(argv)
+  for place, word in enumerate(words):
+    match = re.fullmatch(r"((?:--?config=)?)configs/([\w-]+\.py)(:.*)?", word)
+    if not match or pathlib.Path("configs", match[2]).exists():
+      continue
+    if not match[1] and words[place - 1] not in ("--config", "-config"):
+      continue
+    path = recipes_directory() / match[2]
+    if path.exists():
+      print(f"recipe: {path}", file=sys.stderr)
+      words[place] = f"{match[1]}{path}{match[3] or ''}"
+  return words
+
+
+def help_text(
+  argv: list[str], module: str, flag_values: flags.FlagValues
+) -> str:
+  """What --help says: the module's docstring, then a line or two a flag."""
+  doc = inspect.getdoc(sys.modules["__main__"]) or ""
+  known = {
+    one.name: one for one in flag_values.get_key_flags_for_module(argv[0])
+  }
+  lines = [f"usage: python -m {module} [flags]", "", doc.strip(), "", "flags:"]
+  for name, flag in sorted(known.items()):
+    left = f"  --{name}"
+    text = flag.help
+    if flag.default not in (None, ""):
+      text += f" Default: {flag.default}."
+    wrapped = textwrap.wrap(text, _WIDTH - _INDENT)
+    if len(left) > _INDENT - 2:
+      lines.append(left)
+      left = ""
+    lines.append(left.ljust(_INDENT) + wrapped[0])
+    lines += [" " * _INDENT + one for one in wrapped[1:]]
+  lines += [
+    "  --config.NAME=VALUE".ljust(_INDENT)
+    + "Overrides a setting. All of them:",
+    " " * _INDENT + "python -m jamsface_jax.config configs/X.py",
+  ]
+  return "\n".join(lines)

@@ -1,0 +1,134 @@
+"""What a run leaves for people: plots, report, model card."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jamsface_jax.data.sources import Source
+from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.metrics import folds
+from jamsface_jax.protocols import results
+from jamsface_jax.protocols.test_set import Evaluation
+from jamsface_jax.reports import class_profile, model_card, page
+from jamsface_jax.reports import pictures as pictures_lib
+from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
+from jamsface_jax.run.progress import Progress
+from jamsface_jax.run.state import Parts, TrainState
+
+PLOTS = "plots"
+
+
+def gather_margins(state: TrainState) -> dict[str, np.ndarray]:
+  """Both margins of all classes, [C] each, on every process."""
+  margins = {
+    name: state.params["head"][name]
+    for name in (head_lib.ANGULAR, head_lib.COSINE)
+  }
+  return multihost_utils.process_allgather(margins, tiled=True)
+
+
+def rank_margins(
+  margins: Mapping[str, np.ndarray], source: Source, parts: Parts
+) -> dict[str, float]:
+  """Rank correlation of learned margins with class size, named as metrics.
+
+  Below 0 where poor classes have the larger margins, as JAMsFace wants.
+  """
+  return {
+    metric: folds.rank_correlation(
+      source.class_sizes, margins[name][: source.num_classes]
+    )
+    for metric, name in _rank_names(parts).items()
+  }
+
+
+def _rank_names(parts: Parts) -> dict[str, str]:
+  """The margins that are learned, by the metric of their rank correlation."""
+  names = {
+    "train/margin_angular_rank": head_lib.ANGULAR,
+    "train/margin_cosine_rank": head_lib.COSINE,
+  }
+  return {
+    metric: name
+    for metric, name in names.items()
+    if parts.head.margin(name).learned
+  }
+
+
+def plot(
+  workdir: str,
+  source: Source,
+  margins: Mapping[str, np.ndarray],
+  evaluations: list[Evaluation],
+) -> None:
+  """Draws what the run came to, as PNG files in `W/plots`.
+
+  Args:
+    workdir: has the metrics.
+    source: gives the class sizes.
+    margins: of all classes, [C].
+    evaluations: the last ones.
+  """
+  # Here, since what draws takes long to import, and a run begins without it.
+  from jamsface_jax.reports import pictures
+
+  directory = os.path.join(workdir, PLOTS)
+  os.makedirs(directory, exist_ok=True)
+  metrics = read_metrics(os.path.join(workdir, METRICS_FILE))
+  pictures.plot_training(metrics, os.path.join(directory, "training.png"))
+  angular, cosine = (
+    margins[name][: source.num_classes]
+    for name in (head_lib.ANGULAR, head_lib.COSINE)
+  )
+  pictures.plot_margins(
+    source.class_sizes, angular, cosine, os.path.join(directory, "margins.png")
+  )
+  pictures_lib.plot_evaluations(directory, evaluations, others={})
+
+
+def show(
+  workdir: str,
+  step: int,
+  source: Source,
+  margins: Mapping[str, np.ndarray],
+  parts: Parts,
+  evaluations: list[Evaluation],
+  progress: Progress,
+) -> None:
+  """Writes `W/report.html`, `W/model_card.md` and what they are made of.
+
+  Whatever goes wrong is said and ends nothing: the run matters more.
+
+  Args:
+    workdir: of the run.
+    step: finished steps.
+    source: gives the class sizes.
+    margins: of all classes, [C].
+    parts: say which margins are learned.
+    evaluations: the last ones.
+    progress: where to say it.
+  """
+  learned = {
+    kind: margins[name][: source.num_classes]
+    for kind, name in (
+      ("angular", head_lib.ANGULAR),
+      ("cosine", head_lib.COSINE),
+    )
+    if parts.head.margin(name).learned
+  }
+  try:
+    profile = class_profile.describe(source.class_sizes, learned)
+    class_profile.write(
+      os.path.join(workdir, class_profile.CLASSES_FILE), profile
+    )
+    results.write_results(workdir, evaluations, {"step": step})
+    page.write([workdir], os.path.join(workdir, page.REPORT_FILE))
+    if not model_card.is_edited(os.path.join(workdir, model_card.CARD_FILE)):
+      model_card.write(workdir)
+  except Exception as error:
+    progress.note(
+      f"step {step}: {page.REPORT_FILE} was not written"
+      f" ({' '.join(str(error).split())}); the run goes on."
+    )

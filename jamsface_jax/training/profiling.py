@@ -1,0 +1,52 @@
+"""A trace of some steps, for TensorBoard's profiler, XProf and Perfetto."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jamsface_jax.training.metric_writer import TENSORBOARD
+
+
+class Profile:
+  """Traces the wanted steps of a run, each process its own devices.
+
+  The trace goes to `W/tensorboard/plugins/profile/TIME/`: `*.xplane.pb`, which
+  TensorBoard's profile plugin reads, and `*.trace.json.gz`, which
+  https://ui.perfetto.dev opens.
+
+  Args:
+    steps: the first and the last of them are traced; empty: none.
+    workdir: of the run.
+  """
+
+  def __init__(self, steps: range, workdir: str):
+    self._steps = steps
+    self._directory = os.path.join(os.path.abspath(workdir), TENSORBOARD)
+    self._running = False
+
+  @contextlib.contextmanager
+  def step(self, step: int) -> Iterator[None]:
+    """A context for the work of one step, which viewers then know by number.
+
+    Starts the trace if this step is the first of those to come.
+    """
+    if step in self._steps and not self._running:
+      jax.profiler.start_trace(self._directory)
+      self._running = True
+    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+      yield
+
+  def after(self, step: int, results: Any) -> None:
+    """Ends it after the last of them, when its results are there."""
+    if self._running and step + 1 not in self._steps:
+      jax.block_until_ready(results)
+      self.close()
+
+  def close(self) -> None:
+    """Ends a trace that a stop of the run has cut short."""
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()

@@ -1,0 +1,196 @@
+"""The metrics of steps: taken one step late, averaged, watched, written."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jamsface_jax.errors import RunError
+from jamsface_jax.protocols.test_set import Evaluation
+from jamsface_jax.run.goodput import Goodput
+from jamsface_jax.run.progress import Progress
+from jamsface_jax.training.metric_writer import MetricWriter
+
+
+@dataclasses.dataclass
+class _Pending:
+  step: int
+  metrics: dict[str, jax.Array]
+  ids: np.ndarray
+
+
+# Parts of the names of metrics that are states of the run, which are not
+# averaged over steps.
+_STATES = ("margin", "learning_rate", "rejected", "train/loss_")
+
+
+class StepLog:
+  """Takes the metrics of each step one step late, so that nothing waits.
+
+  It adds up what lies between two lines, stops the run when a loss is not
+  finite, and measures speed and the share of time spent waiting for data.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    writer: None on all processes but one.
+    progress: shows each line.
+    goodput: clock of the run.
+    total_steps: of the run.
+    begun: what `state` was at the checkpoint that the run goes on from; {} at
+      the start.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    workdir: str,
+    writer: MetricWriter | None,
+    progress: Progress,
+    goodput: Goodput,
+    total_steps: int,
+    begun: Mapping[str, Any],
+  ):
+    self._log_every = config.log_every
+    self._batch_size = config.data.batch_size
+    self._workdir = workdir
+    self._writer = writer
+    self._progress = progress
+    self._goodput = goodput
+    self._total_steps = total_steps
+    self._reject_in_a_row = config.optimizer.reject_in_a_row
+    self._pending: _Pending | None = None
+    self._sums: dict[str, float] = dict(begun.get("sums", {}))
+    self._count = begun.get("count", 0)
+    self._waited = 0.0
+    self._timed = 0  # Steps since `_since`.
+    self._since: float | None = None
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """A context whose time counts as waiting for data."""
+    begin = time.monotonic()
+    with self._goodput.spent("data"):
+      yield
+    self._waited += time.monotonic() - begin
+
+  def add(
+    self, step: int, metrics: dict[str, jax.Array], ids: np.ndarray
+  ) -> None:
+    """Notes a step that has just been started."""
+    self.catch_up()
+    self._pending = _Pending(step, metrics, ids)
+
+  def catch_up(self) -> None:
+    """Reads the metrics of the step noted last."""
+    if self._pending is None:
+      return
+    step, ids = self._pending.step, self._pending.ids
+    metrics = {k: float(v) for k, v in self._pending.metrics.items()}
+    self._pending = None
+    in_a_row = int(metrics.pop("train/rejected_in_a_row"))
+    if in_a_row > self._reject_in_a_row:
+      self._stop(step, metrics, ids)
+    self._progress.step()
+    if in_a_row:
+      self._progress.note(
+        f"step {step}: loss {metrics['train/loss']}, gradient norm"
+        f" {metrics['train/gradient_norm']}: rejected"
+      )
+    else:  # A mean with one value that is not finite would say nothing.
+      for name, value in metrics.items():
+        self._sums[name] = self._sums.get(name, 0.0) + value
+      self._count += 1
+    if self._since is None:  # The first step compiles: no speed to be had.
+      self._goodput.run("step")
+      self._restart_clock()
+    else:
+      self._timed += 1
+    if step % self._log_every == 0 or step == self._total_steps:
+      self._write(step, metrics)
+
+  def _write(self, step: int, latest: dict[str, float]) -> None:
+    means = {k: v / self._count for k, v in self._sums.items()}
+    for name, value in latest.items():  # States of the run are not averaged.
+      if any(kind in name for kind in _STATES):
+        means[name] = value
+    elapsed = time.monotonic() - self._since
+    if self._timed:
+      means["train/images_per_second"] = (
+        self._timed * self._batch_size / elapsed
+      )
+      means["train/data_wait_fraction"] = min(self._waited / elapsed, 1.0)
+    means |= self._goodput.shares()
+    self._goodput.save()
+    if self._writer:
+      self._writer.write(step, means)
+    self._progress.show(step, means)
+    self._sums, self._count = {}, 0
+    self._restart_clock()
+
+  def _restart_clock(self) -> None:
+    self._since, self._waited, self._timed = time.monotonic(), 0.0, 0
+
+  def add_evaluations(
+    self,
+    step: int,
+    evaluations: list[Evaluation],
+    further: Mapping[str, float],
+  ) -> dict[str, float]:
+    """Writes what was measured at a step; returns all of it.
+
+    Args:
+      step: finished steps.
+      evaluations: on the sets of `config.evaluation`.
+      further: more metrics.
+    """
+    measured = dict(further)
+    for evaluation in evaluations:
+      measured |= evaluation.metrics
+      self._progress.note(
+        f"step {step}: {evaluation.name} {evaluation.headline}"
+      )
+    if measured and self._writer:
+      self._writer.write(step, measured)
+    # An evaluation's time is not training's.
+    self._restart_clock()
+    return measured
+
+  def state(self) -> dict[str, Any]:
+    """What lies between two lines, as JSON, for the run that goes on here.
+
+    The lines before it are on the disk when this returns.
+    """
+    if self._writer:
+      self._writer.sync()
+    return {"sums": dict(self._sums), "count": self._count}
+
+  def _stop(
+    self, step: int, metrics: dict[str, float], ids: np.ndarray
+  ) -> None:
+    path = os.path.join(
+      self._workdir, f"not_finite_{step}_process_{jax.process_index()}.json"
+    )
+    with open(path, "w", encoding="utf-8") as file:
+      values = {k: str(v) for k, v in metrics.items()}
+      json.dump({"step": step, "metrics": values, "ids": ids.tolist()}, file)
+    raise RunError(
+      f"the loss of step {step} is {metrics['train/loss']}, its gradient's norm"
+      f" {metrics['train/gradient_norm']}; metrics and example ids are in"
+      f" {path!r}, checkpoints are those before it: lower"
+      " optimizer.learning_rate, or add schedule.warmup."
+    )
+
+  def close(self) -> None:
+    """Ends the bar and the files."""
+    self._progress.close()
+    if self._writer:
+      self._writer.close()
+      self._writer = None

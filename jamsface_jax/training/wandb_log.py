@@ -1,0 +1,78 @@
+"""Numbers of a run to Weights & Biases too, if `wandb.project` asks for it."""
+
+import os
+import secrets
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from jamsface_jax.errors import InputError
+from jamsface_jax.storage.whole_file import written_whole
+
+ID_FILE = "wandb_id.txt"
+
+
+class WandbLog:
+  """A run there, the same one however often this one is started again.
+
+  Where the network is not to be used, WANDB_MODE=offline keeps all in
+  `W/wandb`, for `wandb sync` to send.
+
+  Args:
+    config: all settings, which are shown with the run; `config.wandb` says
+      where it goes.
+    workdir: keeps the run's id.
+
+  Raises:
+    InputError: the package wandb is missing, or refuses.
+  """
+
+  def __init__(self, config: ConfigDict, workdir: str):
+    project = config.wandb.project
+    try:
+      import wandb  # Here: most runs do without.
+    except ImportError:
+      raise InputError(
+        f"wandb.project={project!r} needs the package wandb: type pip install"
+        " 'jamsface-jax[wandb]', or leave wandb.project empty."
+      ) from None
+    try:
+      self._run = wandb.init(
+        project=project,
+        entity=config.wandb.entity or None,
+        name=os.path.basename(os.path.abspath(workdir)),
+        id=_run_id(workdir),
+        resume="allow",
+        dir=workdir,
+        config=config.to_dict(),
+        settings=wandb.Settings(console="off"),
+      )
+    except wandb.Error as error:
+      raise InputError(
+        f"wandb.project={project!r}: W&B refuses"
+        f" ({' '.join(str(error).split())}): type wandb login, or set"
+        " WANDB_MODE=offline."
+      ) from None
+    # W&B's own count would refuse the steps that a resumed run does again.
+    self._run.define_metric("*", step_metric="step")
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Sends one line; see `metric_writer.MetricWriter`."""
+    self._run.log({"step": step, **metrics})
+
+  def close(self) -> None:
+    """Sends what is still in memory."""
+    self._run.finish()
+
+
+def _run_id(workdir: str) -> str:
+  """The id of the run, drawn at its first start and kept in `W`."""
+  path = os.path.join(workdir, ID_FILE)
+  try:
+    with open(path, encoding="utf-8") as file:
+      return file.read().strip()
+  except FileNotFoundError:
+    drawn = secrets.token_hex(4)
+    with written_whole(path) as file:
+      file.write(drawn + "\n")
+    return drawn

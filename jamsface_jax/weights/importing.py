@@ -1,0 +1,273 @@
+"""Turns published weights into a work directory."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jamsface_jax import config as config_lib
+from jamsface_jax.augmentation.augment import normalize
+from jamsface_jax.data.records import COLOR_ORDER, file_digest
+from jamsface_jax.devices.compiling import compiler_options
+from jamsface_jax.errors import InputError
+from jamsface_jax.models import MODELS, init_backbone
+from jamsface_jax.run.checkpoint import Checkpoints, versions
+from jamsface_jax.run.state import TrainState, make_model
+from jamsface_jax.weights import onnx_file, weight_files
+from jamsface_jax.weights.exporting import NORMALIZATION
+from jamsface_jax.weights.matching import match_layers, match_names, match_order
+from jamsface_jax.weights.pytorch_names import (
+  from_pytorch,
+  pytorch_shapes,
+)
+
+# insightface's names; its others are ours.
+SHORT_NAMES = {f"r{n}": f"iresnet{n}" for n in (18, 34, 50, 100, 200)}
+_TOLERANCE = 1e-3  # Of an ONNX file, as a share of the largest number.
+
+
+def import_weights(
+  path: str,
+  workdir: str,
+  *,
+  model: str | None,
+  embedding_size: int | None,
+  image_size: int | None,
+  color_order: str | None,
+) -> None:
+  """Makes a work directory; see the flags of this command.
+
+  Its checkpoint, of step 0, has a backbone and neither classes nor an
+  optimizer; its metadata say under `origin` what it was made of.
+
+  Raises:
+    InputError: the file cannot be read or does not fit, or the work directory
+      exists.
+  """
+  if os.path.exists(workdir):
+    raise InputError(
+      f"--workdir={workdir!r} exists: give the name of a new directory."
+    )
+  onnx = path.endswith(".onnx")
+  file = onnx_file.read(path) if onnx else weight_files.read(path)
+  config, color_order = make_config(
+    path, file.metadata, model, embedding_size, image_size, color_order
+  )
+  config_lib.validate(config)
+  network, size = make_model(config), config.data.image_size
+  shapes = jax.eval_shape(
+    lambda key: init_backbone(key, network, size), jax.random.key(0)
+  )
+  expected = pytorch_shapes(network, shapes)
+  what = f"{path!r} does not fit {config.model.name!r}"
+  if onnx and "mask_token" in expected:  # Training's alone: no graph has it.
+    file.arrays["mask_token"] = np.zeros(expected["mask_token"], np.float32)
+  arrays, matched = match_names(file.arrays, expected), "names"
+  if arrays is None and onnx:
+    arrays, matched = match_layers(what, file, network, expected), "layers"
+  elif arrays is None:
+    arrays = match_order(what, file.arrays, expected, ordered=file.ordered)
+    matched = "order"
+  check_numbers(path, arrays)
+  if color_order == "BGR":
+    first = next(name for name in arrays if arrays[name].ndim == 4)
+    arrays[first] = arrays[first][:, ::-1]
+  variables = from_pytorch(network, shapes, arrays)
+  if onnx:
+    check_onnx(path, network, variables, size, color_order)
+  origin = {
+    "file": os.path.basename(path),
+    "sha256": file_digest(path)[0],
+    "matched_by": matched,
+    "color_order": color_order,
+    "metadata": dict(file.metadata),
+  }
+  save(workdir, config, variables, origin)
+  count = sum(array.size for array in jax.tree.leaves(variables["params"]))
+  print(
+    f"{workdir}: {config.model.name}, {count:,} parameters, matched by"
+    f" {matched}\nnext: python -m jamsface_jax.embed --workdir={workdir}"
+    " --images=DIR --output=E"
+  )
+
+
+def make_config(
+  path: str,
+  metadata: Mapping[str, str],
+  model: str | None,
+  embedding_size: int | None,
+  image_size: int | None,
+  color_order: str | None,
+) -> tuple[ConfigDict, str]:
+  """Settings of the work directory, and the colour order of the file.
+
+  Args:
+    path: of the file.
+    metadata: what it says of itself, as `export.describe` does.
+    model: see the flags; so the others.
+    embedding_size: see the flags.
+    image_size: see the flags.
+    color_order: see the flags.
+
+  Raises:
+    InputError: flags and file contradict each other, or nothing says which
+      network it is.
+  """
+  config = config_lib.base_config()
+  name = SHORT_NAMES.get(model, model)
+  if "model" in metadata:
+    config.lock()  # Against settings that are unknown.
+    try:
+      config.model.update(json.loads(metadata["model"]))
+      config.model.stages = tuple(config.model.stages)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+      raise InputError(
+        f"{path!r} has settings of a model that this version does not know"
+        f" ({' '.join(str(error).split())[:100]}): use the version that wrote"
+        " it."
+      ) from None
+  elif name is None:
+    raise InputError(
+      f"--model is missing, and {path!r} does not say it: give one of"
+      f" {', '.join((*SHORT_NAMES, *MODELS))}."
+    )
+  if metadata.get("normalization", NORMALIZATION) != NORMALIZATION:
+    raise InputError(
+      f"{path!r} normalises pixels as {metadata['normalization']!r}, but"
+      f" networks here take {NORMALIZATION!r}: give another file."
+    )
+
+  def choose(flag, asked, stored, default):
+    if stored is not None and asked not in (None, stored):
+      raise InputError(
+        f"--{flag}={asked} contradicts {path!r}, which says {stored}: leave the"
+        " flag out."
+      )
+    return next(v for v in (stored, asked, default) if v is not None)
+
+  said = "model" in metadata
+  config.model.name = choose(
+    "model", name, config.model.name if said else None, None
+  )
+  config.model.embedding_size = choose(
+    "embedding_size",
+    embedding_size,
+    config.model.embedding_size if said else None,
+    512,
+  )
+  stored_size = metadata.get("image_size", "")
+  config.data.image_size = choose(
+    "image_size",
+    image_size,
+    int(stored_size) if stored_size.isdecimal() else None,
+    112,
+  )
+  order = choose(
+    "color_order", color_order, metadata.get("color_order"), COLOR_ORDER
+  )
+  return config, order
+
+
+def check_numbers(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+  """Refuses numbers that no trained network has."""
+  for name, array in arrays.items():
+    if array.dtype.kind in "OUSVc" and array.dtype.name != "bfloat16":
+      raise InputError(f"{path!r} has no numbers in {name!r}: it is damaged.")
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+      raise InputError(
+        f"{path!r} has numbers in {name!r} that are not finite: give a network"
+        " that was trained without a failure."
+      )
+    if name.endswith("running_var") and (array < 0).any():
+      raise InputError(
+        f"{path!r} has a variance below 0 in {name!r}: it does not fit, or is"
+        " damaged."
+      )
+
+
+def check_onnx(
+  path: str, model: nn.Module, variables: dict, size: int, color_order: str
+) -> None:
+  """Compares what was imported with the graph, on noise.
+
+  Raises:
+    InputError: they compute different things.
+  """
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (2, size, size, 3), np.uint8)
+  given = pixels if color_order == COLOR_ORDER else pixels[..., ::-1]
+  try:
+    expected = onnx_file.session(path)(given)
+  except Exception as error:  # onnxruntime has a class per kind of failure.
+    raise InputError(
+      f"{path!r} cannot be run on {size}x{size} images"
+      f" ({' '.join(str(error).split())[:200]}): give the --image_size that it"
+      " has."
+    ) from None
+  apply = jax.jit(
+    lambda variables, pixels: model.apply(
+      variables, normalize(pixels), train=False
+    ),
+    compiler_options=compiler_options(jax.default_backend()),
+  )
+  difference = np.abs(apply(variables, pixels) - expected).max()
+  share = difference / np.abs(expected).max()
+  print(f"largest difference from {os.path.basename(path)}: {difference:.2g}")
+  if not share < _TOLERANCE:
+    raise InputError(
+      f"{path!r} has the layers of the network but computes something else:"
+      f" embeddings differ by {share:.2g} of the largest number."
+    )
+
+
+def save(
+  workdir: str, config: ConfigDict, variables: dict, origin: dict[str, Any]
+) -> None:
+  """Writes a work directory, under another name until it is complete."""
+  partial = workdir.rstrip("/") + ".partial"
+  try:
+    os.makedirs(os.path.dirname(partial) or ".", exist_ok=True)
+    os.mkdir(partial)
+  except FileExistsError:
+    raise InputError(
+      f"{partial!r} is left of an import that was interrupted: remove it."
+    ) from None
+  except OSError as error:
+    raise InputError(
+      f"--workdir={workdir!r} cannot be written ({error.strerror}): choose"
+      " another directory."
+    ) from None
+  checkpoints = Checkpoints(partial, keep_last=1, keep_best="")
+  state = TrainState(
+    step=jnp.int32(0),
+    # Orbax keeps nothing that is empty.
+    params={
+      "backbone": variables["params"],
+      "head": {"num_classes": jnp.int32(0)},
+    },
+    batch_stats=variables["batch_stats"],
+    opt_state={},
+    running={},
+    rejected=jnp.zeros(2, jnp.int32),
+  )
+  metadata = {
+    "num_classes": 0,
+    "num_images": 0,
+    "data_fingerprint": f"none: imported from {origin['file']}",
+    "color_order": COLOR_ORDER,
+    "image_size": config.data.image_size,
+    "embedding_size": config.model.embedding_size,
+    "versions": versions(),
+    "origin": origin,
+  }
+  checkpoints.save(0, state, metadata)
+  checkpoints.close()
+  config_lib.check_or_save(config, partial, save=True)
+  os.rename(partial, workdir)

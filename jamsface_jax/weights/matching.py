@@ -1,0 +1,200 @@
+"""Which array of a file belongs to which parameter."""
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import numpy as np
+
+from jamsface_jax.errors import InputError
+from jamsface_jax.weights import onnx_file
+from jamsface_jax.weights.pytorch_names import (
+  BATCH_NORM,
+  FLAT_LINEAR,
+  LINEAR,
+  layers,
+)
+
+# What wrappers put before the names of a network.
+PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
+_LISTED = 8  # Names in a message, of each kind.
+
+
+def match_names(
+  arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray] | None:
+  """Takes the arrays by the names of PyTorch's network.
+
+  Args:
+    arrays: of the file.
+    expected: shapes by name.
+
+  Returns:
+    The expected arrays, in the expected order; None if one is missing, is of
+    another shape, or others than counters are left over.
+  """
+  renamed = {}
+  for name, array in arrays.items():
+    while prefix := next((p for p in PREFIXES if name.startswith(p)), ""):
+      name = name.removeprefix(prefix)
+    renamed[name] = array
+  found = {}
+  for name, shape in expected.items():
+    if name not in renamed:
+      return None
+    array = renamed[name]
+    # ONNX keeps a PReLU's slopes as (C, 1, 1).
+    if array.shape != shape and array.shape != (*shape, 1, 1):
+      return None
+    found[name] = array.reshape(shape)
+  extra = [
+    name
+    for name, array in renamed.items()
+    if name not in expected and array.dtype.kind not in "iub" and array.ndim
+  ]
+  return None if extra else found
+
+
+def match_order(
+  what: str,
+  arrays: Mapping[str, np.ndarray],
+  expected: Mapping[str, tuple[int, ...]],
+  *,
+  ordered: bool,
+) -> dict[str, np.ndarray]:
+  """Takes the arrays in their order.
+
+  Args:
+    what: the start of a message.
+    arrays: of the file; whole numbers, such as counters, are skipped.
+    expected: shapes by name.
+    ordered: whether their order means anything.
+
+  Returns:
+    The expected arrays by PyTorch's names.
+
+  Raises:
+    InputError: a list of what does not fit.
+  """
+  given = {
+    name: array
+    for name, array in arrays.items()
+    if array.dtype.kind not in "iub" and array.ndim
+  }
+  wanted = list(expected.items())
+  fits = ordered and [a.shape for a in given.values()] == [
+    shape for _, shape in wanted
+  ]
+  if fits:
+    return dict(zip(expected, given.values(), strict=True))
+  missing = [f"{n} {s}" for n, s in wanted if n not in given]
+  extra = [f"{n} {a.shape}" for n, a in given.items() if n not in expected]
+  other = [
+    f"{n} {given[n].shape} instead of {s}"
+    for n, s in wanted
+    if n in given and given[n].shape != s
+  ]
+  if len(missing) == len(wanted):  # No name is known: the order decides.
+    pairs = zip(wanted, given.items(), strict=False)
+    other = [
+      f"{n} {a.shape} instead of {name} {shape}"
+      for (name, shape), (n, a) in pairs
+      if a.shape != shape
+    ]
+    missing = [f"{n} {s}" for n, s in wanted[len(given) :]]
+    extra = [f"{n} {a.shape}" for n, a in list(given.items())[len(wanted) :]]
+    if not ordered and not other:
+      other = ["names that are not insightface's, in a file without order"]
+  raise _misfit(what, missing, extra, other)
+
+
+def match_layers(
+  what: str,
+  file: onnx_file.OnnxFile,
+  model: nn.Module,
+  expected: Mapping[str, tuple[int, ...]],
+) -> dict[str, np.ndarray]:
+  """Takes the layers of an ONNX graph in their order.
+
+  Exporters fold a batch normalisation into the convolution before it: such a
+  one becomes the bias of one that does nothing else.
+
+  Args:
+    what: the start of a message.
+    file: the graph.
+    model: the backbone.
+    expected: shapes by name.
+
+  Returns:
+    The expected arrays by PyTorch's names.
+
+  Raises:
+    InputError: what does not fit.
+  """
+  if file.layers is None:
+    raise InputError(
+      f"{what}: {file.obstacle} has no place in such a network; give the"
+      " --model that it is, or its PyTorch file."
+    )
+  found, waiting = {}, list(file.layers)
+  folded: np.ndarray | None = None
+  for layer in layers(model):
+    names = [n for n in expected if n.rpartition(".")[0] == layer.torch]
+    last_is_linear = found and not waiting and layer.kind == BATCH_NORM
+    if layer.kind == BATCH_NORM and (folded is not None or last_is_linear):
+      channels = expected[names[0]]
+      bias = np.zeros(channels, np.float32) if folded is None else folded
+      # With an epsilon of 1e-5 the factor is exactly 1.
+      given = {
+        "weight": np.ones(channels, np.float32),
+        "bias": bias,
+        "running_mean": np.zeros(channels, np.float32),
+        "running_var": np.full(channels, 1 - 1e-5, np.float32),
+      }
+      folded = None
+    else:
+      if not waiting:
+        raise _misfit(what, [layer.torch], [], [])
+      next_layer = waiting.pop(0)
+      given = dict(next_layer.arrays)
+      kind = LINEAR if layer.kind == FLAT_LINEAR else layer.kind
+      if next_layer.kind != kind:
+        raise _misfit(
+          what, [], [], [f"a {next_layer.kind} instead of {layer.torch}"]
+        )
+      if f"{layer.torch}.bias" not in expected:
+        folded = given.pop("bias", None)
+      elif kind == LINEAR and "bias" not in given:
+        given["bias"] = np.zeros(expected[f"{layer.torch}.bias"], np.float32)
+    for name in names:
+      array = given.get(name.rpartition(".")[2])
+      if array is None or array.shape != expected[name]:
+        shape = "nothing" if array is None else array.shape
+        other = f"{name} {shape} instead of {expected[name]}"
+        raise _misfit(what, [], [], [other])
+      found[name] = array
+  if waiting:
+    extra = [f"{one.kind} {one.arrays['weight'].shape}" for one in waiting]
+    raise _misfit(what, [], extra, [])
+  return found
+
+
+def _misfit(
+  what: str, missing: Sequence, extra: Sequence, other: Sequence
+) -> InputError:
+  """An error with lists of what does not fit."""
+  parts = []
+  for kind, items in (
+    ("missing", missing),
+    ("left over", extra),
+    ("different", other),
+  ):
+    if items:
+      more = len(items) - _LISTED
+      shown = ", ".join(items[:_LISTED])
+      parts.append(
+        f"{kind}: {shown}" + (f" and {more} more" if more > 0 else "")
+      )
+  return InputError(
+    f"{what} ({'; '.join(parts)}): give the --model, --embedding_size and"
+    " --image_size that it has."
+  )

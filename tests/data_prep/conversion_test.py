@@ -1,0 +1,102 @@
+"""Where shards end, and what conversions do whatever the engine."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import convert
+
+from data_prep.writing import conversion
+from data_prep.writing.writer import DatasetAssembler
+from jamsface_jax.errors import InputError
+
+LIMITED = """
+import resource, signal, sys
+from data_prep import from_folder
+from jamsface_jax.errors import run_command
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def main():
+  resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))
+  from_folder.convert(sys.argv[1], sys.argv[2], name="tiny", identities=None,
+    min_images=1, pairs=None, skip_bad=False, exclude=None, threads=2)
+run_command(main)
+"""
+
+
+def test_full_disk_is_one_sentence(image_folder, tmp_path):
+  """As far as this can be had without one: no file may pass 9,000 bytes."""
+  done = subprocess.run(
+    [sys.executable, "-c", LIMITED, image_folder / "images", tmp_path / "out"],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1, done.stderr
+  [line] = done.stderr.splitlines()
+  assert "images-00000.array_record' cannot be written (" in line
+  assert "large" in line and line.endswith("keeps the finished shards.")
+  assert not list((tmp_path / "out").iterdir())
+
+
+def stop_after(patch, shards):
+  accept = DatasetAssembler.accept
+
+  def accept_some(self, finished):
+    if len(self.finished) == shards:
+      raise KeyboardInterrupt
+    accept(self, finished)
+
+  patch.setattr(DatasetAssembler, "accept", accept_some)
+
+
+@pytest.fixture
+def padded(image_folder, tmp_path):
+  """The image folder, each file so long that it is a shard of its own."""
+  for path in (image_folder / "images").glob("*/*.jpg"):
+    copy = tmp_path / "images" / path.parent.name / path.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(path.read_bytes() + bytes(6000))
+  return tmp_path
+
+
+@pytest.mark.parametrize("change", ["another size", "another name", "fewer"])
+def test_images_that_changed_between_two_attempts(
+  padded, tmp_path, monkeypatch, change
+):
+  """Shards of the first attempt would not go with the second's."""
+  changes = {"pairs": None, "shard_bytes": 6000}
+  with monkeypatch.context() as patch:
+    stop_after(patch, 3)
+    with pytest.raises(KeyboardInterrupt):
+      convert(padded, tmp_path / "out", **changes)
+  paths = sorted((padded / "images").glob("*/*.jpg"))
+  if change == "another size":
+    paths[1].write_bytes(paths[1].read_bytes()[:-6000])
+  elif change == "another name":
+    paths[1].rename(paths[1].with_name("Person_00_0002b.jpg"))
+  else:  # Of the finished shards the third alone is known, and now too many.
+    for path in paths:
+      path.write_bytes(path.read_bytes()[:-6000])
+    journal = tmp_path / "out" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    entry = json.loads(lines[2]) | {"number": 36}
+    journal.write_text(json.dumps(entry) + "\n")
+  with pytest.raises(InputError, match="part of another conversion"):
+    convert(padded, tmp_path / "out", **changes)
+
+
+def test_sizes_of_files_come_in_order(tmp_path):
+  items = [conversion.Item(0, str(k), 0) for k in range(5000)]
+  for k in range(0, 5000, 7):
+    (tmp_path / str(k)).write_bytes(bytes(k % 50))
+  found = list(conversion.add_file_sizes(str(tmp_path), iter(items)))
+  assert [item.name for item in found] == [item.name for item in items]
+  assert [item.size for item in found] == [
+    k % 50 if k % 7 == 0 else 0 for k in range(5000)
+  ]
+
+
+def test_ray_that_is_not_installed(image_folder, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "ray", None)
+  with pytest.raises(InputError, match=r"pip install 'jamsface-jax\[ray\]'"):
+    convert(image_folder, tmp_path / "out", engine="ray")

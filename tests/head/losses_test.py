@@ -1,0 +1,418 @@
+"""Every loss under the sharded head, against its paper's formula in float64.
+
+The oracles are written with arccos, a full softmax and Python loops over
+nothing but the batch, from the formulas, not from `losses`.
+"""
+
+import math
+import pathlib
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from heads import make_head, put, random_inputs
+
+from jamsface_jax.devices import sharding
+from jamsface_jax.head import class_sampling, losses, margins, softmax
+from jamsface_jax.head.parameters import (
+  ANGULAR,
+  BIAS,
+  COSINE,
+  LOG_SCALE,
+  WEIGHTS,
+)
+
+JOINT = {"smooth": False, "straight_through": False}
+CLASSES, BATCH = 37, 24
+ROWS = jnp.arange(BATCH)
+
+
+def cosines(params, x):
+  w = params[WEIGHTS][:CLASSES]
+  w = w / jnp.linalg.norm(w, axis=1, keepdims=True)
+  return (x / jnp.linalg.norm(x, axis=1, keepdims=True)) @ w.T
+
+
+def cross_entropy(logits, target, labels):
+  return jax.nn.logsumexp(logits.at[ROWS, labels].set(target), axis=1) - target
+
+
+def arc(cosine, a):
+  theta = jnp.arccos(cosine)
+  return jnp.where(
+    theta + a < jnp.pi, jnp.cos(theta + a), cosine - a * jnp.sin(a)
+  )
+
+
+def normface(params, x, y, scale, **_):
+  cosine = cosines(params, x)
+  return cross_entropy(scale * cosine, scale * cosine[ROWS, y], y), {}
+
+
+def plain_softmax(params, x, y, **_):
+  logits = x @ params[WEIGHTS][:CLASSES].T
+  return cross_entropy(logits, logits[ROWS, y], y), {}
+
+
+def combined(params, x, y, scale, m=1.35, **_):
+  cosine = cosines(params, x)
+  inside = m * jnp.arccos(cosine[ROWS, y]) + params[ANGULAR][y]
+  phi = jnp.where(inside < jnp.pi, jnp.cos(inside), -jnp.cos(inside) - 2)
+  return cross_entropy(scale * cosine, scale * (phi - params[COSINE][y]), y), {}
+
+
+def sphereface(params, x, y, running, **_):
+  cosine, length = cosines(params, x), jnp.linalg.norm(x, axis=1)
+  theta = jnp.arccos(cosine[ROWS, y])
+  psi = 0.0
+  for k in range(4):  # eq. 7, piece by piece.
+    here = (theta >= k * jnp.pi / 4) & (theta <= (k + 1) * jnp.pi / 4)
+    psi = jnp.where(here, (-1) ** k * jnp.cos(4 * theta) - 2 * k, psi)
+  steps = running["steps"] + 1
+  weight = max(5.0, 1000 / (1 + 0.12 * steps))
+  f = length * (weight * cosine[ROWS, y] + psi) / (1 + weight)
+  return cross_entropy(length[:, None] * cosine, f, y), {"steps": steps}
+
+
+def adacos(params, x, y, running, **_):
+  cosine, s = cosines(params, x), running["scale"]
+  loss = cross_entropy(s * cosine, s * cosine[ROWS, y], y)
+  others = jnp.exp(s * cosine).at[ROWS, y].set(0).sum(axis=1).mean()
+  median = jnp.median(jnp.arccos(cosine[ROWS, y]))
+  new = jnp.log(others) / jnp.cos(jnp.minimum(jnp.pi / 4, median))
+  return loss, {"scale": new}
+
+
+def mv_softmax(params, x, y, scale, t=1.2, **_):
+  cosine = cosines(params, x)
+  phi = arc(cosine[ROWS, y], params[ANGULAR][y]) - params[COSINE][y]
+  hard = cosine > jax.lax.stop_gradient(phi)[:, None]
+  changed = jnp.where(hard, t * cosine + t - 1, cosine)
+  return cross_entropy(scale * changed, scale * phi, y), {}
+
+
+def curricularface(params, x, y, scale, running, **_):
+  cosine = cosines(params, x)
+  true, a = cosine[ROWS, y], params[ANGULAR][y]
+  t = 0.01 * true.mean() + 0.99 * running["t"]
+  t = jax.lax.stop_gradient(t)
+  hard = cosine > jnp.cos(jnp.arccos(true) + a)[:, None]
+  changed = jnp.where(hard, cosine * (t + cosine), cosine)
+  phi = arc(true, a) - params[COSINE][y]
+  return cross_entropy(scale * changed, scale * phi, y), {"t": t}
+
+
+def magface(params, x, y, scale, **_):
+  cosine = cosines(params, x)
+  length = jnp.clip(jnp.linalg.norm(x, axis=1), 2, 9)
+  m = 0.45 + (0.8 - 0.45) / (9 - 2) * (length - 2)
+  phi = arc(cosine[ROWS, y], m)
+  loss = cross_entropy(scale * cosine, scale * phi, y)
+  return loss + 3.5 * (length / 9**2 + 1 / length), {}
+
+
+def adaface(params, x, y, scale, running, **_):
+  cosine = cosines(params, x)
+  length = jax.lax.stop_gradient(jnp.linalg.norm(x, axis=1))
+  mean = 0.3 * length.mean() + 0.7 * running["mean"]
+  variance = jnp.sum((length - length.mean()) ** 2) / (BATCH - 1)
+  deviation = 0.3 * jnp.sqrt(variance) + 0.7 * running["deviation"]
+  z = jnp.clip(0.333 * (length - mean) / (deviation + 1e-3), -1, 1)
+  m = params[COSINE][y]
+  theta = jnp.arccos(cosine[ROWS, y])
+  phi = jnp.cos(jnp.clip(theta - m * z, 1e-3, jnp.pi - 1e-3)) - m * (1 + z)
+  loss = cross_entropy(scale * cosine, scale * phi, y)
+  return loss, {"mean": mean, "deviation": deviation}
+
+
+def elasticface(params, x, y, scale, noise, space, **_):
+  cosine = cosines(params, x)
+  a, c = params[ANGULAR][y], params[COSINE][y]
+  if space == "angular":
+    a = a + 0.05 * noise
+  else:
+    c = c + 0.05 * noise
+  phi = arc(cosine[ROWS, y], a) - c
+  return cross_entropy(scale * cosine, scale * phi, y), {}
+
+
+def uniface(params, x, y, scale, **_):
+  cosine, b = cosines(params, x), params[BIAS]
+  phi = arc(cosine[ROWS, y], params[ANGULAR][y]) - params[COSINE][y]
+  others = jnp.log(1 + jnp.exp(scale * cosine - b)).at[ROWS, y].set(0)
+  return jnp.log(1 + jnp.exp(b - scale * phi)) + 0.7 * others.sum(axis=1), {}
+
+
+def li_arcface():
+  """The class that CONTRIBUTING.md shows."""
+  text = (pathlib.Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+  names = dict(vars(losses))
+  exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+  return names["LiArcFace"]()
+
+
+def linear(params, x, y, scale, **_):
+  theta = jnp.arccos(cosines(params, x))
+  logits = scale * (1 - 2 * theta / jnp.pi)
+  target = 1 - 2 * (theta[ROWS, y] + params[ANGULAR][y]) / jnp.pi
+  return cross_entropy(logits, scale * target, y), {}
+
+
+CASES = {
+  "normface": (losses.Loss(), normface, {}),
+  "softmax": (losses.Softmax(), plain_softmax, {}),
+  "combined": (losses.Combined(1.35, False), combined, {}),
+  "sphereface": (
+    losses.SphereFace(4.0, 5.0, 1000.0),
+    sphereface,
+    {"steps": 700.0},
+  ),
+  "adacos": (losses.AdaCos(), adacos, {"scale": 6.5}),
+  "mv_softmax": (losses.MVSoftmax(**JOINT, t=1.2), mv_softmax, {}),
+  "curricularface": (
+    losses.CurricularFace(**JOINT, momentum=0.01),
+    curricularface,
+    {"t": 0.3},
+  ),
+  "magface": (losses.MagFace(2, 9, 0.45, 0.8, 3.5), magface, {}),
+  "adaface": (
+    losses.AdaFace(0.333, 0.3),
+    adaface,
+    {"mean": 5.0, "deviation": 2.0},
+  ),
+  "elasticface angular": (
+    losses.ElasticFace(**JOINT, deviation=0.05, space="angular"),
+    partial(elasticface, space="angular"),
+    {},
+  ),
+  "elasticface cosine": (
+    losses.ElasticFace(**JOINT, deviation=0.05, space="cosine"),
+    partial(elasticface, space="cosine"),
+    {},
+  ),
+  "shown in CONTRIBUTING": (li_arcface(), linear, {}),
+  "uniface": (losses.UniFace(**JOINT, weight=0.7, rate=1.0), uniface, {}),
+}
+KEY = jax.random.key(3)
+
+
+def inputs_of(head):
+  """Random inputs of any length, weights not of length 1, hard classes."""
+  params, embeddings, labels = random_inputs(head, BATCH)
+  params[WEIGHTS] *= np.random.default_rng(1).uniform(
+    0.2, 0.5, (len(params[WEIGHTS]), 1)
+  )
+  if head.loss.one_by_one:
+    params[BIAS] = np.float64(2.5)
+  return params, 0.7 * embeddings, labels
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_gradients_and_memory_are_the_paper_s(mesh, name):
+  loss, oracle, running = CASES[name]
+  keep_bytes = 1500 * (mesh.shape["data"] == 2)
+  head = make_head(loss=loss, keep_bytes=keep_bytes)
+  inputs = inputs_of(head)
+  one_step = optax.sgd(1.0)  # The weights' gradient is what they lose.
+
+  @jax.jit
+  def run(params, embeddings, labels, running):
+    result = softmax.loss(
+      *(params, embeddings, labels),
+      running=running,
+      key=KEY,
+      head=head,
+      mesh=mesh,
+    )
+    new = softmax.update_weights(
+      *(params, one_step.init(params[WEIGHTS]), result.pull, jnp.array(True)),
+      optimizer=one_step,
+      clip_norm=0.0,
+      head=head,
+      mesh=mesh,
+    )
+    slopes = {WEIGHTS: params[WEIGHTS] - new.weights, **result.small_slopes}
+    return result, slopes
+
+  start = {k: jnp.float32(v) for k, v in running.items()}
+  got, slopes = run(*put(mesh, *inputs), start)
+
+  noise = np.asarray(jax.random.normal(KEY, (BATCH,)), np.float64)
+
+  def mean(params, x):
+    loss_b, new = oracle(
+      params, x, inputs[2], scale=head.scale, running=running, noise=noise
+    )
+    return loss_b.mean(), (loss_b, new)
+
+  with jax.enable_x64(True):
+    (_, (want_b, want_running)), (want, want_x) = jax.value_and_grad(
+      mean, argnums=(0, 1), has_aux=True
+    )(jax.tree.map(jnp.asarray, inputs[0]), jnp.asarray(inputs[1]))
+  close = partial(np.testing.assert_allclose, rtol=3e-4, atol=3e-6)
+  close(got.cross_entropy, want_b)
+  close(got.embedding_slopes, want_x)
+  assert set(slopes) == set(want)
+  for parameter, slope in slopes.items():
+    close(slope, want[parameter], err_msg=parameter)
+  assert set(got.running) == set(running)
+  for statistic, value in got.running.items():
+    close(value, want_running[statistic])
+  similarity = np.array(cosines(*inputs[:2]))
+  if name == "softmax":
+    similarity = inputs[1] @ inputs[0][WEIGHTS][:CLASSES].T
+  np.testing.assert_array_equal(
+    got.correct, similarity.argmax(axis=1) == inputs[2]
+  )
+  if name == "softmax":  # It knows lengths of weights, not of embeddings.
+    similarity /= np.linalg.norm(inputs[1], axis=1, keepdims=True)
+  rows = np.arange(BATCH)
+  close(got.true_cosine, similarity[rows, inputs[2]])
+  similarity[rows, inputs[2]] = -np.inf
+  close(got.hardest_cosine, similarity.max(axis=1))
+
+
+def test_cases_differ_and_none_is_without_effect():
+  """Inputs are such that every loss does what is its own."""
+  values = {}
+  for name, (loss, oracle, running) in CASES.items():
+    head = make_head(loss=loss)
+    inputs = inputs_of(head)
+    values[name] = oracle(
+      *(jax.tree.map(jnp.asarray, inputs[0]), jnp.asarray(inputs[1])),
+      *inputs[2:],
+      scale=head.scale,
+      running=running,
+      noise=np.linspace(-1, 1, BATCH),
+    )[0]
+  names = list(values)
+  for i, one in enumerate(names):
+    for other in names[:i]:
+      assert np.abs(values[one] - values[other]).max() > 1e-3, (one, other)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "uniface"])
+def test_a_sample_of_all_is_all(name):
+  """A stratum of one class each: the sampled head sees what the exact does."""
+  mesh = sharding.make_mesh(4)
+  loss, _, running = CASES[name]
+  inputs = inputs_of(make_head(loss=loss))
+  start = {k: jnp.float32(v) for k, v in running.items()}
+
+  def run(rate):
+    head = make_head(loss=loss, sample_rate=rate)
+    placed = put(mesh, *inputs)
+    sample = None
+    if rate < 1:
+      sample = class_sampling.draw(KEY, placed[2], head, mesh)
+    result = jax.jit(
+      partial(softmax.loss, running=start, key=KEY, head=head, mesh=mesh)
+    )(*placed, sample=sample)
+    return result.cross_entropy, result.embedding_slopes, result.running
+
+  # 0.99 of 37 classes, rounded up.
+  jax.tree.map(
+    partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6),
+    run(1.0),
+    run(0.99),
+  )
+
+
+@pytest.mark.parametrize(
+  "loss",
+  [
+    losses.Joint(smooth=True, straight_through=False),
+    losses.Joint(smooth=True, straight_through=True),
+    losses.Combined(1.0, False),
+    losses.MVSoftmax(**JOINT, t=1.0),
+    losses.ElasticFace(**JOINT, deviation=0.0, space="cosine"),
+    losses.MagFace(2, 9, 0.0, 0.0, 0.0),
+    losses.AdaFace(0.333, 0.01),
+  ],
+  ids=lambda loss: type(loss).__name__,
+)
+def test_without_margins_all_are_normface(loss):
+  mesh = sharding.make_mesh(4)
+
+  def run(loss, inputs):
+    head = make_head(loss=loss)
+    start = {k: jnp.float32(v) for k, v in loss.start(CLASSES).items()}
+    result = jax.jit(
+      partial(softmax.loss, running=start, key=KEY, head=head, mesh=mesh)
+    )(*put(mesh, *inputs))
+    return result.cross_entropy, result.embedding_slopes
+
+  params, *batch = random_inputs(make_head(), BATCH)
+  params[ANGULAR][:] = params[COSINE][:] = 0.0
+  jax.tree.map(
+    partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+    run(loss, (params, *batch)),
+    run(losses.Loss(), (params, *batch)),
+  )
+
+
+@pytest.mark.parametrize("kind", ["joint", "combined"])
+def test_straight_through_has_slope_1_in_the_cosine_alone(kind):
+  make = {
+    "joint": lambda through: losses.Joint(True, through),
+    "combined": lambda through: losses.Combined(1.35, through),
+  }[kind]
+  cosine = jnp.array([0.9, 0.3, -0.4])
+  a, c = jnp.full(3, 0.3), jnp.full(3, 0.2)
+
+  def total(loss, cosine, a, c):
+    x = losses.Example(cosine, a, c, jnp.ones(3), jnp.zeros(3), {})
+    return loss.similarity(x).sum()
+
+  true = jax.value_and_grad(total, (1, 2, 3))(make(False), cosine, a, c)
+  through = jax.value_and_grad(total, (1, 2, 3))(make(True), cosine, a, c)
+  np.testing.assert_allclose(true[0], through[0], rtol=1e-6)
+  np.testing.assert_allclose(through[1][0], 1.0)
+  assert np.all(np.abs(true[1][0] - 1) > 0.01)
+  for k in (1, 2):  # Margins keep their true slope.
+    np.testing.assert_allclose(through[1][k], true[1][k], rtol=1e-6)
+
+
+def test_combined_margin_falls_with_the_angle_and_is_sphereface_s():
+  theta = np.linspace(1e-2, np.pi - 1e-2, 3000)
+  zero = jnp.zeros(3000)
+  psi = margins.combined(jnp.cos(theta), 4.0, zero, zero)
+  assert np.all(np.diff(psi) < 1e-4)
+  assert psi[-1] < -6.9  # Three pieces further down.
+  for m, a, c in [(1.0, 0.5, 0.0), (0.9, 0.4, 0.15)]:
+    got = margins.combined(jnp.cos(theta), m, zero + a, zero + c)
+    inside = m * theta + a < np.pi
+    want = np.cos(m * theta + a) - c
+    np.testing.assert_allclose(got[inside], want[inside], atol=2e-5)
+
+
+def test_first_values():
+  assert losses.AdaCos().start(1001)["scale"] == pytest.approx(
+    math.sqrt(2) * math.log(1000)
+  )
+  assert losses.UniFace(**JOINT, weight=1.0, rate=0.1).first_bias(
+    1000
+  ) == pytest.approx(math.log(1000))
+
+
+def test_learned_scale_of_a_loss_that_hardens(mesh):
+  head = make_head(loss=losses.MVSoftmax(**JOINT, t=1.2), learn_scale=True)
+  inputs = inputs_of(head)
+  result = jax.jit(
+    partial(softmax.loss, running={}, key=KEY, head=head, mesh=mesh)
+  )(*put(mesh, *inputs))
+
+  def mean(log_scale):
+    return mv_softmax(
+      *(jax.tree.map(jnp.asarray, inputs[0]), jnp.asarray(inputs[1])),
+      inputs[2],
+      scale=jnp.exp(log_scale),
+    )[0].mean()
+
+  with jax.enable_x64(True):
+    want = jax.grad(mean)(inputs[0][LOG_SCALE])
+  np.testing.assert_allclose(result.small_slopes[LOG_SCALE], want, rtol=1e-4)

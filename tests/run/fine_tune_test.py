@@ -1,0 +1,195 @@
+"""Runs that begin with parts of another run."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_one_sentence, convert
+from train_test import assert_equal, read_lines, read_state, tiny_config
+from train_test import without_speed as timeless
+
+from jamsface_jax.devices import sharding
+from jamsface_jax.errors import InputError
+from jamsface_jax.run import fine_tune, state
+from jamsface_jax.run.checkpoint import CheckpointReader
+from jamsface_jax.training.step_log import StepLog
+from jamsface_jax.training.train import train
+
+
+@pytest.fixture(scope="module")
+def source(dataset, tmp_path_factory):
+  """A finished run to take parts of."""
+  workdir = tmp_path_factory.mktemp("run") / "source"
+  assert train(tiny_config(dataset), str(workdir)) == 0
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def few_classes(image_folder, tmp_path_factory):
+  """The one identity with four images."""
+  directory = tmp_path_factory.mktemp("data") / "few"
+  convert(image_folder, directory, name="few", min_images=4, pairs=None)
+  return str(directory)
+
+
+def begun(config, source, keep, num_classes=12):
+  """The first state of a run that begins with parts of `source`."""
+  parts = state.make_parts(config, num_classes, 37)
+  mesh = sharding.make_mesh(2)
+  first = state.create_state(5, parts, 32, mesh)
+  chosen = fine_tune.FineTune(str(source), 12, keep)
+  after = fine_tune.begin_with(chosen, first, config, parts, mesh)
+  return jax.device_get(first), jax.device_get(after)
+
+
+@pytest.mark.parametrize(
+  "keep", [("backbone",), ("weights",), ("margins",), ("backbone", "margins")]
+)
+def test_kept_parts_come_over_and_no_others(source, dataset, keep):
+  config = tiny_config(dataset)
+  first, after = begun(config, source, keep)
+  theirs = read_state(config, source)
+  from_them = {
+    "backbone": (first.params["backbone"], first.batch_stats),
+    "weights": first.params["head"]["weights"],
+    "margins": [
+      first.params["head"][name] for name in fine_tune.HEAD_PARTS["margins"]
+    ],
+  }
+
+  def pick(whole):
+    head = whole.params["head"]
+    return {
+      "backbone": (whole.params["backbone"], whole.batch_stats),
+      "weights": head["weights"],
+      "margins": [head[name] for name in fine_tune.HEAD_PARTS["margins"]],
+    }
+
+  for name in from_them:
+    want = theirs if name in keep else first
+    assert_equal(pick(after)[name], pick(want)[name])
+  flat = [
+    np.concatenate([x.ravel() for x in jax.tree.leaves(pick(w))])
+    for w in (first, theirs)
+  ]
+  assert not np.array_equal(*flat)  # There was something to bring over.
+  assert_equal(after.opt_state, first.opt_state)
+  assert after.step == 0
+
+
+def test_other_classes_take_the_backbone_only(source, few_classes):
+  config = tiny_config(few_classes)
+  begun(config, source, ("backbone",), num_classes=3)
+  for part in ("weights", "margins"):
+    with pytest.raises(InputError, match="num_classes 12 and this run 3"):
+      begun(config, source, (part,), num_classes=3)
+
+
+def test_another_model_is_refused(source, dataset):
+  config = tiny_config(dataset, **{"model.width": 0.25})
+  with pytest.raises(InputError, match="model.width 0.125 and this run 0.25"):
+    begun(config, source, ("backbone",))
+
+
+def test_every_setting_of_the_model_is_compared_but_the_named(source, dataset):
+  """New settings too: whoever adds one must think about it."""
+  same = tiny_config(dataset)
+  parts = state.make_parts(same, 12, 37)
+  chosen = fine_tune.FineTune(str(source), 12, ("backbone",))
+  stored = {"color_order": "RGB", "num_classes": 12}
+  may_differ = set()
+  for name, value in same.model.items():
+    config = tiny_config(dataset)
+    other = {str: "other", tuple: (9,)}.get(type(value), 7)
+    with config.ignore_type():
+      config.model[name] = other
+    try:
+      fine_tune._check_fits(chosen, stored, config, parts)
+      may_differ.add(name)
+    except InputError as error:
+      assert f"model.{name} {value!r} and this run" in str(error)
+  assert may_differ == {
+    *("dropout", "drop_path", "mask_ratio"),
+    *("dtype", "remat", "batch_norm_group"),
+  }
+
+
+def test_fine_tuned_run_resumes_exactly_without_the_flag(
+  source, dataset, tmp_path, monkeypatch
+):
+  class Killed(BaseException):
+    pass
+
+  add = StepLog.add
+  config = tiny_config(dataset, seed=3)
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  assert train(config, str(whole), fine_tune_from=str(source)) == 0
+  # Killed before the first checkpoint and after one.
+  for stop, flag in ((2, str(source)), (6, None)):
+
+    def kill(self, step, metrics, ids, stop=stop):
+      if step == stop:
+        raise Killed
+      add(self, step, metrics, ids)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+      patch.setattr(StepLog, "add", kill)
+      train(config, str(killed), fine_tune_from=flag)
+  assert train(config, str(killed)) == 0
+  assert_equal(read_state(config, killed), read_state(config, whole))
+  assert timeless(read_lines(killed)) == timeless(read_lines(whole))
+  reader = CheckpointReader(str(killed))
+  assert reader.metadata(12)["fine_tuned_from"] == {
+    "workdir": str(source),
+    "step": 12,
+    "keep": ["backbone"],
+  }
+  # The flag may stay, but not say something else.
+  assert train(config, str(killed), fine_tune_from=str(source)) == 0
+  with pytest.raises(InputError, match="began with backbone of"):
+    train(config, str(killed), fine_tune_from=str(whole))
+  with pytest.raises(InputError, match="began with backbone of"):
+    train(
+      config,
+      str(killed),
+      fine_tune_from=str(source),
+      fine_tune_keep="backbone,margins",
+    )
+  # The fine-tuned run is another one than that which begins afresh.
+  afresh = tmp_path / "afresh"
+  assert train(config, str(afresh)) == 0
+  assert timeless(read_lines(afresh))[0] != timeless(read_lines(whole))[0]
+  with pytest.raises(InputError, match="began without --fine_tune_from"):
+    train(config, str(afresh), fine_tune_from=str(source))
+
+
+def test_step_is_remembered(source, tmp_path):
+  """The other run may go on in the meantime."""
+  workdir = str(tmp_path)
+  values = {"workdir": str(source), "step": 8, "keep": ["backbone"]}
+  (tmp_path / fine_tune.FINE_TUNE_FILE).write_text(json.dumps(values))
+  chosen = fine_tune.plan(workdir, str(source), "backbone", save=True)
+  assert chosen.step == 8
+  assert fine_tune.plan(workdir, None, "backbone", save=True) == chosen
+
+
+@pytest.mark.parametrize(
+  ("flags", "parts"),
+  [
+    (["--fine_tune_from=/nowhere"], ["/nowhere", "no checkpoint"]),
+    (["--fine_tune_keep=legs"], ["--fine_tune_keep='legs'", "weights"]),
+    (["--fine_tune_keep="], ["--fine_tune_keep=''", "backbone"]),
+  ],
+)
+def test_mistakes_are_one_sentence(run, source, tmp_path, flags, parts):
+  done = run(
+    "jamsface_jax.main",
+    "--config=configs/demo.py:tiny",
+    f"--workdir={tmp_path / 'w'}",
+    f"--fine_tune_from={source}",
+    *flags,
+  )
+  assert_one_sentence(done, *parts)
+  assert os.listdir(tmp_path / "w") == ["lock"]

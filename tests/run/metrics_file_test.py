@@ -1,0 +1,47 @@
+"""What a run logged is read back, torn lines included."""
+
+import numpy as np
+import pytest
+
+from jamsface_jax.errors import InputError
+from jamsface_jax.run.metrics_file import read_metrics
+
+
+def test_read_metrics(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(
+    '{"step": 10, "train/loss": 3.5}\n'
+    '{"step": 20, "train/loss": 3, "lfw/tar@1e-4": null}\n'
+    "\n"
+    '{"step": 30, "train/loss": NaN}\n'
+    '{"step": 20, "train/loss": 2.5, "lfw/accuracy": 0.5}\n'  # Resumed.
+    '{"step": 40, "train/lo'
+  )
+  metrics = read_metrics(path)
+  assert set(metrics) == {"train/loss", "lfw/accuracy", "lfw/tar@1e-4"}
+  wanted = {
+    "train/loss": ([10, 20, 30], [3.5, 2.5, np.nan]),
+    "lfw/accuracy": ([20], [0.5]),
+    "lfw/tar@1e-4": ([20], [np.nan]),
+  }
+  for name, (steps, values) in wanted.items():
+    assert metrics[name][0].dtype == np.int64
+    np.testing.assert_array_equal(metrics[name][0], steps)
+    np.testing.assert_array_equal(metrics[name][1], values)
+
+
+@pytest.mark.parametrize(
+  "line", ["{", "[1]", '{"train/loss": 1}', '{"step": 1, "a": "b"}', "7"]
+)
+def test_broken_metrics_are_refused(tmp_path, line):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1, "a": 2}\n' + line + "\n")
+  with pytest.raises(InputError, match="metrics.jsonl:2: is not an object"):
+    read_metrics(path)
+  path.write_text('{"step": 1, "a": 2}\n' + line)  # Cut off.
+  assert list(read_metrics(path)) == ["a"]
+
+
+def test_missing_metrics_are_refused(tmp_path):
+  with pytest.raises(InputError, match="No such file"):
+    read_metrics(tmp_path / "metrics.jsonl")

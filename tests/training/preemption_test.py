@@ -1,0 +1,104 @@
+"""Runs that are asked to stop: SIGTERM, Ctrl-C once and twice."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+from train_test import (
+  assert_equal,
+  command,
+  environment,
+  read_lines,
+  read_state,
+  tiny_config,
+  wait_for_step,
+  without_speed,
+)
+
+from jamsface_jax.errors import EXIT_PREEMPTED
+from jamsface_jax.training.preemption import Preemption
+from jamsface_jax.training.train import train
+
+
+def start(dataset, workdir, *flags):
+  return subprocess.Popen(
+    command(dataset, workdir, *flags),
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_signals_are_noted_and_given_back():
+  for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
+    preemption = Preemption()
+    assert not preemption.requested(1)
+    signal.raise_signal(number)
+    assert preemption.requested(2) and preemption.exit_code == code
+    # A second Ctrl-C is the system's, which ends the process.
+    if number == signal.SIGINT:
+      assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    preemption.close()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  # Whatever it was: tests that run in the background begin by ignoring it.
+  assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_ctrl_c_twice_stops_at_once(dataset, tmp_path):
+  workdir = tmp_path / "w"
+  flags = ("--config.checkpoint.every=1000", "--config.schedule.length=3000")
+  process = start(dataset, workdir, *flags)
+  wait_for_step(workdir, 7, process)
+  process.send_signal(signal.SIGINT)
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 130, err
+  assert "run the same command again" in out and "Ctrl-C again" in err
+  assert "Traceback" not in err
+  (saved,) = os.listdir(workdir / "checkpoints")
+  assert int(saved) >= 7
+
+  process = start(dataset, workdir, *flags)
+  wait_for_step(workdir, int(saved) + 3, process)
+  process.send_signal(signal.SIGSTOP)  # So that both come in one step.
+  process.send_signal(signal.SIGINT)
+  process.send_signal(signal.SIGCONT)
+  while b"Ctrl-C again" not in os.read(process.stderr.fileno(), 1000):
+    pass
+  process.send_signal(signal.SIGINT)
+  process.communicate(timeout=60)
+  # At once, or the step and its checkpoint were already over.
+  assert process.returncode in (-signal.SIGINT, 130)
+
+
+@pytest.mark.parametrize("stop", [4, 6, 7])
+def test_evaluation_at_the_step_of_a_preemption_is_done_later(
+  dataset, tmp_path, monkeypatch, stop
+):
+  """Metrics are equal too: evaluations every 2, lines every 5 steps."""
+  changes = {
+    "evaluation.every": 2,
+    "log_every": 5,
+    "schedule.length": 8.0,
+    "checkpoint.every": 1000,
+    "checkpoint.keep_last": 1,
+    "checkpoint.keep_best": "tiny/auc",
+  }
+  config = tiny_config(dataset, **changes)
+  whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+  assert train(config, str(whole)) == 0
+  with monkeypatch.context() as patch:
+    patch.setattr(Preemption, "requested", lambda self, step: step == stop)
+    assert train(config, str(stopped)) == EXIT_PREEMPTED
+  evaluated = [x["step"] for x in read_lines(stopped) if "tiny/auc" in x]
+  assert stop not in evaluated
+  assert train(config, str(stopped)) == 0
+  want = without_speed(read_lines(whole))
+  assert [x["step"] for x in want if "tiny/auc" in x] == [2, 4, 6, 8]
+  assert without_speed(read_lines(stopped)) == want
+  assert_equal(read_state(config, stopped, 8), read_state(config, whole, 8))
+  # Nothing more is measured of a finished run.
+  assert train(config, str(stopped)) == 0
+  assert without_speed(read_lines(stopped)) == want

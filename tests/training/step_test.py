@@ -1,0 +1,351 @@
+"""One training step: the same on every mesh, accumulated or not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jamsface_jax import config as config_lib
+from jamsface_jax.data.sources import NoiseSource
+from jamsface_jax.devices import sharding
+from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.head.losses import make_loss
+from jamsface_jax.run import state
+from jamsface_jax.training.step import make_train_step
+
+SIZE = 32
+
+
+def tiny_config(**changes):
+  config = config_lib.tiny(config_lib.base_config())
+  config.data.batch_size = 32
+  config.schedule.warmup = 0.0
+  config.head.scale = 16.0
+  # Large steps turn differences of rounding into flips of activations.
+  config.optimizer.learning_rate = 0.02
+  config.augment.shift = 1
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def run_steps(config, mesh, steps=2, classes=10):
+  source = NoiseSource(classes, 64, SIZE)
+  parts = state.make_parts(config, source.num_classes, len(source))
+  current = state.create_state(0, parts, SIZE, mesh, source.class_sizes)
+  step_fn = make_train_step(config, parts, mesh)
+  rows = sharding.local_rows(32, mesh)
+  metrics = None
+  for k in range(steps):
+    images, labels = source.read((rows + 32 * k) % 64)
+    batch = sharding.put_batch(
+      {"images": images, "labels": labels}, rows, 32, mesh
+    )
+    current, metrics = step_fn(current, batch)
+  return jax.device_get(current), {k: float(v) for k, v in metrics.items()}
+
+
+@pytest.fixture(scope="module")
+def one_device():
+  from jax.sharding import AxisType
+
+  mesh = jax.make_mesh(
+    (1, 1),
+    ("data", "model"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=jax.devices()[:1],
+  )
+  return mesh, run_steps(tiny_config(), mesh)
+
+
+def assert_close(got, want, rtol=2e-3, atol=2e-5):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol),
+    got,
+    want,
+  )
+
+
+def test_does_not_depend_on_the_mesh(mesh, one_device):
+  got, metrics = run_steps(tiny_config(), mesh)
+  want, want_metrics = one_device[1]
+  assert_close(got, want)
+  assert_close(metrics, want_metrics)
+  assert got.step == 2
+
+
+def test_everything_moves_but_what_is_frozen(one_device):
+  mesh, (got, _) = one_device
+  parts = state.make_parts(tiny_config(), 10, 64)
+  first = jax.device_get(state.create_state(0, parts, SIZE, mesh))
+  flat, _ = jax.tree_util.tree_flatten_with_path(
+    (first.params, first.batch_stats)
+  )
+  after = jax.tree.leaves((got.params, got.batch_stats))
+  for (path, before), now in zip(flat, after, strict=True):
+    name = jax.tree_util.keystr(path)
+    frozen = "embedding_bn']['scale" in name
+    assert np.array_equal(before, now) == frozen, name
+  for name, mean in ((head_lib.ANGULAR, 0.3), (head_lib.COSINE, 0.2)):
+    np.testing.assert_allclose(
+      got.params["head"][name][:10].mean(), mean, atol=1e-5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "word",
+  ["softmax", "sphereface", "adacos", "curricularface", "adaface"]
+  + ["elasticface", "uniface"],
+)
+def test_losses_train_and_remember_the_same_on_every_mesh(word):
+  changes = {f"head.{k}": v for k, v in config_lib.PUBLISHED[word].items()}
+  config = tiny_config(**changes)
+  config.head.scale = 16.0
+  got, metrics = run_steps(config, sharding.make_mesh(4))
+  want, want_metrics = run_steps(config, sharding.make_mesh(1))
+  assert_close(got, want)
+  assert_close(metrics, want_metrics)
+  start = make_loss(config.head).start(10)
+  assert set(got.running) == set(start)
+  for name, first in start.items():
+    assert got.running[name] != first
+    assert f"train/loss_{name}" in metrics
+  assert np.isfinite(metrics["train/loss"])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_accumulation_equals_the_large_batch(devices):
+  """With statistics of 2 examples each, batch normalisation agrees too."""
+  mesh = sharding.make_mesh(-1 if devices == 8 else 1)
+  changes = {"model.batch_norm_group": 2}
+  whole, metrics = run_steps(tiny_config(**changes), mesh, steps=1)
+  changes |= {"optimizer.accumulation": 2, "head.fused_update": False}
+  parts, parts_metrics = run_steps(tiny_config(**changes), mesh, steps=1)
+  assert_close(parts.params, whole.params)
+  for name in ("train/loss", "train/cross_entropy"):
+    np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=1e-4)
+  # Unclipped, hundreds; and the statistics of 2 examples make much of how sums
+  # were rounded: 1e-5 to 6e-4 of it over seeds.
+  name = "train/gradient_norm"
+  np.testing.assert_allclose(parts_metrics[name], metrics[name], rtol=2e-3)
+
+
+def test_micro_batches_share_every_device(mesh):
+  array = jax.device_put(
+    np.arange(64).reshape(32, 2),
+    jax.sharding.NamedSharding(mesh, sharding.BATCH),
+  )
+  parts = jax.jit(lambda a: sharding.split_batch(a, 2, mesh))(array)
+  assert parts.shape == (2, 16, 2)
+  assert sorted(np.asarray(parts)[..., 0].ravel()) == list(range(0, 64, 2))
+  for shard in parts.addressable_shards:
+    rows = np.asarray(shard.data)[..., 0] // 2
+    held = {int(r) for r in np.ravel(rows)}
+    original = next(
+      s for s in array.addressable_shards if s.device == shard.device
+    )
+    assert held == {int(r) for r in np.asarray(original.data)[:, 0] // 2}
+
+
+def test_frozen_margins_leave_the_margins_alone(one_device):
+  mesh, _ = one_device
+  config = tiny_config(
+    **{"head.learn_angular": False, "head.learn_cosine": False}
+  )
+  got, _ = run_steps(config, mesh)
+  np.testing.assert_array_equal(
+    got.params["head"][head_lib.ANGULAR][:10], np.float32(0.3)
+  )
+
+
+def test_lambda_pushes_margins_up(one_device):
+  mesh, _ = one_device
+  config = tiny_config(
+    **{
+      "head.margin_rule": "lambda",
+      "head.angular_lambda": 1e6,
+      "head.cosine_lambda": 0.0,
+    }
+  )
+  got, metrics = run_steps(config, mesh)
+  np.testing.assert_allclose(got.params["head"][head_lib.ANGULAR][:10], 0.8)
+  assert metrics["train/loss"] < metrics["train/cross_entropy"] - 1000
+
+
+def test_optimizer_state_is_sharded_as_its_parameter(mesh):
+  parts = state.make_parts(tiny_config(), 10, 64)
+  created = state.create_state(0, parts, SIZE, mesh)
+  model = mesh.shape["model"]
+  momenta = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(created.opt_state)
+    if "weights" in jax.tree_util.keystr(path) and leaf.ndim
+  ]
+  assert len(momenta) == 1
+  for array in (created.params["head"]["weights"], *momenta):
+    assert array.shape == (64, 32)
+    shapes = {s.data.shape for s in array.addressable_shards}
+    assert shapes == {(64 // model, 32)}
+  for leaf in jax.tree.leaves(created.params["backbone"]):
+    assert leaf.sharding.is_fully_replicated
+
+
+def test_dropout_is_keyed_by_step(one_device):
+  mesh, _ = one_device
+  config = tiny_config(**{"model.dropout": 0.5})
+  first, _ = run_steps(config, mesh)
+  second, _ = run_steps(config, mesh)
+  assert_close(first, second, rtol=0, atol=0)
+  assert jnp.isfinite(first.params["head"]["weights"]).all()
+
+
+@pytest.mark.parametrize("augments", [True, False])
+def test_augmentation_is_keyed_by_step(one_device, augments):
+  """Two steps on one batch that change nothing: only the flips differ."""
+  mesh, _ = one_device
+  config = tiny_config(
+    **{
+      "optimizer.learning_rate": 1e-30,
+      "augment.flip": augments,
+      "augment.shift": 0,
+    }
+  )
+  parts = state.make_parts(config, 10, 64)
+  current = state.create_state(0, parts, SIZE, mesh)
+  step_fn = make_train_step(config, parts, mesh)
+  images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
+  batch = {"images": images, "labels": labels}
+  losses = []
+  for _ in range(2):
+    placed = sharding.put_batch(batch, np.arange(32), 32, mesh)
+    current, metrics = step_fn(current, placed)
+    losses.append(float(metrics["train/loss"]))
+  assert (losses[0] != losses[1]) == augments
+
+
+def test_is_compiled_once(one_device):
+  """The first state and those that steps return are of one type."""
+  mesh, _ = one_device
+  config = tiny_config()
+  parts = state.make_parts(config, 10, 64)
+  created = state.create_state(0, parts, SIZE, mesh)
+  step_fn = make_train_step(config, parts, mesh)
+  images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
+  batch = sharding.put_batch(
+    {"images": images, "labels": labels}, np.arange(32), 32, mesh
+  )
+  after = jax.eval_shape(step_fn, created, batch)[0]
+  for leaf, later in zip(
+    jax.tree.leaves(created), jax.tree.leaves(after), strict=True
+  ):
+    assert jax.typeof(leaf) == jax.typeof(later)
+    assert not leaf.weak_type
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_fused_update_is_the_plain_one(mesh, clip_norm):
+  changes = {"head.clip_norm": clip_norm, "head.chunk_classes": 3}
+  fused, fused_metrics = run_steps(tiny_config(**changes), mesh)
+  changes["head.fused_update"] = False
+  plain, plain_metrics = run_steps(tiny_config(**changes), mesh)
+  assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+  assert_close(fused_metrics, plain_metrics, rtol=1e-4)
+
+
+def test_sample_rate_1_is_the_exact_head_and_less_is_not(one_device):
+  mesh, _ = one_device
+  exact, whole, some = (
+    run_steps(tiny_config(**changes), mesh, classes=60)[0]
+    for changes in (
+      {},
+      {"head.sample_rate": 1.0, "head.weigh_sample": True},
+      {"head.sample_rate": 0.2},
+    )
+  )
+  assert_close(whole, exact, rtol=0, atol=0)
+  difference = some.params["head"]["weights"] - exact.params["head"]["weights"]
+  assert np.abs(difference).max() > 1e-6
+
+
+def test_a_sampled_step_does_not_depend_on_the_mesh(mesh, one_device):
+  config = tiny_config(**{"head.sample_rate": 0.3, "head.sub_centers": 2})
+  want, want_metrics = run_steps(config, one_device[0], classes=60)
+  got, metrics = run_steps(config, mesh, classes=60)
+  assert_close(got, want)
+  assert_close(metrics, want_metrics)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
+  mesh = sharding.make_mesh(4)
+  config = tiny_config(**{"head.fused_update": fused})
+  parts = state.make_parts(config, 10, 64)
+  first = state.create_state(0, parts, SIZE, mesh)
+  bias = first.params["backbone"]["embedding_bn"]["bias"]
+  first.params["backbone"]["embedding_bn"]["bias"] = bias * jnp.nan
+  before = jax.device_get(first)
+  step_fn = make_train_step(config, parts, mesh)
+  images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
+  batch = {"images": images, "labels": labels}
+  current = first
+  for _ in range(2):
+    placed = sharding.put_batch(batch, sharding.local_rows(32, mesh), 32, mesh)
+    current, metrics = step_fn(current, placed)
+  after = jax.device_get(current)
+  assert after.step == 2
+  assert list(after.rejected) == [2, 2]
+  assert metrics["train/rejected_steps"] == 2
+  assert not np.isfinite(metrics["train/loss"])
+  for part in ("params", "batch_stats", "opt_state"):
+    jax.tree.map(
+      np.testing.assert_array_equal, getattr(after, part), getattr(before, part)
+    )
+
+
+def test_a_step_that_counts_images_does_not_depend_on_the_mesh(
+  mesh, one_device
+):
+  config = tiny_config(
+    **{"head.count_power": 3.0, "head.margin_rate": 5.0},
+    **{"head.logit_adjustment": 1.0, "head.sample_rate": 0.5},
+  )
+  want, want_metrics = run_steps(config, one_device[0])
+  got, metrics = run_steps(config, mesh)
+  assert_close(got, want)
+  assert_close(metrics, want_metrics)
+  sizes = np.bincount(NoiseSource(10, 64, SIZE).labels(), minlength=10)
+  kept = np.asarray(got.params["head"][head_lib.CLASS_SIZES])
+  np.testing.assert_array_equal(kept[:10], sizes)
+  weights = sizes**3 / np.mean(sizes**3)
+  for name, mean in ((head_lib.ANGULAR, 0.3), (head_lib.COSINE, 0.2)):
+    margins = np.asarray(got.params["head"][name])[:10]
+    assert np.ptp(margins) > 1e-3
+    assert np.mean(weights * margins) == pytest.approx(mean, abs=1e-5)
+
+
+def test_the_strength_of_the_reward_follows_its_schedule():
+  """Of classes that no batch has, the margins are moved by it alone."""
+  config = tiny_config(
+    **{
+      "head.margin_rule": "lambda",
+      "head.angular_lambda": 5.0,
+      "head.cosine_lambda": 2.0,
+      "head.lambda_end": 3.0,
+      "schedule.decay": "constant",
+    }
+  )
+  rate = config.head.margin_rate * 0.02 * 32 / config.optimizer.reference_batch
+  now, metrics = run_steps(config, sharding.make_mesh(4), steps=3, classes=200)
+  factors = np.array([1.0, 1.4, 1.8])  # Of 5 steps, to 3.
+  absent = np.setdiff1d(np.arange(200), NoiseSource(200, 64, SIZE).labels())
+  assert len(absent) > 100
+  for name, first, strength in (
+    (head_lib.ANGULAR, 0.3, 5.0),
+    (head_lib.COSINE, 0.2, 2.0),
+  ):
+    moved = np.asarray(now.params["head"][name], np.float64)[absent] - first
+    np.testing.assert_allclose(
+      moved, rate * factors.sum() * strength / 200, rtol=2e-2
+    )
+  reward = metrics["train/cross_entropy"] - metrics["train/loss"]
+  assert reward == pytest.approx(1.8 * (5 * 0.3 + 2 * 0.2), rel=1e-3)

@@ -1,0 +1,147 @@
+"""What a run says of itself is so."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from jamsface_jax import config as config_lib
+from jamsface_jax.data.sources import NoiseSource
+from jamsface_jax.devices import sharding
+from jamsface_jax.head import memory
+from jamsface_jax.run import state
+from jamsface_jax.training import summary
+
+
+def setup(**changes):
+  config = config_lib.tiny(config_lib.base_config())
+  config.update_from_flattened_dict(changes)
+  mesh = sharding.make_mesh(-1)
+  parts = state.make_parts(config, 12, 37)
+  return config, parts, mesh
+
+
+def by_hand(config, parts):
+  """Twice the products of each convolution and of the last layer."""
+  size = config.data.image_size
+  variables, kept = {}, {}
+  image = jnp.zeros((1, size, size, 3))
+
+  def forward(key):
+    variables = parts.model.init(key, image, train=False)
+    _, seen = parts.model.apply(
+      variables, image, train=False, capture_intermediates=True
+    )
+    return variables["params"], seen["intermediates"]
+
+  variables, kept = jax.eval_shape(forward, jax.random.key(0))
+  outputs = traverse_util.flatten_dict(kept)
+  total = 0
+  for path, kernel in traverse_util.flatten_dict(variables).items():
+    if path[-1] == "kernel":
+      (output,) = outputs[(*path[:-1], "__call__")]
+      places = np.prod(output.shape) // kernel.shape[-1]
+      total += 2 * places * np.prod(kernel.shape)
+  return total
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0])
+def test_operations_of_the_backbone(width):
+  config, parts, mesh = setup(**{"model.width": width})
+  counted = summary.count_operations(config, parts, mesh)
+  wanted = by_hand(config, parts)
+  # The rest are normalisations and activations; borders are not multiplied.
+  assert 0.85 * wanted < counted < 1.1 * wanted
+
+
+def test_opening_fits_a_screen_and_has_the_numbers():
+  config, parts, mesh = setup(
+    **{"schedule.length": 40.0, "schedule.milestones": (10.0, 20.0)}
+  )
+  config.schedule.decay = "step"
+  source = NoiseSource(12, 37, 32)
+  cost = memory.estimate(
+    *(parts.head, 16, mesh),
+    optimizer=parts.optimizers.weights,
+    fused_update=True,
+  )
+  text = summary.opening(config, source, parts, mesh, cost, 8, 40)
+  lines = text.splitlines()
+  assert len(lines) <= 24
+  shapes = state.state_shapes(parts, 32, mesh).params["backbone"]
+  parameters = sum(np.prod(x.shape) for x in jax.tree.leaves(shapes))
+  assert f"{parameters:,} parameters" in text
+  assert "37 images of 12 classes (3 to 4 each)" in text
+  assert "8 done of 40, 16 images each: 17.3 epochs" in text
+  rate = config.optimizer.learning_rate * 16 / 1024
+  assert (
+    f"learning rate {rate:g}, warm-up 1 steps, decay step by 0.1 at 10, 20"
+    in text
+  )
+  assert "8 cpu, mesh data 1 x model 8, 1 process(es)" in text
+  assert re.search(r"time +at least \d+:\d\d:\d\d", text)
+
+
+def test_the_rate_told_is_the_first_after_the_warm_up():
+  config, parts, _ = setup(**{"schedule.length": 40.0, "schedule.warmup": 4.0})
+  told = float(summary._schedule_text(config).split()[2].rstrip(","))
+  assert told == pytest.approx(float(parts.schedule(4)), rel=1e-5)
+
+
+def test_closing_names_what_to_type(tmp_path, capsys):
+  workdir = str(tmp_path / "a run")
+  os.makedirs(workdir)
+  summary.close(workdir, 7, [])
+  text = capsys.readouterr().out
+  assert text.startswith("finished 7 steps\n")
+  assert f"report: {workdir}/report.html" in text
+  for command in ("embed", "evaluate", "export"):
+    assert f"-m jamsface_jax.{command} --workdir='{workdir}'" in text
+  assert (tmp_path / "a run" / "summary.txt").read_text() == text
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_a_bar_and_ends_it(tmp_path):
+  """On a terminal 100 columns wide, whose bytes are looked at."""
+  main, other = pty.openpty()
+  subprocess.run(["stty", "cols", "100", "rows", "40"], stdin=other, check=True)
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      "jamsface_jax.main",
+      "--config=configs/demo.py:tiny",
+      f"--workdir={tmp_path / 'w'}",
+    ],
+    stdin=other,
+    stdout=other,
+    stderr=other,
+    env=environment | {"NO_COLOR": "1"},
+  )
+  os.close(other)
+  seen = b""
+  while True:
+    try:
+      part = os.read(main, 4096)
+    except OSError:  # Linux: the other end is closed.
+      break
+    if not part:
+      break
+    seen += part
+  assert process.wait() == 0
+  text = seen.decode()
+  assert re.search(r"100% \S* *5/5 steps \[[^\r]*loss \d", text), text
+  assert "\x1b[3" not in text  # No colours.
+  lines = [line.split("\r")[-1] for line in text.split("\r\n")]
+  assert "finished 5 steps" in lines  # Alone on its line.
+  assert lines.count("finished 5 steps") == 1
+  last = lines.index("finished 5 steps")
+  assert not any("%" in line for line in lines[last:])  # The bar has ended.

@@ -1,0 +1,252 @@
+"""Exported files compute what the network computes, and say how to feed it."""
+
+import json
+import sys
+
+import jax
+import jax.export
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import safetensors.numpy
+from conftest import assert_one_sentence
+
+from jamsface_jax import config as config_lib
+from jamsface_jax.devices import sharding
+from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.models import init_backbone
+from jamsface_jax.run.state import make_model
+from jamsface_jax.weights import exporting, onnx_file
+from jamsface_jax.weights.importing import import_weights
+from jamsface_jax.weights.pytorch_names import (
+  layers,
+  pytorch_shapes,
+  to_pytorch,
+)
+from jamsface_jax.weights.weight_files import write_npz
+
+SIZE = 27  # Odd: stride 2 and patches of 9 leave something over.
+
+NETWORKS = {
+  "iresnet": {"name": "iresnet", "stages": (1, 2), "width": 1 / 8},
+  "squeeze": {"name": "iresnet", "stages": (1, 1), "width": 1 / 4}
+  | {"squeeze_reduction": 4, "stem_stride": 2},
+  "mbf": {"name": "mobilefacenet", "stages": (1, 1, 2, 1), "width": 1 / 8},
+  "mbf_blocks": {"name": "mobilefacenet", "stages": (2, 1, 1, 1)}
+  | {"width": 1 / 8},
+  "vit": {"name": "vit", "stages": (2,), "width": 1 / 16},
+}
+
+
+def settings_of(name):
+  config = config_lib.base_config()
+  config.model.update(NETWORKS[name] | {"embedding_size": 12})
+  return config.model
+
+
+def variables_of(name, size=SIZE, seed=0):
+  """A network with variables as in trained ones, by PyTorch's names."""
+  config = config_lib.base_config()
+  config.model = settings_of(name)
+  model = make_model(config)
+  shapes = jax.eval_shape(
+    lambda key: init_backbone(key, model, size), jax.random.key(0)
+  )
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    name = path[-1].key
+    if name == "kernel":
+      spread = np.prod(leaf.shape[:-1]) ** -0.5
+      return rng.normal(0, spread, leaf.shape).astype(np.float32)
+    if name in ("mean", "bias"):
+      return rng.normal(0, 0.2, leaf.shape).astype(np.float32)
+    return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+
+  return model, shapes, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def make_workdir(directory, name, dtype="float32"):
+  """A work directory with such a network, imported; returns its path."""
+  model, _, variables = variables_of(name)
+  settings = settings_of(name).to_dict() | {"dtype": dtype}
+  metadata = {"model": json.dumps(settings), "image_size": str(SIZE)}
+  path = str(directory / f"{name}.npz")
+  write_npz(path, to_pytorch(model, variables), metadata)
+  workdir = str(directory / f"w_{name}")
+  import_weights(
+    path,
+    workdir,
+    model=None,
+    embedding_size=None,
+    image_size=None,
+    color_order=None,
+  )
+  return workdir
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request, tmp_path_factory):
+  """Name, path of a work directory, and embeddings of `pixels(5)`."""
+  workdir = make_workdir(tmp_path_factory.mktemp("export"), request.param)
+  return request.param, workdir, embed(workdir, pixels(5))
+
+
+def pixels(count):
+  rng = np.random.default_rng(3)
+  return rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def embed(workdir, images):
+  embedder, variables, _ = embedder_lib.load(
+    workdir, step=None, batch_size=8, flip=False, mesh=sharding.make_mesh(-1)
+  )
+  blocks = embedder.embed(
+    variables, lambda rows: images[rows], len(images), threads=1
+  )
+  return np.concatenate(list(blocks))
+
+
+def export(workdir, format, output, input_dtype="uint8", step=None):
+  exporting.export(
+    workdir, format, str(output), step=step, input_dtype=input_dtype
+  )
+  return str(output)
+
+
+def assert_described(texts, input_layout=None):
+  assert texts["color_order"] == "RGB"
+  assert texts["image_size"] == str(SIZE)
+  assert texts["normalization"] == "pixel / 127.5 - 1"
+  assert texts["embedding_size"] == "12"
+  assert texts["step"] == "0"
+  assert json.loads(texts["origin"])["matched_by"] == "names"
+  assert texts.get("input") == input_layout
+
+
+def test_onnx(tmp_path, network, capsys):
+  _, workdir, expected = network
+  path = export(workdir, "onnx", tmp_path / "pixels.onnx")
+  printed = capsys.readouterr().out
+  for batch in (1, 4, 64):
+    assert f"batch {batch}: largest difference" in printed
+  model = onnx.load(path)
+  onnx.checker.check_model(model, full_check=True)
+  texts = {entry.key: entry.value for entry in model.metadata_props}
+  assert_described(texts, f"pixels uint8 [N, {SIZE}, {SIZE}, 3]")
+  run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+  for count in (1, 3, 5):
+    (found,) = run.run(None, {"images": pixels(5)[:count]})
+    np.testing.assert_allclose(found, expected[:count], rtol=0, atol=1e-4)
+
+  path = export(workdir, "onnx", tmp_path / "float.onnx", "float32")
+  run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+  assert run.get_modelmeta().custom_metadata_map["input"] == (
+    f"normalised float32 [N, 3, {SIZE}, {SIZE}]"
+  )
+  images = (pixels(5).transpose(0, 3, 1, 2) - np.float32(127.5)) / 127.5
+  (found,) = run.run(None, {"images": images.astype(np.float32)})
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_stablehlo(tmp_path, network):
+  _, workdir, expected = network
+  path = export(workdir, "stablehlo", tmp_path / "x")
+  with open(path, "rb") as file:
+    loaded = jax.export.deserialize(bytearray(file.read()))
+  assert loaded.platforms == ("cpu", "cuda", "tpu")
+  assert_described(
+    json.loads(loaded.fun_name), f"pixels uint8 [N, {SIZE}, {SIZE}, 3]"
+  )
+  for count in (1, 3):
+    found = loaded.call(pixels(5)[:count])
+    np.testing.assert_allclose(found, expected[:count], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "numpy"])
+def test_arrays_under_pytorchs_names(tmp_path, network, format):
+  name, workdir, _ = network
+  path = export(workdir, format, tmp_path / "x")
+  if format == "safetensors":
+    arrays = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, "numpy") as file:
+      texts = file.metadata()
+  else:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = dict(file)
+    texts = json.loads(str(arrays.pop("metadata")))
+  assert_described(texts)
+  model, shapes, variables = variables_of(name)
+  expected = to_pytorch(model, variables)
+  assert set(arrays) == set(expected)
+  assert {k: a.shape for k, a in arrays.items()} == pytorch_shapes(
+    model, shapes
+  )
+  for key, array in expected.items():
+    np.testing.assert_array_equal(arrays[key], array)
+
+
+def test_every_variable_has_one_name():
+  for name in NETWORKS:
+    model, _, variables = variables_of(name)
+    arrays = to_pytorch(model, variables)
+    assert len(arrays) == len(jax.tree.leaves(variables))
+    sizes = sum(array.size for array in arrays.values())
+    assert sizes == sum(leaf.size for leaf in jax.tree.leaves(variables))
+    torch_names = [layer.torch for layer in layers(model)]
+    assert len(set(torch_names)) == len(torch_names)
+
+
+def test_networks_of_half_precision_are_exported_in_full(tmp_path):
+  exact = make_workdir(tmp_path / "", "iresnet")
+  (tmp_path / "half").mkdir()
+  half = make_workdir(tmp_path / "half", "iresnet", dtype="bfloat16")
+  path = export(half, "onnx", tmp_path / "x.onnx")
+  found = onnx_file.session(path)(pixels(2))
+  difference = np.abs(embed(half, pixels(2)) - embed(exact, pixels(2))).max()
+  assert difference > 1e-3  # What training in bfloat16 computes.
+  np.testing.assert_allclose(found, embed(exact, pixels(2)), atol=1e-4)
+
+
+def test_a_wrong_graph_gets_no_name(tmp_path, monkeypatch):
+  workdir = make_workdir(tmp_path, "iresnet")
+  build = onnx_file.build
+
+  def wrong(model, arrays, metadata, **settings):
+    arrays = arrays | {"fc.bias": arrays["fc.bias"] + np.float32(0.01)}
+    return build(model, arrays, metadata, **settings)
+
+  monkeypatch.setattr(onnx_file, "build", wrong)
+  with pytest.raises(RunError, match="computes something else"):
+    export(workdir, "onnx", tmp_path / "x.onnx")
+  assert not list(tmp_path.glob("x.onnx*"))
+
+
+def test_mistakes_are_one_sentence(run, tmp_path):
+  workdir = make_workdir(tmp_path, "iresnet")
+  (tmp_path / "old.npz").write_text("old")
+
+  def command(workdir, output, *flags):
+    return run(
+      "jamsface_jax.export",
+      *(f"--workdir={workdir}", "--format=numpy", f"--output={output}", *flags),
+    )
+
+  assert_one_sentence(command(workdir, tmp_path / "old.npz"), "exists")
+  assert (tmp_path / "old.npz").read_text() == "old"
+  done = command(workdir, tmp_path / "new.npz", "--step=3")
+  assert_one_sentence(done, "no checkpoint of step 3")
+  assert_one_sentence(command(tmp_path, tmp_path / "new.npz"), "work directory")
+  done = command(workdir, tmp_path / "nowhere" / "x.npz")
+  assert_one_sentence(done, "cannot be written", "No such file")
+  done = command(workdir, tmp_path / "new.npz")
+  assert done.returncode == 0, done.stderr
+  assert "step 0" in done.stdout
+
+
+def test_without_the_packages_of_onnx(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "onnxruntime", None)
+  with pytest.raises(InputError, match=r"jamsface-jax\[onnx\]"):
+    export("nowhere", "onnx", tmp_path / "x.onnx")

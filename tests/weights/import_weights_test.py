@@ -1,0 +1,365 @@
+"""Published weights become work directories, or are refused with a list."""
+
+import json
+import os
+import zipfile
+
+import jax
+import numpy as np
+import onnx
+import pytest
+from conftest import assert_one_sentence
+from export_test import (
+  NETWORKS,
+  SIZE,
+  embed,
+  pixels,
+  settings_of,
+  variables_of,
+)
+from weight_files_test import Call, Storage, tensor, write_torch
+
+from jamsface_jax.augmentation.augment import normalize
+from jamsface_jax.config import read_config
+from jamsface_jax.errors import InputError
+from jamsface_jax.run.checkpoint import CheckpointReader
+from jamsface_jax.weights import onnx_file
+from jamsface_jax.weights.importing import import_weights
+from jamsface_jax.weights.pytorch_names import (
+  from_pytorch,
+  pytorch_shapes,
+  to_pytorch,
+)
+from jamsface_jax.weights.weight_files import write_npz, write_safetensors
+
+
+def take(path, workdir, **settings):
+  import_weights(
+    str(path),
+    str(workdir),
+    **{"model": None, "embedding_size": None, "image_size": None}
+    | {"color_order": None}
+    | settings,
+  )
+  return str(workdir)
+
+
+def arrays_of(name, seed=0):
+  model, _, variables = variables_of(name, seed=seed)
+  return to_pytorch(model, variables)
+
+
+def texts_of(name):
+  settings = json.dumps(settings_of(name).to_dict())
+  return {"model": settings, "image_size": str(SIZE)}
+
+
+def expected_of(name, images):
+  model, _, variables = variables_of(name)
+  return np.asarray(model.apply(variables, normalize(images), train=False))
+
+
+def write_pth(path, arrays):
+  storages = [
+    Storage(str(k), np.ascontiguousarray(array, np.float32))
+    for k, array in enumerate(arrays.values())
+  ]
+  entries = {}
+  for (name, array), storage in zip(arrays.items(), storages, strict=True):
+    strides = [s // 4 for s in np.empty(array.shape, np.float32).strides]
+    entries[name] = tensor(storage, array.shape, tuple(strides))
+  return write_torch(path, entries, storages)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_there_and_back_is_the_same(name):
+  model, shapes, variables = variables_of(name)
+  arrays = to_pytorch(model, variables)
+  assert {k: a.shape for k, a in arrays.items()} == pytorch_shapes(
+    model, shapes
+  )
+  back = from_pytorch(model, shapes, arrays)
+  assert jax.tree.structure(back) == jax.tree.structure(variables)
+  jax.tree.map(np.testing.assert_array_equal, back, variables)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_safetensors_that_say_their_model(tmp_path, name):
+  path = str(tmp_path / "w")
+  write_safetensors(path, arrays_of(name), texts_of(name))
+  workdir = take(path, tmp_path / "run")
+  expected = expected_of(name, pixels(3))
+  np.testing.assert_allclose(embed(workdir, pixels(3)), expected, atol=1e-4)
+
+
+def test_the_work_directory_is_honest(tmp_path):
+  path = str(tmp_path / "w.npz")
+  write_npz(path, arrays_of("iresnet"), texts_of("iresnet"))
+  workdir = take(path, tmp_path / "run")
+  config = read_config(workdir)
+  assert config.model.stages == (1, 2) and config.data.image_size == SIZE
+  reader = CheckpointReader(workdir)
+  metadata = reader.metadata(reader.choose(None))
+  reader.close()
+  assert metadata["num_classes"] == metadata["num_images"] == 0
+  assert metadata["data_fingerprint"] == "none: imported from w.npz"
+  origin = metadata["origin"]
+  assert origin["file"] == "w.npz" and origin["matched_by"] == "names"
+  assert len(origin["sha256"]) == 64
+  assert origin["metadata"] == texts_of("iresnet")
+  assert not os.path.exists(str(tmp_path / "run.partial"))
+
+
+def test_other_names_in_the_order_of_the_network(tmp_path):
+  arrays = {f"{k}.x": a for k, a in enumerate(arrays_of("mbf").values())}
+  arrays["0.num_batches_tracked"] = np.array(3)
+  path = str(tmp_path / "w.npz")
+  write_npz(path, arrays, texts_of("mbf"))
+  workdir = take(path, tmp_path / "run")
+  expected = expected_of("mbf", pixels(3))
+  np.testing.assert_allclose(embed(workdir, pixels(3)), expected, atol=1e-4)
+  # safetensors' own library sorts by name: the order means nothing.
+  write_safetensors(str(tmp_path / "s"), arrays, texts_of("mbf"))
+  with pytest.raises(InputError, match="without order"):
+    take(tmp_path / "s", tmp_path / "other")
+
+
+def test_bgr_becomes_rgb(tmp_path):
+  path = str(tmp_path / "w.npz")
+  write_npz(path, arrays_of("mbf"), texts_of("mbf"))
+  workdir = take(path, tmp_path / "run", color_order="BGR")
+  expected = expected_of("mbf", pixels(3)[..., ::-1])
+  np.testing.assert_allclose(embed(workdir, pixels(3)), expected, atol=1e-4)
+  assert np.abs(expected - expected_of("mbf", pixels(3))).max() > 0.1
+
+
+def fold(path, arrays, norms):
+  """Rewrites a graph as PyTorch's exporter does: folded, names of numbers."""
+  model = onnx.load(path)
+  graph = model.graph
+  values = {
+    tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float64)
+    for tensor in graph.initializer
+  }
+  integers = {t.name for t in graph.initializer if t.data_type == 7}
+  users = {node.input[0]: node for node in graph.node}
+  folded = 0
+  for node in list(graph.node):
+    after = users.get(node.output[0])
+    if node.op_type != "Conv" or after is None:
+      continue
+    if after.op_type != "BatchNormalization":
+      continue
+    scale, bias, mean, var = (values[name] for name in after.input[1:])
+    factor = scale / np.sqrt(var + 1e-5)
+    kernel = node.input[1]
+    values[kernel] = values[kernel] * factor[:, None, None, None]
+    values[kernel + ".b"] = bias - mean * factor
+    node.input.append(kernel + ".b")
+    node.output[0] = after.output[0]
+    graph.node.remove(after)
+    folded += 1
+  assert folded >= norms
+  used = sorted({name for n in graph.node for name in n.input} & set(values))
+  numbers = {name: f"onnx::{k + 500}" for k, name in enumerate(used)}
+  del graph.initializer[:]
+  for name in used:
+    kind = np.int64 if name in integers else np.float32
+    graph.initializer.append(
+      onnx.numpy_helper.from_array(values[name].astype(kind), numbers[name])
+    )
+  for node in graph.node:
+    for k, name in enumerate(node.input):
+      node.input[k] = numbers.get(name, name)
+  del model.metadata_props[:]
+  onnx.checker.check_model(model, full_check=True)
+  onnx.save(model, path)
+
+
+@pytest.fixture(scope="module", params=["iresnet18", "mbf"])
+def published(request, tmp_path_factory):
+  """A full-size network as ONNX, as published ones are: name, path, arrays."""
+  name, size = request.param, 112
+  NETWORKS[name] = {"name": name}
+  try:
+    model, _, variables = variables_of(name, size)
+  finally:
+    del NETWORKS[name]
+  arrays = to_pytorch(model, variables)
+  path = str(tmp_path_factory.mktemp("published") / "network.onnx")
+  data = onnx_file.build(model, arrays, {}, image_size=size, uint8=False)
+  with open(path, "wb") as file:
+    file.write(data)
+  fold(path, arrays, norms=20)
+  return name, path, model, variables
+
+
+@pytest.mark.slow
+def test_onnx_as_published(tmp_path, published, capsys):
+  name, path, model, variables = published
+  short = {"iresnet18": "r18", "mbf": "mbf"}[name]
+  workdir = take(path, tmp_path / "run", model=short, embedding_size=12)
+  assert "largest difference from network.onnx" in capsys.readouterr().out
+  images = np.random.default_rng(1).integers(0, 256, (2, 112, 112, 3), np.uint8)
+  expected = model.apply(variables, normalize(images), train=False)
+  # Where numbers are some thousands, the small ones are sums of large ones.
+  atol = max(1e-3, 2e-6 * np.abs(expected).max())
+  np.testing.assert_allclose(
+    embed(workdir, images), expected, atol=atol, rtol=1e-4
+  )
+  reader = CheckpointReader(workdir)
+  assert reader.metadata(0)["origin"]["matched_by"] == "layers"
+  reader.close()
+
+
+@pytest.mark.slow
+def test_onnx_that_computes_something_else(tmp_path, published):
+  name, path, _, _ = published
+  graph = onnx.load(path)
+  prelu = next(n for n in graph.graph.node if n.op_type == "PRelu")
+  relu = onnx.helper.make_node("Neg", [prelu.output[0]], ["negated"])
+  for node in graph.graph.node:
+    if prelu.output[0] in node.input:
+      node.input[list(node.input).index(prelu.output[0])] = "negated"
+  position = list(graph.graph.node).index(prelu) + 1
+  graph.graph.node.insert(position, relu)
+  changed = str(tmp_path / "changed.onnx")
+  onnx.save(graph, changed)
+  with pytest.raises(InputError, match="computes something else"):
+    take(changed, tmp_path / "run", model=name, embedding_size=12)
+  other = {"iresnet18": "iresnet34", "mbf": "mbf_large"}[name]
+  with pytest.raises(InputError, match=f"does not fit '{other}'"):
+    take(path, tmp_path / "run", model=other, embedding_size=12)
+  with pytest.raises(InputError, match="left over|different|missing"):
+    take(path, tmp_path / "run", model=name, embedding_size=13)
+  assert not os.path.exists(tmp_path / "run")
+
+
+def small(**changes):
+  """Changed arrays of a small network, and what they say of themselves."""
+  arrays = arrays_of("iresnet")
+  for name, array in changes.items():
+    name = name.replace("__", ".")
+    if array is None:
+      del arrays[name]
+    else:
+      arrays[name] = np.float32(array)
+  return arrays
+
+
+@pytest.mark.parametrize(
+  ("changes", "parts"),
+  [
+    ({"bn2__bias": None}, ["missing: bn2.bias (16,)"]),
+    ({"stray": np.ones(3)}, ["left over: stray (3,)"]),
+    (
+      {"conv1__weight": np.ones((8, 3, 7, 7))},
+      ["different: conv1.weight (8, 3, 7, 7) instead of (8, 3, 3, 3)"],
+    ),
+    ({"fc__bias": np.full(12, np.nan)}, ["'fc.bias'", "not finite"]),
+    ({"bn1__running_var": -np.ones(8)}, ["'bn1.running_var'", "below 0"]),
+  ],
+)
+def test_what_does_not_fit_is_listed(tmp_path, changes, parts):
+  path = str(tmp_path / "w.npz")
+  write_npz(path, small(**changes), texts_of("iresnet"))
+  with pytest.raises(InputError) as error:
+    take(path, tmp_path / "run")
+  for part in parts:
+    assert part in str(error.value)
+  assert not os.path.exists(tmp_path / "run")
+
+
+def test_long_lists_are_cut(tmp_path):
+  path = str(tmp_path / "w.npz")
+  write_npz(path, {"a": np.ones(3, np.float32)}, {})
+  with pytest.raises(InputError, match=r"and \d+ more") as error:
+    take(path, tmp_path / "run", model="r50")
+  assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+  ("flags", "parts"),
+  [
+    ({"model": "r50"}, ["--model=iresnet50", "says iresnet"]),
+    ({"image_size": 112}, ["--image_size=112", f"says {SIZE}"]),
+    ({"embedding_size": 512}, ["--embedding_size=512", "says 12"]),
+  ],
+)
+def test_flags_that_contradict_the_file(tmp_path, flags, parts):
+  path = str(tmp_path / "w.npz")
+  write_npz(path, arrays_of("iresnet"), texts_of("iresnet"))
+  with pytest.raises(InputError) as error:
+    take(path, tmp_path / "run", **flags)
+  for part in parts:
+    assert part in str(error.value)
+
+
+def test_metadata_that_do_not_fit(tmp_path):
+  path = str(tmp_path / "w.npz")
+  for texts, says in (
+    (texts_of("iresnet") | {"normalization": "pixel / 255"}, "pixel / 255"),
+    (texts_of("iresnet") | {"model": "{"}, "settings of a model"),
+    (texts_of("iresnet") | {"model": '{"depth": 3}'}, "settings of a model"),
+  ):
+    write_npz(path, arrays_of("iresnet"), texts)
+    with pytest.raises(InputError, match=says):
+      take(path, tmp_path / "run")
+  write_npz(path, arrays_of("iresnet"), texts_of("iresnet") | {"x": "y"})
+  texts = texts_of("iresnet") | {"color_order": "BGR"}
+  write_npz(path, arrays_of("iresnet"), texts)
+  with pytest.raises(InputError, match="--color_order=RGB contradicts"):
+    take(path, tmp_path / "run", color_order="RGB")
+
+
+def test_files_of_onnx_that_are_refused(tmp_path):
+  path = tmp_path / "x.onnx"
+  for data in (b"", b"nothing of the kind", b"\x08\x07"):
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="not an ONNX file"):
+      take(path, tmp_path / "run", model="r50")
+  with pytest.raises(InputError, match="cannot be read"):
+    take(tmp_path / "nowhere.onnx", tmp_path / "run", model="r50")
+  model, _, variables = variables_of("iresnet")
+  data = onnx_file.build(
+    model, to_pytorch(model, variables), {}, image_size=SIZE, uint8=True
+  )
+  graph = onnx.load_from_string(data)
+  onnx.external_data_helper.convert_model_to_external_data(
+    graph, location="../secret", size_threshold=0
+  )
+  entry = graph.graph.initializer[0]
+  entry.data_location = onnx.TensorProto.EXTERNAL
+  path.write_bytes(graph.SerializeToString())
+  with pytest.raises(InputError, match="in other files"):
+    take(path, tmp_path / "run", model="r50")
+
+
+def test_mistakes_are_one_sentence(run, tmp_path):
+  def command(path, *flags, workdir="run"):
+    return run(
+      "jamsface_jax.import_weights",
+      *(f"--input={path}", f"--workdir={tmp_path / workdir}", *flags),
+    )
+
+  arrays = arrays_of("iresnet")
+  good = write_pth(tmp_path / "good.pth", arrays)
+  assert_one_sentence(command(good), "--model", "r50, r100", "mbf", "vit_t")
+  assert_one_sentence(command(good, "--model=r51"), "'r51'", "iresnet50")
+  assert_one_sentence(command(good, "--model=r50"), "does not fit", "more")
+  assert_one_sentence(command(tmp_path / "nowhere", "--model=r50"), "No such")
+  bad = tmp_path / "bad.pth"
+  bad.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+  assert_one_sentence(command(bad, "--model=r50"), "not a file of weights")
+  evil = write_torch(
+    tmp_path / "evil.pth",
+    Call("os", "system", f"touch {tmp_path / 'HERE'}"),
+    [],
+  )
+  assert zipfile.is_zipfile(evil)
+  assert_one_sentence(command(evil, "--model=r50"), "os.system")
+  assert not (tmp_path / "HERE").exists()
+  (tmp_path / "there").mkdir()
+  done = command(good, "--model=r50", workdir="there")
+  assert_one_sentence(done, "there", "exists")
+  assert not (tmp_path / "run").exists()

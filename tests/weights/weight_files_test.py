@@ -1,0 +1,322 @@
+"""Files of weights: read as others write them, refused when damaged."""
+
+import json
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from jamsface_jax.errors import InputError
+from jamsface_jax.weights import torch_file, weight_files
+
+rng = np.random.default_rng(0)
+ARRAYS = {
+  "b.weight": rng.normal(size=(3, 2, 1)).astype(np.float32),
+  "a": rng.normal(size=5).astype(np.float32),
+}
+TEXTS = {"color_order": "RGB", "sign": "\u00e9"}
+
+
+def assert_same(found, expected):
+  assert list(found) == list(expected)
+  for name, array in expected.items():
+    np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def test_safetensors_as_its_own_library_reads_them(tmp_path):
+  path = str(tmp_path / "w")
+  weight_files.write_safetensors(path, ARRAYS, TEXTS)
+  assert safetensors.numpy.load_file(path).keys() == ARRAYS.keys()
+  for name, array in safetensors.numpy.load_file(path).items():
+    np.testing.assert_array_equal(array, ARRAYS[name], strict=True)
+  with safetensors.safe_open(path, "numpy") as file:
+    assert file.metadata() == TEXTS
+  with open(path, "rb") as file:  # Numbers can be mapped as they are.
+    assert int.from_bytes(file.read(8), "little") % 8 == 0
+
+
+def test_safetensors_as_its_own_library_writes_them(tmp_path):
+  path = str(tmp_path / "w")
+  arrays = ARRAYS | {
+    "half": np.float16([1, 2]),
+    "count": np.array(7, np.int64),
+    "none": np.zeros((0, 3), np.float32),
+  }
+  safetensors.numpy.save_file(arrays, path, TEXTS)
+  file = weight_files.read(path)
+  assert (file.format, file.ordered) == ("safetensors", False)
+  assert file.metadata == TEXTS
+  assert_same({k: file.arrays[k] for k in arrays}, arrays)
+
+
+def test_npz_there_and_back(tmp_path):
+  path = str(tmp_path / "w")
+  weight_files.write_npz(path, ARRAYS, TEXTS)
+  assert os.listdir(tmp_path) == ["w"]
+  file = weight_files.read(path)
+  assert (file.format, file.ordered) == ("numpy", True)
+  assert file.metadata == TEXTS
+  assert_same(file.arrays, ARRAYS)
+  np.savez(tmp_path / "plain.npz", x=ARRAYS["a"])
+  assert weight_files.read(str(tmp_path / "plain.npz")).metadata == {}
+
+
+class Storage:
+  def __init__(self, key, array, kind="FloatStorage"):
+    self.array = array
+    self.identity = ("storage", Named("torch", kind), key, "cpu", array.size)
+
+
+class Named:
+  """A name in a module that need not exist."""
+
+  def __init__(self, module, name):
+    self.module, self.name = module, name
+
+
+class Call:
+  """A call of a name."""
+
+  def __init__(self, module, name, *arguments):
+    self.function, self.arguments = Named(module, name), arguments
+
+
+def dump(value, protocol=2):
+  """Pickles plain data, names, calls and storages, without any of them there.
+
+  `pickle` itself refuses to write names that it cannot import.
+  """
+  out = [b"\x80\x02"]
+
+  def write(value):
+    match value:
+      case Named():
+        out.append(f"c{value.module}\n{value.name}\n".encode())
+      case Call():
+        write(value.function)
+        write(value.arguments)
+        out.append(pickle.REDUCE)
+      case Storage():
+        write(value.identity)
+        out.append(pickle.BINPERSID)
+      case dict():
+        out.append(pickle.EMPTY_DICT + pickle.MARK)
+        for key, item in value.items():
+          write(key)
+          write(item)
+        out.append(pickle.SETITEMS)
+      case tuple():
+        out.append(pickle.MARK)
+        for item in value:
+          write(item)
+        out.append(pickle.TUPLE)
+      case _:  # Without the protocol before and the stop after.
+        out.append(pickle.dumps(value, protocol)[2:-1])
+
+  write(value)
+  return b"".join(out) + pickle.STOP
+
+
+def tensor(storage, shape, strides, offset=0):
+  return Call(
+    *("torch._utils", "_rebuild_tensor_v2"),
+    *(storage, offset, shape, strides, False),
+    Call("collections", "OrderedDict"),
+  )
+
+
+def write_torch(path, value, storages, byteorder=b"little", **changes):
+  data = value if isinstance(value, bytes) else dump(value)
+  with zipfile.ZipFile(path, "w", **changes) as archive:
+    archive.writestr("archive/data.pkl", data)
+    archive.writestr("archive/byteorder", byteorder)
+    for storage in storages:
+      archive.writestr(
+        f"archive/data/{storage.identity[2]}", storage.array.tobytes()
+      )
+  return str(path)
+
+
+def test_torch_files(tmp_path):
+  shared = Storage("0", np.arange(12, dtype=np.float32))
+  counter = Storage("1", np.array([5]), "LongStorage")
+  half = Storage("2", np.float16([1, 2, 3]), "HalfStorage")
+  value = {
+    "a": tensor(shared, (2, 3), (3, 1), 1),
+    "transposed": tensor(shared, (3, 4), (1, 3)),
+    "parameter": Call(
+      "torch._utils", "_rebuild_parameter", tensor(half, (3,), (1,)), True, ()
+    ),
+    "count": tensor(counter, (), ()),
+    "epoch": 3,
+    "rate": 0.1,
+  }
+  file = weight_files.read(
+    write_torch(tmp_path / "x.pth", value, [shared, counter, half])
+  )
+  assert (file.format, file.ordered) == ("pytorch", True)
+  expected = {
+    "a": np.arange(1, 7, dtype=np.float32).reshape(2, 3),
+    "transposed": np.arange(12, dtype=np.float32).reshape(4, 3).T,
+    "parameter": half.array,
+    "count": np.array(5),
+  }
+  assert_same(file.arrays, expected)
+
+
+def test_torch_files_of_big_endian_machines(tmp_path):
+  storage = Storage("0", np.arange(4, dtype=">f4"))
+  path = tmp_path / "x.pth"
+  write_torch(path, {"a": tensor(storage, (4,), (1,))}, [storage], b"big")
+  found = weight_files.read(str(path)).arrays["a"]
+  np.testing.assert_array_equal(found, np.arange(4))
+
+
+def test_networks_within_checkpoints(tmp_path):
+  storage = Storage("0", np.arange(4, dtype=np.float32))
+  inner = {"a": tensor(storage, (4,), (1,))}
+  path = tmp_path / "x.pth"
+  write_torch(path, {"epoch": 3, "state_dict": {"backbone": inner}}, [storage])
+  assert list(weight_files.read(str(path)).arrays) == ["a"]
+  write_torch(path, {"state_dict": inner, "backbone": inner}, [storage])
+  with pytest.raises(InputError, match="one network under one of the names"):
+    weight_files.read(str(path))
+
+
+SMALL = Storage("0", np.arange(6, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+  ("value", "says"),
+  [
+    (Call("os", "system", "touch HERE"), "global 'os.system'"),
+    (Call("builtins", "eval", "1"), "global 'builtins.eval'"),
+    ({"a": Named("torch.nn", "Linear")}, "global 'torch.nn.Linear'"),
+    ({"a": tensor(SMALL, (7,), (1,))}, "does not fit its numbers"),
+    ({"a": tensor(SMALL, (2, 3), (4, 1))}, "does not fit its numbers"),
+    ({"a": tensor(SMALL, (6,), (1,), 1)}, "does not fit its numbers"),
+    ({"a": tensor(SMALL, (2**62,), (0,))}, "does not fit its numbers"),
+    ({"a": tensor(SMALL, (-1,), (1,))}, "unknown form"),
+    ({"a": tensor(SMALL, (True,), (1,))}, "unknown form"),
+    ({"a": tensor(SMALL, (1,) * 99, (1,) * 99)}, "does not fit its numbers"),
+    ({("a",): 1}, "key that is neither"),
+    ([1, 2], "holds a list"),
+    ({"a": 1}, "no tensors"),
+    (b"\x80\x02}X\x01\x00", "cut off"),
+    (b"\x80\x02u.", "damaged at byte"),
+  ],
+)
+def test_torch_files_that_are_refused(tmp_path, monkeypatch, value, says):
+  monkeypatch.chdir(tmp_path)
+  path = write_torch("x.pth", value, [SMALL])
+  with pytest.raises(InputError, match=says):
+    weight_files.read(path)
+  assert os.listdir() == ["x.pth"]  # Nothing has run.
+
+
+def test_pickle_that_python_would_run(tmp_path, monkeypatch):
+  """The same bytes do harm in Python's own reader: the test can fail."""
+  monkeypatch.chdir(tmp_path)
+  data = dump(Call("os", "system", "touch HERE"))
+  path = write_torch("x.pth", data, [])
+  with pytest.raises(InputError, match=r"os\.system"):
+    weight_files.read(path)
+  assert not os.path.exists("HERE")
+  pickle.loads(data)
+  assert os.path.exists("HERE")
+
+
+def test_storage_that_is_short(tmp_path):
+  storage = Storage("0", np.arange(6, dtype=np.float32))
+  storage.identity = (*storage.identity[:4], 7)
+  path = write_torch(
+    tmp_path / "x", {"a": tensor(storage, (6,), (1,))}, [storage]
+  )
+  with pytest.raises(InputError, match="storage of 7 numbers in 24 bytes"):
+    weight_files.read(path)
+  with pytest.raises(InputError, match="damaged"):
+    weight_files.read(
+      write_torch(tmp_path / "y", {"a": tensor(SMALL, (6,), (1,))}, [])
+    )
+
+
+def test_compressed_torch_file(tmp_path):
+  path = write_torch(
+    *(tmp_path / "x", {"a": 1}, []), compression=zipfile.ZIP_DEFLATED
+  )
+  with pytest.raises(InputError, match="compressed"):
+    weight_files.read(path)
+
+
+def safetensors_bytes(header, data=b""):
+  text = header if isinstance(header, bytes) else json.dumps(header).encode()
+  return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(shape, start, stop, dtype="F32"):
+  return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+@pytest.mark.parametrize(
+  ("data", "says"),
+  [
+    (b"", "not a file of weights"),
+    (b"GIF89a" * 10, "not a file of weights"),
+    (torch_file.OLD_MAGIC + b"more", "before 1.6"),
+    (b"PK\x03\x04 and nothing", "cannot be used"),
+    (struct.pack("<Q", 2**60) + b"{}", "beyond the file"),
+    (safetensors_bytes(b"{" + b"x" * 20), "header is damaged"),
+    (safetensors_bytes({"a": {}}), "header is damaged"),
+    (safetensors_bytes({"a": 3}), "header is damaged"),
+    (safetensors_bytes({"a": entry(["x"], 0, 4)}, bytes(4)), "header is dam"),
+    (safetensors_bytes({"a": entry(3, 0, 4)}, bytes(4)), "header is damaged"),
+    (safetensors_bytes({"a": entry([1], 0, 4, "F8")}), "header is damaged"),
+    (safetensors_bytes({"a": entry([1], 0, 4)}), "does not fit"),
+    (safetensors_bytes({"a": entry([2], 0, 4)}, bytes(4)), "does not fit"),
+    (safetensors_bytes({"a": entry([1], 4, 8)}, bytes(8)), "does not fit"),
+    (safetensors_bytes({"a": entry([-1, -1], 0, 4)}, bytes(4)), "not fit"),
+    (safetensors_bytes({"__metadata__": {"a": 1}}), "not texts"),
+  ],
+)
+def test_files_that_are_refused(tmp_path, data, says):
+  path = tmp_path / "x"
+  path.write_bytes(data)
+  with pytest.raises(InputError, match=says) as error:
+    weight_files.read(str(path))
+  assert str(path) in str(error.value)
+
+
+def test_objects_in_npz_are_refused(tmp_path):
+  np.savez(tmp_path / "x.npz", a=np.array([print], dtype=object))
+  with pytest.raises(InputError, match="damaged"):
+    weight_files.read(str(tmp_path / "x.npz"))
+
+
+def test_no_such_file(tmp_path):
+  with pytest.raises(InputError, match="No such file"):
+    weight_files.read(str(tmp_path / "x"))
+  with pytest.raises(InputError, match="directory"):
+    weight_files.read(str(tmp_path))
+
+
+def test_any_flipped_byte_is_read_or_refused(tmp_path):
+  storage = Storage("0", np.arange(6, dtype=np.float32))
+  write_torch(tmp_path / "t", {"a": tensor(storage, (6,), (1,))}, [storage])
+  weight_files.write_safetensors(str(tmp_path / "s"), ARRAYS, TEXTS)
+  weight_files.write_npz(str(tmp_path / "n"), ARRAYS, TEXTS)
+  for name in "tsn":
+    whole = (tmp_path / name).read_bytes()
+    for position in range(0, len(whole), 3):
+      for change in (0xFF, 0x01):
+        data = bytearray(whole)
+        data[position] ^= change
+        path = tmp_path / "changed"
+        path.write_bytes(data)
+        try:
+          weight_files.read(str(path))
+        except InputError:
+          pass
