@@ -45,7 +45,9 @@ def main() -> int:
     )
   runs_lib.check(config)
   # Seeds of a row run the same program, which is compiled once.
-  os.environ.update(compiling.cache_environment(output))
+  os.environ.update(
+    compiling.cache_environment(os.path.join(output, "compiled"))
+  )
   chosen, curves = {}, []
   tuning = runs_lib.plan_tuning(config, output)
   if tuning:

@@ -20,10 +20,7 @@ from ml_collections import ConfigDict
 
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.settings import recipe_flags
-from jamsface_jax.storage.paths import require_local
-from jamsface_jax.storage.whole_file import written_whole
-
-CONFIG_FILE = "config.json"
+from jamsface_jax.storage.run_directory import RunDirectory
 
 # A resumed run may change these; they do not change what is learned. What
 # `data.directory` holds is compared by content, not by path.
@@ -495,49 +492,43 @@ def profiled_steps(config: ConfigDict) -> range:
   return range(int(first), int(last) + 1)
 
 
-def check_or_save(config: ConfigDict, workdir: str, *, save: bool) -> None:
+def check_or_save(config: ConfigDict, run: RunDirectory) -> None:
   """Compares the settings with `config.json`, or writes it if there is none.
 
   Args:
     config: of this run.
-    workdir: of this run.
-    save: whether to write it; one process of several does.
+    run: directory of this run, made if missing.
 
   Raises:
     InputError: the work directory belongs to a run with other settings, or
       cannot be written to.
   """
-  path = os.path.join(workdir, CONFIG_FILE)
-  if os.path.exists(path):
-    _check_same(config, path)
-  elif save:
+  if run.config.exists():
+    _check_same(config, run)
+  else:
     try:
-      os.makedirs(workdir, exist_ok=True)
-      with written_whole(path) as file:
-        json.dump(config.to_dict(), file, indent=2)
-        file.write("\n")
+      run.create()
+      run.config.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
       raise InputError(
-        f"--workdir={workdir!r} cannot be written to ({error.strerror}): choose"
-        " another directory."
+        f"--workdir={run.path!r} cannot be written to ({error.strerror}):"
+        " choose another directory."
       ) from None
 
 
-def read_config(workdir: str) -> ConfigDict:
+def read_config(run: RunDirectory) -> ConfigDict:
   """Reads the settings of a work directory.
 
   Raises:
     InputError: it is not a work directory.
   """
-  require_local(workdir, "--workdir")
-  path = os.path.join(workdir, CONFIG_FILE)
+  path = run.config.path
   try:
-    with open(path, encoding="utf-8") as file:
-      stored = json.load(file)
+    stored = run.config.read_json()
   except FileNotFoundError:
     raise InputError(
-      f"{workdir!r} is not a work directory (it has no {CONFIG_FILE}): give the"
-      " --workdir of a training run."
+      f"{run.path!r} is not a work directory (it has no"
+      f" {os.path.basename(path)}): give the --workdir of a training run."
     ) from None
   except ValueError as error:
     raise InputError(
@@ -562,8 +553,8 @@ def read_config(workdir: str) -> ConfigDict:
   return config
 
 
-def _check_same(config: ConfigDict, path: str) -> None:
-  stored = flatten(read_config(os.path.dirname(path)).to_dict())
+def _check_same(config: ConfigDict, run: RunDirectory) -> None:
+  stored = flatten(read_config(run).to_dict())
   asked = flatten(config.to_dict())
   conflicts = [
     f"{name} is {stored[name]!r} there and {asked[name]!r} here"
@@ -574,7 +565,7 @@ def _check_same(config: ConfigDict, path: str) -> None:
   ]
   if conflicts:
     raise InputError(
-      f"the run in {os.path.dirname(path)!r} has other settings"
+      f"the run in {run.path!r} has other settings"
       f" ({'; '.join(conflicts)}): choose another --workdir or give the same"
       " settings."
     )

@@ -17,6 +17,7 @@ from jamsface_jax.devices.compiling import cache_in, make_deterministic
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.run import fine_tune
 from jamsface_jax.settings import recipe_flags
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
 recipe_flags.define_config()
@@ -63,12 +64,16 @@ def main() -> int:
     process_id=_PROCESS_ID.value,
     timeout=_TIMEOUT.value,
   )
-  cache_in(_WORKDIR.value)
+  run = RunDirectory(_WORKDIR.value)
+  cache_in(run.compiled)
+  source = None
+  if _FINE_TUNE_FROM.value:
+    source = RunDirectory(_FINE_TUNE_FROM.value, flag="--fine_tune_from")
   with processes.ending_together(_TIMEOUT.value):
     return train(
       config,
-      _WORKDIR.value,
-      fine_tune_from=_FINE_TUNE_FROM.value,
+      run,
+      fine_tune_from=source,
       fine_tune_keep=_FINE_TUNE_KEEP.value,
     )
 

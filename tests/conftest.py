@@ -33,6 +33,7 @@ from jamsface_jax.data.sources import NoiseSource  # noqa: E402
 from jamsface_jax.devices import sharding  # noqa: E402
 from jamsface_jax.run import state  # noqa: E402
 from jamsface_jax.run.checkpoint import Checkpoints  # noqa: E402
+from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 
 
 @pytest.fixture(params=[8, 4, 1], ids=["1x8", "2x4", "8x1"])
@@ -108,14 +109,14 @@ def save_untrained(workdir, *, steps, color_order="RGB"):
     "data_fingerprint": "0123",
     "versions": {},
   }
-  checkpoints = Checkpoints(workdir, keep_last=2, keep_best="")
+  checkpoints = Checkpoints(RunDirectory(workdir), keep_last=2, keep_best="")
   for step in steps:
     first = state.create_state(
       step, parts, config.data.image_size, sharding.make_mesh(-1)
     )
     checkpoints.save(step, first, metadata)
   checkpoints.close()
-  config_lib.check_or_save(config, workdir, save=True)
+  config_lib.check_or_save(config, RunDirectory(workdir))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -12,12 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jamsface_jax.errors import EXIT_PREEMPTED, InputError
-from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
+from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
-from jamsface_jax.storage.whole_file import written_whole
-from jamsface_jax.training.summary import SUMMARY_FILE
+from jamsface_jax.storage.run_directory import RunDirectory
 
-COMMAND_FILE = "ablation.json"  # In a work directory: what it runs.
 # Shown where margins are learned.
 _RANKS = ("train/margin_angular_rank", "train/margin_cosine_rank")
 
@@ -42,23 +39,26 @@ class Run:
   workdir: str
   settings: tuple[str, ...]
 
+  @property
+  def directory(self) -> RunDirectory:
+    """What it writes."""
+    return RunDirectory(self.workdir)
+
   def finished(self) -> bool:
     """Whether it has come to its end.
 
     Raises:
       InputError: the directory is of a run with other settings.
     """
-    path = os.path.join(self.workdir, COMMAND_FILE)
-    if os.path.exists(path):
-      with open(path, encoding="utf-8") as file:
-        theirs = json.load(file)
+    if self.directory.ablation.exists():
+      theirs = self.directory.ablation.read_json()
       if theirs != list(self.settings):
         raise InputError(
           f"{self.workdir!r} holds a run of {' '.join(theirs)} and not of"
           f" {' '.join(self.settings)}: give the row another name or choose"
           " another --output."
         )
-    return os.path.exists(os.path.join(self.workdir, SUMMARY_FILE))
+    return self.directory.summary.exists()
 
   def go(self, cores: Sequence[int]) -> str | None:
     """Runs it on some cores; returns what went wrong, or None.
@@ -66,9 +66,8 @@ class Run:
     Raises:
       KeyboardInterrupt: it was told to stop.
     """
-    os.makedirs(self.workdir, exist_ok=True)
-    with written_whole(os.path.join(self.workdir, COMMAND_FILE)) as file:
-      json.dump(list(self.settings), file)
+    self.directory.create()
+    self.directory.ablation.write_json(list(self.settings))
     process = subprocess.Popen(
       [
         *(sys.executable, "-m", "jamsface_jax.main"),
@@ -93,7 +92,7 @@ class Run:
     Raises:
       InputError: there is no such metric.
     """
-    found = read_metrics(os.path.join(self.workdir, METRICS_FILE))
+    found = read_metrics(self.directory.metrics)
     last = {name: float(values[-1]) for name, (_, values) in found.items()}
     missing = [name for name in metrics if np.isnan(last.get(name, np.nan))]
     if missing:

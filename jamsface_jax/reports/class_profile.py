@@ -4,17 +4,13 @@ However many classes there are, what is kept of them has one size, so that it
 can be written at each evaluation.
 """
 
-import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jamsface_jax.metrics import folds
-from jamsface_jax.storage.whole_file import written_whole
-
-CLASSES_FILE = "classes.json"
+from jamsface_jax.storage.run_directory import RunFile
 
 _BANDS = 12  # Of class size.
 _RANKS = 200  # Points of the long tail.
@@ -67,13 +63,12 @@ def describe(
   }
 
 
-def write(path: str, profile: Mapping[str, Any]) -> None:
+def write(file: RunFile, profile: Mapping[str, Any]) -> None:
   """Writes a profile, whole or not at all; JSON has no NaN but null."""
   for one in profile["margins"].values():
     if np.isnan(one["rank_correlation"]):
       one["rank_correlation"] = None
-  with written_whole(os.fspath(path)) as file:
-    json.dump(profile, file, allow_nan=False)
+  file.write_json(profile)
 
 
 def spread_ranks(count: int, most: int) -> np.ndarray:

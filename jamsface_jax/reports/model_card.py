@@ -3,7 +3,6 @@
 import hashlib
 import importlib.resources
 import json
-import os
 import string
 from collections.abc import Sequence
 
@@ -12,9 +11,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.results import group_label
 from jamsface_jax.reports.runs import Run, read_run, run_names
 from jamsface_jax.reports.sections import group_rows
-from jamsface_jax.storage.whole_file import written_whole
-
-CARD_FILE = "model_card.md"
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 # The last line of a card that nobody has edited.
 _SEAL = "<!-- as written by jamsface_jax: {} -->\n"
@@ -29,40 +26,34 @@ _SETTINGS = (
 )
 
 
-def write(workdir: str, output: str | None = None) -> str:
+def write(run: RunDirectory, output: RunFile) -> None:
   """Writes the card of a run, whole or not at all.
 
   Args:
-    workdir: of the run.
-    output: the file; None for `W/model_card.md`.
-
-  Returns:
-    The path of the file.
+    run: directory of the run.
+    output: the file to write.
 
   Raises:
     InputError: not a work directory, or the file there is not as this function
       left it.
   """
-  output = output or os.path.join(workdir, CARD_FILE)
-  (name,) = run_names([workdir])
-  content = card(read_run(workdir, name))
+  (name,) = run_names([run])
+  content = card(read_run(run, name))
   if is_edited(output):
     raise InputError(
-      f"{output!r} was edited since it was written: give another --output, or"
-      " delete it."
+      f"{output.path!r} was edited since it was written: give another"
+      " --output, or delete it."
     )
-  with written_whole(output) as file:
-    file.write(content + _SEAL.format(_digest(content)))
-  return output
+  output.write_text(content + _SEAL.format(_digest(content)))
 
 
-def is_edited(path: str) -> bool:
+def is_edited(file: RunFile) -> bool:
   """Whether there is a file that is not as `write` leaves it."""
   try:
-    with open(path, encoding="utf-8") as file:
-      content, seal, rest = file.read().rpartition(_SEAL.split("{}")[0])
+    text = file.read_text()
   except FileNotFoundError:
     return False
+  content, seal, rest = text.rpartition(_SEAL.split("{}")[0])
   return seal + rest != _SEAL.format(_digest(content))
 
 
@@ -89,7 +80,7 @@ def card(run: Run) -> str:
     workdir=run.workdir,
     data=_data(run),
     training=_training(run),
-    command=run.starts[-1]["command"] if run.starts else "not known",
+    command=run.launches[-1]["command"] if run.launches else "not known",
     settings=_table(
       ["setting", "value"],
       [[name, repr(run.settings[name])] for name in _SETTINGS],
@@ -147,8 +138,8 @@ def _model(run: Run) -> str:
     ["backbone", run.settings["model.name"]],
     ["computed in", run.settings["model.dtype"]],
   ]
-  if run.starts:
-    rows.append(["parameters", f"{run.starts[-1]['parameters']:,}"])
+  if run.launches:
+    rows.append(["parameters", f"{run.launches[-1]['parameters']:,}"])
   return _table(["what", "value"], rows)
 
 
@@ -167,8 +158,8 @@ def _data(run: Run) -> str:
         ("0.5", "the larger half"),
       )
     ]
-  if run.starts:
-    rows.append(["fingerprint", run.starts[-1]["data_fingerprint"]])
+  if run.launches:
+    rows.append(["fingerprint", run.launches[-1]["data_fingerprint"]])
   for directory in filter(None, directories.split(",")):
     rows.append([f"people of {directory}", _people(directory)])
   return _table(["what", "value"], rows)
@@ -198,8 +189,8 @@ def _training(run: Run) -> str:
     )
     + "."
   ]
-  if run.starts:
-    last = run.starts[-1]
+  if run.launches:
+    last = run.launches[-1]
     lines.append(
       f"On {last['devices']} {last['device_kind']} ({last['platform']}),"
       f" {last['processes']} process(es)."
@@ -275,9 +266,9 @@ def _groups(run: Run) -> str:
 
 
 def _versions(run: Run) -> str:
-  if not run.starts:
+  if not run.launches:
     return "Not known: the run is of a version that noted no starts."
-  last = run.starts[-1]
+  last = run.launches[-1]
   rows = [[name, version] for name, version in last["versions"].items()]
   rows.append(["commit", last.get("commit") or "not known"])
   rows.append(["system", last["system"]])

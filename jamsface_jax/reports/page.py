@@ -19,32 +19,32 @@ from jamsface_jax.reports.sections import (
   training,
   verification,
 )
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 from jamsface_jax.version import __version__
-
-REPORT_FILE = "report.html"
 
 
 def write(
-  workdirs: Sequence[str], output: str, *, every_face: bool = False
+  directories: Sequence[RunDirectory],
+  output: RunFile,
+  *,
+  every_face: bool = False,
 ) -> None:
   """Writes a page, whole or not at all.
 
   Args:
-    workdirs: of the runs; the first is what others are compared with.
+    directories: those of the runs; the first is what others are compared with.
     output: the HTML file.
     every_face: show images of data sets that are not synthetic too.
 
   Raises:
     InputError: see `read_run`.
   """
-  names = run_names(workdirs)
+  names = run_names(directories)
   runs = [
-    read_run(one, name) for one, name in zip(workdirs, names, strict=True)
+    read_run(one, name) for one, name in zip(directories, names, strict=True)
   ]
   content = page(runs, every_face=every_face)
-  with written_whole(output) as file:
-    file.write(content)
+  output.write_text(content)
 
 
 def page(runs: Sequence[Run], *, every_face: bool) -> str:

@@ -4,7 +4,6 @@ Figures are drawn with matplotlib's objects on the Agg canvas: no window, no
 pyplot, no state shared with whoever else draws.
 """
 
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +19,7 @@ from jamsface_jax.protocols.results import cmc
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports.charts import running_mean
 from jamsface_jax.run.metrics_file import matching
+from jamsface_jax.storage.run_directory import PictureFolder
 
 # Okabe and Ito's colours, told apart with every kind of colour vision
 # (https://jfly.uni-koeln.de/color/), in order of use; yellow is too pale.
@@ -375,14 +375,14 @@ def _save(canvas, path):
 
 
 def plot_evaluations(
-  directory: str,
+  folder: PictureFolder,
   evaluations: Sequence[Evaluation],
   others: Mapping[str, RocLine],
 ) -> None:
   """Draws the ROC of all sets together, and scores, hardest pairs and CMC.
 
   Args:
-    directory: made if missing.
+    folder: the folder to draw them into, made if missing.
     evaluations: of all sets, perhaps none.
     others: further ROC curves, by the name to show.
   """
@@ -391,24 +391,21 @@ def plot_evaluations(
   # Here, since what draws takes as long to import as all the rest.
   from jamsface_jax.reports import pictures
 
-  os.makedirs(directory, exist_ok=True)
-
-  def place(name: str) -> str:
-    return os.path.join(directory, name.replace("/", "_") + ".png")
+  folder.create()
 
   tallies = {one.name: one.tally for one in evaluations if one.tally}
   lines = {k: RocLine.of(t.curve) for k, t in tallies.items()}
   lines |= others
   if lines:
-    pictures.plot_roc(lines, place("roc"))
+    with folder.picture("roc").written_whole("wb") as file:
+      pictures.plot_roc(lines, file)
   for one in evaluations:
     if one.tally:
-      pictures.plot_scores(
-        one.tally, one.threshold, place(f"scores_{one.name}")
-      )
-      pictures.plot_hardest(one.tally, place(f"hardest_{one.name}"))
+      with folder.picture(f"scores_{one.name}").written_whole("wb") as file:
+        pictures.plot_scores(one.tally, one.threshold, file)
+      with folder.picture(f"hardest_{one.name}").written_whole("wb") as file:
+        pictures.plot_hardest(one.tally, file)
     if one.searches:
-      pictures.plot_cmc(
-        {name: cmc(found) for name, found in one.searches.items()},
-        place(f"cmc_{one.name}"),
-      )
+      curves = {name: cmc(found) for name, found in one.searches.items()}
+      with folder.picture(f"cmc_{one.name}").written_whole("wb") as file:
+        pictures.plot_cmc(curves, file)

@@ -1,7 +1,6 @@
 """What a report reads of a run."""
 
 import dataclasses
-import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -11,11 +10,9 @@ import numpy as np
 
 from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
-from jamsface_jax.protocols.results import RESULTS_FILE
-from jamsface_jax.reports.class_profile import CLASSES_FILE
-from jamsface_jax.run.goodput import GOODPUT_FILE
-from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
-from jamsface_jax.run.starts import read_starts
+from jamsface_jax.run.launches import read_launches
+from jamsface_jax.run.metrics_file import read_metrics
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +27,7 @@ class Run:
     sets: what `results.json` says of each test set, by the name to show.
     classes: see `class_profile.describe`; None if not written yet.
     seconds: wall time by kind of work; None if not written yet.
-    starts: see `starts.read_starts`.
+    launches: see `launches.read_launches`.
   """
 
   name: str
@@ -40,7 +37,7 @@ class Run:
   sets: dict[str, dict[str, Any]]
   classes: dict[str, Any] | None
   seconds: dict[str, float] | None
-  starts: list[dict[str, Any]]
+  launches: list[dict[str, Any]]
 
   @property
   def step(self) -> int:
@@ -52,12 +49,12 @@ class Run:
   @property
   def total_steps(self) -> int | None:
     """Steps of the whole run, if known."""
-    return self.starts[-1]["total_steps"] if self.starts else None
+    return self.launches[-1]["total_steps"] if self.launches else None
 
   @property
   def command(self) -> list[str]:
     """What it was started with last, as words."""
-    return shlex.split(self.starts[-1]["command"]) if self.starts else []
+    return shlex.split(self.launches[-1]["command"]) if self.launches else []
 
   def last(self, metric: str) -> float | None:
     """The last value of a metric, None if it has none."""
@@ -65,52 +62,53 @@ class Run:
     return float(values[-1]) if len(values) else None
 
 
-def read_run(workdir: str, name: str) -> Run:
+def read_run(run: RunDirectory, name: str) -> Run:
   """Reads what a run has written so far.
 
   Args:
-    workdir: of the run.
+    run: directory of the run.
     name: to show.
 
   Raises:
     InputError: not a work directory, or a damaged file in it.
   """
-  settings = config_lib.flatten(config_lib.read_config(workdir).to_dict())
-  path = os.path.join(workdir, METRICS_FILE)
+  settings = config_lib.flatten(config_lib.read_config(run).to_dict())
   sets = {}
-  for folder, suffix in (("", ""), ("evaluation", " (evaluate)")):
-    results = _read_json(os.path.join(workdir, folder, RESULTS_FILE))
+  for file, suffix in (
+    (run.results, ""),
+    (run.evaluation.results, " (evaluate)"),
+  ):
+    results = _read_json(file)
     for one in results["sets"] if results else ():
       sets[f"{one['name']}{suffix}"] = one
   return Run(
     name=name,
-    workdir=workdir,
+    workdir=run.path,
     settings=settings,
-    metrics=read_metrics(path) if os.path.exists(path) else {},
+    metrics=read_metrics(run.metrics) if run.metrics.exists() else {},
     sets=sets,
-    classes=_read_json(os.path.join(workdir, CLASSES_FILE)),
-    seconds=_read_json(os.path.join(workdir, GOODPUT_FILE)),
-    starts=read_starts(workdir),
+    classes=_read_json(run.classes),
+    seconds=_read_json(run.goodput),
+    launches=read_launches(run),
   )
 
 
-def _read_json(path: str) -> dict[str, Any] | None:
+def _read_json(file: RunFile) -> dict[str, Any] | None:
   """The content of a file that is written whole; None if there is none."""
   try:
-    with open(path, encoding="utf-8") as file:
-      return dict(json.load(file))
+    return dict(file.read_json())
   except FileNotFoundError:
     return None
   except (ValueError, TypeError) as error:
     raise InputError(
-      f"{path!r} is damaged ({error}): delete it and run the command that made"
-      " it again."
+      f"{file.path!r} is damaged ({error}): delete it and run the command that"
+      " made it again."
     ) from None
 
 
-def run_names(workdirs: Sequence[str]) -> list[str]:
+def run_names(runs: Sequence[RunDirectory]) -> list[str]:
   """Short names that tell work directories apart: the ends of their paths."""
-  parts = [os.path.abspath(one).split(os.sep)[1:] for one in workdirs]
+  parts = [run.absolute.split(os.sep)[1:] for run in runs]
   for length in range(1, max(map(len, parts), default=1) + 1):
     names = ["/".join(one[-length:]) for one in parts]
     if len(set(names)) == len(names):

@@ -125,8 +125,8 @@ def _headline(run: Run) -> dict[str, str]:
     total_time = sum(run.seconds.values())
     found["wall time"] = _duration(total_time)
     found["of it in steps"] = f"{run.seconds['step'] / total_time:.1%}"
-  if run.starts:
-    found["parameters of the backbone"] = f"{run.starts[-1]['parameters']:,}"
+  if run.launches:
+    found["parameters of the backbone"] = f"{run.launches[-1]['parameters']:,}"
   if run.classes:
     found["identities"] = f"{run.classes['classes']:,}"
     found["images"] = f"{run.classes['images']:,}"
@@ -500,7 +500,7 @@ def data(runs: Sequence[Run]) -> str:
 
 
 def _fingerprint(run: Run) -> str:
-  return run.starts[-1]["data_fingerprint"] if run.starts else ""
+  return run.launches[-1]["data_fingerprint"] if run.launches else ""
 
 
 def images(runs: Sequence[Run], *, every_face: bool) -> str:
@@ -661,12 +661,12 @@ def origin(runs: Sequence[Run]) -> str:
     of_run = f" of {run.name}" if len(runs) > 1 else ""
     if len(runs) > 1:
       parts.append(f"<h3>{html.escape(run.name)}</h3>")
-    if not run.starts:
+    if not run.launches:
       parts.append(
         _sentence("Not known: the run is of a version that noted no starts.")
       )
       continue
-    last = run.starts[-1]
+    last = run.launches[-1]
     parts.append("<p>The exact command of the last start:</p>")
     parts.append(f"<pre>{html.escape(last['command'])}</pre>")
     rows = [[name, version] for name, version in last["versions"].items()]
@@ -678,7 +678,7 @@ def origin(runs: Sequence[Run]) -> str:
     )
     rows = [
       [one["time"], f"{one['first']:,}", _devices(one), one["command"]]
-      for one in run.starts
+      for one in run.launches
     ]
     parts.append(
       "<details><summary>All starts</summary>"

@@ -18,6 +18,7 @@ from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.embedding import embedder
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.state import make_model
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.version import __version__
 from jamsface_jax.weights import onnx_file, weight_files
 from jamsface_jax.weights.pytorch_names import to_pytorch
@@ -35,7 +36,12 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 
 def export(
-  workdir: str, format: str, output: str, *, step: int | None, input_dtype: str
+  run: RunDirectory,
+  format: str,
+  output: str,
+  *,
+  step: int | None,
+  input_dtype: str,
 ) -> None:
   """Writes one file; see the flags of this command.
 
@@ -52,10 +58,10 @@ def export(
     )
   if format == "onnx":
     onnx_file.packages()  # Before anything takes long.
-  config = read_config(workdir)
+  config = read_config(run)
   mesh = sharding.make_mesh(-1)
   _, variables, stored = embedder.load(
-    workdir, step=step, batch_size=mesh.size, flip=False, mesh=mesh
+    run, step=step, batch_size=mesh.size, flip=False, mesh=mesh
   )
   with config.unlocked():
     config.model.dtype = "float32"
@@ -81,7 +87,7 @@ def export(
       " file."
     ) from None
   size = os.path.getsize(output) / 2**20
-  print(f"{output}: {size:.1f} MiB, step {stored['step']} of {workdir}")
+  print(f"{output}: {size:.1f} MiB, step {stored['step']} of {run.path}")
 
 
 def describe(config: ConfigDict, stored: dict[str, Any]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation.evaluator import open_tasks
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.test_set import Settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
 SETTINGS = Settings(
@@ -33,7 +34,11 @@ SETTINGS = Settings(
 def scores_of(workdir, data, *, batch_size, mesh, flip=True):
   """Every metric, and the cosines that were kept."""
   embedder, variables, _ = embedder_lib.load(
-    workdir, step=None, batch_size=batch_size, flip=flip, mesh=mesh
+    RunDirectory(workdir),
+    step=None,
+    batch_size=batch_size,
+    flip=flip,
+    mesh=mesh,
   )
   metrics, kept = {}, []
   for task in open_tasks(data, 32):
@@ -142,7 +147,7 @@ def test_a_network_and_its_embeddings_are_judged_alike(
       "--flip=both",
     )
     embedder, variables, _ = embedder_lib.load(
-      untrained,
+      RunDirectory(untrained),
       step=None,
       batch_size=16,
       flip=False,
@@ -227,7 +232,7 @@ def test_training_evaluates_all_of_it(dataset, ijbx, tmp_path):
   config.evaluation.pooling = "D0N1"
   config.evaluation.every = 2
   config.checkpoint.keep_best = "ijbx/mixed/rank1"
-  assert train(config, str(tmp_path / "w")) == 0
+  assert train(config, RunDirectory(str(tmp_path / "w"))) == 0
   lines = (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()
   evaluated = [json.loads(line) for line in lines if "ijbx/auc" in line]
   assert len(evaluated) >= 2
@@ -242,14 +247,14 @@ def test_settings_are_refused_before_training(dataset, ijbx, tmp_path):
   config.data.directory = dataset
   config.evaluation.data = ijbx
   with pytest.raises(InputError, match="has no detector scores"):
-    train(config, str(tmp_path / "w"))
+    train(config, RunDirectory(str(tmp_path / "w")))
   config.evaluation.pooling = "D3"
   with pytest.raises(InputError, match="'D3' is not of the form"):
-    train(config, str(tmp_path / "w"))
+    train(config, RunDirectory(str(tmp_path / "w")))
   config.evaluation.data = f"{dataset},{dataset}:all_pairs"
   config.evaluation.pooling = "D0N0"
   with pytest.raises(InputError, match="has the name 'tiny' of another"):
-    train(config, str(tmp_path / "w"))
+    train(config, RunDirectory(str(tmp_path / "w")))
   assert not (tmp_path / "w").exists()
 
 

@@ -28,7 +28,8 @@ from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile
 from jamsface_jax.reports import page as page_lib
-from jamsface_jax.run import starts
+from jamsface_jax.run import launches
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 ROOT = pathlib.Path(__file__).parents[2]
 TITLES = (
@@ -79,10 +80,10 @@ def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
   config = config_lib.base_config()
   config.head.scale = 32.0  # As a recipe would.
   config.update_from_flattened_dict(settings)
-  config_lib.check_or_save(config, str(workdir), save=True)
+  config_lib.check_or_save(config, RunDirectory(str(workdir)))
   with monkeypatch.context() as patch:
     patch.setattr(sys, "orig_argv", ["python", "-m", "main", *command])
-    starts.note_start(str(workdir), FACTS)
+    launches.note_launch(RunDirectory(str(workdir)), FACTS)
   rng = np.random.default_rng(0)
   with open(workdir / "metrics.jsonl", "w", encoding="utf-8") as file:
     for step in range(1, 101):
@@ -107,8 +108,10 @@ def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
   profile = class_profile.describe(
     sizes, {"angular": margins, "cosine": margins / 2}
   )
-  class_profile.write(workdir / "classes.json", profile)
-  results.write_results(str(workdir), [evaluation(name)], {"step": 100})
+  class_profile.write(RunDirectory(str(workdir)).classes, profile)
+  results.write_results(
+    RunDirectory(str(workdir)).results, [evaluation(name)], {"step": 100}
+  )
   return workdir
 
 
@@ -124,7 +127,11 @@ def workdir(tmp_path, monkeypatch):
 def written(*workdirs, **options):
   """The text of a report, and its tree."""
   output = workdirs[0] / "out.html"
-  page_lib.write([str(one) for one in workdirs], str(output), **options)
+  page_lib.write(
+    [RunDirectory(str(one)) for one in workdirs],
+    RunFile(str(output)),
+    **options,
+  )
   text = output.read_text(encoding="utf-8")
   check_page(text)
   return text, parse(text)
@@ -302,7 +309,7 @@ def test_origin(workdir):
 
 def test_a_run_that_has_just_begun(tmp_path):
   workdir = tmp_path / "w"
-  config_lib.check_or_save(config_lib.base_config(), str(workdir), save=True)
+  config_lib.check_or_save(config_lib.base_config(), RunDirectory(str(workdir)))
   text, tree = written(workdir)
   assert not list(tree.iter("svg"))
   for title in TITLES[:7]:
@@ -314,7 +321,7 @@ def test_a_run_that_has_just_begun(tmp_path):
 
 def test_frozen_margins_are_said_to_be(workdir):
   profile = class_profile.describe(np.array([1, 2, 3]), {})
-  class_profile.write(workdir / "classes.json", profile)
+  class_profile.write(RunDirectory(str(workdir)).classes, profile)
   text, _ = written(workdir)
   assert "None is learned" in text
 
@@ -339,12 +346,16 @@ def test_several_runs_are_compared(tmp_path, monkeypatch):
   assert rows[0] == ["number", "a/w", "b/w"]
   assert ["lfw: accuracy", "91.00% ± 1.00%", "91.00% ± 1.00%"] in rows
   with pytest.raises(InputError, match="given twice"):
-    page_lib.write([str(one), str(one)], str(tmp_path / "x.html"))
+    page_lib.write(
+      [RunDirectory(str(one))] * 2, RunFile(str(tmp_path / "x.html"))
+    )
 
 
 def test_results_of_evaluate_are_there_too(workdir):
+  run = RunDirectory(str(workdir))
+  run.evaluation.create()
   results.write_results(
-    str(workdir / "evaluation"), [evaluation("cfp_fp")], {"step": 100}
+    run.evaluation.results, [evaluation("cfp_fp")], {"step": 100}
   )
   _, tree = written(workdir)
   assert "ROC of cfp_fp (evaluate)" in captions(tree)
@@ -357,7 +368,9 @@ def test_groups_of_people_have_a_table(workdir):
     GroupResult(None, 9, 0, 5, {"accuracy": 1.0}, {"accuracy": (0.5, 1.0)}),
   ]
   one = dataclasses.replace(evaluation("lfw"), groups=groups)
-  results.write_results(str(workdir), [one], {"step": 100})
+  results.write_results(
+    RunDirectory(str(workdir)).results, [one], {"step": 100}
+  )
   _, tree = written(workdir)
   assert cells(
     tree,
@@ -382,7 +395,9 @@ def test_new_images_of_known_people_by_class_size(tmp_path, monkeypatch):
   for name in "ab":
     make_run(tmp_path / name, monkeypatch=monkeypatch)
     one = dataclasses.replace(known, facts={"by_class_size": table})
-    results.write_results(str(tmp_path / name), [one], {"step": 100})
+    results.write_results(
+      RunDirectory(str(tmp_path / name)).results, [one], {"step": 100}
+    )
   title = "Nearest class right for new images of new"
 
   def lines(*names):
@@ -402,7 +417,7 @@ def test_new_images_of_known_people_by_class_size(tmp_path, monkeypatch):
   }
   del table[0]["adjusted_accuracy"]  # Of a run before there was one.
   results.write_results(
-    str(tmp_path / "a"),
+    RunDirectory(str(tmp_path / "a")).results,
     [dataclasses.replace(known, facts={"by_class_size": table})],
     {"step": 100},
   )
@@ -508,7 +523,9 @@ def test_data_that_are_gone_are_no_obstacle(tmp_path, monkeypatch):
 def test_damaged_files_are_named(workdir, name):
   (workdir / name).write_text("{")
   with pytest.raises(InputError, match=f"{name}' is damaged"):
-    page_lib.write([str(workdir)], str(workdir / "out.html"))
+    page_lib.write(
+      [RunDirectory(str(workdir))], RunFile(str(workdir / "out.html"))
+    )
   assert not (workdir / "out.html").exists()
 
 

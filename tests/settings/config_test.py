@@ -7,6 +7,7 @@ import pytest
 
 from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.run_directory import RunDirectory
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = sorted(
@@ -148,48 +149,54 @@ def test_margin_in_degrees_is_refused():
 
 def test_stored_config_comes_back(tmp_path):
   config = recipe("casia_r50")
-  config_lib.check_or_save(config, str(tmp_path), save=True)
-  assert config_lib.read_config(str(tmp_path)).to_dict() == config.to_dict()
+  config_lib.check_or_save(config, RunDirectory(str(tmp_path)))
+  assert (
+    config_lib.read_config(RunDirectory(str(tmp_path))).to_dict()
+    == config.to_dict()
+  )
 
 
 def test_a_run_before_adamw_goes_on(tmp_path):
   """Settings that its file lacks are what they were before they had names."""
   config = recipe("casia_r50")
-  config_lib.check_or_save(config, str(tmp_path), save=True)
+  config_lib.check_or_save(config, RunDirectory(str(tmp_path)))
   path = tmp_path / "config.json"
   stored = json.loads(path.read_text())
   for name in ("name", "betas", "eps"):
     del stored["optimizer"][name]
   path.write_text(json.dumps(stored))
-  assert config_lib.read_config(str(tmp_path)).to_dict() == config.to_dict()
-  config_lib.check_or_save(config, str(tmp_path), save=True)
+  assert (
+    config_lib.read_config(RunDirectory(str(tmp_path))).to_dict()
+    == config.to_dict()
+  )
+  config_lib.check_or_save(config, RunDirectory(str(tmp_path)))
   config.optimizer.name = "adamw"
   with pytest.raises(InputError, match="name is 'sgd' there and 'adamw' here"):
-    config_lib.check_or_save(config, str(tmp_path), save=True)
+    config_lib.check_or_save(config, RunDirectory(str(tmp_path)))
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
   config = recipe("demo")
-  config_lib.check_or_save(config, str(tmp_path), save=True)
+  config_lib.check_or_save(config, RunDirectory(str(tmp_path)))
   config.mesh.model = 2  # May change.
   config.data.directory = "elsewhere"  # Compared by content.
-  config_lib.check_or_save(config, str(tmp_path), save=True)
+  config_lib.check_or_save(config, RunDirectory(str(tmp_path)))
   config.head.scale, config.seed = 30.0, 5
   with pytest.raises(InputError, match="seed is 0 there and 5 here") as error:
-    config_lib.check_or_save(config, str(tmp_path), save=True)
+    config_lib.check_or_save(config, RunDirectory(str(tmp_path)))
   assert "head.scale is 32.0 there and 30.0 here" in str(error.value)
   assert "mesh" not in str(error.value)
 
 
 def test_not_a_work_directory(tmp_path):
   with pytest.raises(InputError, match="not a work directory"):
-    config_lib.read_config(str(tmp_path))
+    config_lib.read_config(RunDirectory(str(tmp_path)))
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(InputError, match="damaged"):
-    config_lib.read_config(str(tmp_path))
+    config_lib.read_config(RunDirectory(str(tmp_path)))
   (tmp_path / "config.json").write_text('{"model": {"new": 1}}')
   with pytest.raises(InputError, match="'model.new'"):
-    config_lib.read_config(str(tmp_path))
+    config_lib.read_config(RunDirectory(str(tmp_path)))
 
 
 def test_no_hidden_defaults():

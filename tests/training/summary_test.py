@@ -17,6 +17,7 @@ from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.head import memory
 from jamsface_jax.run import state
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training import summary
 
 
@@ -98,7 +99,7 @@ def test_the_rate_told_is_the_first_after_the_warm_up():
 def test_closing_names_what_to_type(tmp_path, capsys):
   workdir = str(tmp_path / "a run")
   os.makedirs(workdir)
-  summary.close(workdir, 7, [])
+  summary.close(RunDirectory(workdir), 7, [])
   text = capsys.readouterr().out
   assert text.startswith("finished 7 steps\n")
   assert f"report: {workdir}/report.html" in text
