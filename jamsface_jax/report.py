@@ -37,7 +37,7 @@ def main() -> int:
       "--output is needed to compare several runs: give a file such as"
       " --output=compared.html."
     )
-  runs = [RunDirectory(one) for one in arguments.workdirs]
+  runs = [RunDirectory(workdir) for workdir in arguments.workdirs]
   output = RunFile(arguments.output) if arguments.output else runs[0].report
   try:
     write(runs, output, every_face=arguments.faces)

@@ -11,7 +11,7 @@ from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.metrics import folds
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.reports import class_profile, model_card, page
+from jamsface_jax.reports import class_profile, model_card, page, plots
 from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.state import Parts, TrainState
@@ -69,19 +69,14 @@ def plot(
     margins: of all classes, [C].
     evaluations: the last ones.
   """
-  # Here, since what draws takes long to import, and a run begins without it.
-  from jamsface_jax.reports import pictures
-
   run.plots.create()
-  with run.plots.picture("training").written_whole("wb") as file:
-    pictures.plot_training(read_metrics(run.metrics), file)
-  angular, cosine = (
-    margins[name][: source.num_classes]
-    for name in (head_lib.ANGULAR, head_lib.COSINE)
-  )
-  with run.plots.picture("margins").written_whole("wb") as file:
-    pictures.plot_margins(source.class_sizes, angular, cosine, file)
-  pictures.plot_evaluations(run.plots, evaluations, others={})
+  plots.plot_training(run.plots.picture("training"), read_metrics(run.metrics))
+  by_kind = {
+    "angular": margins[head_lib.ANGULAR][: source.num_classes],
+    "cosine": margins[head_lib.COSINE][: source.num_classes],
+  }
+  plots.plot_margins(run.plots.picture("margins"), source.class_sizes, by_kind)
+  plots.plot_evaluations(run.plots, evaluations, others={})
 
 
 def show(

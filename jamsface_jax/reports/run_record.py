@@ -6,34 +6,32 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.launches import read_launches
-from jamsface_jax.run.metrics_file import read_metrics
+from jamsface_jax.run.metrics_file import Series, read_metrics
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-  """A work directory as far as it was written.
+class RunRecord:
+  """A run as far as it has been written down.
 
   Attributes:
-    name: to tell it from the others.
-    workdir: its path.
+    name: tells it from the others of a page.
+    directory: where it lies.
     settings: values by name, "data.threads" say.
-    metrics: see `metric_log.read_metrics`.
+    metrics: steps and values by name, see `read_metrics`.
     sets: what `results.json` says of each test set, by the name to show.
     classes: see `class_profile.describe`; None if not written yet.
     seconds: wall time by kind of work; None if not written yet.
-    launches: see `launches.read_launches`.
+    launches: see `read_launches`.
   """
 
   name: str
-  workdir: str
+  directory: RunDirectory
   settings: dict[str, Any]
-  metrics: dict[str, tuple[np.ndarray, np.ndarray]]
+  metrics: dict[str, Series]
   sets: dict[str, dict[str, Any]]
   classes: dict[str, Any] | None
   seconds: dict[str, float] | None
@@ -47,14 +45,24 @@ class Run:
     )
 
   @property
+  def last_launch(self) -> dict[str, Any] | None:
+    """How and where it was launched last, if known."""
+    return self.launches[-1] if self.launches else None
+
+  @property
   def total_steps(self) -> int | None:
     """Steps of the whole run, if known."""
-    return self.launches[-1]["total_steps"] if self.launches else None
+    return self.last_launch["total_steps"] if self.last_launch else None
 
   @property
   def command(self) -> list[str]:
     """What it was started with last, as words."""
-    return shlex.split(self.launches[-1]["command"]) if self.launches else []
+    return shlex.split(self.last_launch["command"]) if self.last_launch else []
+
+  @property
+  def wall_time(self) -> float:
+    """Seconds of all launches together, 0 if not known."""
+    return sum((self.seconds or {}).values())
 
   def last(self, metric: str) -> float | None:
     """The last value of a metric, None if it has none."""
@@ -62,38 +70,41 @@ class Run:
     return float(values[-1]) if len(values) else None
 
 
-def read_run(run: RunDirectory, name: str) -> Run:
-  """Reads what a run has written so far.
-
-  Args:
-    run: directory of the run.
-    name: to show.
+def read_runs(runs: Sequence[RunDirectory]) -> list[RunRecord]:
+  """Reads what runs have written so far.
 
   Raises:
-    InputError: not a work directory, or a damaged file in it.
+    InputError: one is not a work directory or is given twice, or a file in it
+      is damaged.
   """
+  return [
+    _read_run(run, name) for run, name in zip(runs, _names(runs), strict=True)
+  ]
+
+
+def _read_run(run: RunDirectory, name: str) -> RunRecord:
   settings = config_lib.flatten(config_lib.read_config(run).to_dict())
   sets = {}
-  for file, suffix in (
+  for results, suffix in (
     (run.results, ""),
     (run.evaluation.results, " (evaluate)"),
   ):
-    results = _read_json(file)
-    for one in results["sets"] if results else ():
+    content = _read_object(results)
+    for one in content["sets"] if content else ():
       sets[f"{one['name']}{suffix}"] = one
-  return Run(
+  return RunRecord(
     name=name,
-    workdir=run.path,
+    directory=run,
     settings=settings,
     metrics=read_metrics(run.metrics) if run.metrics.exists() else {},
     sets=sets,
-    classes=_read_json(run.classes),
-    seconds=_read_json(run.goodput),
+    classes=_read_object(run.classes),
+    seconds=_read_object(run.goodput),
     launches=read_launches(run),
   )
 
 
-def _read_json(file: RunFile) -> dict[str, Any] | None:
+def _read_object(file: RunFile) -> dict[str, Any] | None:
   """The content of a file that is written whole; None if there is none."""
   try:
     return dict(file.read_json())
@@ -106,8 +117,8 @@ def _read_json(file: RunFile) -> dict[str, Any] | None:
     ) from None
 
 
-def run_names(runs: Sequence[RunDirectory]) -> list[str]:
-  """Short names that tell work directories apart: the ends of their paths."""
+def _names(runs: Sequence[RunDirectory]) -> list[str]:
+  """Short names that tell runs apart: the ends of their paths."""
   parts = [run.absolute.split(os.sep)[1:] for run in runs]
   for length in range(1, max(map(len, parts), default=1) + 1):
     names = ["/".join(one[-length:]) for one in parts]
