@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key
 from ml_collections import ConfigDict
 
 from jamsface_jax import head as head_lib
-from jamsface_jax.augmentation import augment as augment_lib
+from jamsface_jax.augmentation.augment import augment, normalize
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.head import (
@@ -38,7 +38,7 @@ def make_train_step(
     train_step,
     parts=parts,
     mesh=mesh,
-    augment=config.augment.to_dict(),
+    augmentation=config.augment.to_dict(),
     accumulation=config.optimizer.accumulation,
     fused_update=config.head.fused_update,
     clip_norm=config.head.clip_norm,
@@ -86,7 +86,7 @@ def train_step(
   *,
   parts: Parts,
   mesh: Mesh,
-  augment: Mapping[str, Any],
+  augmentation: Mapping[str, Any],
   accumulation: int,
   fused_update: bool,
   clip_norm: float,
@@ -102,7 +102,7 @@ def train_step(
     batch: `images` uint8 [B, H, W, 3] and `labels` int32 [B], sharding BATCH.
     parts: what the run is made of.
     mesh: the (data, model) mesh.
-    augment: arguments of `augmentation.augment`.
+    augmentation: arguments of `augment`, beside key and images.
     accumulation: micro-batches; their mean gradient is that of the batch
       (batch statistics are each micro-batch's own). More than one needs
       `fused_update=False`.
@@ -116,8 +116,8 @@ def train_step(
   # What the step sees: images as augmented, and the classes that it walks.
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   augment_key, forward_key = jax.random.split(key)
-  images = augment_lib.normalize(batch["images"])
-  images = augment_lib.augment(augment_key, images, **augment)
+  images = normalize(batch["images"])
+  images = augment(augment_key, images, **augmentation)
   labels = batch["labels"]
   sample = _draw_classes(key, labels, parts.head, mesh)
 
