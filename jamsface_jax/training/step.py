@@ -116,7 +116,7 @@ def train_step(
   # What the step sees: images as augmented, and the classes that it walks.
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   augment_key, forward_key = jax.random.split(key)
-  images = normalize(batch["images"])
+  images = jnp.asarray(normalize(batch["images"]))
   images = augment(augment_key, images, **augmentation)
   labels = batch["labels"]
   sample = _draw_classes(key, labels, parts.head, mesh)
