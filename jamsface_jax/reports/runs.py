@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.results import RESULTS_FILE
 from jamsface_jax.reports.class_profile import CLASSES_FILE
 from jamsface_jax.run.goodput import GOODPUT_FILE
 from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
 from jamsface_jax.run.starts import read_starts
+from jamsface_jax.settings.names import values
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ def read_run(workdir: str, name: str) -> Run:
   Raises:
     InputError: not a work directory, or a damaged file in it.
   """
-  settings = config_lib.flatten(config_lib.read_config(workdir).to_dict())
+  settings = values(read_settings(RunDirectory(workdir)))
   path = os.path.join(workdir, METRICS_FILE)
   sets = {}
   for folder, suffix in (("", ""), ("evaluation", " (evaluate)")):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.score_counts import EDGES
@@ -27,6 +26,9 @@ from jamsface_jax.reports.charts import (
 from jamsface_jax.reports.runs import Run
 from jamsface_jax.run.goodput import KINDS
 from jamsface_jax.run.metrics_file import matching
+from jamsface_jax.settings.names import meanings, values
+from jamsface_jax.settings.origin import source_of
+from jamsface_jax.settings.sections import Settings
 
 _ALL_PAIRS = ":all_pairs"
 
@@ -605,14 +607,11 @@ def time(runs: Sequence[Run]) -> str:
 
 def settings(runs: Sequence[Run]) -> str:
   """All settings: those that are not defaults, then the others."""
-  base = config_lib.flatten(config_lib.base_config().to_dict())
-  meanings = config_lib.meanings()
+  base = values(Settings())
+  meaning = meanings()
 
   def source(name: str) -> str:
-    of_runs = {
-      config_lib.source_of(name, run.settings[name], run.command)
-      for run in runs
-    }
+    of_runs = {source_of(name, run.settings[name], run.command) for run in runs}
     kinds = ("command line", "recipe", "default")
     return next(kind for kind in kinds if kind in of_runs)
 
@@ -622,18 +621,18 @@ def settings(runs: Sequence[Run]) -> str:
       *(_value(run.settings[name]) for run in runs),
       _value(base[name]),
       source(name),
-      meanings[name],
+      meaning[name],
     ]
 
   columns = ["setting", *(run.name for run in runs)]
   columns += ["default", "set by", "meaning"]
-  changed = [row(name) for name in meanings if source(name) != "default"]
-  rest = [row(name) for name in meanings if source(name) == "default"]
+  changed = [row(name) for name in meaning if source(name) != "default"]
+  rest = [row(name) for name in meaning if source(name) == "default"]
   parts = []
   if len(runs) > 1:
     apart = [
       row(name)
-      for name in meanings
+      for name in meaning
       if len({_value(run.settings[name]) for run in runs}) > 1
     ]
     caption = "Settings in which the runs differ"
