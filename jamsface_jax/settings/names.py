@@ -58,7 +58,7 @@ def settings_from(named: Mapping[str, Any]) -> Settings:
 
 def replaced(settings: Settings, changes: Mapping[str, Any]) -> Settings:
   """A copy of settings with some others; arguments and errors as above."""
-  return settings_from(values(settings) | changes)
+  return settings_from({**values(settings), **changes})
 
 
 def _as_kind_of(default: Any, value: Any, name: str) -> Any:
