@@ -17,12 +17,13 @@ from export_test import (
   settings_of,
   variables_of,
 )
-from weight_files_test import Call, Storage, tensor, write_torch
+from torch_files import Call, write_pth, write_torch
 
 from jamsface_jax.augmentation.augment import normalize
-from jamsface_jax.config import read_config
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.checkpoint import CheckpointReader
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import onnx_file
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
@@ -59,18 +60,6 @@ def expected_of(name, images):
   return np.asarray(model.apply(variables, normalize(images), train=False))
 
 
-def write_pth(path, arrays):
-  storages = [
-    Storage(str(k), np.ascontiguousarray(array, np.float32))
-    for k, array in enumerate(arrays.values())
-  ]
-  entries = {}
-  for (name, array), storage in zip(arrays.items(), storages, strict=True):
-    strides = [s // 4 for s in np.empty(array.shape, np.float32).strides]
-    entries[name] = tensor(storage, array.shape, tuple(strides))
-  return write_torch(path, entries, storages)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_there_and_back_is_the_same(name):
   model, shapes, variables = variables_of(name)
@@ -96,7 +85,7 @@ def test_the_work_directory_is_honest(tmp_path):
   path = str(tmp_path / "w.npz")
   write_npz(path, arrays_of("iresnet"), texts_of("iresnet"))
   workdir = take(path, tmp_path / "run")
-  config = read_config(workdir)
+  config = read_settings(RunDirectory(workdir))
   assert config.model.stages == (1, 2) and config.data.image_size == SIZE
   reader = CheckpointReader(workdir)
   metadata = reader.metadata(reader.choose(None))
