@@ -50,7 +50,10 @@ def test_schedules_hit_hand_numbers(decay, expected):
 
 
 def test_epochs_become_steps():
-  config = settings(**{"schedule.unit": "epochs", "schedule.length": 3.0})
+  config = settings(
+    **{"schedule.unit": "epochs", "schedule.length": 3.0},
+    **{"schedule.warmup": 1.0},
+  )
   assert steps_of(3.0, config, 1000) == 94  # ceil(3000 / 32)
   config = replaced(config, {"schedule.unit": "steps"})
   assert steps_of(3.0, config, 1000) == 3
