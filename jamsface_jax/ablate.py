@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from jamsface_jax.ablation.comparison import read_comparison
+from jamsface_jax.ablation.comparison import make_comparison
 from jamsface_jax.ablation.statistics import tune
 from jamsface_jax.ablation.tables import write
 from jamsface_jax.ablation.trials import (
@@ -43,13 +43,13 @@ _JOBS = flags.DEFINE_integer(
 
 def main() -> int:
   """Reads the flags, runs what is missing, writes the table."""
-  config = recipe_flags.parse(sys.argv, "jamsface_jax.ablate")
+  given = recipe_flags.parse(sys.argv, "jamsface_jax.ablate")
   output = _OUTPUT.value
   if not output:
     raise InputError(
       "--output is needed: give a directory for runs, table and plot."
     )
-  comparison = read_comparison(config)
+  comparison = make_comparison(given.to_dict())
   # Seeds of a row run the same program, which is compiled once.
   os.environ.update(compiling.cache_environment(output))
   chosen, curves = {}, []

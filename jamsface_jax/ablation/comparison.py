@@ -1,134 +1,131 @@
-"""What is compared: rows of losses on recipes, over seeds, perhaps tuned."""
+"""What is compared: rows over recipes and seeds, and how rows are tuned."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from jamsface_jax.errors import InputError
+
+# What is set, as after --config: ("head.scale=30", ...).
+Words = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-  """How rows are tuned before they are compared.
+  """How each row is tuned before it is compared.
 
   Attributes:
-    seeds: the seeds of the runs that choose.
-    metric: what they choose by; better when larger.
-    settings: flags of all these runs, such as another test set.
-    factors: the strength of each choice, for tables and plots.
-    choices: by row, the flags of each choice.
-    recipe: the one whose choices are those of all recipes; None if each recipe
-      is tuned by itself.
+    seeds: seeds of the runs that tune, others than those compared.
+    metric: metric that is largest for the best choice.
+    settings: what is set in these runs besides, such as another test set.
+    factors: strengths of the choices, of a plot's axis and of the area below.
+    choices: by row, what is set for each factor.
+    recipe: the recipe whose choices are those of all; None: each by itself.
   """
 
   seeds: tuple[int, ...]
   metric: str
-  settings: tuple[str, ...]
+  settings: Words
   factors: tuple[float, ...]
-  choices: dict[str, tuple[tuple[str, ...], ...]]
+  choices: Mapping[str, tuple[Words, ...]]
   recipe: str | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Rows that are compared, each on every recipe with every seed.
+  """What `ablate` is asked to compare.
 
   Attributes:
-    recipes: files, with ":VARIANT" if it is a variant.
-    seeds: the seeds of the runs.
-    metrics: what is compared.
+    recipes: files of recipes, with ":VARIANT" if they are variants.
+    seeds: seeds that every row is run with.
+    metrics: names of the metrics that the table has, of the last evaluation.
     reference: the row that others are compared with.
-    rows: by name, a variant of the recipe and flags.
-    tuning: None if rows are run as they are.
+    rows: by its name, the variant of a recipe and what is set besides.
+    tuning: how rows are tuned first; None if they are not.
   """
 
   recipes: tuple[str, ...]
   seeds: tuple[int, ...]
   metrics: tuple[str, ...]
   reference: str
-  rows: dict[str, tuple[str, ...]]
+  rows: Mapping[str, Words]
   tuning: Tuning | None
 
   @property
   def tuned_recipes(self) -> tuple[str, ...]:
-    """The recipes that rows are tuned on."""
-    if not self.tuning:
-      return ()
-    return (self.tuning.recipe,) if self.tuning.recipe else self.recipes
+    """The one whose choices are those of all recipes; or each by itself."""
+    if self.tuning and self.tuning.recipe:
+      return (self.tuning.recipe,)
+    return self.recipes
 
 
-def read_comparison(config: ConfigDict) -> Comparison:
-  """Takes a comparison from the settings of `jamsface_jax.ablate`.
+def make_comparison(given: Mapping[str, Any]) -> Comparison:
+  """What a file such as configs/ablation.py asks for.
 
   Args:
-    config: what a file such as configs/ablation.py returns.
+    given: values by the names of `Comparison`, those of `tuning` within it.
 
   Raises:
     InputError: a setting is missing, or rows are not tuned alike.
   """
   for name in ("recipes", "seeds", "metrics", "rows", "reference"):
-    if name not in config:
+    if name not in given:
       raise InputError(f"--config: {name} is missing: see configs/ablation.py.")
-  if config.reference not in config.rows:
+  if given["reference"] not in given["rows"]:
     raise InputError(
-      f"reference={config.reference!r} is not a row: use one of"
-      f" {', '.join(config.rows)}."
+      f"reference={given['reference']!r} is not a row: use one of"
+      f" {', '.join(given['rows'])}."
     )
-  rows = {row: tuple(config.rows[row]) for row in config.rows}
+  tuning = None
+  if "tuning" in given:
+    tuning = _make_tuning(given["tuning"], list(given["rows"]))
   return Comparison(
-    recipes=tuple(config.recipes),
-    seeds=tuple(config.seeds),
-    metrics=tuple(config.metrics),
-    reference=config.reference,
-    rows=rows,
-    tuning=_read_tuning(config.tuning, rows) if "tuning" in config else None,
+    recipes=tuple(given["recipes"]),
+    seeds=tuple(given["seeds"]),
+    metrics=tuple(given["metrics"]),
+    reference=given["reference"],
+    rows=given["rows"],
+    tuning=tuning,
   )
 
 
-def _read_tuning(config: ConfigDict, rows: Mapping[str, object]) -> Tuning:
+def _make_tuning(given: Mapping[str, Any], rows: Sequence[str]) -> Tuning:
   for name in ("seeds", "metric", "settings", "factors", "choices"):
-    if name not in config:
+    if name not in given:
       raise InputError(
         f"--config: tuning.{name} is missing: see configs/ablation_tail.py."
       )
   for row in rows:
-    choices = config.choices.get(row, ())
-    if len(choices) != len(config.factors):
+    choices = given["choices"].get(row, ())
+    if len(choices) != len(given["factors"]):
       raise InputError(
         f"tuning.choices: row {row!r} has {len(choices)} choices and"
-        f" tuning.factors {len(config.factors)}: a comparison is fair"
-        " where all rows have the same budget, give each as many."
+        f" tuning.factors {len(given['factors'])}: a comparison is fair where"
+        " all rows have the same budget, give each as many."
       )
   return Tuning(
-    seeds=tuple(config.seeds),
-    metric=config.metric,
-    settings=tuple(config.settings),
-    factors=tuple(config.factors),
-    choices={
-      row: tuple(tuple(choice) for choice in config.choices[row])
-      for row in rows
-    },
-    recipe=config.get("recipe"),
+    seeds=tuple(given["seeds"]),
+    metric=given["metric"],
+    settings=tuple(given["settings"]),
+    factors=tuple(given["factors"]),
+    choices=given["choices"],
+    recipe=given.get("recipe"),
   )
 
 
 def strengths(
   middles: Mapping[str, Mapping[str, float]], factors: Sequence[float]
-) -> ConfigDict:
+) -> dict[str, tuple[Words, ...]]:
   """The `tuning.choices` of rows that are tuned by the same factors.
 
   Args:
     middles: by row, what is tuned and its middle.
-    factors: what all that is tuned of a row is multiplied by, choice by choice;
-      `tuning.factors`.
+    factors: factors on all that is tuned of a row; `tuning.factors`.
   """
-  return ConfigDict(
-    {
-      row: tuple(
-        tuple(f"{name}={middle * factor:g}" for name, middle in values.items())
-        for factor in factors
-      )
-      for row, values in middles.items()
-    }
-  )
+  return {
+    row: tuple(
+      tuple(f"{name}={middle * factor:g}" for name, middle in values.items())
+      for factor in factors
+    )
+    for row, values in middles.items()
+  }

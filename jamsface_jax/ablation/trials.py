@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jamsface_jax.ablation.comparison import Comparison
+from jamsface_jax.ablation.comparison import Comparison, Words
 from jamsface_jax.errors import EXIT_PREEMPTED, InputError
 from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
@@ -169,7 +169,7 @@ def _trial(
   seed: int,
   *,
   choice: int | None,
-  further: Sequence[str] = (),
+  further: Words = (),
 ) -> Trial:
   variant, *settings = comparison.rows[row]
   file, _, words = recipe.partition(":")

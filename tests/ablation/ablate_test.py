@@ -6,13 +6,12 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import assert_one_sentence
+from conftest import assert_one_sentence, check_builds
 from ml_collections import ConfigDict
 from scipy import stats
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.ablation import statistics, tables
-from jamsface_jax.ablation.comparison import read_comparison, strengths
+from jamsface_jax.ablation.comparison import make_comparison, strengths
 from jamsface_jax.ablation.trials import plan_trials, plan_tuning
 from jamsface_jax.errors import InputError
 
@@ -120,19 +119,23 @@ def test_runs_what_is_missing_and_tells_of_what_failed(
   assert "| cosface | 2 |" in done.stdout  # What there is.
 
 
+def compared(config):
+  return make_comparison(config.to_dict())
+
+
 def test_what_cannot_be_compared():
   config = ConfigDict({"recipes": ("a.py",), "seeds": (0,), "metrics": ("m",)})
   with pytest.raises(InputError, match="rows is missing"):
-    read_comparison(config)
+    compared(config)
   config.rows, config.reference = ConfigDict({"a": ("a",)}), "b"
   with pytest.raises(InputError, match="'b' is not a row: use one of a"):
-    read_comparison(config)
+    compared(config)
   config.reference, config.tuning = "a", ConfigDict({"seeds": (7,)})
   with pytest.raises(InputError, match="tuning.metric is missing"):
-    read_comparison(config)
+    compared(config)
   config.tuning = tuning(choices={"a": (("x=1",),)})
   with pytest.raises(InputError, match="'a' has 1 choices and .* 3: a compar"):
-    read_comparison(config)
+    compared(config)
 
 
 def test_many_rows_are_tested_as_many():
@@ -147,8 +150,8 @@ def test_the_table_has_the_corrected_p(tmp_path):
   config = ConfigDict({"recipes": ("r.py",), "metrics": ("m",)})
   config.seeds, config.reference = (0, 1, 2), "a"
   config.rows = ConfigDict({name: ("x",) for name in "abc"})
+  comparison = compared(config)
   values = {"a": (1, 2, 3), "b": (2, 4, 3.5), "c": (1, 3, 3.2)}
-  comparison = read_comparison(config)
   results = {
     run: {"m": values[run.row][run.seed]}
     for run in plan_trials(comparison, "out", {})
@@ -181,7 +184,7 @@ def test_the_best_choice_of_a_row_goes_on():
       "b": (("y=1",), ("y=2",), ("y=3",)),
     }
   )
-  comparison = read_comparison(config)
+  comparison = compared(config)
   runs = plan_tuning(comparison, "out")
   assert len({run.directory for run in runs}) == len(runs) == 12
   values = {"a": (0.5, 0.9, 0.6), "b": (0.7, 0.2, 0.1)}
@@ -220,7 +223,7 @@ def test_one_recipe_may_tune_for_all():
   config.rows = ConfigDict({"a": ("cosface",)})
   config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
   config.tuning.recipe = "r.py"
-  comparison = read_comparison(config)
+  comparison = compared(config)
   runs = plan_tuning(comparison, "out")
   assert {run.recipe for run in runs} == {"r.py"} and len(runs) == 6
   results = {run: {"v/tar": run.choice} for run in runs}
@@ -238,7 +241,7 @@ def test_each_recipe_has_its_table_of_tuning(tmp_path):
   config.seeds, config.reference = (0,), "a"
   config.rows = ConfigDict({"a": ("cosface",)})
   config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
-  comparison = read_comparison(config)
+  comparison = compared(config)
   runs = plan_tuning(comparison, "out")
   results = {run: {"v/tar": 0.1 * run.choice} for run in runs}
   for run in runs:
@@ -259,9 +262,9 @@ def test_each_recipe_has_its_table_of_tuning(tmp_path):
 )
 def test_every_run_of_a_shipped_comparison_is_a_valid_recipe(path):
   config = importlib.import_module(f"configs.{path.stem}").get_config()
-  comparison = read_comparison(config)
+  comparison = compared(config)
   chosen = {}
-  if comparison.tuning:
+  if "tuning" in config:
     chosen = {
       (recipe, row): 0 for recipe in config.recipes for row in config.rows
     }
@@ -280,4 +283,4 @@ def test_every_run_of_a_shipped_comparison_is_a_valid_recipe(path):
         section = section[parent]
       kind = type(section[field])
       section[field] = value == "True" if kind is bool else kind(value)
-    config_lib.validate(chosen_recipe)
+    check_builds(chosen_recipe)
