@@ -1,5 +1,6 @@
 """One step of training: a pure function of a state and a batch."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32, Key
-from ml_collections import ConfigDict
 
 from jamsface_jax import head as head_lib
 from jamsface_jax.augmentation.augment import augment, normalize
@@ -24,12 +24,13 @@ from jamsface_jax.head import (
   class_sampling,
 )
 from jamsface_jax.run.state import Parts, TrainState, state_shapes
+from jamsface_jax.settings.sections import Settings
 
 Tree = TypeVar("Tree")
 
 
 def make_train_step(
-  config: ConfigDict, parts: Parts, mesh: Mesh
+  config: Settings, parts: Parts, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Compiles `train_step` for these settings; it takes over its state."""
   shapes = state_shapes(parts, config.data.image_size, mesh)
@@ -38,7 +39,7 @@ def make_train_step(
     train_step,
     parts=parts,
     mesh=mesh,
-    augmentation=config.augment.to_dict(),
+    augmentation=dataclasses.asdict(config.augment),
     accumulation=config.optimizer.accumulation,
     fused_update=config.head.fused_update,
     clip_norm=config.head.clip_norm,
