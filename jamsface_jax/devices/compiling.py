@@ -42,7 +42,8 @@ def cache_in(directory: str) -> None:
   Args:
     directory: in that of a run; made when the first program is kept.
   """
-  given = jax.config.jax_compilation_cache_dir
+  # JAX gives its configuration this attribute when it runs.
+  given = jax.config.jax_compilation_cache_dir  # ty: ignore[missing-attribute]
   run = os.path.dirname(os.path.abspath(directory))
   closed = os.path.isdir(run) and not os.access(run, os.W_OK)
   if given is not None or closed:
@@ -56,7 +57,11 @@ def cache_in(directory: str) -> None:
 def cache_environment(directory: str) -> dict[str, str]:
   """Variables by which other processes keep compiled programs in a directory.
 
-  Nothing if the user has given JAX one.
+  Args:
+    directory: directory that they share.
+
+  Returns:
+    Nothing if the user has given JAX a directory.
   """
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return {}

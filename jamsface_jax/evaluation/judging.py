@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import jax
 
-from jamsface_jax.config import read_config
 from jamsface_jax.devices import processes, sharding
 from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.errors import InputError
@@ -15,6 +14,7 @@ from jamsface_jax.evaluation.evaluator import Task, open_folder_task, open_tasks
 from jamsface_jax.protocols.pooling import ALL, Pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import Evaluation, Settings, TestSet
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
 FLIPS = {"sum": (True,), "none": (False,), "both": (True, False)}
@@ -26,7 +26,7 @@ def judge_network(
 ) -> tuple[list[Evaluation], dict[str, object]]:
   """Embeds the images of data sets; process 0 judges the embeddings."""
   first = jax.process_index() == 0
-  config = read_config(run)
+  config = read_settings(run)
   size = config.data.image_size
   if arguments.protocol:
     tasks = [open_folder_task(arguments.data, arguments.protocol, size)]

@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.launches import read_launches
 from jamsface_jax.run.metrics_file import Series, read_metrics
+from jamsface_jax.settings.names import values
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 
@@ -83,7 +84,7 @@ def read_runs(runs: Sequence[RunDirectory]) -> list[RunRecord]:
 
 
 def _read_run(run: RunDirectory, name: str) -> RunRecord:
-  settings = config_lib.flatten(config_lib.read_config(run).to_dict())
+  settings = values(read_settings(run))
   sets = {}
   for results, suffix in (
     (run.results, ""),

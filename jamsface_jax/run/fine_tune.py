@@ -4,14 +4,14 @@ import dataclasses
 from typing import Any
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from jamsface_jax.config import read_config
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.run.state import Parts, TrainState, state_shapes
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
 # Names of `--fine_tune_keep`: leaves of the head that a part consists of.
@@ -100,7 +100,7 @@ def plan_fine_tune(
 def begin_with(
   chosen: FineTune,
   state: TrainState,
-  config: ConfigDict,
+  config: Settings,
   parts: Parts,
   mesh: Mesh,
 ) -> TrainState:
@@ -138,16 +138,16 @@ def begin_with(
 
 
 def _check_fits(
-  chosen: FineTune, stored: dict[str, Any], config: ConfigDict, parts: Parts
+  chosen: FineTune, stored: dict[str, Any], config: Settings, parts: Parts
 ) -> None:
-  other = read_config(RunDirectory(chosen.workdir))
+  other = read_settings(RunDirectory(chosen.workdir))
   pairs = {
     "color_order": (stored["color_order"], records.COLOR_ORDER),
     "data.image_size": (other.data.image_size, config.data.image_size),
   }
-  for name in config.model:
+  for name, value in dataclasses.asdict(config.model).items():
     if name not in _NOT_OF_WEIGHTS:
-      pairs[f"model.{name}"] = other.model[name], config.model[name]
+      pairs[f"model.{name}"] = getattr(other.model, name), value
   if set(chosen.keep) & set(HEAD_PARTS):
     pairs["num_classes"] = stored["num_classes"], parts.head.num_classes
     pairs["head.class_multiple"] = (

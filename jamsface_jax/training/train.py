@@ -5,9 +5,7 @@ import contextlib
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.pipeline import batches
 from jamsface_jax.data.sources import (
   open_source,
@@ -24,9 +22,12 @@ from jamsface_jax.run.goodput import Goodput
 from jamsface_jax.run.launches import note_launch
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.resuming import begin, describe
+from jamsface_jax.run.schedule import steps_of
 from jamsface_jax.run.state import (
   make_parts,
 )
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training import summary
 from jamsface_jax.training.metric_writer import MetricWriter
@@ -44,7 +45,7 @@ from jamsface_jax.training.wandb_log import WandbLog
 
 
 def train(
-  config: ConfigDict,
+  config: Settings,
   run: RunDirectory,
   *,
   fine_tune_from: RunDirectory | None = None,
@@ -57,7 +58,7 @@ def train(
   order and ends with the same parameters and metrics.
 
   Args:
-    config: see `config.base_config`.
+    config: settings of the run.
     run: directory of this run, made if missing.
     fine_tune_from: directory of another run to begin with parts of.
     fine_tune_keep: these parts, see `plan_fine_tune`.
@@ -74,14 +75,13 @@ def train(
   if not main_process:  # One process of several writes.
     run = run.without_writing()
   goodput = Goodput(run)
-  config_lib.validate(config)
   mesh = sharding.make_mesh(config.mesh.model)
   micro_batch = config.data.batch_size // config.optimizer.accumulation
   sharding.check_divides(
     "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
   source = open_source(config)
-  total_steps = config_lib.steps_of(config.schedule.length, config, len(source))
+  total_steps = steps_of(config.schedule.length, config, len(source))
   parts = make_parts(config, source.num_classes, len(source))
   head_lib.check_mesh(parts.head, mesh)
   cost = memory.estimate(
@@ -98,7 +98,7 @@ def train(
     closing.callback(preemption.close)
     closing.enter_context(run.held())
     beginning = fine_tune.plan_fine_tune(run, fine_tune_from, fine_tune_keep)
-    config_lib.check_or_save(config, run)
+    check_or_save(config, run)
     checkpoints = Checkpoints(
       run,
       keep_last=config.checkpoint.keep_last,
@@ -148,7 +148,7 @@ def train(
     )
     closing.callback(stream.close)
     step_fn = make_train_step(config, parts, mesh)
-    profile = Profile(config_lib.profiled_steps(config), run)
+    profile = Profile(config.profiled_steps, run)
     closing.callback(profile.close)
     evaluations: list[Evaluation] = []
 
@@ -227,7 +227,7 @@ def lacks_evaluation(writer: MetricWriter | None) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(np.bool_(lacks)))
 
 
-def check_best(config: ConfigDict, evaluator: Evaluator) -> None:
+def check_best(config: Settings, evaluator: Evaluator) -> None:
   """Refuses a `keep_best` that no evaluation will measure."""
   wanted = config.checkpoint.keep_best
   choices = evaluator.rising_metrics()

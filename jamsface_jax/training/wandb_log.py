@@ -1,12 +1,12 @@
 """Numbers of a run to Weights & Biases too, if `wandb.project` asks for it."""
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Mapping
 
-from ml_collections import ConfigDict
-
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
 
@@ -25,7 +25,7 @@ class WandbLog:
     InputError: the package wandb is missing, or refuses.
   """
 
-  def __init__(self, config: ConfigDict, run: RunDirectory):
+  def __init__(self, config: Settings, run: RunDirectory):
     project = config.wandb.project
     try:
       import wandb  # Here: most runs do without.
@@ -42,7 +42,7 @@ class WandbLog:
         id=_run_id(run),
         resume="allow",
         dir=run.path,
-        config=config.to_dict(),
+        config=dataclasses.asdict(config),
         settings=wandb.Settings(console="off"),
       )
     except wandb.Error as error:
