@@ -258,11 +258,11 @@ def read_state(workdir: str) -> state.TrainState:
   """The last state of a run, on the host."""
   config = read_settings(RunDirectory(workdir))
   source = open_source(config)
-  parts = state.make_parts(config, source.num_classes, len(source))
+  components = state.make_components(config, source.num_classes, len(source))
   mesh = sharding.make_mesh(-1)
   checkpoints = Checkpoints(RunDirectory(workdir), keep_last=1, keep_best="")
   step = steps_of(config.schedule.length, config, len(source))
-  shapes = state.state_shapes(parts, config.data.image_size, mesh)
+  shapes = state.state_shapes(components, config.data.image_size, mesh)
   restored = checkpoints.restore(step, shapes)
   checkpoints.close()
   return jax.device_get(restored)

@@ -273,9 +273,9 @@ def read_state(workdir: str) -> state.TrainState:
   """The last state, on the host."""
   config = settings(1)
   source = NoiseSource(config.data.noise_classes, config.data.noise_images, 32)
-  parts = state.make_parts(config, source.num_classes, len(source))
+  components = state.make_components(config, source.num_classes, len(source))
   checkpoints = Checkpoints(RunDirectory(workdir), keep_last=9, keep_best="")
-  shapes = state.state_shapes(parts, 32, sharding.make_mesh(1))
+  shapes = state.state_shapes(components, 32, sharding.make_mesh(1))
   restored = checkpoints.restore(END, shapes)
   checkpoints.close()
   return jax.device_get(restored)

@@ -178,10 +178,10 @@ def _jax_step(args):
   from jamsface_jax.training.step import make_train_step
 
   config = _settings(args)
-  parts = state.make_parts(config, args.classes, 100_000)
+  components = state.make_components(config, args.classes, 100_000)
   mesh = sharding.make_mesh(-1)
-  now = [state.create_state(0, parts, args.size, mesh)]
-  step_fn = make_train_step(config, parts, mesh)
+  now = [state.create_state(0, components, args.size, mesh)]
+  step_fn = make_train_step(config, components, mesh)
   rng = np.random.default_rng(0)
   shape = (args.batch, args.size, args.size, 3)
   batch = {

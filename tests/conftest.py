@@ -111,7 +111,7 @@ def untrained(tmp_path_factory):
 def save_untrained(workdir, *, steps, color_order="RGB"):
   """Writes checkpoints of networks with first values, a seed a step."""
   config = make_settings(tiny(base_config()))
-  parts = state.make_parts(config, 12, 37)
+  components = state.make_components(config, 12, 37)
   metadata = {
     "embedding_size": config.model.embedding_size,
     "image_size": config.data.image_size,
@@ -122,7 +122,7 @@ def save_untrained(workdir, *, steps, color_order="RGB"):
   checkpoints = Checkpoints(RunDirectory(workdir), keep_last=2, keep_best="")
   for step in steps:
     first = state.create_state(
-      step, parts, config.data.image_size, sharding.make_mesh(-1)
+      step, components, config.data.image_size, sharding.make_mesh(-1)
     )
     checkpoints.save(step, first, metadata)
   checkpoints.close()

@@ -31,8 +31,8 @@ def tiny_config(dataset, **changes):
 def read_state(config, workdir, step=12):
   """The state of a finished run, on the host."""
   mesh = sharding.make_mesh(-1)
-  parts = state.make_parts(config, 12, 37)
-  shapes = state.state_shapes(parts, config.data.image_size, mesh)
+  components = state.make_components(config, 12, 37)
+  shapes = state.state_shapes(components, config.data.image_size, mesh)
   checkpoints = Checkpoints(
     RunDirectory(str(workdir)), keep_last=3, keep_best=""
   )

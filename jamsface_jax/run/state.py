@@ -1,4 +1,4 @@
-"""What training changes (`TrainState`) and what it never does (`Parts`)."""
+"""What training changes, `TrainState`, and what it never does, `Components`."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Components:
   """What a run is made of and never changes.
 
   Attributes:
@@ -68,11 +68,13 @@ class Parts:
   reward: optax.Schedule
 
 
-def make_parts(config: Settings, num_classes: int, num_images: int) -> Parts:
-  """Builds the parts of a run from its settings and the size of its data."""
+def make_components(
+  config: Settings, num_classes: int, num_images: int
+) -> Components:
+  """Builds the components of a run from its settings and the size of its data."""
   head = make_head(config, num_classes, num_images)
   schedule = make_schedule(config, num_images)
-  return Parts(
+  return Components(
     model=make_model(config),
     head=head,
     optimizers=make_optimizers(config, schedule, head),
@@ -133,7 +135,7 @@ def make_head(
 
 
 def make_init(
-  parts: Parts,
+  components: Components,
   image_size: int,
   mesh: Mesh,
   class_sizes: np.ndarray | None = None,
@@ -142,19 +144,21 @@ def make_init(
 
   def init(key: jax.Array) -> TrainState:
     backbone_key, head_key = jax.random.split(key)
-    variables = init_backbone(backbone_key, parts.model, image_size)
+    variables = init_backbone(backbone_key, components.model, image_size)
     params = {
       "backbone": variables["params"],
-      "head": head_lib.init(head_key, parts.head, mesh, class_sizes),
+      "head": head_lib.init(head_key, components.head, mesh, class_sizes),
     }
     return TrainState(
       step=jnp.int32(0),
       params=params,
       batch_stats=variables["batch_stats"],
-      opt_state=parts.optimizers.init(params),
+      opt_state=components.optimizers.init(params),
       running={
         name: jnp.float32(value)
-        for name, value in parts.head.loss.start(parts.head.num_classes).items()
+        for name, value in components.head.loss.start(
+          components.head.num_classes
+        ).items()
       },
       rejected=jnp.zeros(2, jnp.int32),
     )
@@ -163,13 +167,17 @@ def make_init(
 
 
 @functools.lru_cache(maxsize=4)  # A start asks several times; each is a trace.
-def state_shapes(parts: Parts, image_size: int, mesh: Mesh) -> TrainState:
+def state_shapes(
+  components: Components, image_size: int, mesh: Mesh
+) -> TrainState:
   """Describes the state without making it.
 
   Returns:
     A TrainState of ShapeDtypeStructs that carry their shardings.
   """
-  shapes = jax.eval_shape(make_init(parts, image_size, mesh), jax.random.key(0))
+  shapes = jax.eval_shape(
+    make_init(components, image_size, mesh), jax.random.key(0)
+  )
   return jax.tree.map(
     lambda shape, where: jax.ShapeDtypeStruct(
       shape.shape, shape.dtype, sharding=where
@@ -181,7 +189,7 @@ def state_shapes(parts: Parts, image_size: int, mesh: Mesh) -> TrainState:
 
 def create_state(
   seed: int,
-  parts: Parts,
+  components: Components,
   image_size: int,
   mesh: Mesh,
   class_sizes: np.ndarray | None = None,
@@ -190,16 +198,16 @@ def create_state(
 
   Args:
     seed: of the initial values.
-    parts: of the run.
+    components: of the run.
     image_size: pixels along a side.
     mesh: the (data, model) mesh.
     class_sizes: images of each class; see `head.init`.
   """
   shardings = jax.tree.map(
-    lambda shape: shape.sharding, state_shapes(parts, image_size, mesh)
+    lambda shape: shape.sharding, state_shapes(components, image_size, mesh)
   )
   init = jax.jit(
-    make_init(parts, image_size, mesh, class_sizes),
+    make_init(components, image_size, mesh, class_sizes),
     out_shardings=shardings,
     compiler_options=options_to_run_once(),
   )

@@ -56,8 +56,8 @@ def test_bytes_are_those_of_the_state_that_trains(eight, model):
   config = settings(**{"mesh.model": model})
   cost = measure(config, eight)
   assert cost.mesh == {"data": 8 // model, "model": model}
-  parts = state.make_parts(config, 1000, 512)
-  first = state.create_state(0, parts, 16, sharding.make_mesh(model))
+  components = state.make_components(config, 1000, 512)
+  first = state.create_state(0, components, 16, sharding.make_mesh(model))
 
   def held(tree):
     device = jax.devices()[0]

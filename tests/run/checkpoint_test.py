@@ -235,11 +235,11 @@ def test_other_metadata_is_refused(run_copy, dataset, name, value):
 
 def small_state():
   config = tiny_config("")
-  parts = state.make_parts(config, 12, 37)
+  components = state.make_components(config, 12, 37)
   mesh = sharding.make_mesh(-1)
   return (
-    state.create_state(0, parts, 32, mesh),
-    state.state_shapes(parts, 32, mesh),
+    state.create_state(0, components, 32, mesh),
+    state.state_shapes(components, 32, mesh),
   )
 
 
@@ -377,7 +377,7 @@ def test_state_comes_back_on_the_mesh_that_is_asked_for(tmp_path, mesh):
   checkpoints.save(3, current, {"a": [1, 2]})
   checkpoints.wait()
   shapes = state.state_shapes(
-    state.make_parts(tiny_config(""), 12, 37), 32, mesh
+    state.make_components(tiny_config(""), 12, 37), 32, mesh
   )
   restored = checkpoints.restore(3, shapes)
   assert checkpoints.metadata(3) == {"a": [1, 2]}

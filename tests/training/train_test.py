@@ -357,12 +357,12 @@ def test_restores_on_another_mesh(finished, dataset):
   config = tiny_config(dataset)
   want = read_state(config, finished)
   mesh = sharding.make_mesh(2)
-  parts = state.make_parts(config, 12, 37)
+  components = state.make_components(config, 12, 37)
   checkpoints = Checkpoints(
     RunDirectory(str(finished)), keep_last=3, keep_best=""
   )
   got = checkpoints.restore(
-    12, state.state_shapes(parts, config.data.image_size, mesh)
+    12, state.state_shapes(components, config.data.image_size, mesh)
   )
   checkpoints.close()
   weights = got.params["head"]["weights"]
