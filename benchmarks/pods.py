@@ -30,6 +30,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.pods import chips, step_cost
 from jamsface_jax.pods.step_cost import StepCost
 from jamsface_jax.run import state
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings import recipe_flags
 from jamsface_jax.settings.defaults import make_settings
 from jamsface_jax.settings.sections import Settings
@@ -210,7 +211,7 @@ def run_steps(number: int) -> dict[str, int]:
     config, num_classes=classes, num_images=IMAGES, topology=topology
   )
   mesh = sharding.make_mesh(config.mesh.model)
-  components = state.make_components(config, classes, IMAGES)
+  components = make_components(config, classes, IMAGES)
   size, batch = config.data.image_size, config.data.batch_size
   rng = np.random.default_rng(0)
   inputs = {

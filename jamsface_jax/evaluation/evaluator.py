@@ -21,7 +21,8 @@ from jamsface_jax.protocols.opening import open_list, open_protocols
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import Evaluation, Settings, TestSet
-from jamsface_jax.run.state import Components, TrainState
+from jamsface_jax.run.components import Components
+from jamsface_jax.run.state import TrainState
 from jamsface_jax.settings import sections
 
 # Measured at every evaluation, whatever else is.

@@ -29,7 +29,8 @@ from jamsface_jax.pods import collectives as collectives_lib
 from jamsface_jax.pods import program as program_lib
 from jamsface_jax.pods import work as work_lib
 from jamsface_jax.pods.chips import Topology
-from jamsface_jax.run.state import make_components, state_shapes
+from jamsface_jax.run.components import make_components
+from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.whole_file import written_whole

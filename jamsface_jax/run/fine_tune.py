@@ -9,7 +9,8 @@ from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.run.checkpoint import CheckpointReader
-from jamsface_jax.run.state import Components, TrainState, state_shapes
+from jamsface_jax.run.components import Components
+from jamsface_jax.run.state import TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory

@@ -12,9 +12,10 @@ from jamsface_jax.metrics import folds
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile, model_card, page, plots
+from jamsface_jax.run.components import Components
 from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
-from jamsface_jax.run.state import Components, TrainState
+from jamsface_jax.run.state import TrainState
 from jamsface_jax.storage.run_directory import RunDirectory
 
 

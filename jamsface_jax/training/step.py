@@ -23,7 +23,8 @@ from jamsface_jax.head import (
   WeightUpdate,
   class_sampling,
 )
-from jamsface_jax.run.state import Components, TrainState, state_shapes
+from jamsface_jax.run.components import Components
+from jamsface_jax.run.state import TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
 
 Tree = TypeVar("Tree")

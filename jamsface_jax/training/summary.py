@@ -11,8 +11,9 @@ from jamsface_jax.data.sources import Source
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
+from jamsface_jax.run.components import Components
 from jamsface_jax.run.progress import clock
-from jamsface_jax.run.state import Components, state_shapes
+from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
 

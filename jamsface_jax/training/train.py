@@ -18,14 +18,12 @@ from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run import fine_tune
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.run.components import make_components
 from jamsface_jax.run.goodput import Goodput
 from jamsface_jax.run.launches import note_launch
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.resuming import begin, describe
 from jamsface_jax.run.schedule import steps_of
-from jamsface_jax.run.state import (
-  make_components,
-)
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage.run_directory import RunDirectory

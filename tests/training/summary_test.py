@@ -16,6 +16,7 @@ from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.head import memory
 from jamsface_jax.run import state
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -27,7 +28,7 @@ def setup(**changes):
   config.update_from_flattened_dict(changes)
   config = make_settings(config)
   mesh = sharding.make_mesh(-1)
-  components = state.make_components(config, 12, 37)
+  components = make_components(config, 12, 37)
   return config, components, mesh
 
 
