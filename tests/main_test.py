@@ -11,7 +11,7 @@ from conftest import assert_one_sentence
 
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import InputError
-from jamsface_jax.run.progress import Progress
+from jamsface_jax.run.progress import StepProgress
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.metric_writer import MetricWriter
 
@@ -239,5 +239,5 @@ def test_preparing_data_needs_no_jax():
 
 
 def test_progress_when_all_steps_were_rejected(capsys):
-  Progress(9, 0, quiet=False).show(3, {"train/images_per_second": 5.0})
+  StepProgress(9, 0, quiet=False).show(3, {"train/images_per_second": 5.0})
   assert "step 3/9: all steps rejected, 5 images/s" in capsys.readouterr().out

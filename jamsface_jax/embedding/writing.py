@@ -22,7 +22,7 @@ from jamsface_jax.embedding.files import (
   EmbeddingFiles,
 )
 from jamsface_jax.errors import InputError, RunError
-from jamsface_jax.run.progress import _Progress
+from jamsface_jax.run.progress import ImageProgress
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
@@ -165,12 +165,18 @@ def _embed_blocks(
   batches = read_ahead(read, start=0, stop=len(numbers), threads=threads)
   files.open(jax.process_index())
   total = sum(stop - start for start, stop in map(files.rows, numbers))
-  with _Progress(total) as progress:
+  processes_all = jax.process_count()
+  with ImageProgress(
+    total,
+    # Of several processes the first speaks, of its own share.
+    title=f"1 of {processes_all} processes" if processes_all > 1 else None,
+    quiet=jax.process_index() > 0,
+  ) as progress:
     for (number, block), embeddings in embedder.run(variables, batches):
       count = len(block.names)
       rows = _rows(embeddings[:count], block, scale=scale, dtype=dtype)
       files.write(number, rows, block.names, block.broken)
-      progress.add(count)
+      progress.advance(count)
   files.close()
 
 

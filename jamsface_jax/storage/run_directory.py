@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import IO, Any
 
 from jamsface_jax.errors import InputError
@@ -69,7 +69,7 @@ class RunFile:
     return json.loads(self.read_text())
 
   @contextlib.contextmanager
-  def written_whole(self, mode: str = "w") -> Iterator[IO[Any]]:
+  def written_whole(self, mode: str = "w") -> Generator[IO[Any], None, None]:
     """Opens it for writing; it has its new content when the block has ended.
 
     Args:
@@ -205,7 +205,7 @@ class RunDirectory:
       os.makedirs(self.path, exist_ok=True)
 
   @contextlib.contextmanager
-  def created_whole(self) -> Iterator["RunDirectory"]:
+  def created_whole(self) -> Generator["RunDirectory", None, None]:
     """Makes the directory under another name, its own when the block has ended.
 
     Raises:
