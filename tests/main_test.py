@@ -3,6 +3,7 @@
 import ast
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -228,6 +229,46 @@ def test_imports_point_down(path):
     if below == place and len(relative.parts) > 1:
       continue
     assert FLOOR.get(below, COMMANDS) < floor, imported
+
+
+def files_of_a_run():
+  """Names of all that lies in a run's directory."""
+  run = RunDirectory("w")
+  values = [
+    getattr(run, name)
+    for name, one in vars(RunDirectory).items()
+    if isinstance(one, property) and name != "absolute"
+  ]
+  paths = [one if isinstance(one, str) else one.path for one in values]
+  # The word has other meanings too.
+  return {os.path.basename(path) for path in paths} - {"evaluation"} | {"lock"}
+
+
+# What a comparison of runs has beside them, and the template of a card.
+OTHER_FILES = {
+  "ablate.py": "compiled",
+  "ablation/tables.py": "results.json",
+  "reports/model_card.py": "model_card.md",
+}
+
+
+@pytest.mark.parametrize(
+  "path",
+  sorted((ROOT / "jamsface_jax").rglob("*.py")),
+  ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_files_of_a_run_are_named_in_one_place(path):
+  relative = str(path.relative_to(ROOT / "jamsface_jax"))
+  if relative == "storage/run_directory.py":
+    return
+  names = files_of_a_run() - {OTHER_FILES.get(relative)}
+  assert len(names) > 12
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Constant):
+      assert node.value not in names, f"line {node.lineno}: {node.value}"
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.path.join":
+      joined = ast.unparse(node.args[0])
+      assert not re.search(r"workdir|\brun\b", joined), f"line {node.lineno}"
 
 
 def test_preparing_data_needs_no_jax():

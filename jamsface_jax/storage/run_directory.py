@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import json
 import os
+import socket
+import time
 from collections.abc import Generator
 from typing import IO, Any
 
@@ -327,6 +329,12 @@ class RunDirectory:
   def tensorboard(self) -> str:
     """Directory of TensorBoard's files, absolute."""
     return os.path.join(self.absolute, "tensorboard")
+
+  def new_events_file(self) -> str:
+    """Path of a file that TensorBoard will find; its directory is made."""
+    os.makedirs(self.tensorboard, exist_ok=True)
+    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+    return os.path.join(self.tensorboard, name)
 
   @property
   def compiled(self) -> str:

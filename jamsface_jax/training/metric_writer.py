@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +38,9 @@ class MetricWriter:
     self._wandb_log = wandb_log
     self._file = run.metrics
     self.last: set[str] = drop_after(run.metrics, finished)
-    self._events = _open_events(run) if run.writes else None
+    # SummaryWriter writes in a thread, whose errors (a full disk) go nowhere
+    # and whose end makes the next call wait for ever.
+    self._events = RecordWriter(run.new_events_file()) if run.writes else None
     self._add_event(file_version="brain.Event:2")
     # TensorBoard hides what an earlier launch wrote from this step on.
     self._add_event(
@@ -91,12 +91,3 @@ class MetricWriter:
     finally:
       if self._events:
         self._events.close()
-
-
-def _open_events(run: RunDirectory) -> RecordWriter:
-  """Opens a new file of TensorBoard's."""
-  os.makedirs(run.tensorboard, exist_ok=True)
-  name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-  # SummaryWriter writes in a thread, whose errors (a full disk) go nowhere
-  # and whose end makes the next call wait for ever.
-  return RecordWriter(os.path.join(run.tensorboard, name))
