@@ -54,7 +54,7 @@ from jamsface_jax.protocols.template_files import (
   read_templates,
 )
 from jamsface_jax.protocols.template_set import TemplateSet
-from jamsface_jax.protocols.test_set import Settings
+from jamsface_jax.protocols.test_set import JudgingSettings
 
 SIZE = 512
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -306,7 +306,7 @@ def compare_pairs(
     return test_set.judge([wanted], _settings(), what="embeddings")
 
   ours_time, (judged,) = timed(ours)
-  curve = judged.tally.curve
+  curve = judged.score_counts.curve
   metrics = judged.metrics
   val = far = whole
   why = "its interp1d refuses FARs that several thresholds share"
@@ -580,8 +580,8 @@ def differences(public: Insightface) -> list[Row]:
   return result
 
 
-def _settings(*poolings: Pooling) -> Settings:
-  return Settings(
+def _settings(*poolings: Pooling) -> JudgingSettings:
+  return JudgingSettings(
     fars=None, poolings=poolings, flip=None, plain=True, replicates=0
   )
 

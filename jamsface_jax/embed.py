@@ -25,6 +25,7 @@ from jamsface_jax.devices import processes
 from jamsface_jax.devices.compiling import cache_in
 from jamsface_jax.embedding.writing import embed
 from jamsface_jax.errors import run_command
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def main() -> int:
@@ -60,7 +61,7 @@ def main() -> int:
   cache_in(arguments.workdir)
   with processes.joined(arguments):
     embed(
-      arguments.workdir,
+      RunDirectory(arguments.workdir),
       arguments.images,
       arguments.output,
       root=arguments.root,

@@ -32,7 +32,9 @@ from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.evaluation.judging import FLIPS, judge_file, judge_network
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.results import read_roc_lines, table, write_results
+from jamsface_jax.protocols.test_set import JudgingSettings
 from jamsface_jax.reports.pictures import plot_evaluations
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def main() -> int:
@@ -53,21 +55,42 @@ def evaluate(arguments: argparse.Namespace) -> None:
   others = {}
   for path in filter(None, arguments.against.split(",")):
     others |= read_roc_lines(path)
+  wanted = JudgingSettings(
+    fars=arguments.fars,
+    poolings=arguments.pooling,
+    flip=None,
+    plain=True,
+    replicates=arguments.bootstrap,
+  )
   if arguments.embeddings:
     if jax.process_index() > 0:
       return
-    evaluations, origin = judge_file(arguments)
-    output = os.path.join(os.path.dirname(arguments.embeddings), "evaluation")
+    evaluations, origin = judge_file(
+      arguments.embeddings,
+      arguments.protocol,
+      flipped=arguments.flipped,
+      wanted=wanted,
+    )
+    output = RunDirectory(os.path.dirname(arguments.embeddings)).evaluation
   else:
-    cache_in(arguments.workdir)
-    evaluations, origin = judge_network(arguments)
-    output = os.path.join(arguments.workdir, "evaluation")
+    run = RunDirectory(arguments.workdir)
+    cache_in(run.path)
+    evaluations, origin = judge_network(
+      run,
+      arguments.data,
+      protocol=arguments.protocol,
+      step=arguments.step,
+      flip=arguments.flip,
+      wanted=wanted,
+    )
+    output = run.evaluation
   if jax.process_index() > 0:
     return
   print(table(evaluations))
-  output = arguments.output or output
+  if arguments.output:
+    output = RunDirectory(arguments.output)
   path = write_results(output, evaluations, origin)
-  plot_evaluations(output, evaluations, others)
+  plot_evaluations(output.path, evaluations, others)
   print(f"results: {path}, and pictures beside it")
 
 

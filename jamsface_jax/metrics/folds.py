@@ -1,4 +1,4 @@
-"""Accuracy of verification in folds, and a rank correlation.
+"""Accuracy of verification in folds.
 
 A threshold t accepts every pair whose score is at least t, so tied scores are
 accepted or rejected together and nothing depends on the order of the pairs. All
@@ -47,36 +47,6 @@ def kfold_accuracy(
     accuracies.append(np.mean((scores[held] >= threshold) == same[held]))
     thresholds.append(threshold)
   return np.array(accuracies), np.array(thresholds)
-
-
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-  """Spearman's rank correlation (https://doi.org/10.2307/1412159).
-
-  Args:
-    x: [N], finite.
-    y: [N], finite.
-
-  Returns:
-    Pearson's correlation of the ranks, tied values sharing their mean rank,
-    from -1 to 1; NaN where `x` or `y` has fewer than two distinct values.
-  """
-  x, y = np.asarray(x), np.asarray(y)
-  if x.shape != y.shape or x.ndim != 1:
-    raise ValueError(f"Expected two vectors [N]; got {x.shape} and {y.shape}.")
-  if not (np.isfinite(x).all() and np.isfinite(y).all()):
-    raise ValueError("Values that are not finite have no rank.")
-  x, y = _centred_ranks(x), _centred_ranks(y)
-  spread = np.sqrt((x @ x) * (y @ y))
-  return float(x @ y / spread) if spread > 0 else float("nan")
-
-
-def _centred_ranks(values):
-  """Ranks less their mean; tied values share the mean of their ranks."""
-  _, inverse, counts = np.unique(
-    values, return_inverse=True, return_counts=True
-  )
-  ranks = np.cumsum(counts) - (counts - 1) / 2
-  return ranks[inverse] - (len(values) + 1) / 2
 
 
 def _checked(scores, same):

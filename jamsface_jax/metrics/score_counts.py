@@ -30,7 +30,7 @@ class Hardest:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Tally:
+class ScoreCounts:
   """What pairs' scores came to.
 
   Attributes:
@@ -50,7 +50,7 @@ class Tally:
   hardest_negatives: Hardest
 
 
-class PairTally:
+class ScoreCounter:
   """Takes positives at once, then negatives in blocks, which it forgets.
 
   Args:
@@ -106,9 +106,9 @@ class PairTally:
       np.concatenate([held.second, second])[worst],
     )
 
-  def tally(self) -> Tally:
+  def counts(self) -> ScoreCounts:
     """What all pairs came to."""
-    return Tally(
+    return ScoreCounts(
       curve=self._counter.roc(),
       num_positives=self._num_positives,
       positive_counts=self._positive_counts,
@@ -118,10 +118,10 @@ class PairTally:
     )
 
 
-def tally_pairs(
+def count_scores(
   scores: np.ndarray, same: np.ndarray, first: np.ndarray, second: np.ndarray
-) -> Tally:
-  """The tally of pairs that are all at hand.
+) -> ScoreCounts:
+  """The score_counts of pairs that are all at hand.
 
   Args:
     scores: cosine of each pair, [P].
@@ -129,11 +129,11 @@ def tally_pairs(
     first: number of each pair's first image, integers [P].
     second: number of each pair's second image, integers [P].
   """
-  pairs = PairTally(scores[same], first[same], second[same])
+  pairs = ScoreCounter(scores[same], first[same], second[same])
   negatives = np.flatnonzero(~same)
 
   def name(places):
     return first[negatives[places]], second[negatives[places]]
 
   pairs.add(scores[negatives], name)
-  return pairs.tally()
+  return pairs.counts()

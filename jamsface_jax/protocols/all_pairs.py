@@ -8,7 +8,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.cosines import tiles, unit_rows
 from jamsface_jax.metrics.identification import identify
 from jamsface_jax.metrics.roc import tar_name
-from jamsface_jax.metrics.score_counts import PairTally, Tally
+from jamsface_jax.metrics.score_counts import ScoreCounter, ScoreCounts
 from jamsface_jax.protocols.figures import (
   RANKS,
   curve_metrics,
@@ -21,7 +21,7 @@ from jamsface_jax.protocols.figures import (
 )
 from jamsface_jax.protocols.test_set import (
   Evaluation,
-  Settings,
+  JudgingSettings,
   prefixed,
   set_name,
 )
@@ -50,20 +50,20 @@ class AllPairs:
     total = len(labels) * (len(labels) - 1) // 2
     self._negatives = total - int((sizes * (sizes - 1) // 2).sum())
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""
     fars = supported(settings.fars, self._negatives)
     names = ["auc", *map(tar_name, fars), *map(rank_name, RANKS)]
     return [f"{self.name}/{name}" for name in names]
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self, blocks: Iterable[np.ndarray], settings: JudgingSettings, *, what: str
   ) -> list[Evaluation]:
     """See `TestSet`."""
     units = unit_rows(np.concatenate(list(blocks)), what=what)
-    tally = tally_all_pairs(units, self._labels)
+    score_counts = count_all_pairs(units, self._labels)
     found = identify(units, self._labels, units, self._labels, same_images=True)
-    metrics = curve_metrics(tally.curve, settings.fars)
+    metrics = curve_metrics(score_counts.curve, settings.fars)
     metrics |= search_metrics(found)
     intervals = search_intervals(found, settings)
     name = set_name(self.name, settings)
@@ -74,17 +74,17 @@ class AllPairs:
         f" {len(units):,} images",
         metrics=prefixed(name, metrics),
         intervals=prefixed(name, intervals),
-        facts=pair_facts(tally)
+        facts=pair_facts(score_counts)
         | search_facts(found)
         | {"flip_sum": settings.flip},
-        tally=tally,
+        score_counts=score_counts,
         searches={name: found},
       )
     ]
 
 
-def tally_all_pairs(units: np.ndarray, labels: np.ndarray) -> Tally:
-  """The tally of every pair of rows, a tile of cosines in memory at a time.
+def count_all_pairs(units: np.ndarray, labels: np.ndarray) -> ScoreCounts:
+  """Counts the cosines of all pairs of rows, a tile in memory at a time.
 
   Args:
     units: float32 [N, D], rows of length 1.
@@ -118,7 +118,7 @@ def tally_all_pairs(units: np.ndarray, labels: np.ndarray) -> Tally:
       places = np.flatnonzero(positive)
       cosines = units[rows] @ units[columns].T
       found.append((cosines.ravel()[places], *names(rows, columns, places)))
-  tally = PairTally(*map(np.concatenate, zip(*found, strict=True)))
+  score_counts = ScoreCounter(*map(np.concatenate, zip(*found, strict=True)))
   for rows, columns in upper:
     cosines = (units[rows] @ units[columns].T).ravel()
     if labels[rows][-1] >= labels[columns.start] or rows.stop > columns.start:
@@ -127,10 +127,10 @@ def tally_all_pairs(units: np.ndarray, labels: np.ndarray) -> Tally:
       cosines = cosines[places]
     else:
       places = np.arange(len(cosines))
-    tally.add(
+    score_counts.add(
       cosines,
       lambda chosen, rows=rows, columns=columns, places=places: names(
         rows, columns, places[chosen]
       ),
     )
-  return tally.tally()
+  return score_counts.counts()

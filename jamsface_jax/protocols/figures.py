@@ -7,9 +7,9 @@ import numpy as np
 from jamsface_jax.metrics.bootstrap import SearchResampler, interval
 from jamsface_jax.metrics.identification import Identification, identify
 from jamsface_jax.metrics.roc import Roc, rate_name, tar_name
-from jamsface_jax.metrics.score_counts import Tally
+from jamsface_jax.metrics.score_counts import ScoreCounts
 from jamsface_jax.protocols.template_files import SubjectList
-from jamsface_jax.protocols.test_set import SEED, Settings
+from jamsface_jax.protocols.test_set import SEED, JudgingSettings
 
 RANKS = (1, 5, 10)
 FPIRS = (1e-1, 1e-2)
@@ -35,7 +35,7 @@ def curve_metrics(curve: Roc, fars: Sequence[float] | None) -> dict[str, float]:
 
 
 def search_intervals(
-  found: Identification, settings: Settings
+  found: Identification, settings: JudgingSettings
 ) -> dict[str, tuple[float, float]]:
   """Intervals of the metrics of a search; see `bootstrap`."""
   if not settings.replicates:
@@ -79,13 +79,13 @@ def search(
   )
 
 
-def pair_facts(tally: Tally) -> dict[str, object]:
+def pair_facts(score_counts: ScoreCounts) -> dict[str, object]:
   """How many pairs there were, and what they can measure."""
   return {
-    "pairs": tally.num_positives + tally.curve.num_negatives,
-    "positive_pairs": tally.num_positives,
-    "negative_pairs": tally.curve.num_negatives,
-    "smallest_far": 1 / tally.curve.num_negatives,
+    "pairs": score_counts.num_positives + score_counts.curve.num_negatives,
+    "positive_pairs": score_counts.num_positives,
+    "negative_pairs": score_counts.curve.num_negatives,
+    "smallest_far": 1 / score_counts.curve.num_negatives,
   }
 
 

@@ -13,14 +13,14 @@ from jamsface_jax.metrics.bootstrap import (
 from jamsface_jax.metrics.cosines import pair_cosines
 from jamsface_jax.metrics.groups import GroupedPairs, judge_groups
 from jamsface_jax.metrics.roc import rate_name, tar_name
-from jamsface_jax.metrics.score_counts import tally_pairs
+from jamsface_jax.metrics.score_counts import count_scores
 from jamsface_jax.protocols.figures import curve_metrics, pair_facts, supported
 from jamsface_jax.protocols.groups_file import Groups
 from jamsface_jax.protocols.pairs_file import Pairs
 from jamsface_jax.protocols.test_set import (
   SEED,
   Evaluation,
-  Settings,
+  JudgingSettings,
   prefixed,
   set_name,
 )
@@ -61,20 +61,20 @@ class PairList:
       None if labels is None else labels[self.ids],
     )
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""
     fars = supported(settings.fars, int((~self._pairs.same).sum()))
     names = ["accuracy", "auc", *map(tar_name, fars)]
     return [f"{self.name}/{name}" for name in names]
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self, blocks: Iterable[np.ndarray], settings: JudgingSettings, *, what: str
   ) -> list[Evaluation]:
     """See `TestSet`."""
     embeddings = np.concatenate(list(blocks))
     pairs, first, second = self._pairs, self._first, self._second
     scores = pair_cosines(embeddings, first, second, what=what)
-    tally = tally_pairs(scores, pairs.same, pairs.first, pairs.second)
+    score_counts = count_scores(scores, pairs.same, pairs.first, pairs.second)
     accuracies, thresholds = folds.kfold_accuracy(
       scores, pairs.same, pairs.folds
     )
@@ -82,13 +82,13 @@ class PairList:
       "accuracy": float(accuracies.mean()),
       "accuracy_std": float(accuracies.std()),
       "threshold": float(thresholds.mean()),
-    } | curve_metrics(tally.curve, settings.fars)
+    } | curve_metrics(score_counts.curve, settings.fars)
     _, fold = np.unique(pairs.folds, return_inverse=True)
     right = (scores >= thresholds[fold]) == pairs.same
     intervals = pair_intervals(
       (scores, pairs.same, first, second, self._identities), settings, right
     )
-    thresholds = self._thresholds(tally.curve, settings)
+    thresholds = self._thresholds(score_counts.curve, settings)
     groups = self._judge_groups(
       scores, metrics["threshold"], thresholds, settings
     )
@@ -100,14 +100,14 @@ class PairList:
         f" {metrics['accuracy_std']:.2%} on {len(scores):,} pairs",
         metrics=prefixed(name, metrics),
         intervals=prefixed(name, intervals),
-        facts=pair_facts(tally)
+        facts=pair_facts(score_counts)
         | {
           "folds": len(accuracies),
           "identities": int(self._identities.max()) + 1,
           "flip_sum": settings.flip,
         }
         | {f"threshold@{far}": t for far, t in thresholds.items()},
-        tally=tally,
+        score_counts=score_counts,
         threshold=metrics["threshold"],
         groups=groups,
       )

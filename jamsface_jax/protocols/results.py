@@ -13,7 +13,7 @@ from jamsface_jax.metrics.identification import Identification
 from jamsface_jax.metrics.roc import RocLine
 from jamsface_jax.metrics.score_counts import Hardest
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.run_directory import RunDirectory
 
 RESULTS_FILE = "results.json"
 FORMAT = 1
@@ -55,30 +55,28 @@ def _metric_lines(
 
 
 def write_results(
-  directory: str,
+  run: RunDirectory,
   evaluations: Sequence[Evaluation],
   origin: Mapping[str, object],
 ) -> str:
   """Writes `results.json`, whole or not at all.
 
   Args:
-    directory: made if missing.
+    run: the directory that gets the file, made if missing.
     evaluations: of all sets.
     origin: JSON values that say what the embeddings are.
 
   Returns:
     The path of the file. JSON has no NaN: what could not be measured is null.
   """
-  path = os.path.join(directory, RESULTS_FILE)
   content = {
     "format": FORMAT,
     "embeddings": dict(origin),
     "sets": [as_json(one) for one in evaluations],
   }
-  os.makedirs(directory, exist_ok=True)
-  with written_whole(path) as file:
+  with run.results.written_whole() as file:
     json.dump(_finite(content), file, indent=1, allow_nan=False)
-  return path
+  return run.results.path
 
 
 def as_json(one: Evaluation) -> dict[str, object]:
@@ -93,18 +91,18 @@ def as_json(one: Evaluation) -> dict[str, object]:
     "cmc": {name: cmc(found).tolist() for name, found in one.searches.items()},
     "groups": [_group(group) for group in one.groups],
   }
-  if one.tally:
-    line = RocLine.of(one.tally.curve)
+  if one.score_counts:
+    line = RocLine.of(one.score_counts.curve)
     fields |= {
       "roc": {
         "far": line.fars.tolist(),
         "tar": line.tars.tolist(),
         "auc": line.auc,
       },
-      "positive_counts": one.tally.positive_counts.tolist(),
-      "negative_counts": one.tally.negative_counts.tolist(),
-      "hardest_positives": _pairs(one.tally.hardest_positives),
-      "hardest_negatives": _pairs(one.tally.hardest_negatives),
+      "positive_counts": one.score_counts.positive_counts.tolist(),
+      "negative_counts": one.score_counts.negative_counts.tolist(),
+      "hardest_positives": _pairs(one.score_counts.hardest_positives),
+      "hardest_negatives": _pairs(one.score_counts.hardest_negatives),
     }
   return fields
 

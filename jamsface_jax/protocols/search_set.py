@@ -19,7 +19,7 @@ from jamsface_jax.protocols.figures import (
 from jamsface_jax.protocols.search_file import Search
 from jamsface_jax.protocols.test_set import (
   Evaluation,
-  Settings,
+  JudgingSettings,
   prefixed,
   set_name,
 )
@@ -40,12 +40,12 @@ class SearchSet:
     self._ends = np.cumsum([len(part) for part in parts])[:2]
     self._search = search
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""
     return [f"{self.name}/{rank_name(k)}" for k in RANKS]
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self, blocks: Iterable[np.ndarray], settings: JudgingSettings, *, what: str
   ) -> list[Evaluation]:
     """See `TestSet`."""
     units = unit_rows(np.concatenate(list(blocks)), what=what)

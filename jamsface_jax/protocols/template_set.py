@@ -7,7 +7,7 @@ import numpy as np
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.cosines import many_pair_cosines
 from jamsface_jax.metrics.roc import tar_name
-from jamsface_jax.metrics.score_counts import tally_pairs
+from jamsface_jax.metrics.score_counts import count_scores
 from jamsface_jax.protocols.figures import (
   RANKS,
   curve_metrics,
@@ -22,7 +22,11 @@ from jamsface_jax.protocols.figures import (
 from jamsface_jax.protocols.pair_list import pair_intervals, people
 from jamsface_jax.protocols.pooling import Pooling, TemplatePooler
 from jamsface_jax.protocols.template_files import Templates
-from jamsface_jax.protocols.test_set import Evaluation, Settings, prefixed
+from jamsface_jax.protocols.test_set import (
+  Evaluation,
+  JudgingSettings,
+  prefixed,
+)
 
 
 class TemplateSet:
@@ -51,7 +55,7 @@ class TemplateSet:
         " a pooling with D0, or write the set again with its scores."
       )
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""
     fars = supported(settings.fars, int((~self._templates.same).sum()))
     names = ["auc", *map(tar_name, fars)]
@@ -61,7 +65,7 @@ class TemplateSet:
     return [f"{self.name}/{name}" for name in names]
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self, blocks: Iterable[np.ndarray], settings: JudgingSettings, *, what: str
   ) -> list[Evaluation]:
     """See `TestSet`; an evaluation for each pooling."""
     templates = self._templates
@@ -84,8 +88,8 @@ class TemplateSet:
     templates = self._templates
     first, second, same = templates.first, templates.second, templates.same
     scores = many_pair_cosines(units, first, second)
-    tally = tally_pairs(scores, same, first, second)
-    metrics = curve_metrics(tally.curve, settings.fars)
+    score_counts = count_scores(scores, same, first, second)
+    metrics = curve_metrics(score_counts.curve, settings.fars)
     intervals = {}
     if settings.replicates:
       identities = people(len(units), first, second, same, self._subjects())
@@ -117,7 +121,7 @@ class TemplateSet:
       f" {len(units):,} templates ({switches})",
       metrics=prefixed(name, metrics),
       intervals=prefixed(name, intervals),
-      facts=pair_facts(tally)
+      facts=pair_facts(score_counts)
       | {
         "templates": len(units),
         "images": len(self.ids),
@@ -130,7 +134,7 @@ class TemplateSet:
         for key, one in searches.items()
         for k, v in search_facts(one).items()
       },
-      tally=tally,
+      score_counts=score_counts,
       searches=searches,
     )
 

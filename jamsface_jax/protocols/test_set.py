@@ -10,14 +10,14 @@ from jamsface_jax.metrics.groups import GroupResult
 from jamsface_jax.metrics.identification import (
   Identification,
 )
-from jamsface_jax.metrics.score_counts import Tally
+from jamsface_jax.metrics.score_counts import ScoreCounts
 from jamsface_jax.protocols.pooling import Pooling
 
 SEED = 0  # Of the bootstrap: the same embeddings give the same intervals.
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class JudgingSettings:
   """How to judge.
 
   Attributes:
@@ -47,7 +47,7 @@ class Evaluation:
     metrics: `<set>/accuracy`, `<set>/eer`, ...
     intervals: 95 % intervals of some of them.
     facts: what was measured on: numbers of pairs, switches.
-    tally: of the scores of pairs, if pairs were compared.
+    score_counts: of the scores of pairs, if pairs were compared.
     threshold: cosine from which on a pair is accepted, if one was chosen.
     searches: identifications by name.
     groups: what came out for groups of people, if the set has them.
@@ -58,7 +58,7 @@ class Evaluation:
   metrics: dict[str, float]
   intervals: dict[str, tuple[float, float]]
   facts: dict[str, object]
-  tally: Tally | None = None
+  score_counts: ScoreCounts | None = None
   threshold: float | None = None
   searches: dict[str, Identification] = dataclasses.field(default_factory=dict)
   groups: Sequence[GroupResult] = ()
@@ -75,11 +75,11 @@ class TestSet(Protocol):
   name: str
   ids: np.ndarray
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """Names of the metrics that are better when larger."""
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self, blocks: Iterable[np.ndarray], settings: JudgingSettings, *, what: str
   ) -> list[Evaluation]:
     """Judges embeddings.
 
@@ -93,7 +93,7 @@ class TestSet(Protocol):
     """
 
 
-def set_name(name: str, settings: Settings) -> str:
+def set_name(name: str, settings: JudgingSettings) -> str:
   """The name that results of single images go by."""
   return name if settings.plain else f"{name}/F{settings.flip:d}"
 

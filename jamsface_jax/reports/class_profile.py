@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jamsface_jax.metrics import folds
+from jamsface_jax.metrics.rank_correlation import rank_correlation
 from jamsface_jax.storage.whole_file import written_whole
 
 CLASSES_FILE = "classes.json"
@@ -55,7 +55,7 @@ def describe(
     },
     "margins": {
       kind: {
-        "rank_correlation": folds.rank_correlation(class_sizes, values),
+        "rank_correlation": rank_correlation(class_sizes, values),
         "bands": _bands(class_sizes, values),
         "sample": {
           "size": class_sizes[shown].tolist(),

@@ -13,9 +13,9 @@ from matplotlib import figure, ticker
 from matplotlib.backends import backend_agg
 
 from jamsface_jax.errors import InputError
-from jamsface_jax.metrics import folds
+from jamsface_jax.metrics.rank_correlation import rank_correlation
 from jamsface_jax.metrics.roc import RocLine
-from jamsface_jax.metrics.score_counts import EDGES, Tally
+from jamsface_jax.metrics.score_counts import EDGES, ScoreCounts
 from jamsface_jax.protocols.results import cmc
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports.charts import running_mean
@@ -153,14 +153,14 @@ def plot_roc(
 
 
 def plot_scores(
-  tally: Tally,
+  score_counts: ScoreCounts,
   threshold: float | None,
   path: str | pathlib.Path,
 ) -> pathlib.Path:
   """Draws the cosines of positive and of negative pairs, and the threshold.
 
   Args:
-    tally: of the cosines.
+    score_counts: of the cosines.
     threshold: the cosine from which on a pair is accepted; None for none.
     path: the PNG file to write.
 
@@ -171,10 +171,12 @@ def plot_scores(
   ax = canvas.subplots()
   _style(ax, "Similarity of pairs", "cosine")
   ax.set_ylabel("share of the pairs of a kind", color=INK, fontsize=9)
-  filled = np.flatnonzero(tally.positive_counts + tally.negative_counts)
+  filled = np.flatnonzero(
+    score_counts.positive_counts + score_counts.negative_counts
+  )
   for counts, color, name in (
-    (tally.negative_counts, VERMILION, "different people"),
-    (tally.positive_counts, BLUE, "same person"),
+    (score_counts.negative_counts, VERMILION, "different people"),
+    (score_counts.positive_counts, BLUE, "same person"),
   ):
     ax.stairs(
       counts / counts.sum(),
@@ -235,11 +237,13 @@ def plot_cmc(
   return _save(canvas, path)
 
 
-def plot_hardest(tally: Tally, path: str | pathlib.Path) -> pathlib.Path:
+def plot_hardest(
+  score_counts: ScoreCounts, path: str | pathlib.Path
+) -> pathlib.Path:
   """Draws the cosines of the pairs that came out worst, by their numbers.
 
   Args:
-    tally: has them.
+    score_counts: has them.
     path: the PNG file to write.
 
   Returns:
@@ -247,8 +251,8 @@ def plot_hardest(tally: Tally, path: str | pathlib.Path) -> pathlib.Path:
   """
   canvas = _figure(9.0, 4.6)
   panels = (
-    ("One person, least alike", tally.hardest_positives, BLUE),
-    ("Two people, most alike", tally.hardest_negatives, VERMILION),
+    ("One person, least alike", score_counts.hardest_positives, BLUE),
+    ("Two people, most alike", score_counts.hardest_negatives, VERMILION),
   )
   for ax, (title, pairs, color) in zip(
     canvas.subplots(1, 2), panels, strict=True
@@ -295,7 +299,7 @@ def plot_margins(
   for ax, (title, unit, margins, color) in zip(
     canvas.subplots(1, 2), panels, strict=True
   ):
-    correlation = folds.rank_correlation(class_sizes, margins)
+    correlation = rank_correlation(class_sizes, margins)
     shown = "undefined" if np.isnan(correlation) else f"{correlation:+.2f}"
     _style(
       ax, f"{title}: rank correlation {shown}", "images of the class (log)"
@@ -396,17 +400,19 @@ def plot_evaluations(
   def place(name: str) -> str:
     return os.path.join(directory, name.replace("/", "_") + ".png")
 
-  tallies = {one.name: one.tally for one in evaluations if one.tally}
-  lines = {k: RocLine.of(t.curve) for k, t in tallies.items()}
+  score_counts = {
+    one.name: one.score_counts for one in evaluations if one.score_counts
+  }
+  lines = {k: RocLine.of(t.curve) for k, t in score_counts.items()}
   lines |= others
   if lines:
     pictures.plot_roc(lines, place("roc"))
   for one in evaluations:
-    if one.tally:
+    if one.score_counts:
       pictures.plot_scores(
-        one.tally, one.threshold, place(f"scores_{one.name}")
+        one.score_counts, one.threshold, place(f"scores_{one.name}")
       )
-      pictures.plot_hardest(one.tally, place(f"hardest_{one.name}"))
+      pictures.plot_hardest(one.score_counts, place(f"hardest_{one.name}"))
     if one.searches:
       pictures.plot_cmc(
         {name: cmc(found) for name, found in one.searches.items()},

@@ -336,7 +336,7 @@ def _cmc(name: str, having: Sequence[Run], runs: Sequence[Run]) -> str:
 def _by_class_size(
   name: str, having: Sequence[Run], runs: Sequence[Run]
 ) -> str:
-  """Of new images of classes trained on, see `closed_set`."""
+  """Of new images of classes trained on, see `known_people`."""
   lines = []
   for run in having:
     table = run.sets[name]["facts"].get("by_class_size", [])

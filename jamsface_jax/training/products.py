@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 
 from jamsface_jax.data.sources import Source
 from jamsface_jax.head import parameters as head_lib
-from jamsface_jax.metrics import folds
+from jamsface_jax.metrics.rank_correlation import rank_correlation
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile, model_card, page
@@ -16,6 +16,7 @@ from jamsface_jax.reports import pictures as pictures_lib
 from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.state import Parts, TrainState
+from jamsface_jax.storage.run_directory import RunDirectory
 
 PLOTS = "plots"
 
@@ -37,7 +38,7 @@ def rank_margins(
   Below 0 where poor classes have the larger margins, as JAMsFace wants.
   """
   return {
-    metric: folds.rank_correlation(
+    metric: rank_correlation(
       source.class_sizes, margins[name][: source.num_classes]
     )
     for metric, name in _rank_names(parts).items()
@@ -123,7 +124,7 @@ def show(
     class_profile.write(
       os.path.join(workdir, class_profile.CLASSES_FILE), profile
     )
-    results.write_results(workdir, evaluations, {"step": step})
+    results.write_results(RunDirectory(workdir), evaluations, {"step": step})
     page.write([workdir], os.path.join(workdir, page.REPORT_FILE))
     if not model_card.is_edited(os.path.join(workdir, model_card.CARD_FILE)):
       model_card.write(workdir)

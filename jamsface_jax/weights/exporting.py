@@ -15,9 +15,10 @@ from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.config import read_config
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import compiler_options
-from jamsface_jax.embedding import embedder
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.state import make_model
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.version import __version__
 from jamsface_jax.weights import onnx_file, weight_files
 from jamsface_jax.weights.pytorch_names import to_pytorch
@@ -54,8 +55,12 @@ def export(
     onnx_file.packages()  # Before anything takes long.
   config = read_config(workdir)
   mesh = sharding.make_mesh(-1)
-  _, variables, stored = embedder.load(
-    workdir, step=step, batch_size=mesh.size, flip=False, mesh=mesh
+  _, variables, stored = open_embedder(
+    RunDirectory(workdir),
+    step=step,
+    batch_size=mesh.size,
+    flip=False,
+    mesh=mesh,
   )
   with config.unlocked():
     config.model.dtype = "float32"

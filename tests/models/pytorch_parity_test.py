@@ -10,7 +10,8 @@ import pytest
 
 from jamsface_jax.config import read_config
 from jamsface_jax.devices import sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding.embedder import open_embedder
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import weight_files
 from jamsface_jax.weights.exporting import export
 from jamsface_jax.weights.importing import import_weights
@@ -44,8 +45,8 @@ def run_torch(network):
 
 def run_jax(workdir):
   mesh = sharding.make_mesh(-1)
-  embedder, variables, _ = embedder_lib.load(
-    workdir, step=None, batch_size=8, flip=False, mesh=mesh
+  embedder, variables, _ = open_embedder(
+    RunDirectory(workdir), step=None, batch_size=8, flip=False, mesh=mesh
   )
   images = pixels()
   blocks = embedder.embed(

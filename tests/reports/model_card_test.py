@@ -15,6 +15,7 @@ from jamsface_jax.metrics.groups import GroupResult
 from jamsface_jax.protocols import results
 from jamsface_jax.reports import model_card
 from jamsface_jax.run import starts
+from jamsface_jax.storage.run_directory import RunDirectory
 
 SECTIONS = [
   *("Model", "Intended use", "Out of scope", "How to use it"),
@@ -106,7 +107,7 @@ def test_what_was_not_measured_is_said(workdir):
   assert "There are no intervals" not in body
   metrics = {"lfw/accuracy": 0.9, "lfw/tar@1e-5": None}
   one = dataclasses.replace(evaluation("lfw"), metrics=metrics, intervals={})
-  results.write_results(str(workdir), [one], {"step": 100})
+  results.write_results(RunDirectory(str(workdir)), [one], {"step": 100})
   _, body = written(workdir)
   assert "There are no intervals" in body
   assert ["lfw/tar@1e-5", "not measured", ""] in rows_below(body, "lfw")
@@ -119,7 +120,7 @@ def test_groups_of_people(workdir):
     GroupResult("x|y", 7, 40, 1300, {"fmr@1e-1": 0.2}, {"fmr@1e-1": (0.1, 1)})
   ]
   one = dataclasses.replace(evaluation("lfw"), groups=groups)
-  results.write_results(str(workdir), [one], {"step": 100})
+  results.write_results(RunDirectory(str(workdir)), [one], {"step": 100})
   _, body = written(workdir)
   assert "no test set has groups of people" not in body
   assert "| number | group x\\|y |" in body

@@ -11,7 +11,7 @@ import pytest
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.roc import RocLine, roc
-from jamsface_jax.metrics.score_counts import tally_pairs
+from jamsface_jax.metrics.score_counts import count_scores
 from jamsface_jax.reports import pictures
 
 
@@ -111,7 +111,7 @@ def make_pairs(seed, count, positives):
   same = np.arange(count) % positives == 0
   scores = np.clip(rng.normal(same * 0.5, 0.2), -1, 1)
   first, second = rng.integers(0, 100, (2, count))
-  return scores, same, tally_pairs(scores, same, first, second), first, second
+  return scores, same, count_scores(scores, same, first, second), first, second
 
 
 def test_roc_lines_are_tar_at_far(tmp_path, drawn):
@@ -151,8 +151,8 @@ def test_more_roc_lines_than_colours_differ(tmp_path, drawn):
 
 @pytest.mark.parametrize("threshold", [0.25, None])
 def test_histograms_count_each_kind(tmp_path, drawn, threshold):
-  scores, same, tally, *_ = make_pairs(2, 900, 3)
-  path = pictures.plot_scores(tally, threshold, tmp_path / "scores.png")
+  scores, same, score_counts, *_ = make_pairs(2, 900, 3)
+  path = pictures.plot_scores(score_counts, threshold, tmp_path / "scores.png")
   check_picture(path, 6.4 * 150)
   (ax,) = drawn["scores.png"].axes
   negative, positive = ax.patches
@@ -168,8 +168,10 @@ def test_histograms_count_each_kind(tmp_path, drawn, threshold):
 
 
 def test_hardest_pairs_have_their_numbers(tmp_path, drawn):
-  scores, same, tally, first, second = make_pairs(3, 900, 3)
-  check_picture(pictures.plot_hardest(tally, tmp_path / "h.png"), 9.0 * 150)
+  scores, same, score_counts, first, second = make_pairs(3, 900, 3)
+  check_picture(
+    pictures.plot_hardest(score_counts, tmp_path / "h.png"), 9.0 * 150
+  )
   left, right = drawn["h.png"].axes
   order = np.argsort(scores)
   lowest = [i for i in order if same[i]][:20]
@@ -226,8 +228,8 @@ def test_classes_of_one_size_can_be_drawn(tmp_path, drawn):
 
 def test_drawing_leaves_no_global_state(tmp_path):
   before = dict(matplotlib.rcParams)
-  *_, tally, _, _ = make_pairs(4, 40, 2)
-  pictures.plot_scores(tally, 0.5, tmp_path / "s.png")
+  *_, score_counts, _, _ = make_pairs(4, 40, 2)
+  pictures.plot_scores(score_counts, 0.5, tmp_path / "s.png")
   assert dict(matplotlib.rcParams) == before
   code = (
     "import sys; import jamsface_jax.reports.pictures;"

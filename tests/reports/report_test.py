@@ -23,12 +23,13 @@ from jamsface_jax import config as config_lib
 from jamsface_jax import report
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.groups import GroupResult
-from jamsface_jax.metrics.score_counts import tally_pairs
+from jamsface_jax.metrics.score_counts import count_scores
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile
 from jamsface_jax.reports import page as page_lib
 from jamsface_jax.run import starts
+from jamsface_jax.storage.run_directory import RunDirectory
 
 ROOT = pathlib.Path(__file__).parents[2]
 TITLES = (
@@ -62,14 +63,14 @@ def evaluation(name, seed=0):
   rng = np.random.default_rng(seed)
   same = np.arange(600) % 2 == 0
   scores = np.clip(rng.normal(same * 0.5, 0.2), -1, 1)
-  tally = tally_pairs(scores, same, *rng.integers(0, 12, (2, 600)))
+  score_counts = count_scores(scores, same, *rng.integers(0, 12, (2, 600)))
   return Evaluation(
     name=name,
     headline="accuracy 91.00% +- 1.00% on 600 pairs",
     metrics={f"{name}/accuracy": 0.91, f"{name}/accuracy_std": 0.01},
     intervals={f"{name}/accuracy": (0.9, 0.92)},
     facts={"positives": 300},
-    tally=tally,
+    score_counts=score_counts,
     threshold=0.25,
   )
 
@@ -108,7 +109,9 @@ def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
     sizes, {"angular": margins, "cosine": margins / 2}
   )
   class_profile.write(workdir / "classes.json", profile)
-  results.write_results(str(workdir), [evaluation(name)], {"step": 100})
+  results.write_results(
+    RunDirectory(str(workdir)), [evaluation(name)], {"step": 100}
+  )
   return workdir
 
 
@@ -251,18 +254,22 @@ def test_headlines(workdir):
 
 def test_roc_and_scores_are_those_of_the_evaluation(workdir):
   _, tree = written(workdir)
-  tally = evaluation("lfw").tally
+  score_counts = evaluation("lfw").score_counts
   roc = json.loads(figure(tree, "ROC").get("data-chart"))
   (line,) = roc["lines"]
   assert roc["log"] and line["x"][0] == pytest.approx(1 / 300, rel=1e-5)
   np.testing.assert_allclose(
     line["y"],
-    tally.curve.tar_at_far(np.clip(np.array(line["x"]) * (1 + 1e-5), 0, 1)),
+    score_counts.curve.tar_at_far(
+      np.clip(np.array(line["x"]) * (1 + 1e-5), 0, 1)
+    ),
     atol=0.01,
   )
   scores = json.loads(figure(tree, "Scores").get("data-chart"))["lines"]
   for line, counts in zip(
-    scores, (tally.negative_counts, tally.positive_counts), strict=True
+    scores,
+    (score_counts.negative_counts, score_counts.positive_counts),
+    strict=True,
   ):
     assert "300 pairs" in line["name"]
     assert max(line["y"]) == pytest.approx(counts.max() / 300, rel=1e-5)
@@ -344,7 +351,7 @@ def test_several_runs_are_compared(tmp_path, monkeypatch):
 
 def test_results_of_evaluate_are_there_too(workdir):
   results.write_results(
-    str(workdir / "evaluation"), [evaluation("cfp_fp")], {"step": 100}
+    RunDirectory(str(workdir)).evaluation, [evaluation("cfp_fp")], {"step": 100}
   )
   _, tree = written(workdir)
   assert "ROC of cfp_fp (evaluate)" in captions(tree)
@@ -357,7 +364,7 @@ def test_groups_of_people_have_a_table(workdir):
     GroupResult(None, 9, 0, 5, {"accuracy": 1.0}, {"accuracy": (0.5, 1.0)}),
   ]
   one = dataclasses.replace(evaluation("lfw"), groups=groups)
-  results.write_results(str(workdir), [one], {"step": 100})
+  results.write_results(RunDirectory(str(workdir)), [one], {"step": 100})
   _, tree = written(workdir)
   assert cells(
     tree,
@@ -382,7 +389,9 @@ def test_new_images_of_known_people_by_class_size(tmp_path, monkeypatch):
   for name in "ab":
     make_run(tmp_path / name, monkeypatch=monkeypatch)
     one = dataclasses.replace(known, facts={"by_class_size": table})
-    results.write_results(str(tmp_path / name), [one], {"step": 100})
+    results.write_results(
+      RunDirectory(str(tmp_path / name)), [one], {"step": 100}
+    )
   title = "Nearest class right for new images of new"
 
   def lines(*names):
@@ -402,7 +411,7 @@ def test_new_images_of_known_people_by_class_size(tmp_path, monkeypatch):
   }
   del table[0]["adjusted_accuracy"]  # Of a run before there was one.
   results.write_results(
-    str(tmp_path / "a"),
+    RunDirectory(str(tmp_path / "a")),
     [dataclasses.replace(known, facts={"by_class_size": table})],
     {"step": 100},
   )

@@ -14,10 +14,11 @@ from conftest import assert_one_sentence
 
 from jamsface_jax import config as config_lib
 from jamsface_jax.devices import sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.state import make_model
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import exporting, onnx_file
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
@@ -100,8 +101,12 @@ def pixels(count):
 
 
 def embed(workdir, images):
-  embedder, variables, _ = embedder_lib.load(
-    workdir, step=None, batch_size=8, flip=False, mesh=sharding.make_mesh(-1)
+  embedder, variables, _ = open_embedder(
+    RunDirectory(workdir),
+    step=None,
+    batch_size=8,
+    flip=False,
+    mesh=sharding.make_mesh(-1),
   )
   blocks = embedder.embed(
     variables, lambda rows: images[rows], len(images), threads=1
