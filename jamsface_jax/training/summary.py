@@ -13,9 +13,9 @@ from jamsface_jax.data.sources import Source
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.reports.page import REPORT_FILE
 from jamsface_jax.run.progress import clock
 from jamsface_jax.run.state import Parts, state_shapes
+from jamsface_jax.storage.run_directory import RunDirectory
 
 SUMMARY_FILE = "summary.txt"
 
@@ -134,7 +134,7 @@ def close(
     lines.append(f"{one.name}: {one.headline}")
   lines += [
     f"work directory: {workdir}",
-    f"report: {os.path.join(workdir, REPORT_FILE)}, to open in a browser",
+    f"report: {RunDirectory(workdir).report.path}, to open in a browser",
     f"next: python -m jamsface_jax.embed --workdir={quoted} --images=DIR"
     " --output=E",
     f"      python -m jamsface_jax.evaluate --workdir={quoted} --data=DATASET",

@@ -32,7 +32,7 @@ def workdir(tmp_path, monkeypatch):
 
 
 def written(workdir):
-  path = model_card.write(str(workdir))
+  path = model_card.write(RunDirectory(str(workdir)))
   with open(path, encoding="utf-8") as file:
     text = file.read()
   _, head, body = text.split("---\n", 2)
@@ -140,7 +140,7 @@ def test_a_card_that_was_edited_stays(workdir, run):
       text = "all of it is mine\n"
     path.write_text(text)
     with pytest.raises(InputError, match="was edited"):
-      model_card.write(str(workdir))
+      model_card.write(RunDirectory(str(workdir)))
     assert path.read_text() == text
   done = run("jamsface_jax.model_card", workdir)
   assert_one_sentence(done, "model_card.md' was edited", "--output")

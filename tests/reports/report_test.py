@@ -20,7 +20,7 @@ from conftest import assert_one_sentence, convert
 
 from data_prep.writing.writer import DatasetWriter
 from jamsface_jax import config as config_lib
-from jamsface_jax import report
+from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.groups import GroupResult
 from jamsface_jax.metrics.score_counts import count_scores
@@ -28,7 +28,7 @@ from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile
 from jamsface_jax.reports import page as page_lib
-from jamsface_jax.run import starts
+from jamsface_jax.run import goodput, starts
 from jamsface_jax.storage.run_directory import RunDirectory
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
       if step % 50 == 0:
         row[f"{name}/accuracy"] = 0.9
       file.write(json.dumps(row) + "\n")
-  seconds = dict.fromkeys(report.KINDS, 1.0) | {"step": 95.0}
+  seconds = dict.fromkeys(goodput.KINDS, 1.0) | {"step": 95.0}
   (workdir / "goodput.json").write_text(json.dumps(seconds))
   sizes = np.maximum(200 // np.arange(1, 101), 1)
   margins = 0.5 - 0.05 * np.log(sizes)
@@ -124,10 +124,15 @@ def workdir(tmp_path, monkeypatch):
   )
 
 
+def write_page(workdirs, output, **options):
+  runs = [RunDirectory(str(one)) for one in workdirs]
+  page_lib.write(runs, str(output), **options)
+
+
 def written(*workdirs, **options):
   """The text of a report, and its tree."""
   output = workdirs[0] / "out.html"
-  page_lib.write([str(one) for one in workdirs], str(output), **options)
+  write_page(workdirs, output, **options)
   text = output.read_text(encoding="utf-8")
   check_page(text)
   return text, parse(text)
@@ -185,7 +190,9 @@ def check_page(text):
       assert link[1:] in page.ids
   assert not re.search(r"url\(|@import|fetch\(|XMLHttp|import\(", text)
   # The one style and the one script are those that the policy allows.
-  policy = re.search(r'Security-Policy" content="([^"]*)"', text)[1]
+  policy = html.unescape(
+    re.search(r'Security-Policy" content="([^"]*)"', text)[1]
+  )
   assert policy.startswith("default-src 'none'; img-src data:; style-src")
   for kind in ("style", "script"):
     (body,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, flags=re.S)
@@ -346,7 +353,7 @@ def test_several_runs_are_compared(tmp_path, monkeypatch):
   assert rows[0] == ["number", "a/w", "b/w"]
   assert ["lfw: accuracy", "91.00% ± 1.00%", "91.00% ± 1.00%"] in rows
   with pytest.raises(InputError, match="given twice"):
-    page_lib.write([str(one), str(one)], str(tmp_path / "x.html"))
+    write_page([one, one], tmp_path / "x.html")
 
 
 def test_results_of_evaluate_are_there_too(workdir):
@@ -491,7 +498,7 @@ def test_faces_are_shown_if_synthetic_or_asked(
 def test_converted_images_are_not_synthetic(dataset, image_folder, tmp_path):
   convert(image_folder, tmp_path / "data")
   for directory in (dataset, tmp_path / "data"):
-    assert not report.RecordSource(str(directory), 32).synthetic
+    assert not RecordSource(str(directory), 32).synthetic
   with DatasetWriter(
     str(tmp_path / "drawn"),
     name="drawn",
@@ -501,7 +508,7 @@ def test_converted_images_are_not_synthetic(dataset, image_folder, tmp_path):
   ) as writer:
     encoded = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     writer.add(0, "a/1.png", encoded, (8, 8))
-  assert report.RecordSource(str(tmp_path / "drawn"), 32).synthetic
+  assert RecordSource(str(tmp_path / "drawn"), 32).synthetic
 
 
 def test_data_that_are_gone_are_no_obstacle(tmp_path, monkeypatch):
@@ -517,7 +524,7 @@ def test_data_that_are_gone_are_no_obstacle(tmp_path, monkeypatch):
 def test_damaged_files_are_named(workdir, name):
   (workdir / name).write_text("{")
   with pytest.raises(InputError, match=f"{name}' is damaged"):
-    page_lib.write([str(workdir)], str(workdir / "out.html"))
+    write_page([workdir], workdir / "out.html")
   assert not (workdir / "out.html").exists()
 
 

@@ -1,7 +1,6 @@
 """What a report reads of a run."""
 
 import dataclasses
-import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -11,22 +10,20 @@ import numpy as np
 
 from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
-from jamsface_jax.protocols.results import RESULTS_FILE
-from jamsface_jax.reports.class_profile import CLASSES_FILE
-from jamsface_jax.run.goodput import GOODPUT_FILE
-from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
+from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.starts import read_starts
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-  """A work directory as far as it was written.
+class RunRecord:
+  """A run as far as it has been written down.
 
   Attributes:
-    name: to tell it from the others.
-    workdir: its path.
+    name: tells it from the others of a page.
+    directory: where it lies.
     settings: values by name, "data.threads" say.
-    metrics: see `metric_log.read_metrics`.
+    metrics: steps and values by name, see `read_metrics`.
     sets: what `results.json` says of each test set, by the name to show.
     classes: see `class_profile.describe`; None if not written yet.
     seconds: wall time by kind of work; None if not written yet.
@@ -34,7 +31,7 @@ class Run:
   """
 
   name: str
-  workdir: str
+  directory: RunDirectory
   settings: dict[str, Any]
   metrics: dict[str, tuple[np.ndarray, np.ndarray]]
   sets: dict[str, dict[str, Any]]
@@ -50,14 +47,24 @@ class Run:
     )
 
   @property
+  def last_start(self) -> dict[str, Any] | None:
+    """How and where it was started last, if known."""
+    return self.starts[-1] if self.starts else None
+
+  @property
   def total_steps(self) -> int | None:
     """Steps of the whole run, if known."""
-    return self.starts[-1]["total_steps"] if self.starts else None
+    return self.last_start["total_steps"] if self.last_start else None
 
   @property
   def command(self) -> list[str]:
     """What it was started with last, as words."""
-    return shlex.split(self.starts[-1]["command"]) if self.starts else []
+    return shlex.split(self.last_start["command"]) if self.last_start else []
+
+  @property
+  def wall_time(self) -> float:
+    """Seconds of all starts together, 0 if not known."""
+    return sum((self.seconds or {}).values())
 
   def last(self, metric: str) -> float | None:
     """The last value of a metric, None if it has none."""
@@ -65,52 +72,56 @@ class Run:
     return float(values[-1]) if len(values) else None
 
 
-def read_run(workdir: str, name: str) -> Run:
-  """Reads what a run has written so far.
-
-  Args:
-    workdir: of the run.
-    name: to show.
+def read_runs(runs: Sequence[RunDirectory]) -> list[RunRecord]:
+  """Reads what runs have written so far.
 
   Raises:
-    InputError: not a work directory, or a damaged file in it.
+    InputError: one is not a work directory or is given twice, or a file in it
+      is damaged.
   """
-  settings = config_lib.flatten(config_lib.read_config(workdir).to_dict())
-  path = os.path.join(workdir, METRICS_FILE)
+  return [
+    _read_run(run, name) for run, name in zip(runs, _names(runs), strict=True)
+  ]
+
+
+def _read_run(run: RunDirectory, name: str) -> RunRecord:
+  settings = config_lib.flatten(config_lib.read_config(run.path).to_dict())
   sets = {}
-  for folder, suffix in (("", ""), ("evaluation", " (evaluate)")):
-    results = _read_json(os.path.join(workdir, folder, RESULTS_FILE))
-    for one in results["sets"] if results else ():
+  for results, suffix in (
+    (run.results, ""),
+    (run.evaluation.results, " (evaluate)"),
+  ):
+    content = _read_object(results)
+    for one in content["sets"] if content else ():
       sets[f"{one['name']}{suffix}"] = one
-  return Run(
+  return RunRecord(
     name=name,
-    workdir=workdir,
+    directory=run,
     settings=settings,
-    metrics=read_metrics(path) if os.path.exists(path) else {},
+    metrics=read_metrics(run.metrics.path) if run.metrics.exists() else {},
     sets=sets,
-    classes=_read_json(os.path.join(workdir, CLASSES_FILE)),
-    seconds=_read_json(os.path.join(workdir, GOODPUT_FILE)),
-    starts=read_starts(workdir),
+    classes=_read_object(run.classes),
+    seconds=_read_object(run.goodput),
+    starts=read_starts(run.path),
   )
 
 
-def _read_json(path: str) -> dict[str, Any] | None:
+def _read_object(file: RunFile) -> dict[str, Any] | None:
   """The content of a file that is written whole; None if there is none."""
   try:
-    with open(path, encoding="utf-8") as file:
-      return dict(json.load(file))
+    return dict(file.read_json())
   except FileNotFoundError:
     return None
   except (ValueError, TypeError) as error:
     raise InputError(
-      f"{path!r} is damaged ({error}): delete it and run the command that made"
-      " it again."
+      f"{file.path!r} is damaged ({error}): delete it and run the command that"
+      " made it again."
     ) from None
 
 
-def run_names(workdirs: Sequence[str]) -> list[str]:
-  """Short names that tell work directories apart: the ends of their paths."""
-  parts = [os.path.abspath(one).split(os.sep)[1:] for one in workdirs]
+def _names(runs: Sequence[RunDirectory]) -> list[str]:
+  """Short names that tell runs apart: the ends of their paths."""
+  parts = [run.absolute.split(os.sep)[1:] for run in runs]
   for length in range(1, max(map(len, parts), default=1) + 1):
     names = ["/".join(one[-length:]) for one in parts]
     if len(set(names)) == len(names):
