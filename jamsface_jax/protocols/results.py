@@ -1,11 +1,13 @@
-"""What an evaluation leaves: a table, `results.json`, pictures."""
+"""What an evaluation leaves: a table to read and `results.json`."""
 
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.groups import GroupResult
@@ -57,13 +59,13 @@ def _metric_lines(
 def write_results(
   run: RunDirectory,
   evaluations: Sequence[Evaluation],
-  origin: Mapping[str, object],
+  origin: Mapping[str, Any],
 ) -> str:
   """Writes `results.json`, whole or not at all.
 
   Args:
     run: the directory that gets the file, made if missing.
-    evaluations: of all sets.
+    evaluations: what came out, of all sets.
     origin: JSON values that say what the embeddings are.
 
   Returns:
@@ -79,7 +81,7 @@ def write_results(
   return run.results.path
 
 
-def as_json(one: Evaluation) -> dict[str, object]:
+def as_json(one: Evaluation) -> dict[str, Any]:
   """An evaluation as JSON values; `metrics` have the names of the logs."""
   fields = {
     "name": one.name,
@@ -91,18 +93,18 @@ def as_json(one: Evaluation) -> dict[str, object]:
     "cmc": {name: cmc(found).tolist() for name, found in one.searches.items()},
     "groups": [_group(group) for group in one.groups],
   }
-  if one.score_counts:
-    line = RocLine.of(one.score_counts.curve)
+  if counts := one.score_counts:
+    line = RocLine.of(counts.curve)
     fields |= {
       "roc": {
         "far": line.fars.tolist(),
         "tar": line.tars.tolist(),
         "auc": line.auc,
       },
-      "positive_counts": one.score_counts.positive_counts.tolist(),
-      "negative_counts": one.score_counts.negative_counts.tolist(),
-      "hardest_positives": _pairs(one.score_counts.hardest_positives),
-      "hardest_negatives": _pairs(one.score_counts.hardest_negatives),
+      "positive_counts": counts.positive_counts.tolist(),
+      "negative_counts": counts.negative_counts.tolist(),
+      "hardest_positives": _pairs(counts.hardest_positives),
+      "hardest_negatives": _pairs(counts.hardest_negatives),
     }
   return fields
 
@@ -111,7 +113,7 @@ def read_roc_lines(path: str) -> dict[str, RocLine]:
   """The ROC curves of another evaluation, by its directory and the set's name.
 
   Args:
-    path: of its `results.json`.
+    path: the `results.json` of that evaluation.
 
   Raises:
     InputError: not such a file.
@@ -143,12 +145,12 @@ def read_roc_lines(path: str) -> dict[str, RocLine]:
     ) from None
 
 
-def cmc(found: Identification) -> np.ndarray:
+def cmc(found: Identification) -> Float64[np.ndarray, " k"]:
   """Shares found up to rank 1, 2, ... 100, or as many as the gallery has."""
   return found.cmc(range(1, min(found.gallery_size, 100) + 1))
 
 
-def _group(group: GroupResult) -> dict[str, object]:
+def _group(group: GroupResult) -> dict[str, Any]:
   return {
     "name": group.name,
     "identities": group.identities,
@@ -159,14 +161,14 @@ def _group(group: GroupResult) -> dict[str, object]:
   }
 
 
-def _pairs(pairs: Hardest) -> list[dict[str, object]]:
+def _pairs(pairs: Hardest) -> list[dict[str, Any]]:
   return [
     {"first": int(i), "second": int(j), "cosine": float(score)}
     for i, j, score in zip(pairs.first, pairs.second, pairs.scores, strict=True)
   ]
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
   """The same JSON value with null for numbers that are not finite."""
   if isinstance(value, dict):
     return {name: _finite(one) for name, one in value.items()}
