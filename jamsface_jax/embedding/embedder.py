@@ -10,7 +10,6 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float32, Int64, UInt8
 
 from jamsface_jax.augmentation.augment import normalize
-from jamsface_jax.config import read_config
 from jamsface_jax.data.pipeline import read_ahead
 from jamsface_jax.data.records import COLOR_ORDER
 from jamsface_jax.devices import sharding
@@ -19,6 +18,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.run.state import make_model
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
 Tag = TypeVar("Tag")
@@ -171,7 +171,7 @@ def open_embedder(
     InputError: not a directory of a run, no such checkpoint, or one of a
       network that takes other colours.
   """
-  config = read_config(run.path)
+  config = read_settings(run)
   checkpoints = CheckpointReader(run.path)
   step = checkpoints.choose(step)
   metadata = checkpoints.metadata(step) | {"step": step}

@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int64, UInt8
 
-from jamsface_jax.config import read_config
 from jamsface_jax.data.images import Block, Images, open_images
 from jamsface_jax.data.pipeline import read_ahead
 from jamsface_jax.devices import processes, sharding
@@ -27,6 +26,7 @@ from jamsface_jax.embedding.files import (
 )
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.progress import _Progress
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
 
@@ -68,7 +68,7 @@ def embed(
     InputError: nothing to embed, or an output that belongs to something else.
     RunError: an embedding that is not finite.
   """
-  config = read_config(run.path)
+  config = read_settings(run)
   mesh = sharding.make_mesh(-1, jax.local_devices())
   _check_flags(batch_size, threads, mesh)
   source = open_images(

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int64, UInt8
-from ml_collections import ConfigDict
 
 from jamsface_jax.embedding.embedder import Embedder
 from jamsface_jax.errors import InputError
@@ -26,6 +25,7 @@ from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import Evaluation, JudgingSettings
 from jamsface_jax.run.state import Parts, TrainState
+from jamsface_jax.settings.sections import Settings
 
 # Measured at every evaluation, whatever else is.
 CENTRE_ANGLE = "train/centre_angle_mean"
@@ -47,7 +47,7 @@ class Evaluator:
 
   def __init__(
     self,
-    config: ConfigDict,
+    config: Settings,
     parts: Parts,
     mesh: Mesh,
     class_sizes: Int64[np.ndarray, " c"],

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from jamsface_jax.config import read_config
 from jamsface_jax.devices import processes, sharding
 from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError
@@ -20,6 +19,7 @@ from jamsface_jax.protocols.test_set import (
   JudgingSettings,
   TestSet,
 )
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
 FLIPS = {"sum": (True,), "none": (False,), "both": (True, False)}
@@ -56,7 +56,7 @@ def judge_network(
     InputError: no such network or test set, or a pooling that it cannot have.
   """
   first = jax.process_index() == 0
-  config = read_config(run.path)
+  config = read_settings(run)
   size = config.data.image_size
   if protocol:
     tasks = [open_folder_task(data, protocol, size)]
