@@ -89,7 +89,7 @@ def print_table(rates: dict[str, np.ndarray]) -> None:
 def bare_decoder(arguments, names: list[str]) -> Callable[[], float]:
   """Each thread decodes and scales its share, and throws the pixels away."""
   size = read_settings(RunDirectory(arguments.workdir)).data.image_size
-  threads = os.cpu_count()
+  threads = os.cpu_count() or 1
   images = []
   for name in names:
     with open(os.path.join(arguments.images, name), "rb") as file:
