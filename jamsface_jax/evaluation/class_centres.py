@@ -16,8 +16,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int
 
 from jamsface_jax.devices.sharding import CLASSES, REPLICATED
+from jamsface_jax.head.chunks import count_chunks
+from jamsface_jax.head.logits import product, unit
 from jamsface_jax.head.parameters import Head
-from jamsface_jax.head.softmax import count_chunks, product, unit
 
 _SHOWN = 1000  # Classes whose centres are compared with all.
 _BY_CLASS = P(None, *CLASSES)  # Of arrays whose second axis is that of classes.
