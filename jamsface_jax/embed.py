@@ -58,10 +58,11 @@ def main() -> int:
   add("--threads", type=int, help="batches read at once; default: the run's")
   processes.add_flags(parser)
   arguments = parser.parse_args()
-  cache_in(arguments.workdir)
+  run = RunDirectory(arguments.workdir)
+  cache_in(run.compiled)
   with processes.joined(arguments):
     embed(
-      RunDirectory(arguments.workdir),
+      run,
       arguments.images,
       arguments.output,
       root=arguments.root,

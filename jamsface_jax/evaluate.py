@@ -21,7 +21,6 @@ embeds its part of the images, and process 0 judges and writes.
 """
 
 import argparse
-import os
 
 import jax
 from jax.experimental import multihost_utils
@@ -34,7 +33,10 @@ from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.results import read_roc_lines, table, write_results
 from jamsface_jax.protocols.test_set import JudgingSettings
 from jamsface_jax.reports.plots import plot_evaluations
-from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.run_directory import (
+  EvaluationDirectory,
+  RunDirectory,
+)
 
 
 def main() -> int:
@@ -71,10 +73,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
       flipped=arguments.flipped,
       wanted=wanted,
     )
-    output = RunDirectory(os.path.dirname(arguments.embeddings)).evaluation
+    output = EvaluationDirectory.beside(arguments.embeddings)
   else:
     run = RunDirectory(arguments.workdir)
-    cache_in(run.path)
+    cache_in(run.compiled)
     evaluations, origin = judge_network(
       run,
       arguments.data,
@@ -88,10 +90,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
     return
   print(table(evaluations))
   if arguments.output:
-    output = RunDirectory(arguments.output)
-  path = write_results(output, evaluations, origin)
-  plot_evaluations(output.path, evaluations, others)
-  print(f"results: {path}, and pictures beside it")
+    output = EvaluationDirectory(arguments.output)
+  output.create()
+  write_results(output.results, evaluations, origin)
+  plot_evaluations(output.plots, evaluations, others)
+  print(f"results: {output.results.path}, and pictures beside it")
 
 
 def parse() -> argparse.Namespace:

@@ -172,7 +172,7 @@ def open_embedder(
       network that takes other colours.
   """
   config = read_settings(run)
-  checkpoints = CheckpointReader(run.path)
+  checkpoints = CheckpointReader(run)
   step = checkpoints.choose(step)
   metadata = checkpoints.metadata(step) | {"step": step}
   if metadata["color_order"] != COLOR_ORDER:
@@ -194,7 +194,6 @@ def open_embedder(
       shapes,
     ),
   )
-  checkpoints.close()
   embedder = Embedder(
     model, mesh=mesh, batch_size=batch_size, image_size=size, flip=flip
   )

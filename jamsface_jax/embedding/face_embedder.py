@@ -19,7 +19,7 @@ class FaceEmbedder:
   """Turns images in memory into embeddings; made by `jamsface_jax.load`.
 
   Args:
-    workdir: the directory of a training run.
+    run: the directory of a training run.
     step: the step of the checkpoint; None for the newest.
     flip: whether to add the embedding of the mirrored image.
 
@@ -33,11 +33,11 @@ class FaceEmbedder:
     InputError: not a work directory, or no such checkpoint.
   """
 
-  def __init__(self, workdir: str, *, step: int | None, flip: bool):
+  def __init__(self, run: RunDirectory, *, step: int | None, flip: bool):
     mesh = make_mesh(-1, jax.local_devices())
     self._devices = mesh.size
     self._embedder, self._variables, metadata = open_embedder(
-      RunDirectory(workdir),
+      run,
       step=step,
       batch_size=_MOST * mesh.size,
       flip=flip,

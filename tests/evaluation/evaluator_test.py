@@ -237,7 +237,7 @@ def test_training_evaluates_all_of_it(dataset, ijbx, tmp_path):
   config.evaluation.pooling = "D0N1"
   config.evaluation.every = 2
   config.checkpoint.keep_best = "ijbx/mixed/rank1"
-  assert train(make_settings(config), str(tmp_path / "w")) == 0
+  assert train(make_settings(config), RunDirectory(str(tmp_path / "w"))) == 0
   lines = (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()
   evaluated = [json.loads(line) for line in lines if "ijbx/auc" in line]
   assert len(evaluated) >= 2
@@ -252,14 +252,14 @@ def test_settings_are_refused_before_training(dataset, ijbx, tmp_path):
   config.data.directory = dataset
   config.evaluation.data = ijbx
   with pytest.raises(InputError, match="has no detector scores"):
-    train(make_settings(config), str(tmp_path / "w"))
+    train(make_settings(config), RunDirectory(str(tmp_path / "w")))
   config.evaluation.pooling = "D3"
   with pytest.raises(InputError, match="'D3' is not of the form"):
-    train(make_settings(config), str(tmp_path / "w"))
+    train(make_settings(config), RunDirectory(str(tmp_path / "w")))
   config.evaluation.data = f"{dataset},{dataset}:all_pairs"
   config.evaluation.pooling = "D0N0"
   with pytest.raises(InputError, match="has the name 'tiny' of another"):
-    train(make_settings(config), str(tmp_path / "w"))
+    train(make_settings(config), RunDirectory(str(tmp_path / "w")))
   assert not (tmp_path / "w").exists()
 
 

@@ -78,7 +78,7 @@ def make_workdir(directory, name, dtype="float32"):
   workdir = str(directory / f"w_{name}")
   import_weights(
     path,
-    workdir,
+    RunDirectory(workdir),
     model=None,
     embedding_size=None,
     image_size=None,
@@ -115,7 +115,11 @@ def embed(workdir, images):
 
 def export(workdir, format, output, input_dtype="uint8", step=None):
   exporting.export(
-    workdir, format, str(output), step=step, input_dtype=input_dtype
+    RunDirectory(str(workdir)),
+    format,
+    str(output),
+    step=step,
+    input_dtype=input_dtype,
   )
   return str(output)
 
