@@ -24,7 +24,8 @@ from jamsface_jax.head.parameters import WEIGHTS
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import Evaluation, JudgingSettings
-from jamsface_jax.run.state import Parts, TrainState
+from jamsface_jax.run.components import Components
+from jamsface_jax.run.state import TrainState
 from jamsface_jax.settings.sections import Settings
 
 # Measured at every evaluation, whatever else is.
@@ -36,7 +37,7 @@ class Evaluator:
 
   Args:
     config: the settings of the run.
-    parts: the network and its head.
+    components: the network, its head and how they are trained.
     mesh: the (data, model) mesh.
     class_sizes: how many training images each class has, int [C].
 
@@ -48,7 +49,7 @@ class Evaluator:
   def __init__(
     self,
     config: Settings,
-    parts: Parts,
+    components: Components,
     mesh: Mesh,
     class_sizes: Int64[np.ndarray, " c"],
   ):
@@ -73,13 +74,15 @@ class Evaluator:
       if isinstance(task.test_set, TemplateSet):
         task.test_set.check(self._settings.poolings)
     self._nearest = jax.jit(
-      partial(nearest_classes, head=parts.head, mesh=mesh)
+      partial(nearest_classes, head=components.head, mesh=mesh)
     )
-    self._angles = jax.jit(partial(centre_angles, head=parts.head, mesh=mesh))
+    self._angles = jax.jit(
+      partial(centre_angles, head=components.head, mesh=mesh)
+    )
     if self._known_people:
-      self._priors = class_priors(class_sizes, head=parts.head, mesh=mesh)
+      self._priors = class_priors(class_sizes, head=components.head, mesh=mesh)
     self._embedder = Embedder(
-      parts.model,
+      components.model,
       mesh=mesh,
       batch_size=chosen.batch_size,
       image_size=config.data.image_size,
