@@ -17,7 +17,7 @@ from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.errors import InputError
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.checkpoint import CheckpointReader
-from jamsface_jax.run.state import make_model
+from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 

@@ -16,7 +16,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.embedding import embedder
 from jamsface_jax.errors import InputError, RunError
-from jamsface_jax.run.state import make_model
+from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings

@@ -17,7 +17,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.models import init_backbone
-from jamsface_jax.run.state import make_model
+from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
