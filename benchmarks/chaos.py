@@ -256,7 +256,7 @@ def compare(whole: str, killed: str) -> None:
 def read_state(workdir: str) -> state.TrainState:
   """The last state of a run, on the host."""
   config = config_lib.read_config(workdir)
-  source = open_source(config)
+  source = open_source(config.data)
   parts = state.make_parts(config, source.num_classes, len(source))
   mesh = sharding.make_mesh(-1)
   checkpoints = Checkpoints(workdir, keep_last=1, keep_best="")

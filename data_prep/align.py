@@ -29,7 +29,8 @@ from data_prep.formats.landmarks import (
   read_landmarks,
 )
 from data_prep.writing.writer import SKIPPED_FILE
-from jamsface_jax.data.decoding import EXTENSIONS, DecodingError
+from jamsface_jax.data.decoding import DecodingError
+from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage.whole_file import written_whole
 
@@ -235,12 +236,7 @@ def _find_images(source: str, directory: str) -> list[str]:
       f"--output {directory!r} lies within --input, where its faces would count"
       " as photographs: choose another directory."
     )
-  images = sorted(
-    os.path.relpath(os.path.join(folder, file), source)
-    for folder, _, files in os.walk(source)
-    for file in files
-    if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-  )
+  images = find_images(source)
   if not images:
     raise InputError(
       f"--input {source!r} has no image ({', '.join(EXTENSIONS)}): give another"

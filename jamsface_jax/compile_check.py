@@ -66,7 +66,7 @@ def main() -> int:
   config_lib.validate(config)
   classes, images = _CLASSES.value, _IMAGES.value
   if classes is None or images is None:
-    source = open_source(config)
+    source = open_source(config.data)
     classes = source.num_classes if classes is None else classes
     images = len(source) if images is None else images
   topologies = chips.open_topologies(_TOPOLOGY.value)

@@ -13,6 +13,11 @@ import numpy as np
 
 from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.text_lists import (
+  NotTextError,
+  read_lines,
+  split_fields,
+)
 
 # ArcFace's (https://arxiv.org/abs/1801.07698), for 112 x 112 pixels.
 TEMPLATE = np.array(
@@ -108,7 +113,10 @@ def decode_upright(data: bytes) -> np.ndarray:
   pixels = decoding.decode_image(data)  # Strict, but a JPEG is left as it lies.
   if data[:2] == b"\xff\xd8" and b"Exif\0" in data[: 2**16]:
     buffer = np.frombuffer(data, np.uint8)
-    pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
+    turned = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
+    if turned is None:
+      raise decoding.DecodingError("broken JPEG: OpenCV cannot read it")
+    return turned
   return pixels
 
 
@@ -132,18 +140,16 @@ def read_landmarks(path: str) -> dict[str, np.ndarray]:
     InputError: unreadable, or a line that does not fit; names file and line.
   """
   try:
-    with open(path, encoding="utf-8-sig") as file:
-      lines = file.read().splitlines()
-  except (OSError, UnicodeDecodeError) as error:
+    rows = [
+      (line.number, _fields(line.text))
+      for line in read_lines(path)
+      if line.text.strip()
+    ]
+  except (OSError, NotTextError) as error:
     raise InputError(
       f"--landmarks {path!r} cannot be read ({error}): give a text file with a"
       " path and ten numbers a line."
     ) from None
-  rows = [
-    (number, _fields(line))
-    for number, line in enumerate(lines, start=1)
-    if line.strip()
-  ]
   if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdigit():
     del rows[0]  # CelebA counts its images first.
   order = np.arange(_NUMBERS)
@@ -189,8 +195,7 @@ def find_landmarks(
 
 
 def _fields(line: str) -> list[str]:
-  separator = "\t" if "\t" in line else "," if "," in line else None
-  return [field.strip().strip('"') for field in line.strip().split(separator)]
+  return [field.strip('"') for field in split_fields(line.strip())]
 
 
 def _numbers(fields: list[str]) -> np.ndarray | None:

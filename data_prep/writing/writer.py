@@ -18,9 +18,12 @@ from array import array
 from collections.abc import Iterable, Sequence
 from itertools import count
 from types import TracebackType
+from typing import Any
 
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import (
+  array_record_module,  # ty: ignore[missing-module-member] has no stubs.
+)
 
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, RunError
@@ -59,19 +62,24 @@ class FinishedShard:
   image_sizes: list[tuple[int, int]]
   skipped: list[str]
 
-  def to_json(self) -> dict:
+  def to_json(self) -> dict[str, Any]:
     """What `from_json` reads."""
     shard = self.shard and vars(self.shard)
     return vars(self) | {"shard": shard, "labels": self.labels.tolist()}
 
   @classmethod
-  def from_json(cls, fields: dict) -> "FinishedShard":
+  def from_json(cls, fields: dict[str, Any]) -> "FinishedShard":
     """The inverse of `to_json`."""
-    shard = fields["shard"] and records.Shard(**fields["shard"])
-    labels = np.array(fields["labels"], np.int32)
-    sizes = [(height, width) for height, width in fields["image_sizes"]]
-    changed = {"shard": shard, "labels": labels, "image_sizes": sizes}
-    return cls(**fields | changed)
+    shard = fields["shard"]
+    return cls(
+      number=fields["number"],
+      items=fields["items"],
+      names=fields["names"],
+      shard=None if shard is None else records.Shard(**shard),
+      labels=np.array(fields["labels"], np.int32),
+      image_sizes=[(height, width) for height, width in fields["image_sizes"]],
+      skipped=fields["skipped"],
+    )
 
 
 def digest_names(names: Iterable[str]) -> str:
@@ -156,7 +164,7 @@ class ShardWriter:
       number=self._number,
       items=self.items,
       names=digest_names(self._names),
-      shard=self._close() if self._file is not None else None,
+      shard=None if self._file is None else self._close(self._file),
       labels=np.array(self._labels, np.int32),
       image_sizes=sorted(self._sizes),
       skipped=self._skipped,
@@ -170,9 +178,11 @@ class ShardWriter:
       self._file = None
       os.remove(self._partial)
 
-  def _close(self) -> records.Shard:
+  def _close(
+    self, file: array_record_module.ArrayRecordWriter
+  ) -> records.Shard:
     try:
-      self._file.close()
+      file.close()
       digest, size = records.file_digest(self._partial)
       os.replace(self._partial, self._path)
     except (OSError, RuntimeError) as error:

@@ -9,9 +9,6 @@ cv2.setNumThreads(1)
 # A broken image is reported by us, with its name.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-# Names of files that are taken for images, in small letters.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
 _JPEG_START = b"\xff\xd8"
 
 
@@ -44,24 +41,6 @@ def decode_image(data: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
   if pixels is None:
     raise DecodingError("not a JPEG, PNG, WebP or BMP image")
-  return pixels
-
-
-def decode_resized(data: bytes, size: int) -> np.ndarray:
-  """Decodes an image and scales it to `size` x `size` pixels if need be.
-
-  Args:
-    data: an encoded image.
-    size: height and width wanted.
-
-  Returns:
-    uint8 [size, size, 3], RGB.
-
-  Raises:
-    DecodingError: not an image, or a truncated one.
-  """
-  pixels = np.empty((size, size, 3), np.uint8)
-  decode_into(data, pixels)
   return pixels
 
 

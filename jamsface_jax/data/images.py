@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from jamsface_jax.data import decoding, records
+from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
 _PROBES = 1024  # Images of an array that its fingerprint reads.
 
@@ -90,15 +92,10 @@ def open_images(
 
 def open_folder(directory: str, size: int) -> "FileImages":
   """Opens all images below a folder, sorted by path."""
-  names = sorted(
-    os.path.relpath(os.path.join(folder, file), directory)
-    for folder, _, files in os.walk(directory)
-    for file in files
-    if file.lower().endswith(decoding.EXTENSIONS) and not file.startswith(".")
-  )
+  names = find_images(directory)
   if not names:
     raise InputError(
-      f"--images {directory!r} has no image ({', '.join(decoding.EXTENSIONS)}):"
+      f"--images {directory!r} has no image ({', '.join(EXTENSIONS)}):"
       " give another folder."
     )
   return FileImages(directory, names, size)
@@ -113,9 +110,8 @@ def open_list(path: str, size: int, root: str) -> "FileImages":
     root: what its paths are relative to.
   """
   try:
-    with open(path, encoding="utf-8") as file:
-      names = [line.rstrip("\n") for line in file]
-  except (OSError, UnicodeDecodeError) as error:
+    names = [line.text for line in read_lines(path)]
+  except (OSError, NotTextError) as error:
     raise InputError(
       f"--images {path!r} is not a text file ({_one_line(error)}): give a list"
       " with a path on each line, a folder, a data set or a .npy array."

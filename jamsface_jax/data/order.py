@@ -73,7 +73,9 @@ def permute_each(
   key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
   for number in which:
     key = _mix(number.astype(np.uint64), key)
-  keys = np.stack([_mix(np.uint64(k), key) for k in range(_ROUNDS)])
+  keys = np.stack(
+    [_mix(number, key) for number in np.arange(_ROUNDS, dtype=np.uint64)]
+  )
   half = _half_bits(size)
   image = _feistel(index.astype(np.uint64), half, keys)
   while np.any(outside := image >= size):

@@ -16,10 +16,13 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import (
+  array_record_module,  # ty: ignore[missing-module-member] has no stubs.
+)
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.text_lists import read_lines
 from jamsface_jax.storage.whole_file import written_whole
 
 INDEX_FILE = "dataset.json"
@@ -216,8 +219,7 @@ def read_classes(directory: str) -> list[str]:
   """Returns the class names; the position is the label."""
   path = os.path.join(directory, CLASSES_FILE)
   try:
-    with open(path, encoding="utf-8") as file:
-      return file.read().splitlines()
+    return [line.text for line in read_lines(path)]
   except FileNotFoundError:
     raise InputError(f"{path!r} is missing: copy the data set again.") from None
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from jamsface_jax.data import decoding, records
 from jamsface_jax.errors import InputError
@@ -153,12 +152,12 @@ class MixedSource:
     """See `Source.read`."""
     which = np.searchsorted(self._ends, ids, side="right")
     labels = np.empty(len(ids), np.int32)
-    images = None
+    images = np.empty((len(ids), 0, 0, 3), np.uint8)
     for number in np.unique(which):
       source, rows = self._sources[number], which == number
       start = self._ends[number] - len(source)
       some_images, some_labels = source.read(ids[rows] - start)
-      if images is None:
+      if not images.size:  # Now their height and width are known.
         images = np.empty((len(ids), *some_images.shape[1:]), np.uint8)
       images[rows] = some_images
       labels[rows] = some_labels + self._first_class[number]
@@ -208,9 +207,33 @@ def _normal(key: list[int], shape: tuple[int, ...]) -> np.ndarray:
   return np.random.default_rng(key).normal(size=shape)
 
 
-def open_source(config: ConfigDict) -> Source:
-  """Opens the training data that `config.data` names."""
-  settings = config.data
+@runtime_checkable
+class DataSettings(Protocol):
+  """What `open_source` reads of the section `data` of the settings."""
+
+  @property
+  def directory(self) -> str:
+    """Data sets, comma between; "" for noise."""
+
+  @property
+  def image_size(self) -> int:
+    """Height and width that images are scaled to."""
+
+  @property
+  def noise_classes(self) -> int:
+    """Classes of the noise."""
+
+  @property
+  def noise_images(self) -> int:
+    """Images of the noise."""
+
+
+def open_source(settings: DataSettings) -> Source:
+  """Opens the training data that the section `data` of the settings names.
+
+  Raises:
+    InputError: a data set is missing or damaged.
+  """
   if settings.directory:
     sources = [
       RecordSource(directory, settings.image_size)

@@ -79,7 +79,7 @@ def train(
   sharding.check_divides(
     "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
-  source = open_source(config)
+  source = open_source(config.data)
   total_steps = config_lib.steps_of(config.schedule.length, config, len(source))
   parts = make_parts(config, source.num_classes, len(source))
   head_lib.check_mesh(parts.head, mesh)

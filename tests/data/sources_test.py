@@ -238,7 +238,7 @@ def test_a_run_may_read_several_data_sets(shards, dataset):
   config = base_config()
   config.data.image_size = 40
   config.data.directory = f"{dataset},{shards[0]}"
-  source = open_source(config)
+  source = open_source(config.data)
   one = RecordSource(dataset, 40)
   assert len(source) == 2 * 37 and source.num_classes == 24
   assert source.fingerprint != one.fingerprint
@@ -246,4 +246,4 @@ def test_a_run_may_read_several_data_sets(shards, dataset):
     source.labels()[37:], one.labels() + one.num_classes
   )
   config.data.directory = dataset
-  assert open_source(config).fingerprint == one.fingerprint
+  assert open_source(config.data).fingerprint == one.fingerprint

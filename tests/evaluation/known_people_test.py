@@ -159,7 +159,7 @@ def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
   config = config_lib.tiny(config_lib.base_config())
   config.head.scale = 10.0  # The prior of a class counts as cosines do.
   config.data.directory = config.evaluation.known = str(dataset)
-  source = sources.open_source(config)
+  source = sources.open_source(config.data)
   mesh = sharding.make_mesh(2)
   parts = state.make_parts(config, source.num_classes, len(source))
   first = state.create_state(0, parts, config.data.image_size, mesh)
@@ -211,7 +211,7 @@ def test_two_sets_of_one_name_are_refused(dataset):
   config = config_lib.tiny(config_lib.base_config())
   config.data.directory = str(dataset)
   config.evaluation.known = f"{dataset},{dataset}"
-  source = sources.open_source(config)
+  source = sources.open_source(config.data)
   parts = state.make_parts(config, source.num_classes, len(source))
   with pytest.raises(
     InputError, match="evaluation.known has a set of the name"
