@@ -169,7 +169,7 @@ def _write(
     if number - 1 in wanted
   }
 
-  def reason(finding):
+  def reason(finding: Finding) -> str:
     if finding.reason == "duplicate_of":
       return f"duplicate_of {paths[finding.about]}"
     if finding.about_class:

@@ -79,14 +79,14 @@ def synthesize(
   """Writes the data sets; their bytes depend on all but `workers`.
 
   Args:
-    output: directory of them.
+    output: the directory that they are written to.
     train_sizes: images of each training identity.
     mislabelled: share of training images whose class is another's.
     held_out: images more of each, in a set of their own; 0: no such set.
     test_identities: identities that are only in the test set.
     test_images: images of each of them.
-    pairs: verification pairs, half of them positive.
-    seed: of everything random.
+    pairs: how many verification pairs, half of them positive.
+    seed: chooses everything random.
     size: height and width of the images in pixels.
     workers: processes that draw.
 

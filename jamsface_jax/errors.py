@@ -38,6 +38,11 @@ class RunError(RuntimeError):
   """A run that had to stop, with a message that says all: exit code 1."""
 
 
+def one_line(error: BaseException) -> str:
+  """What an error says, for a sentence: on one line, 200 characters at most."""
+  return " ".join(str(error).split())[:200]
+
+
 def run_command(command: Callable[[], int | None]) -> None:
   """Runs a command and exits with its code.
 

@@ -10,6 +10,7 @@ import re
 
 import cv2
 import numpy as np
+from jaxtyping import Float, Float64, UInt8
 
 from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError
@@ -33,7 +34,9 @@ TEMPLATE_SIZE = 112
 _NUMBERS = 10  # Two a landmark.
 
 
-def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+def similarity_transform(
+  source: Float64[np.ndarray, "p 2"], target: Float64[np.ndarray, "p 2"]
+) -> Float64[np.ndarray, "2 3"]:
   """Fits a rotation, a scale and a shift by least squares.
 
   The optimum of Umeyama 1991 (https://doi.org/10.1109/34.88573) without
@@ -61,8 +64,10 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align_face(
-  pixels: np.ndarray, landmarks: np.ndarray, size: int
-) -> np.ndarray:
+  pixels: UInt8[np.ndarray, "h w 3"],
+  landmarks: Float[np.ndarray, "5 2"],
+  size: int,
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
   """Cuts out a face so that its landmarks lie where the template has them.
 
   Args:
@@ -90,7 +95,9 @@ def align_face(
   return cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR)
 
 
-def _shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
+def _shrink(
+  pixels: UInt8[np.ndarray, "h w 3"], factor: int
+) -> UInt8[np.ndarray, "i j 3"]:
   """Means of blocks of factor x factor pixels; the border is repeated."""
   down, right = (-length % factor for length in pixels.shape[:2])
   pixels = cv2.copyMakeBorder(pixels, 0, down, 0, right, cv2.BORDER_REPLICATE)
@@ -98,7 +105,7 @@ def _shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
   return cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA)
 
 
-def decode_upright(data: bytes) -> np.ndarray:
+def decode_upright(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """Decodes an image and turns it as its EXIF orientation says.
 
   Args:
@@ -120,7 +127,7 @@ def decode_upright(data: bytes) -> np.ndarray:
   return pixels
 
 
-def read_landmarks(path: str) -> dict[str, np.ndarray]:
+def read_landmarks(path: str) -> dict[str, Float64[np.ndarray, "5 2"]]:
   """Reads landmarks of many images from a text file.
 
   Each line has an image's relative path and ten numbers, separated by tabs,

@@ -12,6 +12,7 @@ from collections.abc import (
 )
 
 import numpy as np
+from jaxtyping import Int64
 
 from jamsface_jax.data.folders import find_folders, find_images
 from jamsface_jax.errors import InputError
@@ -35,7 +36,7 @@ class Pair:
   fold: int
 
 
-def equal_runs(count: int) -> np.ndarray:
+def equal_runs(count: int) -> Int64[np.ndarray, "{count}"]:
   """Cuts `count` items into ten runs, the longer ones first.
 
   As scikit-learn's KFold(10, shuffle=False), by which public results were made.
@@ -103,7 +104,7 @@ def _read_two_lines(path: str, source: str) -> list[Pair]:
   tokens = np.array(tokens)
   folds = np.empty(len(tokens), np.int64)
   for kind in tokens == 0, tokens != 0:
-    folds[kind] = equal_runs(kind.sum())
+    folds[kind] = equal_runs(int(kind.sum()))
   if tokens.max() > 1:  # CALFW's: the folds of the pairs of one person.
     folds[tokens != 0] = tokens[tokens != 0] - 1
   return [

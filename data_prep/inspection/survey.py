@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, Int64, UInt8, UInt64
 from tqdm import tqdm
 
 from jamsface_jax.data import decoding, records
@@ -37,10 +38,10 @@ class Survey:
     errors: a sentence for each record that is not right.
   """
 
-  labels: np.ndarray
-  files: np.ndarray
-  pictures: np.ndarray
-  sound: np.ndarray
+  labels: Int64[np.ndarray, " n"]
+  files: UInt64[np.ndarray, " n"]
+  pictures: UInt64[np.ndarray, " n"]
+  sound: Bool[np.ndarray, " n"]
   image_sizes: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
   )
@@ -133,7 +134,7 @@ def _look(record: records.Record | None) -> _Look | None:
   )
 
 
-def picture_hash(pixels: np.ndarray) -> int:
+def picture_hash(pixels: UInt8[np.ndarray, "h w 3"]) -> int:
   """Hashes what an image shows, the same for a recompressed copy.
 
   The difference hash (https://www.hackerfactor.com/blog/?/archives/529) to the

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.text_lists import read_lines
@@ -12,7 +13,7 @@ DEFAULT_IMAGES = 9000
 
 def class_sizes(
   tail: str, identities: int, images: int | None, smallest: int, largest: int
-) -> np.ndarray:
+) -> Int64[np.ndarray, " c"]:
   """Sizes of the training classes, largest first.
 
   Args:
@@ -102,7 +103,7 @@ def _scale(
 
 def training_labels(
   sizes: Sequence[int], mislabelled: float, rng: np.random.Generator
-) -> np.ndarray:
+) -> Int64[np.ndarray, " n"]:
   """Labels of the training images, in the order of the true ones.
 
   Args:

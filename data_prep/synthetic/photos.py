@@ -39,7 +39,7 @@ def generator(seed: int, identity: int, image: int = 0) -> np.random.Generator:
   """Random numbers of one image, or of the identity itself (image 0).
 
   Args:
-    seed: of the whole data set, at least 0.
+    seed: the seed of the whole data set, at least 0.
     identity: its number, at least 0.
     image: its number, from 1.
 
@@ -359,7 +359,7 @@ def draw_identity(
   """Draws images of one identity.
 
   Args:
-    seed: of the whole data set.
+    seed: the seed of the whole data set.
     identity: its number.
     images: their numbers, from 1.
     size: height and width in pixels.

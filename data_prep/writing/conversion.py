@@ -42,7 +42,7 @@ class Item(NamedTuple):
 
   Attributes:
     label: its class, 0 to C - 1.
-    name: in the data set, unique there.
+    name: its name in the data set, unique there.
     size: bytes of its encoded image, so far as known before it is read.
     where: what says for people where it is, before its name; "" if the name
       does.
@@ -137,7 +137,7 @@ def convert(
   """Writes the shards of a data set that are not finished yet.
 
   Args:
-    assembler: of the data set.
+    assembler: makes the data set.
     items: what is converted, in order; the same ones in each attempt.
     reading: how the items are read.
     total: number of items, for the progress bar.

@@ -29,14 +29,14 @@ def write_verification_set(
   """Writes images and the pairs of them as a data set, and says so.
 
   Args:
-    directory: of the new data set.
+    directory: where the new data set goes.
     name: the prefix of its metrics.
     source: what is converted, for the writer.
     images: maps the images' names to class names, in the order of the records.
     load: returns the encoded bytes of an image.
     pairs: pairs of `images`.
     skip_bad: leave out unreadable images and the pairs with them.
-    threads: for decoding.
+    threads: how many decode.
     groups: the group of each class, by its name, if there are groups.
 
   Raises:

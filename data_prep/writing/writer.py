@@ -24,9 +24,10 @@ import numpy as np
 from array_record.python import (
   array_record_module,  # ty: ignore[missing-module-member] has no stubs.
 )
+from jaxtyping import Int32
 
 from jamsface_jax.data import records
-from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.storage.whole_file import written_whole
 
 SHARD_BYTES = 256 * 2**20
@@ -45,11 +46,11 @@ class FinishedShard:
   """What became of a run of items.
 
   Attributes:
-    number: of the shard.
+    number: which shard it is, from 0.
     items: how many there were, added or skipped.
     names: SHA-256 of their names, see `digest_names`.
     shard: its file; None if all were skipped.
-    labels: of its records, in order, int32.
+    labels: the class of each of its records, int32 [n].
     image_sizes: the different (height, width) of its images.
     skipped: a line for each item that was left out.
   """
@@ -58,7 +59,7 @@ class FinishedShard:
   items: int
   names: str
   shard: records.Shard | None
-  labels: np.ndarray
+  labels: Int32[np.ndarray, " n"]
   image_sizes: list[tuple[int, int]]
   skipped: list[str]
 
@@ -97,7 +98,7 @@ class ShardWriter:
   lost: each under a name of its own, and what they write is the same.
 
   Attributes:
-    bytes: of the images added so far.
+    bytes: how many the images added so far have.
   """
 
   def __init__(self, directory: str, number: int):
@@ -192,10 +193,9 @@ class ShardWriter:
     return records.Shard(name, len(self._labels), size, digest)
 
   def _failure(self, error: Exception) -> RunError:
-    reason = " ".join(str(error).split())[:200]
     return RunError(
-      f"shard {self._path!r} cannot be written ({reason}): mend that and start"
-      " the same command again, which keeps the finished shards."
+      f"shard {self._path!r} cannot be written ({one_line(error)}): mend that"
+      " and start the same command again, which keeps the finished shards."
     )
 
 
@@ -213,8 +213,8 @@ class DatasetAssembler:
     shard_bytes: a shard is closed when its images have this many bytes.
 
   Attributes:
-    directory: see above.
-    shard_bytes: see above.
+    directory: where the data set goes.
+    shard_bytes: when a shard is closed.
     finished: the shards that are there, by number.
   """
 
@@ -363,12 +363,12 @@ class DatasetWriter:
   an interrupted one the first `position` items are on disk: go on after them.
 
   Args:
-    directory: see `DatasetAssembler` for all of them.
-    name: see there.
-    classes: see there.
-    source: see there.
-    synthetic: see there.
-    shard_bytes: see there.
+    directory: where the data set goes, see `DatasetAssembler`.
+    name: prefix of the metrics, as there.
+    classes: class names, as there.
+    source: what is converted, as there.
+    synthetic: whether the images are drawn, as there.
+    shard_bytes: when a shard is closed, as there.
 
   Attributes:
     position: items of the sequence that were added or skipped.

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import simplejpeg
+from jaxtyping import UInt8
 
 # Decoding threads are ours; OpenCV's own would fight with them.
 cv2.setNumThreads(1)
@@ -16,7 +17,7 @@ class DecodingError(ValueError):
   """These bytes are not a whole image; the message says why."""
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """Decodes an image as it is.
 
   Args:
@@ -44,7 +45,7 @@ def decode_image(data: bytes) -> np.ndarray:
   return pixels
 
 
-def decode_into(data: bytes, pixels: np.ndarray) -> None:
+def decode_into(data: bytes, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
   """Decodes an image into an array, scaled to its size if need be.
 
   Args:
@@ -69,7 +70,9 @@ def decode_into(data: bytes, pixels: np.ndarray) -> None:
   scale_into(image, pixels)
 
 
-def scale_into(image: np.ndarray, pixels: np.ndarray) -> None:
+def scale_into(
+  image: UInt8[np.ndarray, "h w 3"], pixels: UInt8[np.ndarray, "i j 3"]
+) -> None:
   """Scales an image into an array: by area if it shrinks, else bilinearly.
 
   Args:
