@@ -36,7 +36,7 @@ class Pair:
   fold: int
 
 
-def equal_runs(count: int) -> Int64[np.ndarray, "{count}"]:
+def equal_runs(count: int) -> Int64[np.ndarray, " n"]:
   """Cuts `count` items into ten runs, the longer ones first.
 
   As scikit-learn's KFold(10, shuffle=False), by which public results were made.

@@ -9,9 +9,9 @@ from jaxtyping import Int, Int32, Int64, UInt8
 
 from jamsface_jax.data import decoding, records
 from jamsface_jax.errors import InputError
+from jamsface_jax.settings.sections import Data
 
 _PROBES = 1024  # Records read at once to find out the order of classes.
-
 
 # Images, RGB, and their labels.
 Examples = tuple[UInt8[np.ndarray, "n h w 3"], Int32[np.ndarray, " n"]]
@@ -215,28 +215,7 @@ def _normal(key: list[int], shape: tuple[int, ...]) -> np.ndarray:
   return np.random.default_rng(key).normal(size=shape)
 
 
-@runtime_checkable
-class DataSettings(Protocol):
-  """What `open_source` reads of the section `data` of the settings."""
-
-  @property
-  def directory(self) -> str:
-    """Data sets, comma between; "" for noise."""
-
-  @property
-  def image_size(self) -> int:
-    """Height and width that images are scaled to."""
-
-  @property
-  def noise_classes(self) -> int:
-    """Classes of the noise."""
-
-  @property
-  def noise_images(self) -> int:
-    """Images of the noise."""
-
-
-def open_source(settings: DataSettings) -> Source:
+def open_source(settings: Data) -> Source:
   """Opens the training data that the section `data` of the settings names.
 
   Raises:

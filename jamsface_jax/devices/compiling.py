@@ -43,7 +43,8 @@ def cache_in(workdir: str) -> None:
   Args:
     workdir: of a run; made if missing when the first program is kept.
   """
-  given = jax.config.jax_compilation_cache_dir
+  # JAX gives its configuration this attribute when it runs.
+  given = jax.config.jax_compilation_cache_dir  # ty: ignore[missing-attribute]
   closed = os.path.isdir(workdir) and not os.access(workdir, os.W_OK)
   if given is not None or closed:
     return
@@ -56,7 +57,11 @@ def cache_in(workdir: str) -> None:
 def cache_environment(directory: str) -> dict[str, str]:
   """Variables by which other processes keep compiled programs in a directory.
 
-  Nothing if the user has given JAX one.
+  Args:
+    directory: directory that they share.
+
+  Returns:
+    Nothing if the user has given JAX a directory.
   """
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return {}

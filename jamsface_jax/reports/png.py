@@ -79,11 +79,27 @@ def _draw_panel(ax: Axes, figure: Figure) -> None:
   for line in figure.lines:
     _draw_line(ax, line)
   for name, x in figure.marks.items():
-    label = f"{name} {figure.x.text(x)}"
+    label = f"{name} {figure.x.text(x)}" if name else ""
     ax.axvline(x, color=_INK, linewidth=1.2, linestyle="--", label=label)
   _draw_axes(ax, figure)
-  if ax.get_legend_handles_labels()[1]:
-    ax.legend(labelcolor=_INK, frameon=False, fontsize=8, handlelength=3)
+  _draw_legend(ax)
+
+
+def _draw_legend(ax: Axes) -> None:
+  handles, labels = ax.get_legend_handles_labels()
+  if not labels:
+    return
+  beside = len(labels) > 6  # There is no room for so many among the lines.
+  ax.legend(
+    handles,
+    labels,
+    labelcolor=_INK,
+    frameon=False,
+    fontsize=8,
+    handlelength=3,
+    loc="upper left" if beside else "best",
+    bbox_to_anchor=(1, 1) if beside else None,
+  )
 
 
 def _draw_frame(ax: Axes, figure: Figure) -> None:
@@ -122,12 +138,15 @@ def _draw_axes(ax: Axes, figure: Figure) -> None:
 
 def _draw_cloud(ax: Axes, cloud: Cloud) -> None:
   color = PALETTE[cloud.color % COLORS]
+  marker, size = "o", 14
   if cloud.ends is not None:
     ax.hlines(cloud.y, *cloud.ends.T, colors=color, linewidth=1.6)
+    marker, size = "D", 28
   ax.scatter(
     cloud.x,
     cloud.y,
-    s=14,
+    s=size,
+    marker=marker,
     color=color,
     # The more points, the more transparent, lest they merge into a blot.
     alpha=float(np.clip(12 / len(cloud.x) ** 0.5, 0.05, 0.9)),

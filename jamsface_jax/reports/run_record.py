@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.starts import read_starts
+from jamsface_jax.settings.names import values
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 
@@ -85,7 +86,7 @@ def read_runs(runs: Sequence[RunDirectory]) -> list[RunRecord]:
 
 
 def _read_run(run: RunDirectory, name: str) -> RunRecord:
-  settings = config_lib.flatten(config_lib.read_config(run.path).to_dict())
+  settings = values(read_settings(run))
   sets = {}
   for results, suffix in (
     (run.results, ""),

@@ -19,7 +19,6 @@ import pytest
 from conftest import assert_one_sentence, convert
 
 from data_prep.writing.writer import DatasetWriter
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.groups import GroupResult
@@ -29,6 +28,9 @@ from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile
 from jamsface_jax.reports import page as page_lib
 from jamsface_jax.run import goodput, starts
+from jamsface_jax.settings.names import replaced, values
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage.run_directory import RunDirectory
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -77,10 +79,9 @@ def evaluation(name, seed=0):
 
 def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
   """A work directory as a run leaves it."""
-  config = config_lib.base_config()
-  config.head.scale = 32.0  # As a recipe would.
-  config.update_from_flattened_dict(settings)
-  config_lib.check_or_save(config, str(workdir), save=True)
+  changes = {"head.scale": 32.0} | settings  # As a recipe would.
+  config = replaced(Settings(), changes)
+  check_or_save(config, RunDirectory(str(workdir)), save=True)
   with monkeypatch.context() as patch:
     patch.setattr(sys, "orig_argv", ["python", "-m", "main", *command])
     starts.note_start(str(workdir), FACTS)
@@ -290,10 +291,16 @@ def test_settings_say_who_set_them(workdir):
       "command line",
       "Batches read and decoded at once, per process.",
     ],
-    ["head.scale", "32.0", "64.0", "recipe", "Of the cosines in the softmax."],
+    [
+      "head.scale",
+      "32.0",
+      "64.0",
+      "recipe",
+      "Multiplies the cosines in the softmax.",
+    ],
   ]
   rest = cells(tree, "Settings that are the default")
-  every = config_lib.flatten(config_lib.base_config().to_dict())
+  every = values(Settings())
   assert len(rest) - 1 + 2 == len(every)
 
 
@@ -310,7 +317,7 @@ def test_origin(workdir):
 
 def test_a_run_that_has_just_begun(tmp_path):
   workdir = tmp_path / "w"
-  config_lib.check_or_save(config_lib.base_config(), str(workdir), save=True)
+  check_or_save(Settings(), RunDirectory(str(workdir)), save=True)
   text, tree = written(workdir)
   assert not list(tree.iter("svg"))
   for title in TITLES[:7]:

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.reports.facts import value_text
 from jamsface_jax.reports.markup import Html, folded, joined, sentence, table
 from jamsface_jax.reports.run_record import RunRecord
+from jamsface_jax.settings.names import meanings, values
+from jamsface_jax.settings.origin import source_of
+from jamsface_jax.settings.sections import Settings
 
 
 def settings_section(runs: Sequence[RunRecord]) -> Html:
   """Those in which runs differ, those that are not defaults, the others."""
-  base = config_lib.flatten(config_lib.base_config().to_dict())
-  meanings = config_lib.meanings()
-  sources = {name: _source(name, runs) for name in meanings}
+  base = values(Settings())
+  meaning_of = meanings()
+  sources = {name: _source(name, runs) for name in meaning_of}
 
   def rows(names: Sequence[str]) -> list[list[str]]:
     return [
@@ -21,7 +23,7 @@ def settings_section(runs: Sequence[RunRecord]) -> Html:
         *(value_text(run.settings[name]) for run in runs),
         value_text(base[name]),
         sources[name],
-        meanings[name],
+        meaning_of[name],
       ]
       for name in names
     ]
@@ -35,7 +37,7 @@ def settings_section(runs: Sequence[RunRecord]) -> Html:
   if len(runs) > 1:
     apart = [
       name
-      for name in meanings
+      for name in meaning_of
       if len({value_text(run.settings[name]) for run in runs}) > 1
     ]
     parts.append(
@@ -43,8 +45,8 @@ def settings_section(runs: Sequence[RunRecord]) -> Html:
       if apart
       else sentence("All settings of the runs are the same.")
     )
-  changed = [name for name in meanings if sources[name] != "default"]
-  others = [name for name in meanings if sources[name] == "default"]
+  changed = [name for name in meaning_of if sources[name] != "default"]
+  others = [name for name in meaning_of if sources[name] == "default"]
   title = "Settings that are the default"
   return joined(
     [
@@ -57,8 +59,6 @@ def settings_section(runs: Sequence[RunRecord]) -> Html:
 
 def _source(name: str, runs: Sequence[RunRecord]) -> str:
   """Who set it, in any of the runs: the command line goes before the recipe."""
-  found = {
-    config_lib.source_of(name, run.settings[name], run.command) for run in runs
-  }
+  found = {source_of(name, run.settings[name], run.command) for run in runs}
   kinds = ("command line", "recipe", "default")
   return next(kind for kind in kinds if kind in found)
