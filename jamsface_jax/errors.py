@@ -38,9 +38,14 @@ class RunError(RuntimeError):
   """A run that had to stop, with a message that says all: exit code 1."""
 
 
-def one_line(error: BaseException) -> str:
-  """What an error says, for a sentence: on one line, 200 characters at most."""
-  return " ".join(str(error).split())[:200]
+def one_line(error: object, most: int | None = 200) -> str:
+  """The text of an error of a library, to be put into a sentence.
+
+  Args:
+    error: the exception, or its text.
+    most: characters that are kept; None: all.
+  """
+  return " ".join(str(error).split())[:most]
 
 
 def run_command(command: Callable[[], int | None]) -> None:
