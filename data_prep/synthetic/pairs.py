@@ -66,9 +66,9 @@ def write_pairs(
   with open(path, "w", encoding="utf-8") as file:
     file.write(f"{len(folds)}\t{len(folds[0][0])}\n")
     for positives, negatives in folds:
-      for who, i, j in positives:
+      for who, i, j in positives.tolist():
         file.write(f"{person_name(first + who)}\t{i}\t{j}\n")
-      for one, i, other, j in negatives:
+      for one, i, other, j in negatives.tolist():
         one, other = person_name(first + one), person_name(first + other)
         file.write(f"{one}\t{i}\t{other}\t{j}\n")
 
