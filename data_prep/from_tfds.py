@@ -17,18 +17,16 @@ with it: for verification take the original archive and data_prep.from_pairs.
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from data_prep.from_bin import extension
 from data_prep.writing import conversion_flags
-from data_prep.writing.conversion import (
-  load_images,
-  print_result,
-  training_command,
-)
+from data_prep.writing.conversion import print_result, training_command
+from data_prep.writing.loading import load_images
 from data_prep.writing.writer import DatasetWriter
+from jamsface_jax.data.folders import extension
 from jamsface_jax.errors import InputError, run_command
 
 _FILE_FORMAT = "array_record"
@@ -114,7 +112,7 @@ def convert(
   except (ValueError, KeyError, NotImplementedError) as error:
     raise InputError(
       f"--input {dataset!r} cannot be read as {_FILE_FORMAT}, split {split!r}"
-      f" ({_one_line(error)}): choose another --split, or prepare it in that"
+      f" ({_first_line(error)}): choose another --split, or prepare it in that"
       " format."
     ) from None
   labels, classes = _read_labels(source, features[label_feature], label_feature)
@@ -166,7 +164,7 @@ def _open(
   except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
     raise InputError(
       f"--input {dataset!r} is neither a name that TFDS knows nor the directory"
-      f" of a prepared version ({_one_line(error)}): correct it."
+      f" of a prepared version ({_first_line(error)}): correct it."
     ) from None
   if not builder.is_prepared():
     if not download:
@@ -175,6 +173,7 @@ def _open(
         " add --download, or give --data_dir."
       )
     try:
+      # ty: ignore[missing-argument] a wrapper of TFDS hides that it is bound.
       builder.download_and_prepare()
     except _PREPARATION_ERRORS as error:
       reason = str(error).strip().split("\n")[-1]  # First comes the example.
@@ -186,7 +185,7 @@ def _open(
 
 
 def _read_labels(
-  source: Sequence[dict], feature: tfds.features.FeatureConnector, key: str
+  source: Any, feature: tfds.features.FeatureConnector, key: str
 ) -> tuple[list[int], list[str]]:
   """Numbers the classes that occur; returns a label for each example.
 
@@ -210,7 +209,7 @@ def _read_labels(
   return [label[value] for value in values], classes
 
 
-def _one_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
   return str(error).strip().split("\n")[0][:200]
 
 

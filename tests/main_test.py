@@ -12,6 +12,7 @@ from conftest import assert_one_sentence
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.progress import Progress
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.metric_writer import MetricWriter
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -160,13 +161,13 @@ def test_contradicting_flags_of_distribution():
 
 
 def test_metric_writer_takes_back_later_lines(tmp_path):
-  writer = MetricWriter(str(tmp_path), 0)
+  writer = MetricWriter(RunDirectory(str(tmp_path)), 0)
   for step in (1, 2, 3):
     writer.write(step, {"train/loss": step / 2, "x": float("nan")})
   writer.close()
   path = tmp_path / "metrics.jsonl"
   path.write_text(path.read_text() + '{"step": 2, "train/lo')  # Torn.
-  writer = MetricWriter(str(tmp_path), 2)
+  writer = MetricWriter(RunDirectory(str(tmp_path)), 2)
   writer.write(3, {"train/loss": 9.0})
   writer.close()
   assert path.read_text().splitlines() == [
@@ -230,15 +231,46 @@ def test_imports_point_down(path):
     assert FLOOR.get(below, COMMANDS) < floor, imported
 
 
-def test_settings_need_no_jax():
+def test_recipes_need_no_jax():
   code = "import sys, jamsface_jax.config; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_preparing_data_needs_no_jax():
+def modules(*folders):
+  """The names of all modules in these folders."""
+  for folder in folders:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+      name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+      yield name.removesuffix(".__init__")
+
+
+@pytest.mark.parametrize(
+  "folder",
+  [
+    "jamsface_jax/data",
+    "jamsface_jax/storage",
+    "jamsface_jax/metrics",
+    "jamsface_jax/settings",
+    "data_prep",
+  ],
+)
+def test_what_needs_no_jax_brings_none(folder):
+  code = (
+    "import importlib, sys\n"
+    f"for name in {list(modules(folder))}:\n"
+    "  importlib.import_module(name)\n"
+    "  assert 'jax' not in sys.modules, name\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+
+
+def test_converting_needs_no_matplotlib():
   code = (
     "import sys, data_prep.from_folder, data_prep.synthesize;"
-    "sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
+    "sys.exit('matplotlib' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

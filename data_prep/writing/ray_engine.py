@@ -4,11 +4,12 @@ Ray is optional: `pip install jamsface-jax[ray]`. Which cluster is Ray's
 convention: that of RAY_ADDRESS, else the one that this machine belongs to.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.errors import InputError, RunError, one_line
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -44,11 +45,13 @@ def run(
   os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
   try:
     ray.init(
-      include_dashboard=False, log_to_driver=False, logging_level="error"
+      include_dashboard=False,
+      log_to_driver=False,
+      logging_level=logging.ERROR,
     )
   except (ConnectionError, ValueError, RuntimeError) as error:
     raise InputError(
-      f"--engine=ray cannot reach a cluster ({_one_line(error)}): correct"
+      f"--engine=ray cannot reach a cluster ({one_line(error)}): correct"
       " RAY_ADDRESS, and RAY_AUTH_TOKEN if the cluster asks for one, or unset"
       " them to use this machine alone."
     ) from None
@@ -72,9 +75,10 @@ def run(
     ray.shutdown()
 
 
-def _next(begun: dict) -> object:
+def _next(begun: dict[Any, Any]) -> Any:
   """Waits for any of the tasks, and takes it out."""
   import ray
+  import ray.exceptions
 
   [done], _ = ray.wait(list(begun), num_returns=1)
   task = begun.pop(done)
@@ -86,10 +90,6 @@ def _next(begun: dict) -> object:
       raise cause from None
     raise RunError(
       f"{task} failed on its machine ({type(cause).__name__}:"
-      f" {_one_line(cause)}): mend that and start the same command again, which"
+      f" {one_line(cause)}): mend that and start the same command again, which"
       " keeps the finished shards."
     ) from None
-
-
-def _one_line(error: Exception) -> str:
-  return " ".join(str(error).split())[:200]

@@ -13,16 +13,18 @@ from conftest import convert
 from data_prep import from_ijb
 from jamsface_jax import evaluate
 from jamsface_jax.devices import sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError
-from jamsface_jax.evaluation.evaluator import open_tasks
+from jamsface_jax.evaluation.tasks import open_tasks
 from jamsface_jax.protocols.pooling import parse_pooling
-from jamsface_jax.protocols.test_set import Settings
+from jamsface_jax.protocols.test_set import JudgingSettings
+from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
-SETTINGS = Settings(
+SETTINGS = JudgingSettings(
   fars=None,
   poolings=[parse_pooling("D0N1")],
   flip=True,
@@ -33,14 +35,21 @@ SETTINGS = Settings(
 
 def scores_of(workdir, data, *, batch_size, mesh, flip=True):
   """Every metric, and the cosines that were kept."""
-  embedder, variables, _ = embedder_lib.load(
-    workdir, step=None, batch_size=batch_size, flip=flip, mesh=mesh
+  embedder, variables, _ = open_embedder(
+    RunDirectory(workdir),
+    step=None,
+    batch_size=batch_size,
+    flip=flip,
+    mesh=mesh,
   )
   metrics, kept = {}, []
   for task in open_tasks(data, 32):
     for one in task.evaluate(embedder, variables, SETTINGS, threads=2):
       metrics |= one.metrics
-      for hardest in one.tally.hardest_positives, one.tally.hardest_negatives:
+      for hardest in (
+        one.score_counts.hardest_positives,
+        one.score_counts.hardest_negatives,
+      ):
         kept.append(hardest.scores)
   return metrics, np.concatenate(kept)
 
@@ -142,8 +151,8 @@ def test_a_network_and_its_embeddings_are_judged_alike(
       f"--data={directory}",
       "--flip=both",
     )
-    embedder, variables, _ = embedder_lib.load(
-      untrained,
+    embedder, variables, _ = open_embedder(
+      RunDirectory(untrained),
       step=None,
       batch_size=16,
       flip=False,
@@ -228,7 +237,7 @@ def test_training_evaluates_all_of_it(dataset, ijbx, tmp_path):
   config.evaluation.pooling = "D0N1"
   config.evaluation.every = 2
   config.checkpoint.keep_best = "ijbx/mixed/rank1"
-  assert train(make_settings(config), str(tmp_path / "w")) == 0
+  assert train(make_settings(config), RunDirectory(str(tmp_path / "w"))) == 0
   lines = (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()
   evaluated = [json.loads(line) for line in lines if "ijbx/auc" in line]
   assert len(evaluated) >= 2
@@ -243,14 +252,14 @@ def test_settings_are_refused_before_training(dataset, ijbx, tmp_path):
   config.data.directory = dataset
   config.evaluation.data = ijbx
   with pytest.raises(InputError, match="has no detector scores"):
-    train(make_settings(config), str(tmp_path / "w"))
+    train(make_settings(config), RunDirectory(str(tmp_path / "w")))
   config.evaluation.pooling = "D3"
   with pytest.raises(InputError, match="'D3' is not of the form"):
-    train(make_settings(config), str(tmp_path / "w"))
+    train(make_settings(config), RunDirectory(str(tmp_path / "w")))
   config.evaluation.data = f"{dataset},{dataset}:all_pairs"
   config.evaluation.pooling = "D0N0"
   with pytest.raises(InputError, match="has the name 'tiny' of another"):
-    train(make_settings(config), str(tmp_path / "w"))
+    train(make_settings(config), RunDirectory(str(tmp_path / "w")))
   assert not (tmp_path / "w").exists()
 
 
@@ -265,9 +274,9 @@ def test_colours_of_another_order_are_refused(
   with pytest.raises(InputError, match="color_order 'BGR'.*RGB"):
     run_evaluate(monkeypatch, tmp_path / "o", *flags)
   index.write_text(json.dumps(content))
-  read = embedder_lib.CheckpointReader.metadata
+  read = CheckpointReader.metadata
   monkeypatch.setattr(
-    embedder_lib.CheckpointReader,
+    CheckpointReader,
     "metadata",
     lambda self, step: read(self, step) | {"color_order": "BGR"},
   )
