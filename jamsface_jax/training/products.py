@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int
 from jamsface_jax.data.sources import Source
 from jamsface_jax.errors import one_line
 from jamsface_jax.head.parameters import ANGULAR, COSINE, Head
-from jamsface_jax.metrics import folds
+from jamsface_jax.metrics.rank_correlation import rank_correlation
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile, model_card, page, plots
@@ -43,7 +43,7 @@ def rank_margins(
     head: says which margins are learned.
   """
   return {
-    f"train/margin_{kind}_rank": folds.rank_correlation(
+    f"train/margin_{kind}_rank": rank_correlation(
       class_sizes, margins[name][: len(class_sizes)]
     )
     for kind, name in _KINDS.items()

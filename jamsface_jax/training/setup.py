@@ -49,7 +49,7 @@ def prepare(settings: Settings) -> Setup:
   sharding.check_divides(
     "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
-  source = open_source(settings)
+  source = open_source(settings.data)
   total_steps = steps_of(settings.schedule.length, settings, len(source))
   components = make_components(settings, source.num_classes, len(source))
   head_lib.check_mesh(components.head, mesh)
