@@ -51,7 +51,9 @@ def main() -> int:
     )
   comparison = make_comparison(given.to_dict())
   # Seeds of a row run the same program, which is compiled once.
-  os.environ.update(compiling.cache_environment(output))
+  os.environ.update(
+    compiling.cache_environment(os.path.join(output, "compiled"))
+  )
   chosen, curves = {}, []
   if comparison.tuning:
     trials = plan_tuning(comparison, output)

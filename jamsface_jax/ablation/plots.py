@@ -14,6 +14,7 @@ from jamsface_jax.reports.figure import (
   Line,
   distinct_dash,
 )
+from jamsface_jax.storage.run_directory import RunFile
 
 
 def plot_tuning(
@@ -49,7 +50,7 @@ def plot_tuning(
     )
     for recipe in comparison.tuned_recipes
   ]
-  png.draw(path, panels, columns=len(panels), size=(6.5, 4.5))
+  png.draw(RunFile(path), panels, columns=len(panels), size=(6.5, 4.5))
 
 
 def plot_comparison(
@@ -85,7 +86,7 @@ def plot_comparison(
       )
   columns = len(comparison.metrics)
   png.draw(
-    path,
+    RunFile(path),
     panels,
     columns=columns,
     size=(3.2 + 1.5 / columns, 0.8 + 0.35 * len(rows)),

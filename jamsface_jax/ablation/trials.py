@@ -86,7 +86,7 @@ class Trial:
     Raises:
       InputError: there is no such metric.
     """
-    found = read_metrics(self.directory.metrics.path)
+    found = read_metrics(self.directory.metrics)
     last = {name: float(values[-1]) for name, (_, values) in found.items()}
     missing = [name for name in metrics if np.isnan(last.get(name, np.nan))]
     if missing:

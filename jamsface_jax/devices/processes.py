@@ -23,6 +23,7 @@ from jamsface_jax.errors import (
   EXIT_FAILURE,
   InputError,
   RunError,
+  one_line,
 )
 
 PROCESS_TIMEOUT = 30.0  # Seconds of silence, where no flag says otherwise.
@@ -216,7 +217,7 @@ def ending_together(timeout: float = PROCESS_TIMEOUT) -> Iterator[None]:
       # What another process died of, or that it died, is more worth saying.
       print(
         "error: processes of this run have lost touch"
-        f" ({' '.join(str(error).split())[:200]}): waiting to learn of whom.",
+        f" ({one_line(error)}): waiting to learn of whom.",
         file=sys.stderr,
         flush=True,
       )

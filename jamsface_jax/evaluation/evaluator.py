@@ -21,7 +21,8 @@ from jamsface_jax.protocols.opening import open_list, open_protocols
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import Evaluation, Settings, TestSet
-from jamsface_jax.run.state import Parts, TrainState
+from jamsface_jax.run.components import Components
+from jamsface_jax.run.state import TrainState
 from jamsface_jax.settings import sections
 
 # Measured at every evaluation, whatever else is.
@@ -174,7 +175,7 @@ class Evaluator:
   def __init__(
     self,
     config: sections.Settings,
-    parts: Parts,
+    components: Components,
     mesh: Mesh,
     class_sizes: np.ndarray,
   ):
@@ -201,7 +202,7 @@ class Evaluator:
           " are told apart by it."
         )
       names.append(known.name)
-    on_head = {"head": parts.head, "mesh": mesh}
+    on_head = {"head": components.head, "mesh": mesh}
     self._nearest = jax.jit(partial(known_people.nearest_classes, **on_head))
     if self._known:
       self._priors = known_people.priors(class_sizes, **on_head)
@@ -210,7 +211,7 @@ class Evaluator:
       if isinstance(task.test_set, TemplateSet):
         task.test_set.check(self._settings.poolings)
     self._embedder = Embedder(
-      parts.model,
+      components.model,
       mesh=mesh,
       batch_size=chosen.batch_size,
       image_size=config.data.image_size,

@@ -20,6 +20,7 @@ from jamsface_jax.reports.figure import (
   Figure,
   Line,
 )
+from jamsface_jax.storage.run_directory import RunFile
 
 # Okabe and Ito's colours, told apart with every kind of colour vision
 # (https://jfly.uni-koeln.de/color/), in order of use; yellow is too pale.
@@ -30,7 +31,7 @@ _DPI = 150
 
 
 def draw(
-  path: str,
+  file: RunFile,
   panels: Sequence[Figure],
   *,
   columns: int | None = None,
@@ -39,7 +40,7 @@ def draw(
   """Draws figures beside and below each other.
 
   Args:
-    path: the PNG file to write.
+    file: the PNG file to write.
     panels: at least one.
     columns: how many figures stand beside each other; None for two, or for
       three if there are more than four.
@@ -58,12 +59,13 @@ def draw(
     _draw_panel(ax, figure.drawable())
   for ax in places[len(panels) :]:
     ax.set_axis_off()
-  save(sheet, path)
+  save(sheet, file)
 
 
-def save(sheet: matplotlib_figure.Figure, path: str) -> None:
+def save(sheet: matplotlib_figure.Figure, file: RunFile) -> None:
   """Writes what is drawn as a PNG file."""
-  sheet.savefig(path, format="png")
+  with file.written_whole("wb") as stream:
+    sheet.savefig(stream, format="png")
 
 
 def _draw_panel(ax: Axes, figure: Figure) -> None:

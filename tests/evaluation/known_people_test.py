@@ -18,6 +18,7 @@ from jamsface_jax.evaluation import evaluator as evaluator_lib
 from jamsface_jax.evaluation import known_people
 from jamsface_jax.head.parameters import WEIGHTS
 from jamsface_jax.run import state
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
 
@@ -163,10 +164,10 @@ def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
   config = make_settings(config)
   source = sources.open_source(config)
   mesh = sharding.make_mesh(2)
-  parts = state.make_parts(config, source.num_classes, len(source))
-  first = state.create_state(0, parts, config.data.image_size, mesh)
+  components = make_components(config, source.num_classes, len(source))
+  first = state.create_state(0, components, config.data.image_size, mesh)
   sizes = 3 ** np.arange(source.num_classes)
-  evaluator = evaluator_lib.Evaluator(config, parts, mesh, sizes)
+  evaluator = evaluator_lib.Evaluator(config, components, mesh, sizes)
   (found,) = evaluator.run(first)
 
   images, labels = source.read(np.arange(len(source)))
@@ -175,7 +176,7 @@ def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
   variables["batch_stats"] = first.batch_stats
   embeddings = sum(
     np.asarray(
-      parts.model.apply(variables, normalize(some), train=False),
+      components.model.apply(variables, normalize(some), train=False),
       np.float64,
     )
     for some in (images, images[:, :, ::-1])
@@ -215,10 +216,10 @@ def test_two_sets_of_one_name_are_refused(dataset):
   config.evaluation.known = f"{dataset},{dataset}"
   config = make_settings(config)
   source = sources.open_source(config)
-  parts = state.make_parts(config, source.num_classes, len(source))
+  components = make_components(config, source.num_classes, len(source))
   with pytest.raises(
     InputError, match="evaluation.known has a set of the name"
   ):
     evaluator_lib.Evaluator(
-      config, parts, sharding.make_mesh(1), source.class_sizes
+      config, components, sharding.make_mesh(1), source.class_sizes
     )
