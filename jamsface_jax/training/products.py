@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 from jamsface_jax.data.sources import Source
 from jamsface_jax.errors import one_line
 from jamsface_jax.head import parameters as head_lib
-from jamsface_jax.metrics import folds
+from jamsface_jax.metrics.rank_correlation import rank_correlation
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile, model_card, page, plots
@@ -36,7 +36,7 @@ def rank_margins(
   Below 0 where poor classes have the larger margins, as JAMsFace wants.
   """
   return {
-    metric: folds.rank_correlation(
+    metric: rank_correlation(
       source.class_sizes, margins[name][: source.num_classes]
     )
     for metric, name in _rank_names(components).items()
