@@ -20,12 +20,12 @@ RUN python -m venv /opt/venv
 ENV PATH="/opt/venv/bin:$PATH"
 WORKDIR /source
 # What a change of code leaves alone comes first: the packages, by their pins.
-# The package that asks for them is empty here, but for its version.
+# The package that asks for them is empty here, but for its version: so are the
+# folders that setup.cfg lists, those of recipes lie in configs/.
 COPY setup.cfg pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir -p jamsface_jax/data jamsface_jax/models data_prep configs \
-  && touch jamsface_jax/data/__init__.py jamsface_jax/models/__init__.py \
-    data_prep/__init__.py configs/__init__.py \
-  && echo '__version__ = "0"' > jamsface_jax/__init__.py \
+RUN sed -n '/^packages =/,/^[^ ]*#/s/^    \([a-z_.]*\)$/\1/p' setup.cfg \
+  | tr . / | sed 's#^jamsface_jax/configs$#configs#' | xargs mkdir -p \
+  && echo '__version__ = "0"' > jamsface_jax/version.py \
   && pip install --constraint constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 COPY configs ./configs
 COPY data_prep ./data_prep

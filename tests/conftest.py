@@ -9,6 +9,10 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
+
+# What is annotated is checked as it is called, shapes and dtypes of arrays too.
+install_import_hook(("jamsface_jax", "data_prep"), "type_checker.check")
 
 # Programs that several tests, workers and commands compile are compiled once.
 os.environ.setdefault(

@@ -31,9 +31,9 @@ from from_bin_test import jpegs
 from from_ijb_test import FACES, write_ijb
 from from_ijb_test import convert as convert_ijb
 from from_pairs_test import write_agedb30, write_cfp, write_two_lines
-from import_weights_test import write_pth
 from messages_test import messages
 from recordio_test import IMAGES, LABELS, insightface, save
+from torch_files import write_pth
 
 from data_prep.formats.landmarks import TEMPLATE
 from jamsface_jax import config as config_lib

@@ -1,7 +1,7 @@
 """Faces in photographs: a detector and the choice among several faces."""
 
 import threading
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ from jamsface_jax.errors import InputError
 DETECTION_SIZE = 640  # Longer side in pixels on which faces are looked for.
 
 
+@runtime_checkable
 class Detector(Protocol):
   """Finds faces; safe to call from several threads."""
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, PRNGKeyArray
 
 # NTSC: what is light, and two axes of colour across it; columns of RGB.
 _YIQ = np.array(
@@ -17,12 +18,12 @@ _RGB = np.linalg.inv(_YIQ)
 
 
 def random_color(
-  key: jax.Array, images: jax.Array, strength: float
-) -> jax.Array:
+  key: PRNGKeyArray, images: Float32[Array, "b h w 3"], strength: float
+) -> Float32[Array, "b h w 3"]:
   """Changes brightness, contrast, saturation and hue of each image.
 
   Args:
-    key: random.
+    key: the random key of this change.
     images: float32 [B, H, W, 3] in [-1, 1], sharding BATCH.
     strength: at 1 the brightness moves by up to 0.4 of half the range of
       pixels, contrast and saturation scale by up to 0.4 from 1, and the hue
@@ -44,13 +45,13 @@ def random_color(
 
 
 def adjust_color(
-  images: jax.Array,
+  images: Float32[Array, "b h w 3"],
   *,
-  brightness_b: jax.Array,
-  contrast_b: jax.Array,
-  saturation_b: jax.Array,
-  hue_b: jax.Array,
-) -> jax.Array:
+  brightness_b: Float32[Array, " b"],
+  contrast_b: Float32[Array, " b"],
+  saturation_b: Float32[Array, " b"],
+  hue_b: Float32[Array, " b"],
+) -> Float32[Array, "b h w 3"]:
   """Changes colours: one matrix an image, in the coordinates YIQ.
 
   Args:
@@ -68,9 +69,17 @@ def adjust_color(
   across_b = contrast_b * saturation_b * jnp.sin(angle_b)
   none_b = jnp.zeros_like(angle_b)
   yiq_b33 = jnp.stack(
-    [contrast_b, none_b, none_b]
-    + [none_b, along_b, -across_b]
-    + [none_b, across_b, along_b],
+    [
+      contrast_b,
+      none_b,
+      none_b,
+      none_b,
+      along_b,
+      -across_b,
+      none_b,
+      across_b,
+      along_b,
+    ],
     axis=1,
   ).reshape(-1, 3, 3)
   exact = jax.lax.Precision.HIGHEST
@@ -79,7 +88,7 @@ def adjust_color(
   return jnp.clip(images + brightness_b[:, None, None, None], -1.0, 1.0)
 
 
-def grey(images: jax.Array) -> jax.Array:
+def grey(images: Float32[Array, "b h w 3"]) -> Float32[Array, "b h w 3"]:
   """Takes the colours away: Y of YIQ in each channel.
 
   Args:

@@ -3,17 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, PRNGKeyArray
 
 from jamsface_jax.augmentation.geometry import bilinear, resample
 
 
 def random_blur(
-  key: jax.Array, images: jax.Array, strength: float
-) -> jax.Array:
+  key: PRNGKeyArray, images: Float32[Array, "b h w 3"], strength: float
+) -> Float32[Array, "b h w 3"]:
   """Blurs each image.
 
   Args:
-    key: random.
+    key: the random key of this change.
     images: float32 [B, H, W, 3], sharding BATCH.
     strength: at 1 the standard deviation is 1/250 to 1/50 of the height.
 
@@ -27,7 +28,9 @@ def random_blur(
   return blur(images, sigma_b)
 
 
-def blur(images: jax.Array, sigma_b: jax.Array) -> jax.Array:
+def blur(
+  images: Float32[Array, "b h w 3"], sigma_b: Float32[Array, " b"]
+) -> Float32[Array, "b h w 3"]:
   """Gaussian blur; at the edges the mean is over the pixels that there are.
 
   Args:
@@ -38,7 +41,7 @@ def blur(images: jax.Array, sigma_b: jax.Array) -> jax.Array:
     float32 [B, H, W, 3].
   """
 
-  def weights(size: int) -> jax.Array:
+  def weights(size: int) -> Float32[Array, "b {size} {size}"]:
     index = jnp.arange(size, dtype=jnp.float32)
     distance = (index[:, None] - index[None, :])[None]
     # Below a fifth of a pixel nothing blurs; 0 must not divide.
@@ -51,12 +54,12 @@ def blur(images: jax.Array, sigma_b: jax.Array) -> jax.Array:
 
 
 def random_resolution(
-  key: jax.Array, images: jax.Array, strength: float
-) -> jax.Array:
+  key: PRNGKeyArray, images: Float32[Array, "b h w 3"], strength: float
+) -> Float32[Array, "b h w 3"]:
   """Scales each image down, and up again.
 
   Args:
-    key: random.
+    key: the random key of this change.
     images: float32 [B, H, W, 3], sharding BATCH.
     strength: at 1 down to a quarter of height and width.
 
@@ -69,7 +72,9 @@ def random_resolution(
   return lower_resolution(images, images.shape[1] / scale_b)
 
 
-def lower_resolution(images: jax.Array, height_b: jax.Array) -> jax.Array:
+def lower_resolution(
+  images: Float32[Array, "b h w 3"], height_b: Float32[Array, " b"]
+) -> Float32[Array, "b h w 3"]:
   """Scales down by averaging areas, then up again bilinearly.
 
   Args:
@@ -82,7 +87,7 @@ def lower_resolution(images: jax.Array, height_b: jax.Array) -> jax.Array:
   """
   _, height, width, _ = images.shape
 
-  def weights(size: int) -> jax.Array:
+  def weights(size: int) -> Float32[Array, "b {size} {size}"]:
     few_b = jnp.round(height_b * size / height).clip(1, size)[:, None]
     index = jnp.arange(size, dtype=jnp.float32)[None, :]
     # Down: what part of large pixel k is small pixel i.
@@ -102,12 +107,12 @@ def lower_resolution(images: jax.Array, height_b: jax.Array) -> jax.Array:
 
 
 def random_jpeg(
-  key: jax.Array, images: jax.Array, strength: float
-) -> jax.Array:
+  key: PRNGKeyArray, images: Float32[Array, "b h w 3"], strength: float
+) -> Float32[Array, "b h w 3"]:
   """Compresses each image.
 
   Args:
-    key: random.
+    key: the random key of this change.
     images: float32 [B, H, W, 3] in [-1, 1], sharding BATCH.
     strength: at 1 the quality is at least 10, at 0 it is 95.
 
@@ -119,7 +124,9 @@ def random_jpeg(
   return compress(images, quality_b)
 
 
-def compress(images: jax.Array, quality_b: jax.Array) -> jax.Array:
+def compress(
+  images: Float32[Array, "b h w 3"], quality_b: Float32[Array, " b"]
+) -> Float32[Array, "b h w 3"]:
   """What JPEG makes of images, without subsampling of colours.
 
   The steps are those of ITU-T T.81: YCbCr, discrete cosine transform of blocks
@@ -200,7 +207,8 @@ _COLOR = """
 """
 
 
-def _table(text: str) -> np.ndarray:
+def _table(text: str) -> Float32[np.ndarray, "8 8"]:
+  """The numbers of a table that is written as text."""
   return np.array(text.split(), np.float32).reshape(8, 8)
 
 

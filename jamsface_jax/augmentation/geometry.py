@@ -6,11 +6,14 @@ gather.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int32, PRNGKeyArray
 
 
 def resample(
-  images: jax.Array, rows: jax.Array, columns: jax.Array
-) -> jax.Array:
+  images: Float32[Array, "b h w 3"],
+  rows: Float32[Array, "b i h"],
+  columns: Float32[Array, "b j w"],
+) -> Float32[Array, "b i j 3"]:
   """Makes pixels of weighted sums of pixels.
 
   Args:
@@ -27,12 +30,14 @@ def resample(
   return jnp.einsum("bjw,biwk->bijk", columns, images, precision=exact)
 
 
-def bilinear(positions: jax.Array, size: int) -> jax.Array:
+def bilinear(
+  positions: Float32[Array, "b i"], size: int
+) -> Float32[Array, "b i {size}"]:
   """Weights of linear interpolation; beyond the edge, the edge is repeated.
 
   Args:
     positions: float32 [B, I], where to look; pixel i lies at i.
-    size: pixels there are.
+    size: how many pixels there are.
 
   Returns:
     float32 [B, I, size], sums of 1 over the last axis.
@@ -43,19 +48,23 @@ def bilinear(positions: jax.Array, size: int) -> jax.Array:
   return jnp.maximum(1.0 - distance, 0.0)
 
 
-def shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
+def shift(
+  key: PRNGKeyArray, images: Float32[Array, "b h w 3"], most: int
+) -> Float32[Array, "b h w 3"]:
   """Moves each image by whole pixels, repeating its edge.
 
   Args:
-    key: random.
+    key: the random key of this change.
     images: float32 [B, H, W, 3], sharding BATCH.
-    most: pixels, each way.
+    most: the largest move each way, in pixels.
 
   Returns:
     float32 [B, H, W, 3].
   """
 
-  def move(image: jax.Array, offset: jax.Array) -> jax.Array:
+  def move(
+    image: Float32[Array, "h w 3"], offset: Int32[Array, " 2"]
+  ) -> Float32[Array, "h w 3"]:
     height, width, _ = image.shape
     rows = jnp.clip(jnp.arange(height) + offset[0], 0, height - 1)
     columns = jnp.clip(jnp.arange(width) + offset[1], 0, width - 1)
@@ -66,12 +75,12 @@ def shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
 
 
 def random_crop(
-  key: jax.Array, images: jax.Array, strength: float
-) -> jax.Array:
+  key: PRNGKeyArray, images: Float32[Array, "b h w 3"], strength: float
+) -> Float32[Array, "b h w 3"]:
   """Cuts a random box out of each image and scales it to the size of all.
 
   Args:
-    key: random.
+    key: the random key of this change.
     images: float32 [B, H, W, 3], sharding BATCH.
     strength: at 1 a box has at least half the area, and a shape between 3:4
       and 4:3.
@@ -95,20 +104,22 @@ def random_crop(
 
 
 def crop(
-  images: jax.Array, corner_b2: jax.Array, sides_b2: jax.Array
-) -> jax.Array:
+  images: Float32[Array, "b h w 3"],
+  corner_b2: Float32[Array, "b 2"],
+  sides_b2: Float32[Array, "b 2"],
+) -> Float32[Array, "b h w 3"]:
   """Scales a box of each image to the size of all, bilinearly.
 
   Args:
     images: float32 [B, H, W, 3], sharding BATCH.
     corner_b2: float32 [B, 2], top and left, as parts of H and of W.
-    sides_b2: float32 [B, 2], height and width, likewise.
+    sides_b2: float32 [B, 2], height and width of the box, as parts of H and W.
 
   Returns:
     float32 [B, H, W, 3].
   """
 
-  def weights(axis: int) -> jax.Array:
+  def weights(axis: int) -> Float32[Array, "b i i"]:
     size = images.shape[1 + axis]
     middles = ((jnp.arange(size) + 0.5) / size)[None, :]
     inside = corner_b2[:, axis, None] + sides_b2[:, axis, None] * middles

@@ -2,13 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, PRNGKeyArray
 
 
-def erase(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
+def erase(
+  key: PRNGKeyArray, images: Float32[Array, "b h w 3"], strength: float
+) -> Float32[Array, "b h w 3"]:
   """Random erasing (https://arxiv.org/abs/1708.04896): a box of noise.
 
   Args:
-    key: random.
+    key: the random key of this change.
     images: float32 [B, H, W, 3] in [-1, 1], sharding BATCH.
     strength: at 1 the box has up to 0.4 of the area, never less than 0.02; its
       shape is between 3:10 and 10:3.
@@ -29,7 +32,7 @@ def erase(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
   ).clip(max=1.0)
   corner_b2 = jax.random.uniform(corner_key, (batch, 2)) * (1.0 - sides_b2)
 
-  def inside(axis: int, size: int) -> jax.Array:
+  def inside(axis: int, size: int) -> Bool[Array, "b {size}"]:
     middles = ((jnp.arange(size) + 0.5) / size)[None, :]
     past = middles - corner_b2[:, axis, None]
     return (past >= 0) & (past < sides_b2[:, axis, None])
@@ -39,14 +42,16 @@ def erase(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
   return jnp.where(box[..., None], noise, images)
 
 
-def cover(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
+def cover(
+  key: PRNGKeyArray, images: Float32[Array, "b h w 3"], strength: float
+) -> Float32[Array, "b h w 3"]:
   """Covers the lower face as a mask does, in one random colour.
 
   The shape is made for faces aligned to the usual template of 112 x 112 pixels,
   where the tip of the nose lies at 0.64 of the height and the mouth at 0.82.
 
   Args:
-    key: random.
+    key: the random key of this change.
     images: float32 [B, H, W, 3] in [-1, 1], sharding BATCH.
     strength: at 1 the mask reaches up to 0.5 of the height, at 0 to 0.7.
 

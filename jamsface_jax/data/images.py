@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Block:
   broken: dict[int, str]
 
 
+@runtime_checkable
 class Images(Protocol):
   """Images in a fixed order; `read` may be called from several threads.
 

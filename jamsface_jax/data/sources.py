@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from jamsface_jax.errors import InputError
 _PROBES = 1024  # Records read at once to find out the order of classes.
 
 
+@runtime_checkable
 class Source(Protocol):
   """Random access to labelled images.
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from jamsface_jax.run.state import Parts, TrainState
 CENTRE_ANGLE = "train/centre_angle_mean"
 
 
+@runtime_checkable
 class Images(Protocol):
   """Random access to images, as `data.sources.Source` has it."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class Evaluation:
   groups: Sequence[GroupResult] = ()
 
 
+@runtime_checkable
 class TestSet(Protocol):
   """A set and how it is judged.
 

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jamsface_jax.augmentation import augment as augment_lib
+from jamsface_jax.augmentation.augment import augment, normalize
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.head import class_sampling, margin_rules, softmax
@@ -30,7 +30,7 @@ def make_train_step(
     train_step,
     parts=parts,
     mesh=mesh,
-    augment=config.augment.to_dict(),
+    augmentation=config.augment.to_dict(),
     accumulation=config.optimizer.accumulation,
     fused_update=config.head.fused_update,
     clip_norm=config.head.clip_norm,
@@ -62,7 +62,7 @@ def train_step(
   *,
   parts: Parts,
   mesh: Mesh,
-  augment: Mapping[str, Any],
+  augmentation: Mapping[str, Any],
   accumulation: int,
   fused_update: bool,
   clip_norm: float,
@@ -78,7 +78,7 @@ def train_step(
     batch: `images` uint8 [B, H, W, 3] and `labels` int32 [B], sharding BATCH.
     parts: of the run.
     mesh: the (data, model) mesh.
-    augment: arguments of `augmentation.augment`.
+    augmentation: arguments of `augment`, beside key and images.
     accumulation: micro-batches; their mean gradient is that of the batch
       (batch statistics are each micro-batch's own). More than one needs
       `fused_update=False`.
@@ -91,8 +91,8 @@ def train_step(
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   augment_key, forward_key = jax.random.split(key)
-  images = augment_lib.normalize(batch["images"])
-  images = augment_lib.augment(augment_key, images, **augment)
+  images = normalize(batch["images"])
+  images = augment(augment_key, images, **augmentation)
   old, old_opt = state.params, state.opt_state
   on_head = {"head": parts.head, "mesh": mesh}
   sample = None

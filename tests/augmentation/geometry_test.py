@@ -12,7 +12,9 @@ def test_crop_equals_interpolation_at_points():
   images = rng.uniform(-1, 1, (20, 9, 7, 3)).astype(np.float32)
   sides = rng.uniform(0.3, 1, (20, 2)).astype(np.float32)
   corners = (rng.uniform(size=(20, 2)) * (1 - sides)).astype(np.float32)
-  got = geometry.crop(images, jnp.asarray(corners), jnp.asarray(sides))
+  got = geometry.crop(
+    jnp.asarray(images), jnp.asarray(corners), jnp.asarray(sides)
+  )
   for image, (top, left), (height, width), result in zip(
     images, corners, sides, np.asarray(got), strict=True
   ):

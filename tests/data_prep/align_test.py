@@ -9,7 +9,7 @@ from conftest import assert_one_sentence
 from data_prep import align
 from data_prep.formats import detection, landmarks
 from data_prep.formats.landmarks import TEMPLATE, similarity_transform
-from data_prep.synthesize import procedural_photos
+from data_prep.synthetic import photos as drawn_photos
 from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError
 
@@ -401,7 +401,7 @@ def test_yunet_finds_the_same_faces_turned_and_scaled(degrees, scale):
   locate = align.from_detector(detection.YuNet(YUNET, min_score=0.3, size=640))
   errors = []
   for identity in (0, 1, 2, 4, 5):
-    (data,) = procedural_photos.draw_identity(0, identity, range(1, 2), 224)
+    (data,) = drawn_photos.draw_identity(0, identity, range(1, 2), 224)
     photo = decoding.decode_image(data)
     upright = cv2.copyMakeBorder(photo, *[112] * 4, cv2.BORDER_REPLICATE)
     move = matrix(degrees, scale / 2, (0, 0))

@@ -229,7 +229,8 @@ def test_loading_keeps_order_and_looks_little_ahead(images):
 
 KILLED = """
 import os, signal, sys
-from data_prep import from_list, writer
+from data_prep import from_list
+from data_prep.writing import writer
 add = writer.ShardWriter.add
 def add_or_die(self, *args):
   add_or_die.left -= 1

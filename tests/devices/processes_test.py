@@ -12,7 +12,7 @@ import time
 
 import pytest
 from conftest import convert
-from train_test import (
+from tiny_runs import (
   command,
   environment,
   read_lines,

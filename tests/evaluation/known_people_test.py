@@ -10,7 +10,7 @@ from heads import SIZE, make_head, put, random_inputs
 
 from data_prep.writing.writer import DatasetWriter
 from jamsface_jax import config as config_lib
-from jamsface_jax.augmentation import augment
+from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.data import sources
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.devices import sharding
@@ -173,7 +173,7 @@ def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
   variables["batch_stats"] = first.batch_stats
   embeddings = sum(
     np.asarray(
-      parts.model.apply(variables, augment.normalize(some), train=False),
+      parts.model.apply(variables, normalize(some), train=False),
       np.float64,
     )
     for some in (images, images[:, :, ::-1])

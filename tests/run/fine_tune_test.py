@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from conftest import assert_one_sentence, convert
-from train_test import assert_equal, read_lines, read_state, tiny_config
-from train_test import without_speed as timeless
+from tiny_runs import assert_equal, read_lines, read_state, tiny_config
+from tiny_runs import without_speed as timeless
 
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError

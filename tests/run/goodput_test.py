@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from train_test import read_lines, tiny_config
+from tiny_runs import read_lines, tiny_config
 
 from jamsface_jax.run import goodput
 from jamsface_jax.run.goodput import KINDS, Goodput

@@ -14,8 +14,8 @@ from jamsface_jax.storage import lock
 
 HOLDER = """
 import sys
-from jamsface_jax import workdir_lock
-with workdir_lock.hold(sys.argv[1]):
+from jamsface_jax.storage import lock
+with lock.hold(sys.argv[1]):
   print("held", flush=True)
   sys.stdin.read()
 """

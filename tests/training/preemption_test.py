@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 import pytest
-from train_test import (
+from tiny_runs import (
   assert_equal,
   command,
   environment,

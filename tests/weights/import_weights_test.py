@@ -17,7 +17,7 @@ from export_test import (
   settings_of,
   variables_of,
 )
-from weight_files_test import Call, Storage, tensor, write_torch
+from torch_files import Call, write_pth, write_torch
 
 from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.config import read_config
@@ -57,18 +57,6 @@ def texts_of(name):
 def expected_of(name, images):
   model, _, variables = variables_of(name)
   return np.asarray(model.apply(variables, normalize(images), train=False))
-
-
-def write_pth(path, arrays):
-  storages = [
-    Storage(str(k), np.ascontiguousarray(array, np.float32))
-    for k, array in enumerate(arrays.values())
-  ]
-  entries = {}
-  for (name, array), storage in zip(arrays.items(), storages, strict=True):
-    strides = [s // 4 for s in np.empty(array.shape, np.float32).strides]
-    entries[name] = tensor(storage, array.shape, tuple(strides))
-  return write_torch(path, entries, storages)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import safetensors.numpy
+from torch_files import Call, Named, Storage, dump, tensor, write_torch
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.weights import torch_file, weight_files
@@ -63,82 +64,6 @@ def test_npz_there_and_back(tmp_path):
   assert_same(file.arrays, ARRAYS)
   np.savez(tmp_path / "plain.npz", x=ARRAYS["a"])
   assert weight_files.read(str(tmp_path / "plain.npz")).metadata == {}
-
-
-class Storage:
-  def __init__(self, key, array, kind="FloatStorage"):
-    self.array = array
-    self.identity = ("storage", Named("torch", kind), key, "cpu", array.size)
-
-
-class Named:
-  """A name in a module that need not exist."""
-
-  def __init__(self, module, name):
-    self.module, self.name = module, name
-
-
-class Call:
-  """A call of a name."""
-
-  def __init__(self, module, name, *arguments):
-    self.function, self.arguments = Named(module, name), arguments
-
-
-def dump(value, protocol=2):
-  """Pickles plain data, names, calls and storages, without any of them there.
-
-  `pickle` itself refuses to write names that it cannot import.
-  """
-  out = [b"\x80\x02"]
-
-  def write(value):
-    match value:
-      case Named():
-        out.append(f"c{value.module}\n{value.name}\n".encode())
-      case Call():
-        write(value.function)
-        write(value.arguments)
-        out.append(pickle.REDUCE)
-      case Storage():
-        write(value.identity)
-        out.append(pickle.BINPERSID)
-      case dict():
-        out.append(pickle.EMPTY_DICT + pickle.MARK)
-        for key, item in value.items():
-          write(key)
-          write(item)
-        out.append(pickle.SETITEMS)
-      case tuple():
-        out.append(pickle.MARK)
-        for item in value:
-          write(item)
-        out.append(pickle.TUPLE)
-      case _:  # Without the protocol before and the stop after.
-        out.append(pickle.dumps(value, protocol)[2:-1])
-
-  write(value)
-  return b"".join(out) + pickle.STOP
-
-
-def tensor(storage, shape, strides, offset=0):
-  return Call(
-    *("torch._utils", "_rebuild_tensor_v2"),
-    *(storage, offset, shape, strides, False),
-    Call("collections", "OrderedDict"),
-  )
-
-
-def write_torch(path, value, storages, byteorder=b"little", **changes):
-  data = value if isinstance(value, bytes) else dump(value)
-  with zipfile.ZipFile(path, "w", **changes) as archive:
-    archive.writestr("archive/data.pkl", data)
-    archive.writestr("archive/byteorder", byteorder)
-    for storage in storages:
-      archive.writestr(
-        f"archive/data/{storage.identity[2]}", storage.array.tobytes()
-      )
-  return str(path)
 
 
 def test_torch_files(tmp_path):
