@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -73,8 +72,8 @@ def convolve(
 
 
 def input_gradient(
-  gradient: Float[Array | np.ndarray, "b i j f"],
-  kernel: Float[Array | np.ndarray, "k l c f"],
+  gradient: Float[Array, "b i j f"],
+  kernel: Float[Array, "k l c f"],
   shape: tuple[int, ...],
   strides: tuple[int, int],
   padding: Sequence[tuple[int, int]],

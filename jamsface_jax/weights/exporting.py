@@ -19,7 +19,7 @@ from jamsface_jax.embedding import embedder
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.state import make_model
 from jamsface_jax.version import __version__
-from jamsface_jax.weights import onnx_file, weight_files
+from jamsface_jax.weights import onnx_file, onnx_graph, weight_files
 from jamsface_jax.weights.pytorch_names import to_pytorch
 
 NORMALIZATION = "pixel / 127.5 - 1"
@@ -133,7 +133,7 @@ def _write(
   if format == "onnx":
     last = ", {0}, {0}, 3]" if uint8 else ", 3, {0}, {0}]"
     metadata |= {"input": f"{kind} [N" + last.format(image_size)}
-    data = onnx_file.build(
+    data = onnx_graph.build(
       model, arrays, metadata, image_size=image_size, uint8=uint8
     )
   else:

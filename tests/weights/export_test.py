@@ -18,7 +18,7 @@ from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.state import make_model
-from jamsface_jax.weights import exporting, onnx_file
+from jamsface_jax.weights import exporting, onnx_file, onnx_graph
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
   layers,
@@ -212,13 +212,13 @@ def test_networks_of_half_precision_are_exported_in_full(tmp_path):
 
 def test_a_wrong_graph_gets_no_name(tmp_path, monkeypatch):
   workdir = make_workdir(tmp_path, "iresnet")
-  build = onnx_file.build
+  build = onnx_graph.build
 
   def wrong(model, arrays, metadata, **settings):
     arrays = arrays | {"fc.bias": arrays["fc.bias"] + np.float32(0.01)}
     return build(model, arrays, metadata, **settings)
 
-  monkeypatch.setattr(onnx_file, "build", wrong)
+  monkeypatch.setattr(onnx_graph, "build", wrong)
   with pytest.raises(RunError, match="computes something else"):
     export(workdir, "onnx", tmp_path / "x.onnx")
   assert not list(tmp_path.glob("x.onnx*"))
