@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from jamsface_jax.devices import sharding
-from jamsface_jax.pods import chips, step_cost
+from jamsface_jax.pods import accelerators, step_cost
 from jamsface_jax.pods.step_cost import StepCost
 from jamsface_jax.run import state
 from jamsface_jax.settings import recipe_flags
@@ -65,7 +65,7 @@ def settings(chips_: int, **changes) -> step_cost.ConfigDict:
 
 def measure(name: str, classes: int, cache: str, **changes) -> StepCost:
   """One cell."""
-  (topology,) = chips.open_topologies([name])
+  (topology,) = accelerators.open_topologies([name])
   return step_cost.measure(
     settings(len(topology.devices), **changes),
     num_classes=classes,
@@ -202,7 +202,7 @@ def run_steps(number: int) -> dict[str, int]:
   Returns:
     Bytes: predicted of all devices, and measured.
   """
-  (topology,) = chips.open_topologies(["cpu:8"])
+  (topology,) = accelerators.open_topologies(["cpu:8"])
   config, classes = measured_settings(number)
   cost = step_cost.measure(
     config, num_classes=classes, num_images=IMAGES, topology=topology

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from jamsface_jax import config as config_lib
 from jamsface_jax.data.sources import open_source
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
-from jamsface_jax.pods import chips
+from jamsface_jax.pods import accelerators
 from jamsface_jax.pods.search import choose, compare, save_memory
 from jamsface_jax.pods.tables import (
   as_json,
@@ -35,7 +35,7 @@ _TOPOLOGY = flags.DEFINE_multi_string(
   "topology",
   None,
   "KIND:SHAPE, such as v5e:16x16, 2*v5e:16x16 (two slices), h100:8, cpu:8; may"
-  f" be repeated. Kinds: {', '.join(chips.CHIPS)}, cpu.",
+  f" be repeated. Kinds: {', '.join(accelerators.ACCELERATORS)}, cpu.",
 )
 _MESH = flags.DEFINE_string(
   "mesh",
@@ -69,7 +69,7 @@ def main() -> int:
     source = open_source(config)
     classes = source.num_classes if classes is None else classes
     images = len(source) if images is None else images
-  topologies = chips.open_topologies(_TOPOLOGY.value)
+  topologies = accelerators.open_topologies(_TOPOLOGY.value)
   best, report = [], []
   for topology in topologies:
     costs = compare(

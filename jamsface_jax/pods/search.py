@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.pods import step_cost
-from jamsface_jax.pods.chips import Topology
+from jamsface_jax.pods.accelerators import Topology
 from jamsface_jax.pods.step_cost import StepCost
 
 

@@ -28,7 +28,7 @@ from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.pods import collectives as collectives_lib
 from jamsface_jax.pods import program as program_lib
 from jamsface_jax.pods import work as work_lib
-from jamsface_jax.pods.chips import Topology
+from jamsface_jax.pods.accelerators import Topology
 from jamsface_jax.run.state import chunk_classes, make_parts, state_shapes
 from jamsface_jax.storage.whole_file import written_whole
 from jamsface_jax.training.step import make_train_step
@@ -143,7 +143,7 @@ def measure(
   )
   config = config.copy_and_resolve_references()
   if not config.head.chunk_classes:
-    kind = "cpu" if topology.chip is None else "accelerator"
+    kind = "cpu" if topology.accelerator is None else "accelerator"
     config.head.chunk_classes = chunk_classes(kind)
   parts = make_parts(config, num_classes, num_images)
   head_lib.check_mesh(parts.head, mesh)
@@ -267,7 +267,7 @@ def estimate(
   topology: Topology,
 ) -> dict[str, float]:
   """Seconds of a step, by their names in `StepCost`; 0 where none are known."""
-  chip = topology.chip
+  chip = topology.accelerator
   if chip is None:
     names = ("compute_seconds", "compiler_seconds", "collective_seconds")
     return dict.fromkeys(names, 0.0)

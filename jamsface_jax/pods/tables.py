@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jamsface_jax.pods.chips import Topology
+from jamsface_jax.pods.accelerators import Topology
 from jamsface_jax.pods.step_cost import StepCost
 
 

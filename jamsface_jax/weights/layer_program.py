@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.core
 import jax.extend.core
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -95,7 +96,7 @@ def trace(model: nn.Module, image_size: int) -> LayerProgram:
     result = jax.eval_shape(lambda x: call(x, *rest, **kwargs), x)
     return LAYER.bind(x, path=path, shape=result.shape, dtype=result.dtype)
 
-  def forward(variables: dict[str, Any], images: Array) -> Array:
+  def forward(variables: dict[str, Any], images: Array) -> Any:
     with nn.intercept_methods(intercept):
       return model.apply(variables, images, train=False)
 

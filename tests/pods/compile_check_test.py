@@ -15,7 +15,7 @@ from conftest import assert_one_sentence
 from jamsface_jax import config as config_lib
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
-from jamsface_jax.pods import chips, search, step_cost, tables
+from jamsface_jax.pods import accelerators, search, step_cost, tables
 from jamsface_jax.pods import work as work_lib
 from jamsface_jax.run import state
 
@@ -41,7 +41,7 @@ def settings(**changes):
 @pytest.fixture(scope="module")
 def eight():
   """The eight fake CPUs of the tests as a topology."""
-  return chips.Topology("cpu:8", None, (8,), 1, jax.devices(), 2**30)
+  return accelerators.Topology("cpu:8", None, (8,), 1, jax.devices(), 2**30)
 
 
 def measure(config, topology, classes=1000):
@@ -197,8 +197,8 @@ def test_bytes_of_a_refusal(message, expected):
 
 
 def test_seconds_of_collectives_by_hand():
-  v5e = chips.CHIPS["v5e"]
-  pod = chips.Topology("v5e:16x16", v5e, (16, 16), 1, (), 0)
+  v5e = accelerators.ACCELERATORS["v5e"]
+  pod = accelerators.Topology("v5e:16x16", v5e, (16, 16), 1, (), 0)
   gigabyte = 10**9
   # Both axes are rings: 4 links of 50 GB/s, 8 hops at most along each.
   gather = gigabyte * 255 / 256 / 200e9 + 16e-6
@@ -207,17 +207,17 @@ def test_seconds_of_collectives_by_hand():
   one = gigabyte * 15 / 16 / 100e9 + 8e-6
   assert pod.seconds("reduce-scatter", gigabyte, 16) == pytest.approx(one)
   # 4 do not close to a ring: one link each way, 3 hops.
-  part = chips.Topology("v5e:4x4", v5e, (4, 4), 1, (), 0)
+  part = accelerators.Topology("v5e:4x4", v5e, (4, 4), 1, (), 0)
   line = gigabyte * 15 / 16 / 100e9 + 6e-6
   assert part.seconds("all-gather", gigabyte, 16) == pytest.approx(line)
   two = dataclasses.replace(pod, slices=2)
   assert two.seconds("all-gather", gigabyte, 512) > 50 * gather
-  assert dataclasses.replace(pod, chip=None).seconds("all-gather", 1, 2) == 0
+  assert dataclasses.replace(pod, accelerator=None).seconds("all-gather", 1, 2) == 0
 
 
 def test_estimate_by_hand(eight):
-  chip = chips.Chip(1, 1e12, 1e9, 1e9, 1, 1, 1e8, 0, 1e6)
-  ring = dataclasses.replace(eight, chip=chip)
+  chip = accelerators.Accelerator(1, 1e12, 1e9, 1e9, 1, 1, 1e8, 0, 1e6)
+  ring = dataclasses.replace(eight, accelerator=chip)
   work = [
     work_lib.Work(10**9, 6, 10**6, 3000, 2),
     work_lib.Work(0, 1, 10**7, 500, 1),

@@ -28,7 +28,7 @@ HOP_SECONDS = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
+class Accelerator:
   """One kind of accelerator.
 
   Attributes:
@@ -57,17 +57,17 @@ class Chip:
 
 def _tpu(memory, peak, bandwidth, link, dimensions, ring, far, per_cycle):
   # The clock is the peak over the operations of one cycle of its matrix units.
-  return Chip(
+  return Accelerator(
     *(int(memory * _GIB), peak, bandwidth, link, dimensions, ring, far, 0),
     cycles=peak / per_cycle,
   )
 
 
 def _gpu(memory, peak, bandwidth, link, far):
-  return Chip(int(memory), peak, bandwidth, link, 0, 1, far, 8, 0.0)
+  return Accelerator(int(memory), peak, bandwidth, link, 0, 1, far, 8, 0.0)
 
 
-CHIPS = {
+ACCELERATORS = {
   "v4": _tpu(30.75, 275e12, 1228e9, 50e9, 3, 4, 3.125e9, 8 * 2 * 128**2),
   "v5e": _tpu(15.75, 197e12, 819e9, 50e9, 2, 16, 3.125e9, 4 * 2 * 128**2),
   "v5p": _tpu(95.74, 459e12, 2765e9, 100e9, 3, 4, 6.25e9, 8 * 2 * 128**2),
@@ -94,7 +94,7 @@ class Topology:
   """
 
   name: str
-  chip: Chip | None
+  accelerator: Accelerator | None
   shape: tuple[int, ...]
   slices: int
   devices: Sequence[Any]
@@ -103,7 +103,7 @@ class Topology:
   @property
   def is_stand_in(self) -> bool:
     """Whether the program is compiled for CPUs in the place of GPUs."""
-    return self.chip is not None and self.devices[0].platform == "cpu"
+    return self.accelerator is not None and self.devices[0].platform == "cpu"
 
   def seconds(self, kind: str, size: int, group: int) -> float:
     """Estimates the time of one collective, as rings over all links at hand.
@@ -116,7 +116,7 @@ class Topology:
     Returns:
       Seconds; 0 for CPUs.
     """
-    chip, devices = self.chip, math.prod(self.shape)
+    chip, devices = self.accelerator, math.prod(self.shape)
     if chip is None or group == 1:
       return 0.0
     passes = 2 if kind == "all-reduce" else 1
@@ -159,7 +159,7 @@ def open_topologies(names: Sequence[str]) -> list[Topology]:
 
 def _parse(name: str) -> tuple[int, str, tuple[int, ...]]:
   found = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", name)
-  kinds = (*CHIPS, _CPU)
+  kinds = (*ACCELERATORS, _CPU)
   if not found or found[2] not in kinds:
     raise InputError(
       f"--topology={name!r} is unknown: use a kind of {', '.join(kinds)} and a"
@@ -167,7 +167,7 @@ def _parse(name: str) -> tuple[int, str, tuple[int, ...]]:
     )
   slices, kind = int(found[1] or 1), found[2]
   shape = tuple(int(n) for n in found[3].split("x"))
-  dimensions = CHIPS[kind].dimensions if kind in CHIPS else 0
+  dimensions = ACCELERATORS[kind].dimensions if kind in ACCELERATORS else 0
   if len(shape) != max(dimensions, 1) or min(*shape, slices) < 1:
     raise InputError(
       f"--topology={name!r} has the wrong shape: {kind} needs"
@@ -182,7 +182,7 @@ def _parse(name: str) -> tuple[int, str, tuple[int, ...]]:
 
 
 def _open(name, slices, kind, shape) -> Topology:
-  chip = CHIPS.get(kind)
+  chip = ACCELERATORS.get(kind)
   if chip is None or not chip.dimensions:
     devices = jax.devices("cpu")[: math.prod(shape)]
     memory = chip.memory if chip else _host_memory() // len(devices)
