@@ -16,13 +16,16 @@ import time
 
 import jax
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.pipeline import batches
 from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import run_command
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.variants import tiny
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.step import make_train_step
 
 
@@ -62,7 +65,7 @@ def main() -> int:
   seconds = {"with a save": [], "without": []}
   blocking, whole = [], []
   with tempfile.TemporaryDirectory() as workdir:
-    checkpoints = Checkpoints(workdir, keep_last=2, keep_best="")
+    checkpoints = Checkpoints(RunDirectory(workdir), keep_last=2, keep_best="")
     for block in range(blocks):
       saves = block % 2 == 0
       begin = time.monotonic()
@@ -105,9 +108,9 @@ def main() -> int:
   return 0
 
 
-def settings(arguments: argparse.Namespace) -> config_lib.ConfigDict:
+def settings(arguments: argparse.Namespace) -> Settings:
   """A small network and a head that is most of the state."""
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.image_size = 56
   config.data.batch_size = arguments.batch_size
   config.model.stages = (1, 1, 1)
@@ -115,7 +118,7 @@ def settings(arguments: argparse.Namespace) -> config_lib.ConfigDict:
   config.model.stem_stride = 2
   config.model.embedding_size = 256
   config.schedule.length = 1e6
-  return config
+  return make_settings(config)
 
 
 if __name__ == "__main__":

@@ -35,13 +35,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
 from jamsface_jax.models import iresnet
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.variants import tiny
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.preemption import Preemption
 from jamsface_jax.training.step_log import StepLog
 from jamsface_jax.training.train import train
@@ -219,7 +222,7 @@ def do_jobs(arguments: argparse.Namespace) -> None:
         patches.enter_context(
           mock.patch.object(Checkpoints, "restore", nudged_restore(nudge))
         )
-      code = train(config, workdir)
+      code = train(config, RunDirectory(workdir))
     if code != (0 if end == END else EXIT_PREEMPTED):
       raise RunError(f"{workdir}: exit code {code}")
     name = f"examples_{end}_{jax.process_index()}.json"
@@ -240,9 +243,9 @@ def nudged_restore(seed: int) -> Callable[..., state.TrainState]:
   return lambda *arguments: jax.tree.map(nudge, restore(*arguments))
 
 
-def settings(model_devices: int) -> config_lib.ConfigDict:
+def settings(model_devices: int) -> Settings:
   """A small network, learned margins, drawn augmentation."""
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.head.scale = 16.0
   config.augment.shift = 2
   config.augment.contrast = 0.2
@@ -251,7 +254,7 @@ def settings(model_devices: int) -> config_lib.ConfigDict:
   config.checkpoint.every = 1000
   config.checkpoint.keep_last = 9
   config.mesh.model = model_devices
-  return config
+  return make_settings(config)
 
 
 def read_examples(workdir: str) -> dict[tuple[int, int], int]:
@@ -271,7 +274,7 @@ def read_state(workdir: str) -> state.TrainState:
   config = settings(1)
   source = NoiseSource(config.data.noise_classes, config.data.noise_images, 32)
   parts = state.make_parts(config, source.num_classes, len(source))
-  checkpoints = Checkpoints(workdir, keep_last=9, keep_best="")
+  checkpoints = Checkpoints(RunDirectory(workdir), keep_last=9, keep_best="")
   shapes = state.state_shapes(parts, 32, sharding.make_mesh(1))
   restored = checkpoints.restore(END, shapes)
   checkpoints.close()

@@ -10,13 +10,15 @@ The same command resumes. The first runs anywhere, in seconds, without data.
 import sys
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from jamsface_jax.devices import processes
 from jamsface_jax.devices.compiling import cache_in, make_deterministic
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.run import fine_tune
 from jamsface_jax.settings import recipe_flags
+from jamsface_jax.settings.defaults import make_settings
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
 recipe_flags.define_config()
@@ -53,8 +55,8 @@ _FINE_TUNE_KEEP = flags.DEFINE_string(
 
 def main() -> int:
   """Reads the flags and trains."""
-  config = parse_flags(sys.argv)
-  if config.deterministic:
+  settings, run, fine_tune_from = parse_flags(sys.argv)
+  if settings.deterministic:
     make_deterministic()
   processes.initialize(
     _DISTRIBUTED.value,
@@ -63,18 +65,24 @@ def main() -> int:
     process_id=_PROCESS_ID.value,
     timeout=_TIMEOUT.value,
   )
-  cache_in(_WORKDIR.value)
+  cache_in(run.compiled)
   with processes.ending_together(_TIMEOUT.value):
     return train(
-      config,
-      _WORKDIR.value,
-      fine_tune_from=_FINE_TUNE_FROM.value,
+      settings,
+      run,
+      fine_tune_from=fine_tune_from,
       fine_tune_keep=_FINE_TUNE_KEEP.value,
     )
 
 
-def parse_flags(argv: list[str]) -> ConfigDict:
-  """Reads the command line; returns the settings.
+def parse_flags(
+  argv: list[str],
+) -> tuple[Settings, RunDirectory, RunDirectory | None]:
+  """Reads the command line.
+
+  Returns:
+    The settings, the directory of the run, and that of the run to begin with
+    parts of, if there is one.
 
   Raises:
     InputError: an unknown flag, setting or recipe, or a missing flag.
@@ -85,7 +93,10 @@ def parse_flags(argv: list[str]) -> ConfigDict:
       "--workdir is needed: give a directory for what the run writes, for"
       " example --workdir=build/run."
     )
-  return config
+  run, other = RunDirectory(_WORKDIR.value), None
+  if _FINE_TUNE_FROM.value:
+    other = RunDirectory(_FINE_TUNE_FROM.value, flag="--fine_tune_from")
+  return make_settings(config), run, other
 
 
 if __name__ == "__main__":

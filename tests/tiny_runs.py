@@ -8,14 +8,16 @@ import time
 import jax
 import numpy as np
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.devices import sharding
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.variants import tiny
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def tiny_config(dataset, **changes):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.directory = dataset
   config.head.scale = 16.0
   config.schedule.length = 12.0
@@ -23,7 +25,7 @@ def tiny_config(dataset, **changes):
   config.checkpoint.keep_last = 3
   config.evaluation.data = dataset
   config.update_from_flattened_dict(changes)
-  return config
+  return make_settings(config)
 
 
 def read_state(config, workdir, step=12):
@@ -31,7 +33,9 @@ def read_state(config, workdir, step=12):
   mesh = sharding.make_mesh(-1)
   parts = state.make_parts(config, 12, 37)
   shapes = state.state_shapes(parts, config.data.image_size, mesh)
-  checkpoints = Checkpoints(str(workdir), keep_last=3, keep_best="")
+  checkpoints = Checkpoints(
+    RunDirectory(str(workdir)), keep_last=3, keep_best=""
+  )
   got = checkpoints.restore(step, shapes)
   checkpoints.close()
   return jax.device_get(got)

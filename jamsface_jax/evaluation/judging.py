@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import jax
 
-from jamsface_jax.config import read_config
 from jamsface_jax.devices import processes, sharding
 from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.errors import InputError
@@ -15,16 +14,19 @@ from jamsface_jax.evaluation.evaluator import Task, open_folder_task, open_tasks
 from jamsface_jax.protocols.pooling import ALL, Pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import Evaluation, Settings, TestSet
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 FLIPS = {"sum": (True,), "none": (False,), "both": (True, False)}
 
 
 def judge_network(
+  run: RunDirectory,
   arguments: argparse.Namespace,
 ) -> tuple[list[Evaluation], dict[str, object]]:
   """Embeds the images of data sets; process 0 judges the embeddings."""
   first = jax.process_index() == 0
-  config = read_config(arguments.workdir)
+  config = read_settings(run)
   size = config.data.image_size
   if arguments.protocol:
     tasks = [open_folder_task(arguments.data, arguments.protocol, size)]
@@ -34,7 +36,7 @@ def judge_network(
   evaluations: dict[str, list[Evaluation]] = {}
   for flip in FLIPS[chosen]:
     embedder, variables, metadata = embedder_lib.load(
-      arguments.workdir,
+      run,
       step=arguments.step,
       batch_size=config.evaluation.batch_size,
       flip=flip,
@@ -66,9 +68,9 @@ def judge_network(
         )
       )
   if first:
-    print(f"checkpoint {metadata['step']} of {arguments.workdir}")
+    print(f"checkpoint {metadata['step']} of {run.path}")
   origin = {
-    "workdir": os.path.abspath(arguments.workdir),
+    "workdir": run.absolute,
     "step": metadata["step"],
     "color_order": metadata["color_order"],
     "data_fingerprint": metadata["data_fingerprint"],

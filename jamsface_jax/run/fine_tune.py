@@ -1,22 +1,18 @@
 """A run that begins with parts of another one."""
 
 import dataclasses
-import json
-import os
 from typing import Any
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from jamsface_jax.config import CONFIG_FILE, read_config
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.run.state import Parts, TrainState, state_shapes
-from jamsface_jax.storage.whole_file import written_whole
-
-FINE_TUNE_FILE = "fine_tune.json"
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 # Names of `--fine_tune_keep`: leaves of the head that a part consists of.
 HEAD_PARTS = {
@@ -48,16 +44,15 @@ class FineTune:
   keep: tuple[str, ...]
 
 
-def plan(
-  workdir: str, source: str | None, keep: str, *, save: bool
+def plan_fine_tune(
+  run: RunDirectory, source: RunDirectory | None, keep: str
 ) -> FineTune | None:
-  """Decides what a run begins with, once: `W/fine_tune.json` remembers.
+  """Decides what a run begins with, once: a file of the run remembers.
 
   Args:
-    workdir: of this run.
-    source: work directory of the other run; None: what is remembered.
-    keep: parts, comma between.
-    save: whether to remember; one process of several does.
+    run: directory of this run.
+    source: directory of the other run; None: what is remembered.
+    keep: names of the parts to keep, comma between.
 
   Returns:
     None for a run that begins afresh.
@@ -66,11 +61,9 @@ def plan(
     InputError: unknown parts, nothing to begin with, or this run has begun
       otherwise.
   """
-  path = os.path.join(workdir, FINE_TUNE_FILE)
   remembered = None
-  if os.path.exists(path):
-    with open(path, encoding="utf-8") as file:
-      values = json.load(file)
+  if run.fine_tune.exists():
+    values = run.fine_tune.read_json()
     remembered = FineTune(
       values["workdir"], values["step"], tuple(values["keep"])
     )
@@ -83,34 +76,31 @@ def plan(
       f"--fine_tune_keep={keep!r} must name one or more of"
       f" {', '.join((BACKBONE, *HEAD_PARTS))}, comma between."
     )
-  source = os.path.abspath(source)
+  path = source.absolute
   if remembered:
-    if (remembered.workdir, remembered.keep) != (source, names):
+    if (remembered.workdir, remembered.keep) != (path, names):
       raise InputError(
-        f"--workdir={workdir!r} began with {', '.join(remembered.keep)} of"
-        f" {remembered.workdir!r}, not with {', '.join(names)} of {source!r}:"
+        f"--workdir={run.path!r} began with {', '.join(remembered.keep)} of"
+        f" {remembered.workdir!r}, not with {', '.join(names)} of {path!r}:"
         " leave --fine_tune_from out or choose another --workdir."
       )
     return remembered
-  if os.path.exists(os.path.join(workdir, CONFIG_FILE)):
+  if run.config.exists():
     raise InputError(
-      f"--workdir={workdir!r} has a run that began without"
-      f" --fine_tune_from={source!r}: leave the flag out or choose another"
+      f"--workdir={run.path!r} has a run that began without"
+      f" --fine_tune_from={path!r}: leave the flag out or choose another"
       " --workdir."
     )
-  reader = CheckpointReader(source)
-  chosen = FineTune(source, reader.choose(None), names)
-  reader.close()
-  if save:
-    with written_whole(path) as file:
-      json.dump(dataclasses.asdict(chosen), file, indent=2)
+  reader = CheckpointReader(RunDirectory(path))
+  chosen = FineTune(path, reader.choose(None), names)
+  run.fine_tune.write_json(dataclasses.asdict(chosen), indent=2)
   return chosen
 
 
 def begin_with(
   chosen: FineTune,
   state: TrainState,
-  config: ConfigDict,
+  config: Settings,
   parts: Parts,
   mesh: Mesh,
 ) -> TrainState:
@@ -127,7 +117,7 @@ def begin_with(
     InputError: the other run had another model, colour order or, if parts of
       the head are kept, other classes.
   """
-  reader = CheckpointReader(chosen.workdir)
+  reader = CheckpointReader(RunDirectory(chosen.workdir))
   reader.choose(chosen.step)
   _check_fits(chosen, reader.metadata(chosen.step), config, parts)
   shapes = state_shapes(parts, config.data.image_size, mesh)
@@ -144,21 +134,20 @@ def begin_with(
   if kept:
     head = reader.restore_item(chosen.step, "head", shapes.params["head"])
     params["head"] = params["head"] | {name: head[name] for name in kept}
-  reader.close()
   return state.replace(params=params, batch_stats=batch_stats)
 
 
 def _check_fits(
-  chosen: FineTune, stored: dict[str, Any], config: ConfigDict, parts: Parts
+  chosen: FineTune, stored: dict[str, Any], config: Settings, parts: Parts
 ) -> None:
-  other = read_config(chosen.workdir)
+  other = read_settings(RunDirectory(chosen.workdir))
   pairs = {
     "color_order": (stored["color_order"], records.COLOR_ORDER),
     "data.image_size": (other.data.image_size, config.data.image_size),
   }
-  for name in config.model:
+  for name, value in dataclasses.asdict(config.model).items():
     if name not in _NOT_OF_WEIGHTS:
-      pairs[f"model.{name}"] = other.model[name], config.model[name]
+      pairs[f"model.{name}"] = getattr(other.model, name), value
   if set(chosen.keep) & set(HEAD_PARTS):
     pairs["num_classes"] = stored["num_classes"], parts.head.num_classes
     pairs["head.class_multiple"] = (

@@ -1,27 +1,24 @@
 """What a run says of itself at its start and at its end."""
 
-import os
 import shlex
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from jamsface_jax.data.sources import Source
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.reports.page import REPORT_FILE
 from jamsface_jax.run.progress import clock
 from jamsface_jax.run.state import Parts, state_shapes
-
-SUMMARY_FILE = "summary.txt"
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def opening(
-  config: ConfigDict,
+  config: Settings,
   source: Source,
   parts: Parts,
   mesh: Mesh,
@@ -62,13 +59,13 @@ def opening(
   )
 
 
-def count_parameters(config: ConfigDict, parts: Parts, mesh: Mesh) -> int:
+def count_parameters(config: Settings, parts: Parts, mesh: Mesh) -> int:
   """Numbers that the backbone learns."""
   shapes = state_shapes(parts, config.data.image_size, mesh)
   return sum(p.size for p in jax.tree.leaves(shapes.params["backbone"]))
 
 
-def count_operations(config: ConfigDict, parts: Parts, mesh: Mesh) -> float:
+def count_operations(config: Settings, parts: Parts, mesh: Mesh) -> float:
   """Floating-point operations of the backbone's forward, for one image."""
   size = config.data.image_size
   shapes = state_shapes(parts, size, mesh)
@@ -82,7 +79,7 @@ def count_operations(config: ConfigDict, parts: Parts, mesh: Mesh) -> float:
 
 
 def facts(
-  config: ConfigDict, source: Source, parts: Parts, mesh: Mesh
+  config: Settings, source: Source, parts: Parts, mesh: Mesh
 ) -> dict[str, Any]:
   """What a report says of the data, the model and the devices; JSON values."""
   device = jax.devices()[0]
@@ -96,7 +93,7 @@ def facts(
   }
 
 
-def _schedule_text(config: ConfigDict) -> str:
+def _schedule_text(config: Settings) -> str:
   """The learning rate from the first step on, in words."""
   schedule = config.schedule
   peak = config.optimizer.learning_rate
@@ -122,19 +119,19 @@ def _margin_text(margin: head_lib.Margin) -> str:
 
 
 def close(
-  workdir: str, total_steps: int, evaluations: list[Evaluation]
+  run: RunDirectory, total_steps: int, evaluations: list[Evaluation]
 ) -> None:
-  """Prints the last lines of a run, and keeps them in `W/summary.txt`.
+  """Prints the last lines of a run, and keeps them.
 
   They say what came out, where it is, and what to type next.
   """
-  quoted = shlex.quote(workdir)
+  quoted = shlex.quote(run.path)
   lines = [f"finished {total_steps} steps"]
   for one in evaluations:
     lines.append(f"{one.name}: {one.headline}")
   lines += [
-    f"work directory: {workdir}",
-    f"report: {os.path.join(workdir, REPORT_FILE)}, to open in a browser",
+    f"work directory: {run.path}",
+    f"report: {run.report.path}, to open in a browser",
     f"next: python -m jamsface_jax.embed --workdir={quoted} --images=DIR"
     " --output=E",
     f"      python -m jamsface_jax.evaluate --workdir={quoted} --data=DATASET",
@@ -142,6 +139,5 @@ def close(
     " --output=FILE",
   ]
   text = "\n".join(lines)
-  with open(os.path.join(workdir, SUMMARY_FILE), "w", encoding="utf-8") as file:
-    file.write(text + "\n")
+  run.summary.write_text(text + "\n")
   print(text)

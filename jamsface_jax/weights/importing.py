@@ -9,16 +9,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.data.records import COLOR_ORDER, file_digest
 from jamsface_jax.devices.compiling import compiler_options
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.models import MODELS, init_backbone
-from jamsface_jax.run.checkpoint import Checkpoints, versions
+from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.state import TrainState, make_model
+from jamsface_jax.run.versions import versions
+from jamsface_jax.settings.names import replaced, settings_from
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import check_or_save
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import onnx_file, weight_files
 from jamsface_jax.weights.exporting import NORMALIZATION
 from jamsface_jax.weights.matching import match_layers, match_names, match_order
@@ -34,7 +37,7 @@ _TOLERANCE = 1e-3  # Of an ONNX file, as a share of the largest number.
 
 def import_weights(
   path: str,
-  workdir: str,
+  run: RunDirectory,
   *,
   model: str | None,
   embedding_size: int | None,
@@ -50,16 +53,15 @@ def import_weights(
     InputError: the file cannot be read or does not fit, or the work directory
       exists.
   """
-  if os.path.exists(workdir):
+  if run.exists():
     raise InputError(
-      f"--workdir={workdir!r} exists: give the name of a new directory."
+      f"--workdir={run.path!r} exists: give the name of a new directory."
     )
   onnx = path.endswith(".onnx")
   file = onnx_file.read(path) if onnx else weight_files.read(path)
   config, color_order = make_config(
     path, file.metadata, model, embedding_size, image_size, color_order
   )
-  config_lib.validate(config)
   network, size = make_model(config), config.data.image_size
   shapes = jax.eval_shape(
     lambda key: init_backbone(key, network, size), jax.random.key(0)
@@ -88,11 +90,11 @@ def import_weights(
     "color_order": color_order,
     "metadata": dict(file.metadata),
   }
-  save(workdir, config, variables, origin)
+  save(run, config, variables, origin)
   count = sum(array.size for array in jax.tree.leaves(variables["params"]))
   print(
-    f"{workdir}: {config.model.name}, {count:,} parameters, matched by"
-    f" {matched}\nnext: python -m jamsface_jax.embed --workdir={workdir}"
+    f"{run.path}: {config.model.name}, {count:,} parameters, matched by"
+    f" {matched}\nnext: python -m jamsface_jax.embed --workdir={run.path}"
     " --images=DIR --output=E"
   )
 
@@ -104,7 +106,7 @@ def make_config(
   embedding_size: int | None,
   image_size: int | None,
   color_order: str | None,
-) -> tuple[ConfigDict, str]:
+) -> tuple[Settings, str]:
   """Settings of the work directory, and the colour order of the file.
 
   Args:
@@ -119,17 +121,16 @@ def make_config(
     InputError: flags and file contradict each other, or nothing says which
       network it is.
   """
-  config = config_lib.base_config()
+  settings = Settings()
   name = SHORT_NAMES.get(model, model)
   if "model" in metadata:
-    config.lock()  # Against settings that are unknown.
     try:
-      config.model.update(json.loads(metadata["model"]))
-      config.model.stages = tuple(config.model.stages)
+      described = json.loads(metadata["model"]).items()
+      settings = settings_from({f"model.{k}": v for k, v in described})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
       raise InputError(
         f"{path!r} has settings of a model that this version does not know"
-        f" ({' '.join(str(error).split())[:100]}): use the version that wrote"
+        f" ({one_line(error, 100)}): use the version that wrote"
         " it."
       ) from None
   elif name is None:
@@ -152,26 +153,28 @@ def make_config(
     return next(v for v in (stored, asked, default) if v is not None)
 
   said = "model" in metadata
-  config.model.name = choose(
-    "model", name, config.model.name if said else None, None
-  )
-  config.model.embedding_size = choose(
-    "embedding_size",
-    embedding_size,
-    config.model.embedding_size if said else None,
-    512,
-  )
   stored_size = metadata.get("image_size", "")
-  config.data.image_size = choose(
-    "image_size",
-    image_size,
-    int(stored_size) if stored_size.isdecimal() else None,
-    112,
-  )
   order = choose(
     "color_order", color_order, metadata.get("color_order"), COLOR_ORDER
   )
-  return config, order
+  found = {
+    "model.name": choose(
+      "model", name, settings.model.name if said else None, None
+    ),
+    "model.embedding_size": choose(
+      "embedding_size",
+      embedding_size,
+      settings.model.embedding_size if said else None,
+      512,
+    ),
+    "data.image_size": choose(
+      "image_size",
+      image_size,
+      int(stored_size) if stored_size.isdecimal() else None,
+      112,
+    ),
+  }
+  return replaced(settings, found), order
 
 
 def check_numbers(path: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -208,7 +211,7 @@ def check_onnx(
   except Exception as error:  # onnxruntime has a class per kind of failure.
     raise InputError(
       f"{path!r} cannot be run on {size}x{size} images"
-      f" ({' '.join(str(error).split())[:200]}): give the --image_size that it"
+      f" ({one_line(error)}): give the --image_size that it"
       " has."
     ) from None
   apply = jax.jit(
@@ -228,23 +231,12 @@ def check_onnx(
 
 
 def save(
-  workdir: str, config: ConfigDict, variables: dict, origin: dict[str, Any]
+  run: RunDirectory,
+  config: Settings,
+  variables: dict,
+  origin: dict[str, Any],
 ) -> None:
   """Writes a work directory, under another name until it is complete."""
-  partial = workdir.rstrip("/") + ".partial"
-  try:
-    os.makedirs(os.path.dirname(partial) or ".", exist_ok=True)
-    os.mkdir(partial)
-  except FileExistsError:
-    raise InputError(
-      f"{partial!r} is left of an import that was interrupted: remove it."
-    ) from None
-  except OSError as error:
-    raise InputError(
-      f"--workdir={workdir!r} cannot be written ({error.strerror}): choose"
-      " another directory."
-    ) from None
-  checkpoints = Checkpoints(partial, keep_last=1, keep_best="")
   state = TrainState(
     step=jnp.int32(0),
     # Orbax keeps nothing that is empty.
@@ -267,7 +259,8 @@ def save(
     "versions": versions(),
     "origin": origin,
   }
-  checkpoints.save(0, state, metadata)
-  checkpoints.close()
-  config_lib.check_or_save(config, partial, save=True)
-  os.rename(partial, workdir)
+  with run.created_whole() as partial:
+    checkpoints = Checkpoints(partial, keep_last=1, keep_best="")
+    checkpoints.save(0, state, metadata)
+    checkpoints.close()
+    check_or_save(config, partial)

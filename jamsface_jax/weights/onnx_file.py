@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.weights.pytorch_names import BATCH_NORM, CONV, LINEAR, PRELU
 
 
@@ -117,7 +117,7 @@ def read(path: str) -> OnnxFile:
     except (ValueError, TypeError) as error:
       raise InputError(
         f"{path!r} is damaged: constant {tensor.name!r} cannot be read"
-        f" ({' '.join(str(error).split())[:100]})."
+        f" ({one_line(error, 100)})."
       ) from None
   metadata = {entry.key: entry.value for entry in proto.metadata_props}
   try:

@@ -3,14 +3,17 @@
 Skipped where PyTorch is not installed, which nothing else here needs.
 """
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from jamsface_jax.config import read_config
 from jamsface_jax.devices import sharding
 from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.settings.sections import Model
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 from jamsface_jax.weights import weight_files
 from jamsface_jax.weights.exporting import export
 from jamsface_jax.weights.importing import import_weights
@@ -45,7 +48,7 @@ def run_torch(network):
 def run_jax(workdir):
   mesh = sharding.make_mesh(-1)
   embedder, variables, _ = embedder_lib.load(
-    workdir, step=None, batch_size=8, flip=False, mesh=mesh
+    RunDirectory(workdir), step=None, batch_size=8, flip=False, mesh=mesh
   )
   images = pixels()
   blocks = embedder.embed(
@@ -57,7 +60,7 @@ def run_jax(workdir):
 def take(path, workdir, **settings):
   import_weights(
     str(path),
-    str(workdir),
+    RunDirectory(str(workdir)),
     **{"model": None, "embedding_size": None, "image_size": None}
     | {"color_order": None}
     | settings,
@@ -85,7 +88,9 @@ def test_pytorch_to_jax_and_back(tmp_path, name):
 
   for format in ("safetensors", "numpy"):
     exported = str(tmp_path / f"back.{format}")
-    export(workdir, format, exported, step=None, input_dtype="uint8")
+    export(
+      RunDirectory(workdir), format, exported, step=None, input_dtype="uint8"
+    )
     other = networks.randomize(make(), seed=2)
     assert np.abs(run_torch(other) - expected).max() > 0.1
     arrays = weight_files.read(exported).arrays
@@ -115,18 +120,15 @@ def test_squeeze_and_excitation(tmp_path):
   path = str(tmp_path / "network.npz")
   weight_files.write_npz(path, arrays, {"model": json.dumps(settings)})
   take(path, tmp_path / "w")
-  assert read_config(str(tmp_path / "w")).model.squeeze_reduction == 16
+  taken = read_settings(RunDirectory(str(tmp_path / "w")))
+  assert taken.model.squeeze_reduction == 16
   difference = np.abs(run_jax(str(tmp_path / "w")) - run_torch(network)).max()
   assert difference < LIMIT
 
 
 def read_config_of(name, tmp_path):
   """The settings of a model as an exported file has them."""
-  from jamsface_jax.config import base_config
-
-  config = base_config()
-  config.model.name = name
-  return config.model.to_dict()
+  return dataclasses.asdict(Model(name=name))
 
 
 @pytest.mark.slow
@@ -157,7 +159,7 @@ def test_other_files_of_pytorch(tmp_path, wrap):
   torch.save(wrap(network.state_dict()), tmp_path / "network.pth")
   take(tmp_path / "network.pth", tmp_path / "w", model="mbf")
   export(
-    str(tmp_path / "w"),
+    RunDirectory(str(tmp_path / "w")),
     "numpy",
     str(tmp_path / "back.npz"),
     step=None,

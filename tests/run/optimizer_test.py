@@ -4,25 +4,26 @@ import numpy as np
 import optax
 import pytest
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.head import parameters as head_lib
-from jamsface_jax.head.clipping import clip_factor
+from jamsface_jax.head.update import clip_factor
 from jamsface_jax.run import state
 from jamsface_jax.run.optimizer import (
   make_optimizers,
-  make_schedule,
-  small_parameters,
 )
+from jamsface_jax.run.schedule import make_schedule, steps_of
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.variants import tiny
 
 
 def settings(**changes):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.batch_size = 32
   config.optimizer.reference_batch = 16
   config.schedule.length = 100.0
   config.schedule.warmup = 10.0
   config.update_from_flattened_dict(changes)
-  return config
+  return make_settings(config)
 
 
 @pytest.mark.parametrize(
@@ -48,10 +49,13 @@ def test_schedules_hit_hand_numbers(decay, expected):
 
 
 def test_epochs_become_steps():
-  config = settings(**{"schedule.unit": "epochs", "schedule.length": 3.0})
-  assert config_lib.steps_of(3.0, config, 1000) == 94  # ceil(3000 / 32)
-  config.schedule.unit = "steps"
-  assert config_lib.steps_of(3.0, config, 1000) == 3
+  config = settings(
+    **{"schedule.unit": "epochs", "schedule.length": 3.0},
+    **{"schedule.warmup": 1.0},
+  )
+  assert steps_of(3.0, config, 1000) == 94  # ceil(3000 / 32)
+  config = replaced(config, {"schedule.unit": "steps"})
+  assert steps_of(3.0, config, 1000) == 3
 
 
 def params():
@@ -83,12 +87,20 @@ def moved(config, slopes, factors=(1.0, 1.0)):
   groups = {
     "backbone": (p["backbone"], slopes["backbone"]),
     "weights": (p["head"]["weights"], slopes["head"]["weights"]),
-    "small": (small_parameters(p["head"]), small_parameters(slopes["head"])),
+    "small": (
+      head_lib.margins_and_scalars(p["head"]),
+      head_lib.margins_and_scalars(slopes["head"]),
+    ),
+  }
+  by_key = {
+    "backbone": optimizers.backbone,
+    "weights": optimizers.weights,
+    "small": optimizers.margins_and_scalars,
   }
   after = {}
   for name, (value, slope) in groups.items():
     for factor in factors:
-      updates, states[name] = getattr(optimizers, name).update(
+      updates, states[name] = by_key[name].update(
         jax.tree.map(lambda s, f=factor: f * s, slope), states[name], value
       )
       value = optax.apply_updates(value, updates)
@@ -228,8 +240,8 @@ def test_sigmoid_bounds_let_a_margin_leave_them():
     **{"head.margin_bounds": "sigmoid", "head.margin_rate": 1e4}
   )
   optimizers, p = optimizers_of(config), params()["head"]
-  small = small_parameters(p) | {head_lib.ANGULAR: jnp.zeros(4)}
+  small = head_lib.margins_and_scalars(p) | {head_lib.ANGULAR: jnp.zeros(4)}
   slopes = jax.tree.map(lambda x: jnp.full_like(x, -1.0), small)
-  state_of = optimizers.small.init(small)
-  moves, _ = optimizers.small.update(slopes, state_of, small)
+  state_of = optimizers.margins_and_scalars.init(small)
+  moves, _ = optimizers.margins_and_scalars.update(slopes, state_of, small)
   assert np.all(np.asarray(moves[head_lib.ANGULAR]) > 1e-6)

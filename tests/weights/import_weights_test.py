@@ -20,9 +20,10 @@ from export_test import (
 from torch_files import Call, write_pth, write_torch
 
 from jamsface_jax.augmentation.augment import normalize
-from jamsface_jax.config import read_config
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.checkpoint import CheckpointReader
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import onnx_graph
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
@@ -36,7 +37,7 @@ from jamsface_jax.weights.weight_files import write_npz, write_safetensors
 def take(path, workdir, **settings):
   import_weights(
     str(path),
-    str(workdir),
+    RunDirectory(str(workdir)),
     **{"model": None, "embedding_size": None, "image_size": None}
     | {"color_order": None}
     | settings,
@@ -84,11 +85,10 @@ def test_the_work_directory_is_honest(tmp_path):
   path = str(tmp_path / "w.npz")
   write_npz(path, arrays_of("iresnet"), texts_of("iresnet"))
   workdir = take(path, tmp_path / "run")
-  config = read_config(workdir)
+  config = read_settings(RunDirectory(workdir))
   assert config.model.stages == (1, 2) and config.data.image_size == SIZE
-  reader = CheckpointReader(workdir)
+  reader = CheckpointReader(RunDirectory(workdir))
   metadata = reader.metadata(reader.choose(None))
-  reader.close()
   assert metadata["num_classes"] == metadata["num_images"] == 0
   assert metadata["data_fingerprint"] == "none: imported from w.npz"
   origin = metadata["origin"]
@@ -195,9 +195,8 @@ def test_onnx_as_published(tmp_path, published, capsys):
   np.testing.assert_allclose(
     embed(workdir, images), expected, atol=atol, rtol=1e-4
   )
-  reader = CheckpointReader(workdir)
+  reader = CheckpointReader(RunDirectory(workdir))
   assert reader.metadata(0)["origin"]["matched_by"] == "layers"
-  reader.close()
 
 
 @pytest.mark.slow
