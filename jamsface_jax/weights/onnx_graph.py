@@ -60,8 +60,8 @@ def build(
   if uint8:
     shape = ("N", image_size, image_size, 3)
     x = graph.node("Cast", INPUT, to=kinds.FLOAT)
-    x = graph.node("Div", x, graph.constant(np.float32(127.5)))
-    x = graph.node("Sub", x, graph.constant(np.float32(1)))
+    x = graph.node("Div", x, graph.number(127.5))
+    x = graph.node("Sub", x, graph.number(1))
     x = graph.node("Transpose", x, perm=(0, 3, 1, 2))
   program = trace(model, image_size)
   graph.node("Identity", _write(graph, x, model, program), output=OUTPUT)
@@ -122,7 +122,7 @@ def _write(
         y = graph.node("Transpose", y, perm=(0, 2, 1))
       case "jit", "clip":
         limits = [
-          graph.constant(np.float32(limit.val))
+          graph.number(limit.val)
           for limit in equation.invars[1:]
           if isinstance(limit, jax.extend.core.Literal)
         ]
@@ -214,6 +214,7 @@ class _Graph:
     self.initializers: list[Any] = []
     self._onnx = onnx
     self._arrays = arrays
+    self._numbers: dict[float, str] = {}
 
   def node(
     self, kind: str, *inputs: str, output: str = "", **attributes: Any
@@ -231,6 +232,12 @@ class _Graph:
     array = np.ascontiguousarray(array).reshape(np.shape(array))
     self.initializers.append(self._onnx.numpy_helper.from_array(array, name))
     return name
+
+  def number(self, value: float) -> str:
+    """Adds a number, float32, unless it is there; returns its name."""
+    if value not in self._numbers:
+      self._numbers[value] = self.constant(np.float32(value))
+    return self._numbers[value]
 
   def variable(self, name: str) -> str:
     """Adds a variable and returns its name, which is PyTorch's."""

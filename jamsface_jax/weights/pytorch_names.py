@@ -73,10 +73,12 @@ def layers(model: nn.Module) -> tuple[Layer, ...]:
 
 @functools.cache  # A deep network takes seconds.
 def _layers(model: nn.Module) -> tuple[Layer, ...]:
+  # The order is lost in what leaves a transformation, whose trees are sorted:
+  # it is taken inside, of blocks that are none.
+  model = model.clone(remat=False)
   shapes: dict[str, Any] = {}
 
   def init(key: jax.Array) -> None:
-    # The order is lost in what leaves a transformation: its trees are sorted.
     variables = init_backbone(key, model, _SIZE)
     shapes.update(flax.traverse_util.flatten_dict(variables, sep="/"))
 

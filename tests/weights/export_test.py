@@ -207,6 +207,28 @@ def test_every_variable_has_one_name():
     assert len(set(torch_names)) == len(torch_names)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers_have_the_order_of_the_network(name):
+  """Whatever is recomputed in training; files without names rely on it."""
+  model, _, _ = variables_of(name)
+  names = [layer.torch for layer in layers(model)]
+  assert [x.torch for x in layers(model.clone(remat=True))] == names
+  expected = {
+    "iresnet": "layer2.0.prelu layer2.0.conv2 layer2.0.bn3 layer2.0.downsample.0"
+    " layer2.0.downsample.1 layer2.1.bn1",
+    "squeeze": "layer1.0.bn3 layer1.0.se.fc1 layer1.0.se.fc2"
+    " layer1.0.downsample.0",
+    "mbf": "layers.1.layers.0 layers.1.layers.1 layers.1.layers.2"
+    " layers.2.layers.0.layers.0",
+    "mbf_blocks": "layers.1.layers.1.layers.2.layers.1"
+    " layers.2.layers.0.layers.0",
+    "vit": "pos_embed mask_token patch_embed.proj blocks.0.norm1"
+    " blocks.0.attn.qkv blocks.0.attn.proj blocks.0.norm2 blocks.0.mlp.fc1",
+  }[name].split()
+  first = names.index(expected[0])
+  assert names[first : first + len(expected)] == expected
+
+
 def test_networks_of_half_precision_are_exported_in_full(tmp_path):
   exact = make_workdir(tmp_path / "", "iresnet")
   (tmp_path / "half").mkdir()
