@@ -1,4 +1,4 @@
-"""Where labelled images come from: a data set on disk, or made-up noise."""
+"""Where labelled images come from: a data set, a folder, or made-up noise."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from jamsface_jax.data import decoding, records
+from jamsface_jax.data.images import open_folder
 from jamsface_jax.errors import InputError
 from jamsface_jax.settings.sections import Settings
 
@@ -118,6 +119,44 @@ class RecordSource:
         ) from None
       labels[row] = record.label
     return images, labels
+
+
+class FolderSource:
+  """Image files below a folder; classes are their folders.
+
+  Args:
+    directory: the folder.
+    image_size: height and width of the images returned.
+  """
+
+  def __init__(self, directory: str, image_size: int):
+    self._directory = directory
+    self._files = open_folder(directory, image_size)
+    self.class_sizes = np.bincount(self._files.labels)
+    self.num_classes = len(self.class_sizes)
+    self.fingerprint = self._files.fingerprint
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def labels(self) -> np.ndarray:
+    """See `Source.labels`."""
+    return self._files.labels.astype(np.int32)
+
+  def names(self) -> list[str]:
+    """The paths of all images below the folder, in order."""
+    return self._files.names
+
+  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `Source.read`; raises InputError naming a broken image."""
+    found = [self._files.read(i, i + 1) for i in ids.tolist()]
+    for one in found:
+      if one.broken:
+        raise InputError(
+          f"image {one.names[0]!r} of {self._directory!r} cannot be read"
+          f" ({one.broken[0]}): mend or delete it."
+        )
+    return np.concatenate([one.pixels for one in found]), self.labels()[ids]
 
 
 class MixedSource:

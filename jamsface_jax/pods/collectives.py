@@ -25,11 +25,12 @@ class Collective:
 
   Attributes:
     kind: one of `COLLECTIVES`.
-    axis: of the mesh, "data", "model" or "data+model"; "other" if it is
-      neither.
-    group: devices that take part in one.
-    dtype: of the largest array.
-    bytes: of all arrays together on one device, the larger of input and result.
+    axis: the mesh axis that it runs along, "data", "model" or "data+model";
+      "other" if it is neither.
+    group: how many devices take part in one.
+    dtype: XLA's name of the largest array's.
+    bytes: size of all arrays together on one device, the larger of input and
+      result.
     arrays: how many are sent as one.
     runs: how often a step sends it.
     looped: whether a loop is around it.
@@ -47,7 +48,7 @@ class Collective:
   origin: str
 
 
-def collectives(
+def find_collectives(
   program: Program, mesh_shape: Mapping[str, int]
 ) -> list[Collective]:
   """Lists every collective of a program, in its order.

@@ -1,14 +1,13 @@
 """Operations and bytes of a compiled program, instruction by instruction.
 
-What it is worth: XLA's own `cost_analysis` of a training step is wrong by the
-number of turns of its loops (the head walks its classes in a loop), and says
-nothing of which instruction is bound by arithmetic and which by memory; sums
-over a whole step hide that, and are low by what does not overlap. Between 16
-and 1,024 chips these estimates decide which mesh is compared to be the fastest,
-and where a step's time goes; bytes that a device holds, and what it sends, do
-not rest on them. No library reads a compiled program so: xprof needs a trace of
-a run, on the device itself; `jax.stages.Compiled` gives the text and the sums
-alone. None of it was compared with a run on a TPU yet.
+What it is worth: XLA's own `cost_analysis` counts the body of a loop once, and
+the head walks its classes in loops; and a sum over a whole step does not say
+which instructions wait for arithmetic and which for memory. The estimated times
+of `step_cost` rest on this file and choose among meshes that fit. What a device
+holds and what it sends do not: those are the compiler's and `collectives`'. No
+library does it: xprof wants a trace of a run on the device itself, and
+`jax.stages.Compiled` gives a text and the sums. No figure of this file has been
+compared with a run on a TPU yet.
 """
 
 import dataclasses
@@ -59,7 +58,7 @@ class Work:
   runs: int
 
 
-def work(program: Program) -> Iterator[Work]:
+def each_work(program: Program) -> Iterator[Work]:
   """The work of each instruction that runs, collectives apart.
 
   Args:

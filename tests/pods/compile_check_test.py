@@ -15,8 +15,9 @@ from conftest import assert_one_sentence
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
 from jamsface_jax.pods import accelerators, search, step_cost, tables
-from jamsface_jax.pods import work as work_lib
+from jamsface_jax.pods.work import Work
 from jamsface_jax.run import state
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
 
@@ -56,8 +57,8 @@ def test_bytes_are_those_of_the_state_that_trains(eight, model):
   config = settings(**{"mesh.model": model})
   cost = measure(config, eight)
   assert cost.mesh == {"data": 8 // model, "model": model}
-  parts = state.make_parts(config, 1000, 512)
-  first = state.create_state(0, parts, 16, sharding.make_mesh(model))
+  components = make_components(config, 1000, 512)
+  first = state.create_state(0, components, 16, sharding.make_mesh(model))
 
   def held(tree):
     device = jax.devices()[0]
@@ -127,7 +128,7 @@ def test_refused_and_the_ways_out(eight, capsys):
 
 def test_ways_out_are_only_those_that_change_something():
   def words(**changes):
-    return [w for w, _ in step_cost.ways_out(settings(**changes), 8)]
+    return [w for w, _ in search.ways_out(settings(**changes), 8)]
 
   plain = words(**{"mesh.model": 2, "head.fused_update": False})
   assert plain[:3] == ["mesh.model=8", "mesh.model=4", "head.fused_update=True"]
@@ -219,16 +220,16 @@ def test_seconds_of_collectives_by_hand():
 
 
 def test_estimate_by_hand(eight):
-  chip = accelerators.Accelerator(1, 1e12, 1e9, 1e9, 1, 1, 1e8, 0, 1e6)
-  ring = dataclasses.replace(eight, accelerator=chip)
+  one = accelerators.Accelerator(1, 1e12, 1e9, 1e9, 1, 1, 1e8, 0, 1e6)
+  ring = dataclasses.replace(eight, accelerator=one)
   work = [
-    work_lib.Work(10**9, 6, 10**6, 3000, 2),
-    work_lib.Work(0, 1, 10**7, 500, 1),
+    Work(10**9, 6, 10**6, 3000, 2),
+    Work(0, 1, 10**7, 500, 1),
   ]
   found = step_cost.estimate(work, [], ring)
   # 6 passes of 1 ms beat 1 ms of memory, twice; then 10 ms of memory.
-  assert found["compute_seconds"] == pytest.approx(2 * 6e-3 + 10e-3)
-  assert found["compiler_seconds"] == pytest.approx(6.5e-3)
+  assert found.compute == pytest.approx(2 * 6e-3 + 10e-3)
+  assert found.compiler == pytest.approx(6.5e-3)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import safetensors.numpy
 from conftest import assert_one_sentence
 
 from jamsface_jax.devices import sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.models import init_backbone
-from jamsface_jax.run.state import make_model
+from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -100,7 +100,7 @@ def pixels(count):
 
 
 def embed(workdir, images):
-  embedder, variables, _ = embedder_lib.load(
+  embedder, variables, _ = open_embedder(
     RunDirectory(workdir),
     step=None,
     batch_size=8,
@@ -214,8 +214,8 @@ def test_layers_have_the_order_of_the_network(name):
   names = [layer.torch for layer in layers(model)]
   assert [x.torch for x in layers(model.clone(remat=True))] == names
   expected = {
-    "iresnet": "layer2.0.prelu layer2.0.conv2 layer2.0.bn3 layer2.0.downsample.0"
-    " layer2.0.downsample.1 layer2.1.bn1",
+    "iresnet": "layer2.0.prelu layer2.0.conv2 layer2.0.bn3"
+    " layer2.0.downsample.0 layer2.0.downsample.1 layer2.1.bn1",
     "squeeze": "layer1.0.bn3 layer1.0.se.fc1 layer1.0.se.fc2"
     " layer1.0.downsample.0",
     "mbf": "layers.1.layers.0 layers.1.layers.1 layers.1.layers.2"
