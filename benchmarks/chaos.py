@@ -258,7 +258,7 @@ def compare(whole: str, killed: str) -> None:
 def read_state(workdir: str) -> state.TrainState:
   """The last state of a run, on the host."""
   config = read_settings(RunDirectory(workdir))
-  source = open_source(config)
+  source = open_source(config.data)
   components = make_components(config, source.num_classes, len(source))
   mesh = sharding.make_mesh(-1)
   checkpoints = Checkpoints(RunDirectory(workdir), keep_last=1, keep_best="")

@@ -13,6 +13,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.all_pairs import ALL_PAIRS, AllPairs
 from jamsface_jax.protocols.opening import open_list, open_protocols
 from jamsface_jax.protocols.test_set import TestSet
+from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
 NAMES_FILE = "paths.txt"
 LABELS_FILE = "labels.npy"
@@ -150,9 +151,8 @@ def open_test_sets(
 def read_names(path: str) -> list[str]:
   """Reads a name a line."""
   try:
-    with open(path, encoding="utf-8") as file:
-      return file.read().splitlines()
-  except (OSError, UnicodeDecodeError) as error:
+    return [line.text for line in read_lines(path)]
+  except (OSError, NotTextError) as error:
     raise InputError(
       f"{path}: cannot be read ({error}); a protocol in a file needs the names"
       " of the embeddings' images there, one a line."

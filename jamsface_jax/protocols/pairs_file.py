@@ -25,6 +25,11 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.text_lists import (
+  NotTextError,
+  read_lines,
+  split_fields,
+)
 
 DEFAULT_FOLDS = 10
 
@@ -75,23 +80,18 @@ def read_pairs(path: str | pathlib.Path, names: Sequence[str]) -> Pairs:
 def _read_lines(path: str | pathlib.Path) -> list[tuple[int, str]]:
   """The lines that are not blank, stripped: a list of (line number, text)."""
   try:
-    text = pathlib.Path(path).read_bytes().decode("utf-8-sig")
+    stripped = ((number, text.strip()) for number, text in read_lines(path))
+    lines = [(number, text) for number, text in stripped if text]
   except OSError as error:
     raise InputError(
       f"{path}: cannot be read ({error.strerror}); give the path of a file of"
       " pairs."
     ) from error
-  except UnicodeDecodeError as error:
-    line = error.object.count(b"\n", 0, error.start) + 1
+  except NotTextError as error:
     raise InputError(
-      f"{path}:{line}: is not UTF-8 text; give a text file of pairs, saved as"
-      " UTF-8."
+      f"{path}:{error.line}: is not UTF-8 text; give a text file of pairs,"
+      " saved as UTF-8."
     ) from error
-  lines = [
-    (number, line.strip())
-    for number, line in enumerate(text.split("\n"), start=1)
-    if line.strip()
-  ]
   if not lines:
     raise InputError(f"{path}: is empty; give a file that lists pairs.")
   return lines
@@ -194,7 +194,7 @@ def _read_list(
   images = {name: index for index, name in enumerate(names)}
   first, second, same, folds = [], [], [], []
   for number, line in lines:
-    where, fields = f"{path}:{number}", _split(line)
+    where, fields = f"{path}:{number}", split_fields(line)
     if len(fields) not in (3, 4):
       raise InputError(
         f"{where}: {len(fields)} fields; write a line as 'path1 path2 0|1' or"
@@ -227,14 +227,6 @@ def _read_list(
         " a fold or none."
       )
   return _pairs(path, first, second, same, folds or None)
-
-
-def _split(line: str) -> list[str]:
-  """Fields at tabs if there are any, else at commas, else at blanks."""
-  for separator in "\t", ",":
-    if separator in line:
-      return [field.strip() for field in line.split(separator)]
-  return line.split()
 
 
 def _pairs(

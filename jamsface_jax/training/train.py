@@ -78,7 +78,7 @@ def train(
   sharding.check_divides(
     "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
-  source = open_source(config)
+  source = open_source(config.data)
   total_steps = steps_of(config.schedule.length, config, len(source))
   components = make_components(config, source.num_classes, len(source))
   head_lib.check_mesh(components.head, mesh)

@@ -98,7 +98,7 @@ def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
   config.head.scale = 10.0  # The prior of a class counts as cosines do.
   config.data.directory = config.evaluation.known = str(dataset)
   config = make_settings(config)
-  source = sources.open_source(config)
+  source = sources.open_source(config.data)
   mesh = sharding.make_mesh(2)
   components = make_components(config, source.num_classes, len(source))
   first = state.create_state(0, components, config.data.image_size, mesh)
@@ -151,7 +151,7 @@ def test_two_sets_of_one_name_are_refused(dataset):
   config.data.directory = str(dataset)
   config.evaluation.known = f"{dataset},{dataset}"
   config = make_settings(config)
-  source = sources.open_source(config)
+  source = sources.open_source(config.data)
   components = make_components(config, source.num_classes, len(source))
   with pytest.raises(
     InputError, match="evaluation.known has a set of the name"
