@@ -31,7 +31,7 @@ class _Published:
     family: a key of `FAMILIES`.
     stages: blocks of each stage.
     width: the name's own, which `model.width` multiplies.
-    scale: of a MobileFaceNet, see there.
+    scale: the attribute of a MobileFaceNet; no other family has it.
   """
 
   family: str
@@ -245,8 +245,8 @@ def init_backbone(
   """Makes the first variables of a backbone.
 
   Args:
-    key: of `jax.random`.
-    model: of `make_model`.
+    key: what the first values are drawn from.
+    model: what `make_model` returned.
     image_size: height and width of the images, in pixels.
 
   Returns:

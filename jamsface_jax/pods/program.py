@@ -28,7 +28,7 @@ class Array:
 
   Attributes:
     dtype: XLA's name of it, such as "f32".
-    shape: of the part on one device.
+    shape: that of the part on one device.
     layout: what XLA's text says in braces: order of axes from the fastest,
       tiles, memory space.
   """

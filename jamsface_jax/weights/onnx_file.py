@@ -5,6 +5,7 @@ Needs the packages of the extra `onnx`.
 
 import dataclasses
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.weights.pytorch_names import BATCH_NORM, CONV, LINEAR, PRELU
 
 
-def packages() -> tuple[Any, Any]:
+def packages() -> tuple[ModuleType, ModuleType]:
   """Imports onnx and onnxruntime.
 
   Raises:
@@ -34,7 +35,7 @@ def session(path: str) -> Callable[[np.ndarray], np.ndarray]:
   """Opens a network in onnxruntime, on the CPU.
 
   Args:
-    path: of an ONNX file with one input of images.
+    path: an ONNX file with one input of images.
 
   Returns:
     Maps uint8 pixels [N, H, W, 3] to the first output, whatever of the two
@@ -131,7 +132,9 @@ class _ObstacleError(ValueError):
   """A node that no layer here stands for."""
 
 
-def _layers(onnx, graph, arrays: dict[str, np.ndarray]) -> list[OnnxLayer]:
+def _layers(
+  onnx: ModuleType, graph: Any, arrays: dict[str, np.ndarray]
+) -> list[OnnxLayer]:
   """Finds the layers of a graph; `arrays` are its constants, by name."""
   found: list[OnnxLayer] = []
   products: dict[str, OnnxLayer] = {}  # By the name of their result.

@@ -102,7 +102,7 @@ def torch_name(model: nn.Module, path: str) -> str:
 
   Args:
     model: the backbone.
-    path: of the module, joined by "/".
+    path: the module's path, joined by "/".
 
   Returns:
     The prefix of the names of its tensors, joined by ".".
