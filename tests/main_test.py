@@ -40,6 +40,7 @@ def test_tiny_recipe_runs(run, tmp_path, devices):
     (["--config.mesh.model=3"], ["mesh.model=3", "2 devices"]),
     (["--config.head.scale=-1"], ["head.scale=-1.0", "above 0"]),
     (["--config.model.name=resnet"], ["model.name='resnet'", "iresnet50"]),
+    (["--config.head.loss=arcface"], ["head.loss='arcface'", "joint"]),
     (["--config.data.directory=/nowhere"], ["'/nowhere'", "not a directory"]),
     (["--config.data.directory=gs://b/d"], ["'gs://b/d'", "mount it"]),
     (["--config.profile_steps=5"], ["profile_steps='5'", "10:15"]),
@@ -228,6 +229,11 @@ def test_imports_point_down(path):
     if below == place and len(relative.parts) > 1:
       continue
     assert FLOOR.get(below, COMMANDS) < floor, imported
+
+
+def test_recipes_need_no_jax():
+  code = "import sys, jamsface_jax.config; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def modules(*folders):

@@ -131,10 +131,10 @@ class EmbeddingFiles:
     """Writes a block; it is on the disk when this returns.
 
     Args:
-      block: its number.
-      rows: by the name of the file, [n, ...].
-      names: of its images.
-      broken: reasons, by position in the block.
+      block: the number of the block.
+      rows: the rows of each file, [n, ...], by its name.
+      names: what its images are called, n of them.
+      broken: why an image cannot be read, by its position in the block.
 
     Raises:
       RunError: the disk is full.

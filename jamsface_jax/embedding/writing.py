@@ -94,11 +94,9 @@ def embed(
     "workdir": run.absolute,
     "source": os.path.abspath(images),
     "source_fingerprint": source.fingerprint,
-    "color_order": metadata["color_order"],
-    "image_size": metadata["image_size"],
-    "data_fingerprint": metadata["data_fingerprint"],
-    "versions": metadata["versions"],
   }
+  for name in ("color_order", "image_size", "data_fingerprint", "versions"):
+    plan[name] = metadata[name]
   files = EmbeddingFiles(output, plan)
   left = _blocks_left(files, plan)
   mine = np.array_split(left, jax.process_count())[jax.process_index()]

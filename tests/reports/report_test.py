@@ -461,7 +461,7 @@ def test_names_and_settings_are_escaped(tmp_path, monkeypatch):
     EVIL,
     "iresnet50",
     "recipe",
-    "One of models.MODELS.",
+    "Name of the backbone, see docs/recipes.md.",
   ] in rows
 
 
