@@ -14,6 +14,7 @@ block, 1x1 convolutions without bias.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from jamsface_jax.models.convolution import convolve
@@ -156,7 +157,7 @@ class IResNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: Float32[Array, "b h w 3"], train: bool
+    self, images: Float32[Array | np.ndarray, "b h w 3"], train: bool
   ) -> Float32[Array, "b d"]:
     """Embeds a batch.
 

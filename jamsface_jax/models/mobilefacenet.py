@@ -11,6 +11,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from jamsface_jax.models.layers import BatchNorm, PReLU
@@ -41,7 +42,7 @@ class ConvBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], train: bool
+    self, x: Float[Array | np.ndarray, "b h w c"], train: bool
   ) -> Float[Array, "b i j f"]:
     """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels]."""
     size = (self.kernel, self.kernel) if self.kernel else x.shape[1:3]
@@ -129,7 +130,7 @@ class MobileFaceNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: Float32[Array, "b h w 3"], train: bool
+    self, images: Float32[Array | np.ndarray, "b h w 3"], train: bool
   ) -> Float32[Array, "b d"]:
     """Embeds a batch.
 

@@ -8,6 +8,7 @@ ReLU6, and an embedding head that reads all tokens at once.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
 from jamsface_jax.errors import InputError
@@ -115,7 +116,7 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: Float32[Array, "b h w 3"], train: bool
+    self, images: Float32[Array | np.ndarray, "b h w 3"], train: bool
   ) -> Float32[Array, "b d"]:
     """Embeds a batch.
 

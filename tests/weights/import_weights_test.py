@@ -1,5 +1,6 @@
 """Published weights become work directories, or are refused with a list."""
 
+import dataclasses
 import json
 import os
 import zipfile
@@ -51,7 +52,7 @@ def arrays_of(name, seed=0):
 
 
 def texts_of(name):
-  settings = json.dumps(settings_of(name).to_dict())
+  settings = json.dumps(dataclasses.asdict(settings_of(name).model))
   return {"model": settings, "image_size": str(SIZE)}
 
 
