@@ -24,12 +24,14 @@ import time
 import jax
 import numpy as np
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.sources import open_source
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import DIRECTORY, Checkpoints
+from jamsface_jax.run.schedule import steps_of
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.metric_writer import METRICS_FILE
 
 EVALUATE_EVERY = 15
@@ -255,12 +257,12 @@ def compare(whole: str, killed: str) -> None:
 
 def read_state(workdir: str) -> state.TrainState:
   """The last state of a run, on the host."""
-  config = config_lib.read_config(workdir)
+  config = read_settings(RunDirectory(workdir))
   source = open_source(config)
   parts = state.make_parts(config, source.num_classes, len(source))
   mesh = sharding.make_mesh(-1)
   checkpoints = Checkpoints(workdir, keep_last=1, keep_best="")
-  step = config_lib.steps_of(config.schedule.length, config, len(source))
+  step = steps_of(config.schedule.length, config, len(source))
   shapes = state.state_shapes(parts, config.data.image_size, mesh)
   restored = checkpoints.restore(step, shapes)
   checkpoints.close()

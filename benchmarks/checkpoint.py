@@ -16,13 +16,15 @@ import time
 
 import jax
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.pipeline import batches
 from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import run_command
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.variants import tiny
 from jamsface_jax.training.step import make_train_step
 
 
@@ -105,9 +107,9 @@ def main() -> int:
   return 0
 
 
-def settings(arguments: argparse.Namespace) -> config_lib.ConfigDict:
+def settings(arguments: argparse.Namespace) -> Settings:
   """A small network and a head that is most of the state."""
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.image_size = 56
   config.data.batch_size = arguments.batch_size
   config.model.stages = (1, 1, 1)
@@ -115,7 +117,7 @@ def settings(arguments: argparse.Namespace) -> config_lib.ConfigDict:
   config.model.stem_stride = 2
   config.model.embedding_size = 256
   config.schedule.length = 1e6
-  return config
+  return make_settings(config)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from jamsface_jax.config import read_config
 from jamsface_jax.data import decoding
 from jamsface_jax.data.images import open_images
 from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.errors import RunError, run_command
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 COMMAND = "jamsface_jax.embed"
 DECODER = "bare decoder"
@@ -50,7 +51,7 @@ def main() -> int:
   add("--threads", type=int, help="of the command; default: the run's")
   arguments = parser.parse_args()
 
-  config = read_config(arguments.workdir)
+  config = read_settings(RunDirectory(arguments.workdir))
   size = config.data.image_size
   source = open_images(arguments.images, size, root=None, color_order=None)
   contestants = {
@@ -85,7 +86,7 @@ def print_table(rates: dict[str, np.ndarray]) -> None:
 
 def bare_decoder(arguments, names: list[str]) -> Callable[[], float]:
   """Each thread decodes and scales its share, and throws the pixels away."""
-  size = read_config(arguments.workdir).data.image_size
+  size = read_settings(RunDirectory(arguments.workdir)).data.image_size
   threads = os.cpu_count()
   images = []
   for name in names:

@@ -165,15 +165,16 @@ def _jax_step(variant: str, classes: int, args):
   import jax
   import jax.numpy as jnp
 
-  from jamsface_jax import config as config_lib
   from jamsface_jax.devices import sharding
   from jamsface_jax.devices.compiling import compiler_options
   from jamsface_jax.head import class_sampling, softmax
   from jamsface_jax.head import parameters as head_lib
   from jamsface_jax.head.parameters import WEIGHTS
   from jamsface_jax.run import state
+  from jamsface_jax.run.optimizer import make_optimizers
+  from jamsface_jax.settings.defaults import base_config, make_settings
 
-  config = config_lib.base_config()
+  config = base_config()
   config.model.embedding_size = args.size
   if args.chunk:
     config.head.chunk_classes = args.chunk
@@ -183,9 +184,10 @@ def _jax_step(variant: str, classes: int, args):
     config.head.sample_rate = float(value)
   elif kind == "skip":
     config.head.skip_below = float(value)
-  head = state.make_head(config, classes, classes)
+  settings = make_settings(config)
+  head = state.make_head(settings, classes, classes)
   mesh = sharding.make_mesh(-1)
-  optimizer = state.make_optimizers(config, lambda step: 0.1, head).weights
+  optimizer = make_optimizers(settings, lambda step: 0.1, head).weights
   key = jax.random.key(0)
   start = {"running": {}, "key": key}
   x_bd = jax.random.normal(key, (args.batch, args.size))

@@ -31,6 +31,8 @@ from jamsface_jax.pods import chips, step_cost
 from jamsface_jax.pods.step_cost import StepCost
 from jamsface_jax.run import state
 from jamsface_jax.settings import recipe_flags
+from jamsface_jax.settings.defaults import make_settings
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.training.step import make_train_step
 
 RECIPE = runpy.run_path(str(recipe_flags.recipes_directory() / "ms1m_r100.py"))
@@ -54,13 +56,13 @@ CHANGES = {
 }
 
 
-def settings(chips_: int, **changes) -> step_cost.ConfigDict:
+def settings(chips_: int, **changes) -> Settings:
   """The recipe of the table, for so many chips."""
   config = RECIPE["get_config"]()
   config.data.batch_size = BATCH * chips_
   config.model.batch_norm_group = BATCH
   config.update_from_flattened_dict(changes)
-  return config
+  return make_settings(config)
 
 
 def measure(name: str, classes: int, cache: str, **changes) -> StepCost:

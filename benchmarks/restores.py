@@ -35,13 +35,15 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
 from jamsface_jax.models import iresnet
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.variants import tiny
 from jamsface_jax.training.preemption import Preemption
 from jamsface_jax.training.step_log import StepLog
 from jamsface_jax.training.train import train
@@ -240,9 +242,9 @@ def nudged_restore(seed: int) -> Callable[..., state.TrainState]:
   return lambda *arguments: jax.tree.map(nudge, restore(*arguments))
 
 
-def settings(model_devices: int) -> config_lib.ConfigDict:
+def settings(model_devices: int) -> Settings:
   """A small network, learned margins, drawn augmentation."""
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.head.scale = 16.0
   config.augment.shift = 2
   config.augment.contrast = 0.2
@@ -251,7 +253,7 @@ def settings(model_devices: int) -> config_lib.ConfigDict:
   config.checkpoint.every = 1000
   config.checkpoint.keep_last = 9
   config.mesh.model = model_devices
-  return config
+  return make_settings(config)
 
 
 def read_examples(workdir: str) -> dict[tuple[int, int], int]:

@@ -89,14 +89,14 @@ def main() -> None:
 
 
 def _settings(args):
-  from jamsface_jax import config as config_lib
+  from jamsface_jax.settings.defaults import base_config, make_settings
 
-  config = config_lib.base_config()
+  config = base_config()
   config.model.name = args.models
   config.data.batch_size = args.batch
   config.data.image_size = args.size
   config.head.learn_angular = config.head.learn_cosine = False
-  return config
+  return make_settings(config)
 
 
 def _time_convolutions(args):

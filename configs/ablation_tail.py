@@ -10,7 +10,7 @@ Result: docs/losses.md.
 
 from ml_collections import ConfigDict
 
-from jamsface_jax.ablation.runs import strengths
+from jamsface_jax.ablation.comparison import strengths
 
 FACTORS = (0.25, 0.6, 1.2, 2.5)  # On what is tuned: over a tenfold range.
 

@@ -143,7 +143,7 @@ def _read_images(
             f" {image.shape} instead of an encoded image: give a file of JPEG"
             " or PNG images."
           )
-      elif not isinstance(image, bytes):
+      elif not isinstance(image, bytes | bytearray):
         raise InputError(
           f"--input {source!r}: image {number} is of type"
           f" {type(image).__name__}: give a file of JPEG or PNG images."

@@ -1,9 +1,6 @@
 """Lists the commands.
 
-  python -m jamsface_jax
-  source <(python -m jamsface_jax --completion=bash)
-
-The second lets bash complete commands, flags and settings.
+python -m jamsface_jax
 """
 
 import ast
@@ -18,13 +15,7 @@ Each says more with --help; --debug shows where an error came from, and
 --log_level=info lets the libraries speak. To begin, without any data:
 
   python -m jamsface_jax.main --config=configs/demo.py:tiny --workdir=build/tiny
-
-To complete them in bash:
-
-  source <(python -m jamsface_jax --completion=bash)
 """
-
-_COMPLETION = "--completion="
 
 
 def commands(package: str) -> dict[str, str]:
@@ -47,24 +38,18 @@ def commands(package: str) -> dict[str, str]:
 
 
 def main() -> int:
-  """Prints a line for each command, or what completes them in a shell.
+  """Prints a line for each command.
 
   Raises:
-    InputError: a flag or shell that there is not.
+    InputError: there is a word after it that is no help flag.
   """
   for word in sys.argv[1:]:
-    if not word.startswith(_COMPLETION):
-      if word in ("-h", "--help"):
-        break
-      raise InputError(
-        f"command line: {word!r} is unknown: type a command of the list that"
-        " 'python -m jamsface_jax' prints."
-      )
-    from jamsface_jax import completion  # Here: the list needs none of it.
-
-    known = [*commands("jamsface_jax"), *commands("data_prep")]
-    print(completion.script(word.removeprefix(_COMPLETION), known), end="")
-    return 0
+    if word in ("-h", "--help"):
+      break
+    raise InputError(
+      f"command line: {word!r} is unknown: type a command of the list that"
+      " 'python -m jamsface_jax' prints."
+    )
   for title, package in (
     ("Training and what comes after it", "jamsface_jax"),
     ("Data sets", "data_prep"),

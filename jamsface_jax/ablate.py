@@ -21,6 +21,7 @@ from absl import flags
 
 from jamsface_jax.ablation import runs as runs_lib
 from jamsface_jax.ablation import statistics, tables
+from jamsface_jax.ablation.comparison import make_comparison
 from jamsface_jax.ablation.runs import Run
 from jamsface_jax.devices import compiling
 from jamsface_jax.errors import InputError, RunError, run_command
@@ -37,25 +38,25 @@ _JOBS = flags.DEFINE_integer(
 
 def main() -> int:
   """Reads the flags, runs what is missing, writes the table."""
-  config = recipe_flags.parse(sys.argv, "jamsface_jax.ablate")
+  given = recipe_flags.parse(sys.argv, "jamsface_jax.ablate")
   output = _OUTPUT.value
   if not output:
     raise InputError(
       "--output is needed: give a directory for runs, table and plot."
     )
-  runs_lib.check(config)
+  comparison = make_comparison(given.to_dict())
   # Seeds of a row run the same program, which is compiled once.
   os.environ.update(compiling.cache_environment(output))
   chosen, curves = {}, []
-  tuning = runs_lib.plan_tuning(config, output)
-  if tuning:
-    results, failed = run_missing(tuning, [config.tuning.metric])
+  tuning = runs_lib.plan_tuning(comparison, output)
+  if comparison.tuning:
+    results, failed = run_missing(tuning, [comparison.tuning.metric])
     refuse_failed(failed, tuning)
-    chosen, curves = statistics.tune(config, results)
-  runs = runs_lib.plan(config, output, chosen)
-  results, failed = run_missing(runs, config.metrics)
+    chosen, curves = statistics.tune(comparison, results)
+  runs = runs_lib.plan(comparison, output, chosen)
+  results, failed = run_missing(runs, comparison.metrics)
   if results:
-    print(tables.write(output, config, results, curves))
+    print(tables.write(output, comparison, results, curves))
   refuse_failed(failed, runs)
   print(f"next: open {os.path.join(output, 'ablation.png')}")
   return 0

@@ -11,9 +11,7 @@ import json
 import sys
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.sources import open_source
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
 from jamsface_jax.pods import chips
@@ -28,6 +26,8 @@ from jamsface_jax.pods.tables import (
   why,
 )
 from jamsface_jax.settings import recipe_flags
+from jamsface_jax.settings.defaults import make_settings
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.whole_file import written_whole
 
 recipe_flags.define_config()
@@ -62,18 +62,17 @@ _OUTPUT = flags.DEFINE_string("output", "", "JSON file for all of it.")
 
 def main() -> int:
   """Reads the flags, compiles, prints the tables."""
-  config = parse_flags(sys.argv)
-  config_lib.validate(config)
+  settings = parse_flags(sys.argv)
   classes, images = _CLASSES.value, _IMAGES.value
   if classes is None or images is None:
-    source = open_source(config)
+    source = open_source(settings)
     classes = source.num_classes if classes is None else classes
     images = len(source) if images is None else images
   topologies = chips.open_topologies(_TOPOLOGY.value)
   best, report = [], []
   for topology in topologies:
     costs = compare(
-      config,
+      settings,
       topology,
       num_classes=classes,
       num_images=images,
@@ -83,14 +82,14 @@ def main() -> int:
     )
     chosen = choose(costs)
     best.append(chosen)
-    print(f"\n{title(config, topology, chosen, classes)}\n")
+    print(f"\n{title(settings, topology, chosen, classes)}\n")
     if len(costs) > 1:
       print(f"{mesh_table(costs)}\n\n{why(chosen, costs)}\n")
     print(details(chosen, topology))
     saved = []
     if not chosen.fits:
       saved = save_memory(
-        config,
+        settings,
         topology,
         chosen,
         num_classes=classes,
@@ -115,7 +114,7 @@ def main() -> int:
   return 0 if all(cost.fits for cost in best) else EXIT_FAILURE
 
 
-def parse_flags(argv: list[str]) -> ConfigDict:
+def parse_flags(argv: list[str]) -> Settings:
   """Reads the command line.
 
   Raises:
@@ -132,7 +131,7 @@ def parse_flags(argv: list[str]) -> ConfigDict:
       raise InputError(
         f"--{flag.name}={flag.value} must be 1 or more and below 2^31."
       )
-  return config
+  return make_settings(config)
 
 
 if __name__ == "__main__":

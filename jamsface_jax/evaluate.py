@@ -32,7 +32,7 @@ from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.evaluation.judging import FLIPS, judge_file, judge_network
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.results import read_roc_lines, table, write_results
-from jamsface_jax.reports.pictures import plot_evaluations
+from jamsface_jax.reports.plots import plot_evaluations
 
 
 def main() -> int:

@@ -10,13 +10,14 @@ The same command resumes. The first runs anywhere, in seconds, without data.
 import sys
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from jamsface_jax.devices import processes
 from jamsface_jax.devices.compiling import cache_in, make_deterministic
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.run import fine_tune
 from jamsface_jax.settings import recipe_flags
+from jamsface_jax.settings.defaults import make_settings
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.training.train import train
 
 recipe_flags.define_config()
@@ -53,8 +54,8 @@ _FINE_TUNE_KEEP = flags.DEFINE_string(
 
 def main() -> int:
   """Reads the flags and trains."""
-  config = parse_flags(sys.argv)
-  if config.deterministic:
+  settings = parse_flags(sys.argv)
+  if settings.deterministic:
     make_deterministic()
   processes.initialize(
     _DISTRIBUTED.value,
@@ -66,14 +67,14 @@ def main() -> int:
   cache_in(_WORKDIR.value)
   with processes.ending_together(_TIMEOUT.value):
     return train(
-      config,
+      settings,
       _WORKDIR.value,
       fine_tune_from=_FINE_TUNE_FROM.value,
       fine_tune_keep=_FINE_TUNE_KEEP.value,
     )
 
 
-def parse_flags(argv: list[str]) -> ConfigDict:
+def parse_flags(argv: list[str]) -> Settings:
   """Reads the command line; returns the settings.
 
   Raises:
@@ -85,7 +86,7 @@ def parse_flags(argv: list[str]) -> ConfigDict:
       "--workdir is needed: give a directory for what the run writes, for"
       " example --workdir=build/run."
     )
-  return config
+  return make_settings(config)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ card that was edited is never written over.
 import argparse
 
 from jamsface_jax.errors import InputError, run_command
-from jamsface_jax.reports.model_card import CARD_FILE, write
+from jamsface_jax.reports.model_card import write
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def main() -> int:
@@ -24,10 +25,10 @@ def main() -> int:
   )
   add = parser.add_argument
   add("workdir", metavar="W", help="work directory of a run")
-  add("--output", help=f"the file; default: {CARD_FILE} in W")
+  add("--output", help="the file; default: model_card.md in W")
   arguments = parser.parse_args()
   try:
-    path = write(arguments.workdir, arguments.output)
+    path = write(RunDirectory(arguments.workdir), arguments.output)
   except OSError as error:
     raise InputError(
       f"--output={arguments.output!r} cannot be written ({error.strerror}):"

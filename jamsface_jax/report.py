@@ -10,10 +10,10 @@ of all with --faces.
 """
 
 import argparse
-import os
 
 from jamsface_jax.errors import InputError, run_command
-from jamsface_jax.reports.page import REPORT_FILE, write
+from jamsface_jax.reports.page import write
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def main() -> int:
@@ -37,9 +37,10 @@ def main() -> int:
       "--output is needed to compare several runs: give a file such as"
       " --output=compared.html."
     )
-  output = arguments.output or os.path.join(arguments.workdirs[0], REPORT_FILE)
+  runs = [RunDirectory(workdir) for workdir in arguments.workdirs]
+  output = arguments.output or runs[0].report.path
   try:
-    write(arguments.workdirs, output, every_face=arguments.faces)
+    write(runs, output, every_face=arguments.faces)
   except OSError as error:
     raise InputError(
       f"--output={output!r} cannot be written ({error.strerror}): choose"

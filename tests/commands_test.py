@@ -2,20 +2,18 @@
 
 import importlib
 import json
-import os
 import pathlib
 import re
-import select
-import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import assert_one_sentence
 
-from jamsface_jax import completion
-from jamsface_jax import config as config_lib
 from jamsface_jax.__main__ import commands
+from jamsface_jax.settings.names import flatten, meanings, values
+from jamsface_jax.settings.origin import source_of
+from jamsface_jax.settings.sections import Settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 ALL = [*commands("jamsface_jax"), *commands("data_prep")]
@@ -94,81 +92,9 @@ def test_flags_of_main_are_a_short_list(helps):
   assert "config.NAME=VALUE" in text and "absl" not in text
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_completion_knows_every_flag(helps, name):
-  """The flags read from the files are those that --help lists."""
-  flags = re.split(r"^(?:options|flags):$", helps[name], flags=re.M)[1]
-  shown = set(re.findall(r"^  (?:-h, )?(--[a-z][\w-]*)", flags, re.M))
-  shown |= set(re.findall(r"^  --\w+, (--no-\w+)", flags, re.M))
-  found = {
-    flag.removesuffix("=")
-    for flag in completion.flags_of(name)
-    if not flag.startswith("--config.")
-  }
-  assert found - {"--help", "--debug", "--log_level"} == shown - {"--help"}
-
-
-@pytest.mark.parametrize("shell", completion.SHELLS)
-def test_a_shell_completes(tmp_path, shell):
-  """In a terminal of its own, with the key that users press."""
-  if not shutil.which(shell):
-    pytest.skip(f"no {shell} here")
-  script = subprocess.run(
-    [sys.executable, "-m", "jamsface_jax", f"--completion={shell}"],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-  )
-  assert script.returncode == 0, script.stderr
-  for name in ("rc", ".zshrc"):
-    (tmp_path / name).write_text(
-      script.stdout + 'PS1=""\npython() { echo "GOT:$*."; }\n'
-    )
-  (tmp_path / "a_file").touch()
-  flags = {"bash": ["--noprofile", "--rcfile", tmp_path / "rc"], "zsh": ["-d"]}
-  ours, theirs = os.openpty()
-  process = subprocess.Popen(
-    [shell, *flags[shell], "-i"],
-    stdin=theirs,
-    stdout=theirs,
-    stderr=theirs,
-    env=os.environ
-    | {"TERM": "dumb", "INPUTRC": "/dev/null", "ZDOTDIR": str(tmp_path)},
-    cwd=tmp_path,
-    start_new_session=True,
-  )
-  os.close(theirs)
-  said = ""
-  try:
-    for typed, wanted in (
-      ("jamsface_jax.emb\t", "jamsface_jax.embed "),
-      ("jamsface_jax.main --wor\tw", "jamsface_jax.main --workdir=w"),
-      (
-        "jamsface_jax.main --workdir=a_f\t",
-        "jamsface_jax.main --workdir=a_file",
-      ),
-      (
-        "jamsface_jax.main --config.augment.fl\t",
-        "jamsface_jax.main --config.augment.flip=",
-      ),
-      ("data_prep.from_pairs --skip\t", "data_prep.from_pairs --skip_bad "),
-      ("json.tool --wor\t", "json.tool --wor"),
-    ):
-      os.write(ours, f"python -m {typed}\n".encode())
-      expected = f"GOT:-m {wanted.strip()}."
-      while expected not in said:
-        ready, _, _ = select.select([ours], [], [], 20)
-        assert ready, (expected, said)
-        said += os.read(ours, 4096).decode()
-  finally:
-    process.kill()
-    process.wait()
-    os.close(ours)
-
-
-def test_another_shell_is_refused(run):
-  done = run("jamsface_jax", "--completion=fish")
-  assert_one_sentence(done, "--completion=fish", "use one of bash, zsh")
+def test_the_list_takes_no_flags(run):
+  done = run("jamsface_jax", "--completion=bash")
+  assert_one_sentence(done, "'--completion=bash' is unknown")
   assert_one_sentence(run("jamsface_jax", "main"), "'main' is unknown")
 
 
@@ -194,29 +120,21 @@ def test_config_says_value_source_and_meaning(run):
   assert rows["head.cosine_margin"][1:] == [
     "0.0",
     "recipe (default 0.2)",
-    "Radians: first value, and mean if held. Likewise, in the cosine space.",
+    "In the cosine: first value, and mean if held.",
   ]
   assert rows["head.cosine_max"][2:] == [
     "default",
-    "Learned margins stay in [min, max].",
+    "Learned cosine margins stay below this.",
   ]
-  assert list(rows) == list(config_lib.meanings())
-
-
-def test_every_setting_has_a_meaning():
-  settings = config_lib.flatten(config_lib.base_config().to_dict())
-  assert set(config_lib.meanings()) == set(settings)
-  assert not any(
-    m.startswith("Likewise") for m in config_lib.meanings().values()
-  )
+  assert list(rows) == list(meanings())
 
 
 def test_what_is_printed_is_what_is_trained():
   """The sources agree with the three configs that they are told from."""
   recipe = importlib.import_module("configs.demo").get_config()
-  base = config_lib.flatten(config_lib.base_config().to_dict())
-  for name, value in config_lib.flatten(recipe.to_dict()).items():
-    source = config_lib.source_of(name, value, ["--config.seed", "3"])
+  base = values(Settings())
+  for name, value in flatten(recipe.to_dict()).items():
+    source = source_of(name, value, ["--config.seed", "3"])
     if name == "seed":
       assert source == "command line"
     else:

@@ -32,11 +32,18 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from data_prep import from_folder  # noqa: E402
-from jamsface_jax import config as config_lib  # noqa: E402
 from jamsface_jax.data.sources import NoiseSource  # noqa: E402
 from jamsface_jax.devices import sharding  # noqa: E402
+from jamsface_jax.head.losses import make_loss  # noqa: E402
 from jamsface_jax.run import state  # noqa: E402
 from jamsface_jax.run.checkpoint import Checkpoints  # noqa: E402
+from jamsface_jax.settings.defaults import (  # noqa: E402
+  base_config,
+  make_settings,
+)
+from jamsface_jax.settings.stored import check_or_save  # noqa: E402
+from jamsface_jax.settings.variants import tiny  # noqa: E402
+from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 
 
 @pytest.fixture(params=[8, 4, 1], ids=["1x8", "2x4", "8x1"])
@@ -103,7 +110,7 @@ def untrained(tmp_path_factory):
 
 def save_untrained(workdir, *, steps, color_order="RGB"):
   """Writes checkpoints of networks with first values, a seed a step."""
-  config = config_lib.tiny(config_lib.base_config())
+  config = make_settings(tiny(base_config()))
   parts = state.make_parts(config, 12, 37)
   metadata = {
     "embedding_size": config.model.embedding_size,
@@ -119,7 +126,7 @@ def save_untrained(workdir, *, steps, color_order="RGB"):
     )
     checkpoints.save(step, first, metadata)
   checkpoints.close()
-  config_lib.check_or_save(config, workdir, save=True)
+  check_or_save(config, RunDirectory(workdir), save=True)
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +148,14 @@ def run():
     )
 
   return run_module
+
+
+def check_builds(config):
+  """The settings of a recipe that a run accepts."""
+  settings = make_settings(config)
+  state.make_model(settings)
+  make_loss(settings.head)
+  return settings
 
 
 def assert_one_sentence(process, *parts):

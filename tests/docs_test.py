@@ -26,7 +26,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from conftest import convert
+from conftest import check_builds, convert
 from from_bin_test import jpegs
 from from_ijb_test import FACES, write_ijb
 from from_ijb_test import convert as convert_ijb
@@ -36,11 +36,13 @@ from recordio_test import IMAGES, LABELS, insightface, save
 from torch_files import write_pth
 
 from data_prep.formats.landmarks import TEMPLATE
-from jamsface_jax import config as config_lib
 from jamsface_jax.__main__ import commands
 from jamsface_jax.models import init_backbone
-from jamsface_jax.run.optimizer import make_schedule
+from jamsface_jax.run.schedule import make_schedule
 from jamsface_jax.run.state import make_model
+from jamsface_jax.settings.defaults import base_config
+from jamsface_jax.settings.names import meanings, replaced
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.weights.pytorch_names import pytorch_shapes
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -212,9 +214,7 @@ def kind(command):
 
 def write_published(path):
   """A small network of random numbers, as PyTorch saves its parameters."""
-  config = config_lib.base_config()
-  config.model.name = "mbf"
-  model = make_model(config)
+  model = make_model(replaced(Settings(), {"model.name": "mbf"}))
   shapes = jax.eval_shape(
     lambda key: init_backbone(key, model, 32), jax.random.key(0)
   )
@@ -400,7 +400,7 @@ def test_extras():
 FILES = (".py", ".csv", ".txt", ".npy", ".md", ".pt")
 SECTIONS = "|".join(
   name
-  for name, value in config_lib.base_config().to_dict().items()
+  for name, value in base_config().to_dict().items()
   if isinstance(value, dict)
 )
 
@@ -408,13 +408,13 @@ SECTIONS = "|".join(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_settings_exist_and_can_be_set(page):
   """Those between backticks; several in one are set together."""
-  known = config_lib.meanings()
+  known = meanings()
   for span in spans(page):
     words = [word.removeprefix("--config.") for word in span.split()]
     name = rf"(?:{SECTIONS})(?:\.[a-z_]+)+"
     if not re.match(rf"{name}(=|$)", words[0]) or words[0].endswith(FILES):
       continue
-    config = config_lib.base_config()
+    config = base_config()
     for key, sign, value in (word.partition("=") for word in words):
       assert key in known or key in SECTIONS.split("|"), f"{page.name}: {span}"
       *sections, last = key.split(".")
@@ -424,7 +424,7 @@ def test_settings_exist_and_can_be_set(page):
           section[last] = ast.literal_eval(value)
         else:
           section[last] = type(section[last])(value)
-    config_lib.validate(config)
+    check_builds(config)
 
 
 FLAGS = set().union(
@@ -480,7 +480,7 @@ def test_recipes_are_those_of_insightface(cells):
     *sections, last = key.split(".")
     section = functools.reduce(getattr, sections, config)
     section[last] = type(section[last])(value)
-  config_lib.validate(config)
+  settings = check_builds(config)
   length, _, warmup = epochs.partition(", ")
   assert [
     config.head.angular_margin,
@@ -501,7 +501,7 @@ def test_recipes_are_those_of_insightface(cells):
   assert config.model.name == re.sub(r"^r(?=\d)", "iresnet", network)
   # The first rate after warm-up, as the schedule of this program has it.
   images = 100 * config.data.batch_size
-  schedule = make_schedule(config, images)
+  schedule = make_schedule(settings, images)
   at = math.ceil(config.schedule.warmup * 100)
   np.testing.assert_allclose(schedule(at), float(peak), rtol=1e-6)
   assert not config.head.learn_angular and not config.head.learn_cosine

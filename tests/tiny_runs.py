@@ -8,14 +8,15 @@ import time
 import jax
 import numpy as np
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.devices import sharding
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.variants import tiny
 
 
 def tiny_config(dataset, **changes):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.directory = dataset
   config.head.scale = 16.0
   config.schedule.length = 12.0
@@ -23,7 +24,7 @@ def tiny_config(dataset, **changes):
   config.checkpoint.keep_last = 3
   config.evaluation.data = dataset
   config.update_from_flattened_dict(changes)
-  return config
+  return make_settings(config)
 
 
 def read_state(config, workdir, step=12):

@@ -1,4 +1,4 @@
-"""Runs of a comparison, and the table and plot that come of them."""
+"""Runs of a comparison."""
 
 import concurrent.futures
 import dataclasses
@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from jamsface_jax.ablation.comparison import Comparison, Words
 from jamsface_jax.errors import EXIT_PREEMPTED, InputError
 from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
 from jamsface_jax.run.progress import Progress
@@ -107,107 +107,63 @@ class Run:
     return {name: last[name] for name in (*metrics, *ranked)}
 
 
-def check(config: ConfigDict) -> None:
-  """Refuses a comparison that cannot be meant.
-
-  Raises:
-    InputError: a setting is missing, or rows are not tuned alike.
-  """
-  for name in ("recipes", "seeds", "metrics", "rows", "reference"):
-    if name not in config:
-      raise InputError(f"--config: {name} is missing: see configs/ablation.py.")
-  if config.reference not in config.rows:
-    raise InputError(
-      f"reference={config.reference!r} is not a row: use one of"
-      f" {', '.join(config.rows)}."
-    )
-  if "tuning" not in config:
-    return
-  for name in ("seeds", "metric", "settings", "factors", "choices"):
-    if name not in config.tuning:
-      raise InputError(
-        f"--config: tuning.{name} is missing: see configs/ablation_tail.py."
-      )
-  for row in config.rows:
-    choices = config.tuning.choices.get(row, ())
-    if len(choices) != len(config.tuning.factors):
-      raise InputError(
-        f"tuning.choices: row {row!r} has {len(choices)} choices and"
-        f" tuning.factors {len(config.tuning.factors)}: a comparison is fair"
-        " where all rows have the same budget, give each as many."
-      )
-
-
 def plan(
-  config: ConfigDict, output: str, chosen: dict[tuple[str, str], int]
+  comparison: Comparison, output: str, chosen: dict[tuple[str, str], int]
 ) -> list[Run]:
   """All runs of a comparison, seeds last, so that tables fill evenly.
 
   Args:
-    config: see `check`.
+    comparison: what is compared.
     output: work directories go below it.
     chosen: number of the choice by recipe and row, where rows were tuned.
   """
   return [
-    _run(config, output, recipe, row, seed, chosen.get((recipe, row)), ())
-    for seed in config.seeds
-    for recipe in config.recipes
-    for row in config.rows
+    _run(comparison, output, recipe, row, seed, chosen.get((recipe, row)), ())
+    for seed in comparison.seeds
+    for recipe in comparison.recipes
+    for row in comparison.rows
   ]
 
 
-def plan_tuning(config: ConfigDict, output: str) -> list[Run]:
+def plan_tuning(comparison: Comparison, output: str) -> list[Run]:
   """All runs that rows are tuned by; none if they are not."""
-  if "tuning" not in config:
+  tuning = comparison.tuning
+  if tuning is None:
     return []
   return [
-    _run(config, output, recipe, row, seed, choice, config.tuning.settings)
-    for seed in config.tuning.seeds
-    for recipe in _tuned_recipes(config)
-    for choice in range(len(config.tuning.factors))
-    for row in config.rows
+    _run(comparison, output, recipe, row, seed, choice, tuning.settings)
+    for seed in tuning.seeds
+    for recipe in comparison.tuned_recipes
+    for choice in range(len(tuning.factors))
+    for row in comparison.rows
   ]
 
 
-def strengths(
-  middles: Mapping[str, Mapping[str, float]], factors: Sequence[float]
-) -> ConfigDict:
-  """The `tuning.choices` of rows that are tuned by the same factors.
-
-  Args:
-    middles: by row, what is tuned and its middle.
-    factors: on all that is tuned of a row; `tuning.factors`.
-  """
-  return ConfigDict(
-    {
-      row: tuple(
-        tuple(f"{name}={middle * factor:g}" for name, middle in values.items())
-        for factor in factors
-      )
-      for row, values in middles.items()
-    }
-  )
-
-
-def _tuned_recipes(config) -> tuple[str, ...]:
-  """The one whose choices are those of all recipes; or each by itself."""
-  recipe = config.tuning.get("recipe")
-  return (recipe,) if recipe else tuple(config.recipes)
-
-
-def _run(config, output, recipe, row, seed, choice, further) -> Run:
-  variant, *settings = config.rows[row]
+def _run(
+  comparison: Comparison,
+  output: str,
+  recipe: str,
+  row: str,
+  seed: int,
+  choice: int | None,
+  further: Words,
+) -> Run:
+  """One run: its settings, and a directory that says what it is."""
+  variant, *settings = comparison.rows[row]
   file, _, words = recipe.partition(":")
   name = os.path.splitext(os.path.basename(file))[0]
   place = [output, f"{name}-{words}" if words else name, row]
-  if choice is not None:
-    settings += config.tuning.choices[row][choice]
+  if comparison.tuning and choice is not None:
+    settings += comparison.tuning.choices[row][choice]
     place.append(f"choice{choice}")
   settings += [*further, f"seed={seed}"]
   return Run(
-    *(recipe, row, seed, choice),
-    os.path.join(*place, ("tuning" if further else "") + f"seed{seed}"),
-    (
+    recipe=recipe,
+    row=row,
+    seed=seed,
+    choice=choice,
+    workdir=os.path.join(*place, ("tuning" if further else "") + f"seed{seed}"),
+    settings=(
       f"--config={recipe}{',' if words else ':'}{variant}",
       *(f"--config.{setting}" for setting in settings),
     ),

@@ -1,24 +1,25 @@
 """What a comparison concludes: choices, paired differences, p values."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
-from ml_collections import ConfigDict
 
-from jamsface_jax.ablation.runs import Run, _tuned_recipes
+from jamsface_jax.ablation.comparison import Comparison
+from jamsface_jax.ablation.runs import Run
 
 LEVEL = 0.95
 
 
 def tune(
-  config: ConfigDict, results: dict[Run, dict[str, float]]
-) -> tuple[dict[tuple[str, str], int], list[dict[str, object]]]:
+  comparison: Comparison, results: dict[Run, dict[str, float]]
+) -> tuple[dict[tuple[str, str], int], list[dict[str, Any]]]:
   """Chooses, for each recipe and row, the best choice by its mean over seeds.
 
   Args:
-    config: of a comparison with `tuning`, whose metric is better when larger.
-    results: of the runs of `plan_tuning`.
+    comparison: one with `tuning`, whose metric is better when larger.
+    results: last metrics of each run of `plan_tuning`, by their names.
 
   Returns:
     The number of the choice by recipe and row; and for each that was tuned JSON
@@ -26,25 +27,28 @@ def tune(
     mean of the metric over the logarithm of the factors, which says how much
     depends on the tuning.
   """
-  metric = config.tuning.metric
+  tuning = comparison.tuning
+  if tuning is None:
+    return {}, []
+  metric = tuning.metric
   chosen, curves = {}, []
-  for recipe in _tuned_recipes(config):
-    for row in config.rows:
+  for recipe in comparison.tuned_recipes:
+    for row in comparison.rows:
       values = [
         {
           run.seed: found[metric]
           for run, found in results.items()
           if (run.recipe, run.row, run.choice) == (recipe, row, choice)
         }
-        for choice in range(len(config.tuning.factors))
+        for choice in range(len(tuning.factors))
       ]
       if not all(values):
         continue
       means = [float(np.mean([*of_choice.values()])) for of_choice in values]
       best = int(np.argmax(means))
-      others = config.recipes if config.tuning.get("recipe") else (recipe,)
+      others = comparison.recipes if tuning.recipe else (recipe,)
       chosen |= {(other, row): best for other in others}
-      at = np.log(config.tuning.factors)
+      at = np.log(tuning.factors)
       area = np.trapezoid(means, at) / (at[-1] - at[0]) if len(at) > 1 else None
       curves.append(
         {"recipe": recipe, "row": row, "values": values, "means": means}
@@ -53,7 +57,9 @@ def tune(
   return chosen, curves
 
 
-def _by_seed(results, recipe, row) -> dict[int, dict[str, float]]:
+def _by_seed(
+  results: dict[Run, dict[str, float]], recipe: str, row: str
+) -> dict[int, dict[str, float]]:
   return {
     run.seed: found
     for run, found in results.items()
@@ -65,7 +71,7 @@ def compare(
   found: dict[int, dict[str, float]],
   reference: dict[int, dict[str, float]],
   metric: str,
-) -> dict[str, object]:
+) -> dict[str, Any]:
   """A row's metric over seeds, and beside the reference.
 
   Args:

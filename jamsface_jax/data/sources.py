@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from jamsface_jax.data import decoding, records
 from jamsface_jax.errors import InputError
+from jamsface_jax.settings.sections import Settings
 
 _PROBES = 1024  # Records read at once to find out the order of classes.
 
@@ -208,7 +208,7 @@ def _normal(key: list[int], shape: tuple[int, ...]) -> np.ndarray:
   return np.random.default_rng(key).normal(size=shape)
 
 
-def open_source(config: ConfigDict) -> Source:
+def open_source(config: Settings) -> Source:
   """Opens the training data that `config.data` names."""
   settings = config.data
   if settings.directory:

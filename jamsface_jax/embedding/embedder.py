@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jamsface_jax.augmentation.augment import normalize
-from jamsface_jax.config import read_config
 from jamsface_jax.data.images import scaled
 from jamsface_jax.data.pipeline import read_ahead
 from jamsface_jax.data.records import COLOR_ORDER
@@ -19,6 +18,8 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.run.state import make_model
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 Tag = TypeVar("Tag")
 
@@ -273,7 +274,7 @@ def load(
     InputError: not a work directory, no such checkpoint, or one of a network
       that takes other colours.
   """
-  config = read_config(workdir)
+  config = read_settings(RunDirectory(workdir))
   checkpoints = CheckpointReader(workdir)
   step = checkpoints.choose(step)
   metadata = checkpoints.metadata(step) | {"step": step}

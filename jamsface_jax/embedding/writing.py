@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jamsface_jax.config import read_config
 from jamsface_jax.data.images import Block, Images, open_images
 from jamsface_jax.data.pipeline import read_ahead
 from jamsface_jax.devices import processes, sharding
@@ -24,6 +23,8 @@ from jamsface_jax.embedding.files import (
 )
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.progress import _Progress
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def embed(
@@ -47,7 +48,7 @@ def embed(
     InputError: nothing to embed, or an output that belongs to something else.
     RunError: an embedding that is not finite.
   """
-  config = read_config(workdir)
+  config = read_settings(RunDirectory(workdir))
   mesh = embedder_lib.local_mesh()
   for name, value in (("--batch_size", batch_size), ("--threads", threads)):
     if value is not None and value < 1:

@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from jamsface_jax.data.images import open_folder
 from jamsface_jax.data.sources import RecordSource
@@ -23,6 +22,7 @@ from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import Evaluation, Settings, TestSet
 from jamsface_jax.run.state import Parts, TrainState
+from jamsface_jax.settings import sections
 
 # Measured at every evaluation, whatever else is.
 CENTRE_ANGLE = "train/centre_angle_mean"
@@ -173,7 +173,7 @@ class Evaluator:
 
   def __init__(
     self,
-    config: ConfigDict,
+    config: sections.Settings,
     parts: Parts,
     mesh: Mesh,
     class_sizes: np.ndarray,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import jax
 
-from jamsface_jax.config import read_config
 from jamsface_jax.devices import processes, sharding
 from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.errors import InputError
@@ -15,6 +14,8 @@ from jamsface_jax.evaluation.evaluator import Task, open_folder_task, open_tasks
 from jamsface_jax.protocols.pooling import ALL, Pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import Evaluation, Settings, TestSet
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 FLIPS = {"sum": (True,), "none": (False,), "both": (True, False)}
 
@@ -24,7 +25,7 @@ def judge_network(
 ) -> tuple[list[Evaluation], dict[str, object]]:
   """Embeds the images of data sets; process 0 judges the embeddings."""
   first = jax.process_index() == 0
-  config = read_config(arguments.workdir)
+  config = read_settings(RunDirectory(arguments.workdir))
   size = config.data.image_size
   if arguments.protocol:
     tasks = [open_folder_task(arguments.data, arguments.protocol, size)]

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jamsface_jax.errors import InputError
 from jamsface_jax.head import margins
 
 Running = dict[str, jax.Array]  # float32 scalars, kept from step to step.
@@ -424,7 +425,10 @@ def make_loss(settings: Any) -> Loss:
   """Builds the loss that `head.loss` names.
 
   Args:
-    settings: `config.head`.
+    settings: the section `head` of the settings.
+
+  Raises:
+    InputError: there is no such loss.
   """
   joint = {
     "smooth": settings.continuation == "smooth",
@@ -437,22 +441,31 @@ def make_loss(settings: Any) -> Loss:
       return Softmax()
     case "combined":
       return Combined(
-        **settings.combined, straight_through=settings.straight_through
+        **dataclasses.asdict(settings.combined),
+        straight_through=settings.straight_through,
       )
     case "sphereface":
-      return SphereFace(**settings.sphereface)
+      return SphereFace(**dataclasses.asdict(settings.sphereface))
     case "adacos":
       return AdaCos()
     case "mv_softmax":
-      return MVSoftmax(**joint, **settings.mv_softmax)
+      return MVSoftmax(**joint, **dataclasses.asdict(settings.mv_softmax))
     case "curricularface":
-      return CurricularFace(**joint, **settings.curricularface)
+      return CurricularFace(
+        **joint, **dataclasses.asdict(settings.curricularface)
+      )
     case "magface":
-      return MagFace(**settings.magface)
+      return MagFace(**dataclasses.asdict(settings.magface))
     case "adaface":
-      return AdaFace(**settings.adaface)
+      return AdaFace(**dataclasses.asdict(settings.adaface))
     case "elasticface":
-      return ElasticFace(**joint, **settings.elasticface)
+      return ElasticFace(**joint, **dataclasses.asdict(settings.elasticface))
     case "uniface":
-      return UniFace(**joint, **settings.uniface, rate=settings.sample_rate)
-  raise ValueError(settings.loss)  # `config.validate` lets no other pass.
+      return UniFace(
+        **joint,
+        **dataclasses.asdict(settings.uniface),
+        rate=settings.sample_rate,
+      )
+  raise InputError(
+    f"head.loss={settings.loss!r} is unknown: use one of {', '.join(NAMES)}."
+  )

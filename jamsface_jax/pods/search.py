@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jamsface_jax.errors import InputError
 from jamsface_jax.pods import step_cost
 from jamsface_jax.pods.chips import Topology
 from jamsface_jax.pods.step_cost import StepCost
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.sections import Settings
 
 
 def compare(
-  config: ConfigDict,
+  config: Settings,
   topology: Topology,
   *,
   num_classes: int,
@@ -42,7 +42,7 @@ def compare(
       changes["data.batch_size"] = batch_per_device * len(topology.devices)
     costs.append(
       step_cost.measure(
-        changed(config, changes),
+        replaced(config, changes),
         num_classes=num_classes,
         num_images=num_images,
         topology=topology,
@@ -50,13 +50,6 @@ def compare(
       )
     )
   return costs
-
-
-def changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
-  """A copy of settings with some others, by their name."""
-  config = config.copy_and_resolve_references()
-  config.update_from_flattened_dict(changes)
-  return config
 
 
 def choose(costs: list[StepCost]) -> StepCost:
@@ -69,7 +62,7 @@ def choose(costs: list[StepCost]) -> StepCost:
 
 
 def save_memory(
-  config: ConfigDict,
+  config: Settings,
   topology: Topology,
   cost: StepCost,
   *,
@@ -78,7 +71,7 @@ def save_memory(
   cache: str,
 ) -> list[tuple[str, StepCost]]:
   """Compiles each way out, and sorts them by what they save, most first."""
-  base = changed(
+  base = replaced(
     config,
     {"mesh.model": cost.mesh["model"], "data.batch_size": cost.batch},
   )
@@ -87,7 +80,7 @@ def save_memory(
     (
       words,
       step_cost.measure(
-        changed(base, changes),
+        replaced(base, changes),
         num_classes=num_classes,
         num_images=num_images,
         topology=topology,

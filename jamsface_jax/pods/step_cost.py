@@ -20,7 +20,6 @@ import jax
 import jaxlib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from ml_collections import ConfigDict
 
 from jamsface_jax.devices import sharding
 from jamsface_jax.head import memory as memory_lib
@@ -30,6 +29,8 @@ from jamsface_jax.pods import program as program_lib
 from jamsface_jax.pods import work as work_lib
 from jamsface_jax.pods.chips import Topology
 from jamsface_jax.run.state import chunk_classes, make_parts, state_shapes
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.whole_file import written_whole
 from jamsface_jax.training.step import make_train_step
 
@@ -116,7 +117,7 @@ class StepCost:
 
 
 def measure(
-  config: ConfigDict,
+  config: Settings,
   *,
   num_classes: int,
   num_images: int,
@@ -141,10 +142,9 @@ def measure(
   sharding.check_divides(
     "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
-  config = config.copy_and_resolve_references()
   if not config.head.chunk_classes:
     kind = "cpu" if topology.chip is None else "accelerator"
-    config.head.chunk_classes = chunk_classes(kind)
+    config = replaced(config, {"head.chunk_classes": chunk_classes(kind)})
   parts = make_parts(config, num_classes, num_images)
   head_lib.check_mesh(parts.head, mesh)
   size = config.data.image_size
@@ -287,7 +287,7 @@ def estimate(
 
 # What may be tried where a step does not fit, and the settings for it.
 def ways_out(
-  config: ConfigDict, devices: int
+  config: Settings, devices: int
 ) -> list[tuple[str, Mapping[str, Any]]]:
   """Changes that may save memory: in words, and settings by name.
 

@@ -3,14 +3,13 @@
 import dataclasses
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jamsface_jax.pods.chips import Topology
 from jamsface_jax.pods.step_cost import StepCost
+from jamsface_jax.settings.sections import Settings
 
 
 def title(
-  config: ConfigDict, topology: Topology, cost: StepCost, classes: int
+  config: Settings, topology: Topology, cost: StepCost, classes: int
 ) -> str:
   """One line: what runs where."""
   model = config.model

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int, Int64
 
 from jamsface_jax.metrics import folds
 from jamsface_jax.storage.whole_file import written_whole
-
-CLASSES_FILE = "classes.json"
 
 _BANDS = 12  # Of class size.
 _RANKS = 200  # Points of the long tail.
@@ -23,21 +22,22 @@ _TOP = (0.01, 0.1, 0.5)
 
 
 def describe(
-  class_sizes: np.ndarray, margins: Mapping[str, np.ndarray]
+  class_sizes: Int[np.ndarray, " c"],
+  margins: Mapping[str, Float[np.ndarray, " c"]],
 ) -> dict[str, Any]:
   """Sums up the classes.
 
   Args:
-    class_sizes: images of each class, int [C], at least 1.
-    margins: margins of each class, [C], by their kind; those that are learned.
+    class_sizes: images of each class, at least 1.
+    margins: the margins of each class by their kind.
 
   Returns:
     JSON values: "classes" and "images" in all; "tail", sizes of some classes
     from the largest on with their "rank" from 1; "top", the share of images
     that the largest hundredth, tenth and half of the classes hold; "margins",
-    for each kind the "rank_correlation" with class size, "bands" of similar
-    size with tenth, half and nine tenths of their margins, and a "sample" of
-    classes, large ones drawn more often.
+    for each kind the "rank_correlation" with class size, None among equal
+    values, "bands" of similar size with tenth, half and nine tenths of their
+    margins, and a "sample" of classes, large ones drawn more often.
   """
   order = np.argsort(-class_sizes, kind="stable")
   falling = class_sizes[order]
@@ -55,7 +55,9 @@ def describe(
     },
     "margins": {
       kind: {
-        "rank_correlation": folds.rank_correlation(class_sizes, values),
+        "rank_correlation": _or_none(
+          folds.rank_correlation(class_sizes, values)
+        ),
         "bands": _bands(class_sizes, values),
         "sample": {
           "size": class_sizes[shown].tolist(),
@@ -67,16 +69,13 @@ def describe(
   }
 
 
-def write(path: str, profile: Mapping[str, Any]) -> None:
-  """Writes a profile, whole or not at all; JSON has no NaN but null."""
-  for one in profile["margins"].values():
-    if np.isnan(one["rank_correlation"]):
-      one["rank_correlation"] = None
+def write(path: str | os.PathLike, profile: Mapping[str, Any]) -> None:
+  """Writes a profile, whole or not at all."""
   with written_whole(os.fspath(path)) as file:
     json.dump(profile, file, allow_nan=False)
 
 
-def spread_ranks(count: int, most: int) -> np.ndarray:
+def spread_ranks(count: int, most: int) -> Int64[np.ndarray, " r"]:
   """Ranks from 1 to `count`: half of them even in rank, half in its logarithm.
 
   Returns:
@@ -89,7 +88,14 @@ def spread_ranks(count: int, most: int) -> np.ndarray:
   return np.unique(np.concatenate([even, logarithmic]).round().astype(np.int64))
 
 
-def _bands(sizes: np.ndarray, margins: np.ndarray) -> list[dict[str, float]]:
+def _or_none(value: float) -> float | None:
+  """None for NaN, which JSON does not have."""
+  return None if np.isnan(value) else value
+
+
+def _bands(
+  sizes: Int[np.ndarray, " c"], margins: Float[np.ndarray, " c"]
+) -> list[dict[str, float]]:
   """Classes in equal parts of logarithmic size."""
   edges = np.geomspace(sizes.min(), sizes.max() + 1, _BANDS + 1)
   part = np.digitize(sizes, edges[1:-1])

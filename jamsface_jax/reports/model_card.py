@@ -3,37 +3,54 @@
 import hashlib
 import importlib.resources
 import json
-import os
 import string
 from collections.abc import Sequence
 
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
-from jamsface_jax.protocols.results import group_label
-from jamsface_jax.reports.runs import Run, read_run, run_names
-from jamsface_jax.reports.sections import group_rows
+from jamsface_jax.reports.facts import (
+  correlation_text,
+  devices_text,
+  group_columns,
+  group_rows,
+  interval_text,
+  top_words,
+  version_rows,
+)
+from jamsface_jax.reports.run_record import RunRecord, read_runs
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.storage.whole_file import written_whole
-
-CARD_FILE = "model_card.md"
 
 # The last line of a card that nobody has edited.
 _SEAL = "<!-- as written by jamsface_jax: {} -->\n"
 # Settings of the loss and the training that a reader asks for first.
 _SETTINGS = (
-  *("head.loss", "head.scale", "head.angular_margin", "head.cosine_margin"),
-  *("head.learn_angular", "head.learn_cosine", "head.margin_rule"),
-  *("head.sample_rate", "head.sub_centers"),
-  *("data.batch_size", "data.sampling", "optimizer.name"),
-  *("optimizer.learning_rate", "optimizer.weight_decay"),
-  *("schedule.length", "schedule.unit", "schedule.decay", "seed"),
+  "head.loss",
+  "head.scale",
+  "head.angular_margin",
+  "head.cosine_margin",
+  "head.learn_angular",
+  "head.learn_cosine",
+  "head.margin_rule",
+  "head.sample_rate",
+  "head.sub_centers",
+  "data.batch_size",
+  "data.sampling",
+  "optimizer.name",
+  "optimizer.learning_rate",
+  "optimizer.weight_decay",
+  "schedule.length",
+  "schedule.unit",
+  "schedule.decay",
+  "seed",
 )
 
 
-def write(workdir: str, output: str | None = None) -> str:
+def write(run: RunDirectory, output: str | None = None) -> str:
   """Writes the card of a run, whole or not at all.
 
   Args:
-    workdir: of the run.
+    run: where the run lies.
     output: the file; None for `W/model_card.md`.
 
   Returns:
@@ -43,9 +60,9 @@ def write(workdir: str, output: str | None = None) -> str:
     InputError: not a work directory, or the file there is not as this function
       left it.
   """
-  output = output or os.path.join(workdir, CARD_FILE)
-  (name,) = run_names([workdir])
-  content = card(read_run(workdir, name))
+  output = output or run.model_card.path
+  (record,) = read_runs([run])
+  content = card(record)
   if is_edited(output):
     raise InputError(
       f"{output!r} was edited since it was written: give another --output, or"
@@ -70,9 +87,9 @@ def _digest(content: str) -> str:
   return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def card(run: Run) -> str:
+def card(run: RunRecord) -> str:
   """The text of the card."""
-  files = importlib.resources.files(__package__)
+  files = importlib.resources.files("jamsface_jax.reports")
   template = files.joinpath("model_card.md").read_text(encoding="utf-8")
   size = run.settings["data.image_size"]
   flip = run.settings["evaluation.flip"]
@@ -86,10 +103,10 @@ def card(run: Run) -> str:
     flip="that of the image and of its mirror image, added"
     if flip
     else "that of the image alone",
-    workdir=run.workdir,
+    workdir=run.directory.path,
     data=_data(run),
     training=_training(run),
-    command=run.starts[-1]["command"] if run.starts else "not known",
+    command=run.last_start["command"] if run.last_start else "not known",
     settings=_table(
       ["setting", "value"],
       [[name, repr(run.settings[name])] for name in _SETTINGS],
@@ -101,7 +118,7 @@ def card(run: Run) -> str:
   )
 
 
-def _head(run: Run) -> str:
+def _head(run: RunRecord) -> str:
   """The head in YAML, of which JSON is a part."""
   lines = [
     "# Of the weights; [author]: see the identifiers that the hub lists.",
@@ -132,7 +149,7 @@ def _head(run: Run) -> str:
   return "\n".join(lines)
 
 
-def _state(run: Run) -> str:
+def _state(run: RunRecord) -> str:
   if run.total_steps is None:
     return f"After {run.step:,} steps."
   if run.step < run.total_steps:
@@ -142,33 +159,27 @@ def _state(run: Run) -> str:
   return f"Trained for {run.total_steps:,} steps."
 
 
-def _model(run: Run) -> str:
+def _model(run: RunRecord) -> str:
   rows = [
     ["backbone", run.settings["model.name"]],
     ["computed in", run.settings["model.dtype"]],
   ]
-  if run.starts:
-    rows.append(["parameters", f"{run.starts[-1]['parameters']:,}"])
+  if run.last_start:
+    rows.append(["parameters", f"{run.last_start['parameters']:,}"])
   return _table(["what", "value"], rows)
 
 
-def _data(run: Run) -> str:
+def _data(run: RunRecord) -> str:
   directories = run.settings["data.directory"]
   rows = [["data sets", directories or "images of noise, made while it ran"]]
   if run.classes:
-    rows += [
-      ["identities", f"{run.classes['classes']:,}"],
-      ["images", f"{run.classes['images']:,}"],
-    ] + [
-      [f"images of {text}", f"{run.classes['top'][share]:.1%} of all"]
-      for share, text in (
-        ("0.01", "the largest hundredth of the identities"),
-        ("0.1", "the largest tenth"),
-        ("0.5", "the larger half"),
-      )
-    ]
-  if run.starts:
-    rows.append(["fingerprint", run.starts[-1]["data_fingerprint"]])
+    rows.append(["identities", f"{run.classes['classes']:,}"])
+    rows.append(["images", f"{run.classes['images']:,}"])
+    for share, words in top_words("identities").items():
+      of_all = f"{run.classes['top'][share]:.1%} of all"
+      rows.append([f"images of {words}", of_all])
+  if run.last_start:
+    rows.append(["fingerprint", run.last_start["data_fingerprint"]])
   for directory in filter(None, directories.split(",")):
     rows.append([f"people of {directory}", _people(directory)])
   return _table(["what", "value"], rows)
@@ -182,48 +193,32 @@ def _people(directory: str) -> str:
   return "nobody: its images are drawn" if synthetic else "people"
 
 
-def _training(run: Run) -> str:
+def _training(run: RunRecord) -> str:
   margins = (run.classes or {}).get("margins", {})
-  lines = [
-    f"Loss `{run.settings['head.loss']}`"
-    + (
-      "; margins are learned for each identity: "
-      + ", ".join(
-        f"{kind}, rank correlation with the number of images"
-        f" {_correlation(one['rank_correlation'])}"
-        for kind, one in margins.items()
-      )
-      if margins
-      else "; no margin is learned"
+  learned = "no margin is learned"
+  if margins:
+    learned = "margins are learned for each identity: " + ", ".join(
+      f"{kind}, rank correlation with the number of images"
+      f" {correlation_text(one['rank_correlation'])}"
+      for kind, one in margins.items()
     )
-    + "."
-  ]
-  if run.starts:
-    last = run.starts[-1]
-    lines.append(
-      f"On {last['devices']} {last['device_kind']} ({last['platform']}),"
-      f" {last['processes']} process(es)."
-    )
-  if run.seconds and sum(run.seconds.values()):
-    hours = sum(run.seconds.values()) / 3600
-    lines.append(f"Wall time of all starts: {hours:.2f} h. The last start:")
-  else:
-    lines.append("The last start:")
-  return " ".join(lines)
+  sentences = [f"Loss `{run.settings['head.loss']}`; {learned}."]
+  if run.last_start:
+    sentences.append(f"On {devices_text(run.last_start)}.")
+  if run.wall_time:
+    hours = run.wall_time / 3600
+    sentences.append(f"Wall time of all starts: {hours:.2f} h.")
+  return " ".join([*sentences, "The last start:"])
 
 
-def _correlation(value: float | None) -> str:
-  return "undefined" if value is None else f"{value:+.2f}"
-
-
-def _tail(run: Run) -> str:
+def _tail(run: RunRecord) -> str:
   if not run.classes:
     return ""
   sizes = run.classes["tail"]["size"]
   return f"; here they have {sizes[-1]:,} to {sizes[0]:,}"
 
 
-def _results(run: Run) -> str:
+def _results(run: RunRecord) -> str:
   if not run.sets:
     return (
       "Not evaluated: name test sets in `evaluation.data`, or run `python -m"
@@ -235,9 +230,8 @@ def _results(run: Run) -> str:
     rows = []
     for metric, value in one["metrics"].items():
       text = "not measured" if value is None else f"{value:.6f}"
-      low, high = one["intervals_95"].get(metric) or (None, None)
       rows.append(
-        [metric, text, "" if low is None else f"{low:.4f} to {high:.4f}"]
+        [metric, text, interval_text(one, metric, "{:.4f} to {:.4f}")]
       )
     parts.append(f"### {_cell(name)}\n\n{one['headline']}")
     parts.append(_table(["metric", "value", "95 % interval"], rows))
@@ -249,7 +243,7 @@ def _results(run: Run) -> str:
   return "\n\n".join(parts)
 
 
-def _groups(run: Run) -> str:
+def _groups(run: RunRecord) -> str:
   parts = []
   for name, one in run.sets.items():
     if groups := one.get("groups"):
@@ -258,8 +252,7 @@ def _groups(run: Run) -> str:
         " accept rate; FMR is the share of pairs of two people that are"
         " accepted, FNMR that of pairs of one person that are not:"
       )
-      columns = ["number", *(group_label(group["name"]) for group in groups)]
-      parts.append(_table(columns, group_rows(groups)))
+      parts.append(_table(group_columns(groups), group_rows(groups)))
   if parts:
     parts.append(
       "**[author]** How groups were assigned, by whom, and whether people were"
@@ -274,14 +267,11 @@ def _groups(run: Run) -> str:
   )
 
 
-def _versions(run: Run) -> str:
-  if not run.starts:
+def _versions(run: RunRecord) -> str:
+  last = run.last_start
+  if not last:
     return "Not known: the run is of a version that noted no starts."
-  last = run.starts[-1]
-  rows = [[name, version] for name, version in last["versions"].items()]
-  rows.append(["commit", last.get("commit") or "not known"])
-  rows.append(["system", last["system"]])
-  rows.append(["started", last["time"]])
+  rows = [*version_rows(last), ["started", last["time"]]]
   return _table(["what", "version"], rows)
 
 

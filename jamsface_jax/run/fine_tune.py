@@ -6,14 +6,15 @@ import os
 from typing import Any
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from jamsface_jax.config import CONFIG_FILE, read_config
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.run.state import Parts, TrainState, state_shapes
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.storage.whole_file import written_whole
 
 FINE_TUNE_FILE = "fine_tune.json"
@@ -92,7 +93,7 @@ def plan(
         " leave --fine_tune_from out or choose another --workdir."
       )
     return remembered
-  if os.path.exists(os.path.join(workdir, CONFIG_FILE)):
+  if RunDirectory(workdir).config.exists():
     raise InputError(
       f"--workdir={workdir!r} has a run that began without"
       f" --fine_tune_from={source!r}: leave the flag out or choose another"
@@ -110,7 +111,7 @@ def plan(
 def begin_with(
   chosen: FineTune,
   state: TrainState,
-  config: ConfigDict,
+  config: Settings,
   parts: Parts,
   mesh: Mesh,
 ) -> TrainState:
@@ -149,16 +150,16 @@ def begin_with(
 
 
 def _check_fits(
-  chosen: FineTune, stored: dict[str, Any], config: ConfigDict, parts: Parts
+  chosen: FineTune, stored: dict[str, Any], config: Settings, parts: Parts
 ) -> None:
-  other = read_config(chosen.workdir)
+  other = read_settings(RunDirectory(chosen.workdir))
   pairs = {
     "color_order": (stored["color_order"], records.COLOR_ORDER),
     "data.image_size": (other.data.image_size, config.data.image_size),
   }
-  for name in config.model:
+  for name, value in dataclasses.asdict(config.model).items():
     if name not in _NOT_OF_WEIGHTS:
-      pairs[f"model.{name}"] = other.model[name], config.model[name]
+      pairs[f"model.{name}"] = getattr(other.model, name), value
   if set(chosen.keep) & set(HEAD_PARTS):
     pairs["num_classes"] = stored["num_classes"], parts.head.num_classes
     pairs["head.class_multiple"] = (

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
-from jamsface_jax.config import steps_of
 from jamsface_jax.head.parameters import (
   ANGULAR,
   BIAS,
@@ -24,6 +22,8 @@ from jamsface_jax.head.parameters import (
   Head,
   Margin,
 )
+from jamsface_jax.settings import sections
+from jamsface_jax.settings.sections import Settings
 
 
 class Optimizers(NamedTuple):
@@ -55,50 +55,8 @@ def small_parameters(head_params: Any) -> Any:
   return {name: value for name, value in head_params.items() if name != WEIGHTS}
 
 
-def make_schedule(config: ConfigDict, num_images: int) -> optax.Schedule:
-  """Learning rate by step: linear warm-up, then one of the usual decays.
-
-  The rate is `optimizer.learning_rate` for a batch of
-  `optimizer.reference_batch` and grows linearly with the batch
-  (https://arxiv.org/abs/1706.02677, section 2.1).
-
-  Args:
-    config: all settings.
-    num_images: images of the training set, to turn epochs into steps.
-
-  Returns:
-    Maps the number of finished steps to the rate of the next.
-  """
-  settings = config.schedule
-  peak = (
-    config.optimizer.learning_rate
-    * config.data.batch_size
-    / config.optimizer.reference_batch
-  )
-  total = steps_of(settings.length, config, num_images)
-  warmup = steps_of(settings.warmup, config, num_images)
-  rest = max(total - warmup, 1)
-  if settings.decay == "polynomial":
-    decay = optax.polynomial_schedule(peak, 0.0, settings.power, rest)
-  elif settings.decay == "cosine":
-    decay = optax.cosine_decay_schedule(peak, rest)
-  elif settings.decay == "step":
-    drops = {
-      max(steps_of(milestone, config, num_images) - warmup, 0): settings.factor
-      for milestone in settings.milestones
-    }
-    decay = optax.piecewise_constant_schedule(peak, drops)
-  else:
-    decay = optax.constant_schedule(peak)
-  if not warmup:
-    return decay
-  return optax.join_schedules(
-    [optax.linear_schedule(0.0, peak, warmup), decay], [warmup]
-  )
-
-
 def make_optimizers(
-  config: ConfigDict, schedule: optax.Schedule, head: Head
+  config: Settings, schedule: optax.Schedule, head: Head
 ) -> Optimizers:
   """Builds the optimizers of the backbone and of the head."""
   settings = config.optimizer
@@ -140,7 +98,7 @@ def make_optimizers(
 
 
 def _main(
-  settings: ConfigDict, schedule: optax.Schedule
+  settings: sections.Optimizer, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
   """The optimizer of backbone and class weights; it acts on elements alone.
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data import records
 from jamsface_jax.data.sources import Source
 from jamsface_jax.errors import InputError
@@ -17,13 +15,15 @@ from jamsface_jax.run import fine_tune
 from jamsface_jax.run.checkpoint import Checkpoints, versions
 from jamsface_jax.run.fine_tune import FineTune
 from jamsface_jax.run.state import Parts, TrainState, create_state, state_shapes
+from jamsface_jax.settings.names import flatten
+from jamsface_jax.settings.sections import Settings
 
 # What a checkpoint says of its data and a resumed run must have too.
 _GUARDED = ("data_fingerprint", "num_classes", "color_order")
 
 
 def describe(
-  config: ConfigDict, source: Source, beginning: FineTune | None
+  config: Settings, source: Source, beginning: FineTune | None
 ) -> dict[str, Any]:
   """What a checkpoint says of the run that wrote it."""
   return {
@@ -34,14 +34,14 @@ def describe(
     "image_size": config.data.image_size,
     "embedding_size": config.model.embedding_size,
     # As JSON gives it back, where tuples are lists.
-    "model": json.loads(config.model.to_json()),
+    "model": json.loads(json.dumps(dataclasses.asdict(config.model))),
     "fine_tuned_from": beginning and dataclasses.asdict(beginning),
     "versions": versions(),
   }
 
 
 def begin(
-  config: ConfigDict,
+  config: Settings,
   parts: Parts,
   mesh: Mesh,
   class_sizes: np.ndarray,
@@ -66,7 +66,7 @@ def begin(
       state = fine_tune.begin_with(beginning, state, config, parts, mesh)
     return state, 0, {}
   stored = checkpoints.metadata(step)
-  theirs, ours = config_lib.flatten(stored), config_lib.flatten(metadata)
+  theirs, ours = flatten(stored), flatten(metadata)
   conflicts = [
     f"{name} {theirs.get(name)!r} and not {value!r}"
     for name, value in ours.items()

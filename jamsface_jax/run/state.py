@@ -11,10 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from jamsface_jax import models
-from jamsface_jax.config import steps_of
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import options_to_run_once
 from jamsface_jax.head import parameters as head_lib
@@ -23,8 +21,9 @@ from jamsface_jax.models import init_backbone
 from jamsface_jax.run.optimizer import (
   Optimizers,
   make_optimizers,
-  make_schedule,
 )
+from jamsface_jax.run.schedule import make_schedule, steps_of
+from jamsface_jax.settings.sections import Settings
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -67,7 +66,7 @@ class Parts:
   reward: optax.Schedule
 
 
-def make_parts(config: ConfigDict, num_classes: int, num_images: int) -> Parts:
+def make_parts(config: Settings, num_classes: int, num_images: int) -> Parts:
   """Builds the parts of a run from its settings and the size of its data."""
   head = make_head(config, num_classes, num_images)
   schedule = make_schedule(config, num_images)
@@ -83,27 +82,27 @@ def make_parts(config: ConfigDict, num_classes: int, num_images: int) -> Parts:
   )
 
 
-def make_model(config: ConfigDict) -> nn.Module:
+def make_model(config: Settings) -> nn.Module:
   """Builds the backbone of `config.model`."""
-  return models.make_model(**config.model)
+  return models.make_model(**dataclasses.asdict(config.model))
 
 
 def make_head(
-  config: ConfigDict, num_classes: int, num_images: int
+  config: Settings, num_classes: int, num_images: int
 ) -> head_lib.Head:
   """Builds the head of `config.head` for so many classes and images."""
   settings = config.head
 
   def margin(kind: str) -> head_lib.Margin:
     return head_lib.Margin(
-      initial=settings[f"{kind}_margin"],
+      initial=getattr(settings, f"{kind}_margin"),
       power=settings.margin_power,
-      learned=settings[f"learn_{kind}"],
+      learned=getattr(settings, f"learn_{kind}"),
       rule=settings.margin_rule,
-      lower=settings[f"{kind}_min"],
-      upper=settings[f"{kind}_max"],
+      lower=getattr(settings, f"{kind}_min"),
+      upper=getattr(settings, f"{kind}_max"),
       bounds=settings.margin_bounds,
-      strength=settings[f"{kind}_lambda"],
+      strength=getattr(settings, f"{kind}_lambda"),
       rewarded=settings.rewarded,
       start=steps_of(settings.margin_start, config, num_images),
     )

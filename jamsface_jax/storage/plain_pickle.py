@@ -1,27 +1,47 @@
 """Reads pickles of plain data, and only those, without running anything.
 
 A pickle is a program for a small stack machine, and Python's own reader lets it
-import and call whatever it likes. This reader interprets the program itself:
-nothing that a pickle names is ever imported or called. It knows lists, tuples,
-bytes, text, booleans, integers and None; the few globals by which NumPy writes
-arrays and scalars, and Python 3 writes bytes in old protocols, are cases in
-this file. Every other global and every other instruction is refused by name.
+import and call whatever it likes. Here the program is first read through: each
+instruction must be one that plain data need (lists, tuples, bytes, text,
+booleans, integers, None), and no length may promise more than is there. Then
+Python's machine runs it, but what a pickle names is never imported: it gets a
+stand-in, of this file, for the few globals by which NumPy writes arrays and
+scalars, and Python 3 writes bytes in old protocols.
 
-Memory stays proportional to the file: lengths are checked against the bytes
-that are there, and no more is copied than twice the file.
+Memory stays proportional to the file: no more is copied than twice the file.
 Protocols 0 to 5, of Python 2 and 3; text of Python 2 is read as bytes.
 """
 
-import dataclasses
+import io
 import math
 import pickle
 import pickletools
 import re
-import struct
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import numpy as np
 
-PROTOCOL = 5  # The newest one.
+_INSTRUCTIONS = frozenset(
+  "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG"
+  " LONG1 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8"
+  " BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_LIST LIST"
+  " APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 PUT BINPUT"
+  " LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE"
+  " BUILD".split()
+)
+_OPCODES = {op.code.encode("latin-1"): op for op in pickletools.opcodes}
+# Bytes in which the length of an argument is written.
+_LENGTHS = {
+  pickletools.TAKEN_FROM_ARGUMENT1: 1,
+  pickletools.TAKEN_FROM_ARGUMENT4: 4,
+  pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+  pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+# A line of Python 2's repr. Python's machine would take more.
+_STRING = re.compile(
+  rb"""(['"])(?:[^\\'"]++|(?!\1)['"]|\\(?:x[0-9a-f]{2}|[\\'"nrt]))*+\1\n"""
+)
 
 # What a pickle may name, by what it stands for; NumPy 2 moved its modules.
 _GLOBALS = {
@@ -37,33 +57,64 @@ _GLOBALS = {
 }
 _DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248])")  # No objects, no text, no voids.
 _MAX_DIMENSIONS = 8
-
-# The escapes of Python 2's repr of a string.
-_ESCAPE = re.compile(rb"""\\(?:x([0-9a-f]{2})|([\\'"nrt]))""")
-_ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
-_INTEGER = re.compile(rb"-?[0-9]{1,20}")
+_ORDERS = ("<", ">", "=", "|")
+_LATIN_1 = ("latin1", "latin-1")
 
 
 class PickleRefusedError(ValueError):
-  """A damaged pickle, or one with more than plain data; says what and where."""
+  """A damaged pickle, or one with more than plain data; says what."""
 
 
-@dataclasses.dataclass(frozen=True)
+def refuse(what: str) -> NoReturn:
+  """Raises the error of a pickle that has `what`."""
+  raise PickleRefusedError(
+    f"the pickle has a {what}, which plain data do not need"
+  )
+
+
+class Copies:
+  """How many more bytes a pickle may have copied.
+
+  An honest pickle writes every byte once, and old protocols copy it as bytes
+  and as an array; a bomb has the same part copied over and over.
+  """
+
+  def __init__(self, left: int):
+    self._left = left
+
+  def count(self, size: int) -> None:
+    """Refuses the pickle if `size` bytes more are too many."""
+    self._left -= size
+    if self._left < 0:
+      refuse("copy that makes the data larger than the file")
+
+
 class Global:
-  """A name that a pickle may use, by what it stands for."""
+  """Stands for a name of a pickle; calling it gives plain data.
 
-  meaning: str
+  It has no attribute that a pickle could set.
 
+  Attributes:
+    meaning: what the name stands for.
+  """
 
-@dataclasses.dataclass
-class _Dtype:
-  """A NumPy type; its byte order arrives after the type."""
+  __slots__ = ("_call", "_copies", "meaning")
+  __match_args__ = ("meaning",)
 
-  code: str
-  order: str = "|"
+  def __init__(
+    self,
+    meaning: str,
+    call: Callable[[str, tuple, Copies], object],
+    copies: Copies,
+  ):
+    self.meaning, self._call, self._copies = meaning, call, copies
 
-  def numpy(self) -> np.dtype:
-    return np.dtype(self.code).newbyteorder(self.order)
+  def __call__(self, *arguments: object) -> object:
+    """Does what the machine takes for a call; see `PlainUnpickler.call`."""
+    return self._call(self.meaning, arguments, self._copies)
+
+  def __setstate__(self, state: object) -> NoReturn:
+    refuse("state in an unknown form")
 
 
 def loads(data: bytes) -> object:
@@ -73,304 +124,208 @@ def loads(data: bytes) -> object:
     data: the whole pickle; what follows its end is ignored.
 
   Returns:
-    None, bool, int, bytes, str, lists and tuples of them, and NumPy arrays of
-    integers or booleans. NumPy scalars come back as bool or int, a global that
-    was named but not used as an inert object. Parts may be shared, and a list
-    may hold itself.
+    None, bool, int, bytes, bytearray, str, lists and tuples of them, and NumPy
+    arrays of integers or booleans. NumPy scalars come back as bool or int, a
+    global that was named but not used as an inert object. Parts may be shared,
+    and a list may hold itself.
 
   Raises:
     PickleRefusedError: the pickle names a global or has an instruction that
       plain data do not need, or it is damaged. Nothing has run.
   """
-  return Machine(data).run()
+  return PlainUnpickler(data).load()
 
 
-class Machine:
-  """The stack machine; `run` once.
+class PlainUnpickler(pickle.Unpickler):
+  """Python's machine behind allow-lists; `load` once.
 
-  A reader of another kind of file extends it: more instructions in `_step`,
-  more names in `_find`, `_reduce` and `_build`.
+  A reader of another kind of file extends them.
 
   Args:
     data: the whole pickle.
+
+  Attributes:
+    instructions: the names, of `pickletools`, of those that may occur.
+    globals: maps (module, name) to what it stands for.
+    call: makes plain data of a meaning and its arguments, see `call`.
   """
 
+  instructions = _INSTRUCTIONS
+  globals = _GLOBALS
+
   def __init__(self, data: bytes):
-    self.start = 0  # Of the instruction being run.
-    self._data = data
-    self._position = 0
-    self._stack: list[object] = []
-    self._marks: list[list[object]] = []  # Stacks below the open marks.
-    self._memo: dict[int, object] = {}
-    self._copied = 0
+    self._stream = io.BytesIO(data)
+    self._size = len(data)
+    self._copies = Copies(2 * len(data))
+    super().__init__(self._stream, encoding="bytes")
 
-  def run(self) -> object:
-    """Interprets the pickle; see `loads`."""
+  def load(self) -> Any:
+    """Checks the pickle, then runs it; see `loads`."""
+    refused = self._check()
+    self._stream.seek(0)
     try:
-      return self._run()
-    except (IndexError, struct.error, UnicodeError):
-      # Of a stack or memo that holds less than is asked for, or broken text.
-      raise PickleRefusedError(
-        f"the pickle is damaged at byte {self.start}"
-      ) from None
-
-  def _run(self) -> object:
-    while True:
-      self.start = self._position
-      code = self._take(1)
-      if code == pickle.STOP:
-        return self._stack.pop()
-      self._step(code)
-
-  def _step(self, code: bytes) -> None:
-    push = self._stack.append
-    match code:
-      # Bytes and text. Python 2's strings are bytes.
-      case pickle.BINBYTES | pickle.BINSTRING:
-        push(self._take(self._unsigned(4)))
-      case pickle.SHORT_BINBYTES | pickle.SHORT_BINSTRING:
-        push(self._take(self._unsigned(1)))
-      case pickle.BINBYTES8 | pickle.BYTEARRAY8:
-        push(self._take(self._unsigned(8)))
-      case pickle.STRING:
-        push(self._unquote(self._line()))
-      case pickle.SHORT_BINUNICODE:
-        push(self._take(self._unsigned(1)).decode("utf-8", "surrogatepass"))
-      case pickle.BINUNICODE:
-        push(self._take(self._unsigned(4)).decode("utf-8", "surrogatepass"))
-      case pickle.BINUNICODE8:
-        push(self._take(self._unsigned(8)).decode("utf-8", "surrogatepass"))
-      case pickle.UNICODE:
-        push(self._line().decode("raw-unicode-escape"))
-      # None, booleans, integers.
-      case pickle.NONE:
-        push(None)
-      case pickle.NEWTRUE:
-        push(True)
-      case pickle.NEWFALSE:
-        push(False)
-      case pickle.BININT1:
-        push(self._unsigned(1))
-      case pickle.BININT2:
-        push(self._unsigned(2))
-      case pickle.BININT:
-        push(struct.unpack("<i", self._take(4))[0])
-      case pickle.LONG1:
-        size = self._unsigned(1)
-        push(int.from_bytes(self._take(size), "little", signed=True))
-      case pickle.INT:
-        line = self._line()  # Protocol 0 has its booleans here.
-        is_bool = line in (b"00", b"01")
-        push(line == b"01" if is_bool else self._integer(line))
-      case pickle.LONG:
-        push(self._integer(self._line().removesuffix(b"L")))
-      # Lists and tuples.
-      case pickle.MARK:
-        self._marks.append(self._stack)
-        self._stack = []
-      case pickle.EMPTY_LIST:
-        push([])
-      case pickle.EMPTY_TUPLE:
-        push(())
-      case pickle.LIST:
-        items = self._pop_mark()
-        self._stack.append(items)
-      case pickle.TUPLE:
-        items = self._pop_mark()
-        self._stack.append(tuple(items))
-      case pickle.TUPLE1:
-        push((self._stack.pop(),))
-      case pickle.TUPLE2:
-        last = self._stack.pop()
-        push((self._stack.pop(), last))
-      case pickle.TUPLE3:
-        last, middle = self._stack.pop(), self._stack.pop()
-        push((self._stack.pop(), middle, last))
-      case pickle.APPEND:
-        item = self._stack.pop()
-        self._top_list().append(item)
-      case pickle.APPENDS:
-        items = self._pop_mark()
-        self._top_list().extend(items)
-      # The memo.
-      case pickle.BINPUT:
-        self._memo[self._unsigned(1)] = self._stack[-1]
-      case pickle.LONG_BINPUT:
-        self._memo[self._unsigned(4)] = self._stack[-1]
-      case pickle.PUT:
-        self._memo[self._integer(self._line())] = self._stack[-1]
-      case pickle.MEMOIZE:
-        self._memo[len(self._memo)] = self._stack[-1]
-      case pickle.BINGET:
-        push(self._recall(self._unsigned(1)))
-      case pickle.LONG_BINGET:
-        push(self._recall(self._unsigned(4)))
-      case pickle.GET:
-        push(self._recall(self._integer(self._line())))
-      # NumPy.
-      case pickle.GLOBAL | pickle.INST:
-        module = self._line().decode("utf-8")
-        push(self._find(module, self._line().decode("utf-8")))
-        if code == pickle.INST:
-          self._refuse("instruction INST")
-      case pickle.STACK_GLOBAL:
-        name, module = self._stack.pop(), self._stack.pop()
-        push(self._find(_text(module), _text(name)))
-      case pickle.REDUCE:
-        arguments = self._stack.pop()
-        push(self._reduce(self._stack.pop(), arguments))
-      case pickle.BUILD:
-        state = self._stack.pop()
-        self._build(self._stack[-1], state)
-      # Framing.
-      case pickle.PROTO:
-        if (version := self._unsigned(1)) > PROTOCOL:
-          self._refuse(f"protocol {version}")
-      case pickle.FRAME:
-        self._take(8)  # A hint for reading ahead.
-      case _:
-        known = pickletools.code2op.get(code.decode("latin-1"))
-        self._refuse(f"instruction {known.name if known else code!r}")
-
-  def _take(self, size: int) -> bytes:
-    end = self._position + size
-    if end > len(self._data):
-      raise PickleRefusedError(
-        f"the pickle is cut off: at byte {self.start} it promises {size} bytes"
-        f" but has {len(self._data) - self._position}"
+      found = super().load()
+    except PickleRefusedError:
+      raise
+    except Exception:  # Damage may raise any, by the documentation of `pickle`.
+      refused = refused or PickleRefusedError(
+        f"the pickle is damaged at byte {self._stream.tell()} or before"
       )
-    taken = self._data[self._position : end]
-    self._position = end
-    return taken
+    if refused:
+      raise refused
+    return found
 
-  def _unsigned(self, size: int) -> int:
-    return int.from_bytes(self._take(size), "little")
+  def find_class(self, module: str, name: str) -> Global:
+    """Gives what stands for a name; nothing is imported."""
+    if (module, name) not in self.globals:
+      refuse(f"global {ascii(f'{module}.{name}'[:100])}")
+    return Global(self.globals[module, name], self.call, self._copies)
 
-  def _line(self) -> bytes:
-    end = self._data.find(b"\n", self._position)
-    if end < 0:
-      raise PickleRefusedError(
-        f"the pickle is cut off: the line at byte {self.start} has no end"
-      )
-    return self._take(end + 1 - self._position)[:-1]
-
-  def _integer(self, line: bytes) -> int:
-    if not _INTEGER.fullmatch(line):
-      self._refuse("damaged integer")
-    return int(line)
-
-  def _unquote(self, line: bytes) -> bytes:
-    quote = line[:1]
-    if len(line) < 2 or quote not in (b"'", b'"') or line[-1:] != quote:
-      self._refuse("damaged string")
-
-    def unescape(match: re.Match[bytes]) -> bytes:
-      if match[1]:
-        return bytes.fromhex(match[1].decode())
-      return _ESCAPED.get(match[2], match[2])
-
-    return _ESCAPE.sub(unescape, line[1:-1])
-
-  def _pop_mark(self) -> list[object]:
-    items = self._stack
-    self._stack = self._marks.pop()
-    return items
-
-  def _top_list(self) -> list[object]:
-    if type(self._stack[-1]) is not list:
-      self._refuse("append to something that is not a list")
-    return self._stack[-1]
-
-  def _recall(self, key: int) -> object:
-    if key not in self._memo:
-      self._refuse(f"reference to nothing ({key})")
-    return self._memo[key]
-
-  def _find(self, module: str | None, name: str | None) -> Global:
-    if (module, name) not in _GLOBALS:
-      self._refuse(f"global {ascii(f'{module}.{name}'[:100])}")
-    return Global(_GLOBALS[module, name])
-
-  def _refuse(self, what: str) -> None:
-    raise PickleRefusedError(
-      f"the pickle has a {what} at byte {self.start}, which plain data do not"
-      " need"
-    )
-
-  def _reduce(self, function: object, arguments: object) -> object:
-    """What calling the global would give; nothing is called."""
-    match function, arguments:
-      case Global("encode"), (str(text), coding):
-        if _text(coding) in ("latin1", "latin-1"):
-          self._count_copy(len(text))
-          return text.encode("latin-1")
-      case Global("dtype"), (code, *_):
-        if found := _DTYPE.fullmatch(_text(code) or ""):
+  @staticmethod
+  def call(meaning: str, arguments: tuple, copies: Copies) -> object:
+    """What calling the global would give; nothing of NumPy's is called."""
+    match meaning, arguments:
+      case "encode", (str(text), coding) if _text(coding) in _LATIN_1:
+        copies.count(len(text))
+        return text.encode("latin-1")
+      case "dtype", (code, *_):
+        if found := _DTYPE.fullmatch(_text(code)):
           return _Dtype(found[1])
-        self._refuse(f"NumPy type {ascii(code)[:40]}")
-      case Global("array"), (Global("ndarray"), *_):
-        return np.empty(0, np.uint8)
-      case Global("scalar"), (_Dtype() as dtype, bytes(data)):
-        return self._array(data, dtype, (1,)).item()
-      case Global("frombuffer"), (
-        bytes(data),
-        _Dtype() as dtype,
-        shape,
-        order,
+        refuse(f"NumPy type {ascii(code)[:40]}")
+      case "array", (Global("ndarray"), *_):
+        return _Array(copies)
+      case "scalar", (_Dtype() as dtype, bytes(data)):
+        return _view(data, dtype, (1,), fortran=False).item()
+      case "frombuffer", (data, _Dtype() as dtype, shape, order) if isinstance(
+        data, bytes | bytearray
       ):
-        self._count_copy(len(data))  # Whoever reads the array may copy it.
-        return self._array(data, dtype, shape, _text(order) == "F")
-    self._refuse("call in an unknown form")
+        copies.count(len(data))  # Whoever reads the array may copy it.
+        return _view(data, dtype, shape, fortran=_text(order) == "F")
+    refuse("call in an unknown form")
 
-  def _build(self, target: object, state: object) -> None:
-    """Completes an array or a type that `_reduce` has begun, in place."""
-    match target, state:
-      case _Dtype(), (int(), order, None, None, None, *_):
-        if _text(order) in ("<", ">", "=", "|"):
-          target.order = _text(order)
-          return
-      case np.ndarray(), (
-        int(),
-        shape,
-        _Dtype() as dtype,
-        fortran,
-        bytes(data),
+  def _check(self) -> PickleRefusedError | None:
+    """Reads the program through; says why it is refused, if it is.
+
+    Then it stops there: what runs until then may tell more.
+    """
+    name = ""
+    while name != "STOP":
+      at = self._stream.tell()
+      try:
+        name = self._check_instruction(at)
+      except PickleRefusedError as error:
+        self._stream.seek(at)
+        self._stream.write(pickle.STOP)
+        return error
+    return None
+
+  def _check_instruction(self, at: int) -> str:
+    """Reads an instruction and refuses it, or returns its name.
+
+    As `pickletools.genops` does, which cannot read strings of Python 2 unless
+    they are ASCII.
+    """
+    code = self._stream.read(1)
+    op = _OPCODES.get(code)
+    name = op.name if op else repr(code)
+    argument: Any = None
+    try:
+      if name == "STRING":
+        if not _STRING.fullmatch(self._stream.readline()):
+          raise ValueError
+      elif op and op.arg and op.arg.n in _LENGTHS:
+        self._skip(_LENGTHS[op.arg.n])
+      elif op and op.arg:
+        argument = op.arg.reader(self._stream)
+      elif not code:
+        raise ValueError
+    except ValueError:
+      raise PickleRefusedError(
+        f"the pickle is damaged or cut off at byte {at}"
+      ) from None
+    if name in ("GLOBAL", "INST"):
+      self.find_class(*argument.split(" ", 1))
+    if name not in self.instructions:
+      refuse(f"instruction {name} at byte {at}")
+    if name == "PROTO" and argument > pickle.HIGHEST_PROTOCOL:
+      refuse(f"protocol {argument} at byte {at}")
+    # The machine makes room for all numbers up to this; honest pickles count.
+    if name in ("PUT", "LONG_BINPUT") and argument > at:
+      refuse(f"reference ({argument}) at byte {at}")
+    return name
+
+  def _skip(self, width: int) -> None:
+    """Skips bytes or text, whose length is written in `width` bytes."""
+    head = self._stream.read(width)
+    end = self._stream.tell() + int.from_bytes(head, "little")
+    if len(head) < width or end > self._size:
+      raise ValueError
+    self._stream.seek(end)
+
+
+class _Dtype:
+  """A NumPy type; its byte order arrives after the type."""
+
+  __slots__ = ("_code", "_order")
+
+  def __init__(self, code: str):
+    self._code, self._order = code, "|"
+
+  def __setstate__(self, state: object) -> None:
+    match state:
+      case (int(), order, None, None, None, *_) if _text(order) in _ORDERS:
+        self._order = _text(order)
+      case _:
+        refuse("state in an unknown form")
+
+  def numpy(self) -> np.dtype:
+    """The type itself."""
+    return np.dtype(self._order + self._code)
+
+
+class _Array(np.ndarray):
+  """An array whose numbers arrive after it, once; others refer to it before."""
+
+  copies: Copies
+
+  def __new__(cls, copies: Copies) -> "_Array":
+    array = super().__new__(cls, 0, np.uint8)
+    array.copies = copies
+    return array
+
+  def __setstate__(self, state: object) -> None:
+    match state:
+      case (int(), shape, _Dtype() as dtype, fortran, data) if isinstance(
+        data, bytes | bytearray
       ):
-        array = self._array(data, dtype, shape, bool(fortran))
-        self._count_copy(len(data))
-        # The memo refers to `target` already, so it must become the array.
-        target.__setstate__((1, array.shape, array.dtype, bool(fortran), data))
-        return
-    self._refuse("state in an unknown form")
-
-  def _array(
-    self, data: bytes, dtype: _Dtype, shape: object, fortran: bool = False
-  ) -> np.ndarray:
-    """A view of the bytes."""
-    is_shape = type(shape) is tuple and all(
-      type(size) is int and 0 < size <= len(data) for size in shape
-    )
-    kind = dtype.numpy()
-    if (
-      not is_shape
-      or len(shape) > _MAX_DIMENSIONS
-      or math.prod(shape) * kind.itemsize != len(data)
-    ):
-      self._refuse("NumPy array whose shape does not fit its bytes")
-    return np.frombuffer(data, kind).reshape(
-      shape, order="F" if fortran else "C"
-    )
-
-  def _count_copy(self, size: int) -> None:
-    # An honest pickle writes every byte once, and old protocols copy it as
-    # bytes and as an array; a bomb has the same part copied over and over.
-    self._copied += size
-    if self._copied > 2 * len(self._data):
-      self._refuse("copy that makes the data larger than the file")
+        array = _view(data, dtype, shape, fortran=bool(fortran))
+        self.copies.count(len(data))
+        del self.copies
+        super().__setstate__(
+          # ty: ignore[invalid-argument-type] the stub's bool is NumPy's own.
+          (1, array.shape, array.dtype, bool(fortran), bytes(data))
+        )
+      case _:
+        refuse("state in an unknown form")
 
 
-def _text(value: object) -> str | None:
-  """Text as it is, Python 2's as latin-1, and nothing else."""
+def _view(
+  data: bytes | bytearray, dtype: _Dtype, shape: object, *, fortran: bool
+) -> np.ndarray:
+  """The bytes as an array, not copied."""
+  kind = dtype.numpy()
+  if (
+    not isinstance(shape, tuple)
+    or len(shape) > _MAX_DIMENSIONS
+    or not all(type(size) is int and 0 < size <= len(data) for size in shape)
+    or math.prod(shape) * kind.itemsize != len(data)
+  ):
+    refuse("NumPy array whose shape does not fit its bytes")
+  return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+
+
+def _text(value: object) -> str:
+  """Text as it is, Python 2's as latin-1, and nothing of all else."""
   if isinstance(value, bytes):
     return value.decode("latin-1")
-  return value if isinstance(value, str) else None
+  return value if isinstance(value, str) else ""

@@ -11,11 +11,11 @@ from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.metrics import folds
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.reports import class_profile, model_card, page
-from jamsface_jax.reports import pictures as pictures_lib
+from jamsface_jax.reports import class_profile, model_card, page, plots
 from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.state import Parts, TrainState
+from jamsface_jax.storage.run_directory import RunDirectory
 
 PLOTS = "plots"
 
@@ -71,21 +71,18 @@ def plot(
     margins: of all classes, [C].
     evaluations: the last ones.
   """
-  # Here, since what draws takes long to import, and a run begins without it.
-  from jamsface_jax.reports import pictures
-
   directory = os.path.join(workdir, PLOTS)
   os.makedirs(directory, exist_ok=True)
   metrics = read_metrics(os.path.join(workdir, METRICS_FILE))
-  pictures.plot_training(metrics, os.path.join(directory, "training.png"))
-  angular, cosine = (
-    margins[name][: source.num_classes]
-    for name in (head_lib.ANGULAR, head_lib.COSINE)
+  plots.plot_training(os.path.join(directory, "training.png"), metrics)
+  by_kind = {
+    "angular": margins[head_lib.ANGULAR][: source.num_classes],
+    "cosine": margins[head_lib.COSINE][: source.num_classes],
+  }
+  plots.plot_margins(
+    os.path.join(directory, "margins.png"), source.class_sizes, by_kind
   )
-  pictures.plot_margins(
-    source.class_sizes, angular, cosine, os.path.join(directory, "margins.png")
-  )
-  pictures_lib.plot_evaluations(directory, evaluations, others={})
+  plots.plot_evaluations(directory, evaluations, others={})
 
 
 def show(
@@ -118,17 +115,16 @@ def show(
     )
     if parts.head.margin(name).learned
   }
+  run = RunDirectory(workdir)
   try:
     profile = class_profile.describe(source.class_sizes, learned)
-    class_profile.write(
-      os.path.join(workdir, class_profile.CLASSES_FILE), profile
-    )
+    class_profile.write(run.classes.path, profile)
     results.write_results(workdir, evaluations, {"step": step})
-    page.write([workdir], os.path.join(workdir, page.REPORT_FILE))
-    if not model_card.is_edited(os.path.join(workdir, model_card.CARD_FILE)):
-      model_card.write(workdir)
+    page.write([run], run.report.path)
+    if not model_card.is_edited(run.model_card.path):
+      model_card.write(run)
   except Exception as error:
     progress.note(
-      f"step {step}: {page.REPORT_FILE} was not written"
+      f"step {step}: report.html was not written"
       f" ({' '.join(str(error).split())}); the run goes on."
     )

@@ -1,5 +1,6 @@
 """One step of training: a pure function of a state and a batch."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from jamsface_jax.augmentation.augment import augment, normalize
 from jamsface_jax.devices import sharding
@@ -18,10 +18,11 @@ from jamsface_jax.head.clipping import clip_factor
 from jamsface_jax.head.parameters import WEIGHTS
 from jamsface_jax.run.optimizer import small_parameters
 from jamsface_jax.run.state import Parts, TrainState, state_shapes
+from jamsface_jax.settings.sections import Settings
 
 
 def make_train_step(
-  config: ConfigDict, parts: Parts, mesh: Mesh
+  config: Settings, parts: Parts, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Compiles `train_step` for these settings; it takes over its state."""
   shapes = state_shapes(parts, config.data.image_size, mesh)
@@ -30,7 +31,7 @@ def make_train_step(
     train_step,
     parts=parts,
     mesh=mesh,
-    augmentation=config.augment.to_dict(),
+    augmentation=dataclasses.asdict(config.augment),
     accumulation=config.optimizer.accumulation,
     fused_update=config.head.fused_update,
     clip_norm=config.head.clip_norm,

@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jamsface_jax.errors import RunError
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run.goodput import Goodput
 from jamsface_jax.run.progress import Progress
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.training.metric_writer import MetricWriter
 
 
@@ -50,7 +50,7 @@ class StepLog:
 
   def __init__(
     self,
-    config: ConfigDict,
+    config: Settings,
     workdir: str,
     writer: MetricWriter | None,
     progress: Progress,

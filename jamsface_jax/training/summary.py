@@ -7,21 +7,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from jamsface_jax.data.sources import Source
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.reports.page import REPORT_FILE
 from jamsface_jax.run.progress import clock
 from jamsface_jax.run.state import Parts, state_shapes
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 SUMMARY_FILE = "summary.txt"
 
 
 def opening(
-  config: ConfigDict,
+  config: Settings,
   source: Source,
   parts: Parts,
   mesh: Mesh,
@@ -62,13 +62,13 @@ def opening(
   )
 
 
-def count_parameters(config: ConfigDict, parts: Parts, mesh: Mesh) -> int:
+def count_parameters(config: Settings, parts: Parts, mesh: Mesh) -> int:
   """Numbers that the backbone learns."""
   shapes = state_shapes(parts, config.data.image_size, mesh)
   return sum(p.size for p in jax.tree.leaves(shapes.params["backbone"]))
 
 
-def count_operations(config: ConfigDict, parts: Parts, mesh: Mesh) -> float:
+def count_operations(config: Settings, parts: Parts, mesh: Mesh) -> float:
   """Floating-point operations of the backbone's forward, for one image."""
   size = config.data.image_size
   shapes = state_shapes(parts, size, mesh)
@@ -82,7 +82,7 @@ def count_operations(config: ConfigDict, parts: Parts, mesh: Mesh) -> float:
 
 
 def facts(
-  config: ConfigDict, source: Source, parts: Parts, mesh: Mesh
+  config: Settings, source: Source, parts: Parts, mesh: Mesh
 ) -> dict[str, Any]:
   """What a report says of the data, the model and the devices; JSON values."""
   device = jax.devices()[0]
@@ -96,7 +96,7 @@ def facts(
   }
 
 
-def _schedule_text(config: ConfigDict) -> str:
+def _schedule_text(config: Settings) -> str:
   """The learning rate from the first step on, in words."""
   schedule = config.schedule
   peak = config.optimizer.learning_rate
@@ -134,7 +134,7 @@ def close(
     lines.append(f"{one.name}: {one.headline}")
   lines += [
     f"work directory: {workdir}",
-    f"report: {os.path.join(workdir, REPORT_FILE)}, to open in a browser",
+    f"report: {RunDirectory(workdir).report.path}, to open in a browser",
     f"next: python -m jamsface_jax.embed --workdir={quoted} --images=DIR"
     " --output=E",
     f"      python -m jamsface_jax.evaluate --workdir={quoted} --data=DATASET",

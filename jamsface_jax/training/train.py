@@ -5,9 +5,7 @@ import contextlib
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.pipeline import batches
 from jamsface_jax.data.sources import (
   open_source,
@@ -23,11 +21,15 @@ from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.goodput import Goodput
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.resuming import begin, describe
+from jamsface_jax.run.schedule import steps_of
 from jamsface_jax.run.state import (
   make_parts,
 )
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage import lock
 from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training import summary
 from jamsface_jax.training.metric_writer import MetricWriter
 from jamsface_jax.training.preemption import Preemption
@@ -44,7 +46,7 @@ from jamsface_jax.training.wandb_log import WandbLog
 
 
 def train(
-  config: ConfigDict,
+  config: Settings,
   workdir: str,
   *,
   fine_tune_from: str | None = None,
@@ -57,7 +59,7 @@ def train(
   order and ends with the same parameters and metrics.
 
   Args:
-    config: see `config.base_config`.
+    config: settings of the run.
     workdir: of this run, made if missing.
     fine_tune_from: work directory of another run to begin with parts of.
     fine_tune_keep: these parts, see `fine_tune.plan`.
@@ -73,14 +75,13 @@ def train(
   require_local(workdir, "--workdir")
   main_process = jax.process_index() == 0
   goodput = Goodput(workdir, save=main_process)
-  config_lib.validate(config)
   mesh = sharding.make_mesh(config.mesh.model)
   micro_batch = config.data.batch_size // config.optimizer.accumulation
   sharding.check_divides(
     "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
   source = open_source(config)
-  total_steps = config_lib.steps_of(config.schedule.length, config, len(source))
+  total_steps = steps_of(config.schedule.length, config, len(source))
   parts = make_parts(config, source.num_classes, len(source))
   head_lib.check_mesh(parts.head, mesh)
   cost = memory.estimate(
@@ -100,7 +101,7 @@ def train(
     beginning = fine_tune.plan(
       workdir, fine_tune_from, fine_tune_keep, save=main_process
     )
-    config_lib.check_or_save(config, workdir, save=main_process)
+    check_or_save(config, RunDirectory(workdir), save=main_process)
     checkpoints = Checkpoints(
       workdir,
       keep_last=config.checkpoint.keep_last,
@@ -151,7 +152,7 @@ def train(
     )
     closing.callback(stream.close)
     step_fn = make_train_step(config, parts, mesh)
-    profile = Profile(config_lib.profiled_steps(config), workdir)
+    profile = Profile(config.profiled_steps, workdir)
     closing.callback(profile.close)
     evaluations: list[Evaluation] = []
 
@@ -230,7 +231,7 @@ def lacks_evaluation(writer: MetricWriter | None) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(np.bool_(lacks)))
 
 
-def check_best(config: ConfigDict, evaluator: Evaluator) -> None:
+def check_best(config: Settings, evaluator: Evaluator) -> None:
   """Refuses a `keep_best` that no evaluation will measure."""
   wanted = config.checkpoint.keep_best
   choices = evaluator.rising_metrics()

@@ -1,12 +1,12 @@
 """Numbers of a run to Weights & Biases too, if `wandb.project` asks for it."""
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Mapping
 
-from ml_collections import ConfigDict
-
 from jamsface_jax.errors import InputError
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.whole_file import written_whole
 
 ID_FILE = "wandb_id.txt"
@@ -27,7 +27,7 @@ class WandbLog:
     InputError: the package wandb is missing, or refuses.
   """
 
-  def __init__(self, config: ConfigDict, workdir: str):
+  def __init__(self, config: Settings, workdir: str):
     project = config.wandb.project
     try:
       import wandb  # Here: most runs do without.
@@ -44,7 +44,7 @@ class WandbLog:
         id=_run_id(workdir),
         resume="allow",
         dir=workdir,
-        config=config.to_dict(),
+        config=dataclasses.asdict(config),
         settings=wandb.Settings(console="off"),
       )
     except wandb.Error as error:

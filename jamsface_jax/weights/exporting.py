@@ -1,5 +1,6 @@
 """Writes a trained network in a format of others, and checks it."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -9,15 +10,17 @@ import flax.linen as nn
 import jax
 import jax.export
 import numpy as np
-from ml_collections import ConfigDict
 
 from jamsface_jax.augmentation.augment import normalize
-from jamsface_jax.config import read_config
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.embedding import embedder
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.state import make_model
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.version import __version__
 from jamsface_jax.weights import onnx_file, weight_files
 from jamsface_jax.weights.pytorch_names import to_pytorch
@@ -52,13 +55,12 @@ def export(
     )
   if format == "onnx":
     onnx_file.packages()  # Before anything takes long.
-  config = read_config(workdir)
+  config = read_settings(RunDirectory(workdir))
   mesh = sharding.make_mesh(-1)
   _, variables, stored = embedder.load(
     workdir, step=step, batch_size=mesh.size, flip=False, mesh=mesh
   )
-  with config.unlocked():
-    config.model.dtype = "float32"
+  config = replaced(config, {"model.dtype": "float32"})
   partial = output + ".partial"
   try:
     try:
@@ -84,7 +86,7 @@ def export(
   print(f"{output}: {size:.1f} MiB, step {stored['step']} of {workdir}")
 
 
-def describe(config: ConfigDict, stored: dict[str, Any]) -> dict[str, str]:
+def describe(config: Settings, stored: dict[str, Any]) -> dict[str, str]:
   """What an exported file says of itself, as texts.
 
   Args:
@@ -94,7 +96,7 @@ def describe(config: ConfigDict, stored: dict[str, Any]) -> dict[str, str]:
   described = {
     "producer": f"jamsface_jax {__version__}",
     "architecture": config.model.name,
-    "model": json.dumps(config.model.to_dict()),
+    "model": json.dumps(dataclasses.asdict(config.model), sort_keys=True),
     "image_size": str(config.data.image_size),
     "color_order": stored["color_order"],
     "normalization": NORMALIZATION,

@@ -9,9 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.data.records import COLOR_ORDER, file_digest
 from jamsface_jax.devices.compiling import compiler_options
@@ -19,6 +17,10 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.models import MODELS, init_backbone
 from jamsface_jax.run.checkpoint import Checkpoints, versions
 from jamsface_jax.run.state import TrainState, make_model
+from jamsface_jax.settings.names import replaced, settings_from
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import check_or_save
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import onnx_file, weight_files
 from jamsface_jax.weights.exporting import NORMALIZATION
 from jamsface_jax.weights.matching import match_layers, match_names, match_order
@@ -59,7 +61,6 @@ def import_weights(
   config, color_order = make_config(
     path, file.metadata, model, embedding_size, image_size, color_order
   )
-  config_lib.validate(config)
   network, size = make_model(config), config.data.image_size
   shapes = jax.eval_shape(
     lambda key: init_backbone(key, network, size), jax.random.key(0)
@@ -104,7 +105,7 @@ def make_config(
   embedding_size: int | None,
   image_size: int | None,
   color_order: str | None,
-) -> tuple[ConfigDict, str]:
+) -> tuple[Settings, str]:
   """Settings of the work directory, and the colour order of the file.
 
   Args:
@@ -119,13 +120,12 @@ def make_config(
     InputError: flags and file contradict each other, or nothing says which
       network it is.
   """
-  config = config_lib.base_config()
+  settings = Settings()
   name = SHORT_NAMES.get(model, model)
   if "model" in metadata:
-    config.lock()  # Against settings that are unknown.
     try:
-      config.model.update(json.loads(metadata["model"]))
-      config.model.stages = tuple(config.model.stages)
+      described = json.loads(metadata["model"]).items()
+      settings = settings_from({f"model.{k}": v for k, v in described})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
       raise InputError(
         f"{path!r} has settings of a model that this version does not know"
@@ -152,26 +152,28 @@ def make_config(
     return next(v for v in (stored, asked, default) if v is not None)
 
   said = "model" in metadata
-  config.model.name = choose(
-    "model", name, config.model.name if said else None, None
-  )
-  config.model.embedding_size = choose(
-    "embedding_size",
-    embedding_size,
-    config.model.embedding_size if said else None,
-    512,
-  )
   stored_size = metadata.get("image_size", "")
-  config.data.image_size = choose(
-    "image_size",
-    image_size,
-    int(stored_size) if stored_size.isdecimal() else None,
-    112,
-  )
   order = choose(
     "color_order", color_order, metadata.get("color_order"), COLOR_ORDER
   )
-  return config, order
+  found = {
+    "model.name": choose(
+      "model", name, settings.model.name if said else None, None
+    ),
+    "model.embedding_size": choose(
+      "embedding_size",
+      embedding_size,
+      settings.model.embedding_size if said else None,
+      512,
+    ),
+    "data.image_size": choose(
+      "image_size",
+      image_size,
+      int(stored_size) if stored_size.isdecimal() else None,
+      112,
+    ),
+  }
+  return replaced(settings, found), order
 
 
 def check_numbers(path: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -228,7 +230,7 @@ def check_onnx(
 
 
 def save(
-  workdir: str, config: ConfigDict, variables: dict, origin: dict[str, Any]
+  workdir: str, config: Settings, variables: dict, origin: dict[str, Any]
 ) -> None:
   """Writes a work directory, under another name until it is complete."""
   partial = workdir.rstrip("/") + ".partial"
@@ -269,5 +271,5 @@ def save(
   }
   checkpoints.save(0, state, metadata)
   checkpoints.close()
-  config_lib.check_or_save(config, partial, save=True)
+  check_or_save(config, RunDirectory(partial), save=True)
   os.rename(partial, workdir)

@@ -1,23 +1,24 @@
 """Reads the tensors of a PyTorch file without PyTorch and without running it.
 
 A file of `torch.save` is a zip archive with a pickle, which says what there is,
-and a file of raw numbers for every storage. The pickle is interpreted by
-`data.restricted_pickle`: what it names is never imported or called.
+and a file of raw numbers for every storage. The pickle is read by
+`storage.plain_pickle`: what it names is never imported or called.
 """
 
 import dataclasses
 import math
-import pickle
-import struct
 import zipfile
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from jamsface_jax.storage.plain_pickle import (
+  Copies,
   Global,
-  Machine,
   PickleRefusedError,
+  PlainUnpickler,
+  refuse,
 )
 
 # What `torch.save` wrote before version 1.6 starts with.
@@ -66,7 +67,7 @@ def read_torch(path: str) -> dict:
       found = _read_archive(archive)
   except PickleRefusedError as error:
     raise TorchFileError(str(error)) from None
-  if type(found) is not dict:
+  if not isinstance(found, dict):
     raise TorchFileError(f"it holds a {type(found).__name__}, not a state_dict")
   return found
 
@@ -96,7 +97,25 @@ def _read_archive(archive: zipfile.ZipFile) -> object:
     order = _read_member(archive, prefix + "byteorder")
   if order not in _BYTE_ORDERS:
     raise TorchFileError(f"it is damaged: byte order {ascii(order)[:20]}")
-  return _Machine(archive, prefix, _BYTE_ORDERS[order]).run()
+  found = _Unpickler(archive, prefix, _BYTE_ORDERS[order]).load()
+  _check_keys(found)
+  return found
+
+
+def _check_keys(found: object) -> None:
+  """Refuses dicts with other keys than texts and numbers."""
+  rest, seen = [found], set()
+  while rest:
+    one = rest.pop()
+    if id(one) in seen:  # What is shared, or holds itself.
+      continue
+    seen.add(id(one))
+    if isinstance(one, dict):
+      if not all(isinstance(key, str | int) for key in one):
+        refuse("key that is neither text nor a number")
+      rest.extend(one.values())
+    elif isinstance(one, list | tuple):
+      rest.extend(one)
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -113,8 +132,26 @@ class _Storage:
   values: np.ndarray
 
 
-class _Machine(Machine):
+class _Dict(dict):
+  """An OrderedDict: what it has as attribute is left out."""
+
+  def __setstate__(self, state: object) -> None:
+    """Leaves out the versions of modules, which a state_dict has."""
+    if not isinstance(state, dict):
+      refuse("state in an unknown form")
+
+
+class _Unpickler(PlainUnpickler):
   """Adds dicts, floats, storages and tensors to plain data."""
+
+  instructions = PlainUnpickler.instructions | {
+    "EMPTY_DICT",
+    "SETITEM",
+    "SETITEMS",
+    "BINFLOAT",
+    "BINPERSID",
+  }
+  globals = PlainUnpickler.globals | _GLOBALS
 
   def __init__(self, archive: zipfile.ZipFile, prefix: str, order: str):
     super().__init__(_read_member(archive, prefix + "data.pkl"))
@@ -123,92 +160,63 @@ class _Machine(Machine):
     self._order = order
     self._storages: dict[str, _Storage] = {}
 
-  def _step(self, code: bytes) -> None:
-    match code:
-      case pickle.EMPTY_DICT:
-        self._stack.append({})
-      case pickle.SETITEM:
-        value, key = self._stack.pop(), self._stack.pop()
-        self._set_items([key, value])
-      case pickle.SETITEMS:
-        self._set_items(self._pop_mark())
-      case pickle.BINFLOAT:
-        self._stack.append(struct.unpack(">d", self._take(8))[0])
-      case pickle.BINPERSID:
-        self._stack.append(self._storage(self._stack.pop()))
-      case _:
-        super()._step(code)
-
-  def _set_items(self, items: list[object]) -> None:
-    target = self._stack[-1]
-    keys, values = items[::2], items[1::2]
-    if type(target) is not dict or len(keys) != len(values):
-      self._refuse("item set in something that is not a dict")
-    if not all(isinstance(key, str | int) for key in keys):
-      self._refuse("key that is neither text nor a number")
-    target.update(zip(keys, values, strict=True))
-
-  def _find(self, module: str | None, name: str | None) -> Global:
-    if (module, name) in _GLOBALS:
-      return Global(_GLOBALS[module, name])
-    return super()._find(module, name)
-
-  def _storage(self, identity: object) -> _Storage:
-    """The storage that a persistent id names, read once."""
-    match identity:
+  def persistent_load(self, pid: Any) -> _Storage:
+    """Gives the storage that a persistent id names, read once."""
+    match pid:
       case ("storage", Global(kind), str(key), str(), int(count)) if (
         kind in _STORAGES
       ):
         if key not in self._storages:
-          data = _read_member(self._archive, f"{self._prefix}data/{key}")
+          try:
+            data = _read_member(self._archive, f"{self._prefix}data/{key}")
+          except TorchFileError as error:
+            raise PickleRefusedError(str(error)) from None
           dtype = _STORAGES[kind].newbyteorder(self._order)
           if len(data) != count * dtype.itemsize:
-            self._refuse(f"storage of {count} numbers in {len(data)} bytes")
+            refuse(f"storage of {count} numbers in {len(data)} bytes")
           self._storages[key] = _Storage(np.frombuffer(data, dtype))
         return self._storages[key]
-    self._refuse("storage in an unknown form")
+    refuse("storage in an unknown form")
 
-  def _reduce(self, function: object, arguments: object) -> object:
-    match function, arguments:
-      case Global("dict"), ():
-        return {}
-      case Global("parameter"), (np.ndarray() as tensor, *_):
+  @staticmethod
+  def call(meaning: str, arguments: tuple, copies: Copies) -> object:
+    """See `PlainUnpickler.call`."""
+    match meaning, arguments:
+      case "dict", ():
+        return _Dict()
+      case "parameter", (np.ndarray() as tensor, *_):
         return tensor
-      case Global("tensor"), (
+      case "tensor", (
         _Storage(values),
         int(offset),
         tuple(shape),
         tuple(strides),
         *_,
       ):
-        return self._tensor(values, offset, shape, strides)
-    return super()._reduce(function, arguments)
+        return _tensor(values, offset, shape, strides)
+    return PlainUnpickler.call(meaning, arguments, copies)
 
-  def _tensor(
-    self, values: np.ndarray, offset: int, shape: tuple, strides: tuple
-  ) -> np.ndarray:
-    """A view of a storage, within its bounds."""
-    sizes = (*shape, *strides, offset)
-    if len(shape) != len(strides) or not all(
-      type(size) is int and size >= 0 for size in sizes
-    ):
-      self._refuse("tensor in an unknown form")
-    last = offset + sum(
-      (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
-    )
-    # More elements than numbers, with strides of 0, would be a bomb.
-    if len(shape) > _MAX_DIMENSIONS or not (
-      0 not in shape and last < len(values) and math.prod(shape) <= len(values)
-    ):
-      self._refuse("tensor that does not fit its numbers")
-    return np.lib.stride_tricks.as_strided(
-      values[offset:],
-      shape,
-      [stride * values.itemsize for stride in strides],
-      writeable=False,
-    )
 
-  def _build(self, target: object, state: object) -> None:
-    if type(target) is dict and type(state) is dict:
-      return  # The versions of modules, which a state_dict has as attribute.
-    super()._build(target, state)
+def _tensor(
+  values: np.ndarray, offset: int, shape: tuple, strides: tuple
+) -> np.ndarray:
+  """A view of a storage, within its bounds."""
+  sizes = (*shape, *strides, offset)
+  if len(shape) != len(strides) or not all(
+    type(size) is int and size >= 0 for size in sizes
+  ):
+    refuse("tensor in an unknown form")
+  last = offset + sum(
+    (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
+  )
+  # More elements than numbers, with strides of 0, would be a bomb.
+  if len(shape) > _MAX_DIMENSIONS or not (
+    0 not in shape and last < len(values) and math.prod(shape) <= len(values)
+  ):
+    refuse("tensor that does not fit its numbers")
+  return np.lib.stride_tricks.as_strided(
+    values[offset:],
+    shape,
+    [stride * values.itemsize for stride in strides],
+    writeable=False,
+  )

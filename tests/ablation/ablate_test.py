@@ -6,13 +6,13 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import assert_one_sentence
+from conftest import assert_one_sentence, check_builds
 from ml_collections import ConfigDict
 from scipy import stats
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.ablation import runs as runs_lib
 from jamsface_jax.ablation import statistics, tables
+from jamsface_jax.ablation.comparison import make_comparison, strengths
 from jamsface_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -119,19 +119,23 @@ def test_runs_what_is_missing_and_tells_of_what_failed(
   assert "| cosface | 2 |" in done.stdout  # What there is.
 
 
+def compared(config):
+  return make_comparison(config.to_dict())
+
+
 def test_what_cannot_be_compared():
   config = ConfigDict({"recipes": ("a.py",), "seeds": (0,), "metrics": ("m",)})
   with pytest.raises(InputError, match="rows is missing"):
-    runs_lib.check(config)
+    compared(config)
   config.rows, config.reference = ConfigDict({"a": ("a",)}), "b"
   with pytest.raises(InputError, match="'b' is not a row: use one of a"):
-    runs_lib.check(config)
+    compared(config)
   config.reference, config.tuning = "a", ConfigDict({"seeds": (7,)})
   with pytest.raises(InputError, match="tuning.metric is missing"):
-    runs_lib.check(config)
+    compared(config)
   config.tuning = tuning(choices={"a": (("x=1",),)})
   with pytest.raises(InputError, match="'a' has 1 choices and .* 3: a compar"):
-    runs_lib.check(config)
+    compared(config)
 
 
 def test_many_rows_are_tested_as_many():
@@ -146,12 +150,13 @@ def test_the_table_has_the_corrected_p(tmp_path):
   config = ConfigDict({"recipes": ("r.py",), "metrics": ("m",)})
   config.seeds, config.reference = (0, 1, 2), "a"
   config.rows = ConfigDict({name: ("x",) for name in "abc"})
+  comparison = compared(config)
   values = {"a": (1, 2, 3), "b": (2, 4, 3.5), "c": (1, 3, 3.2)}
   results = {
     run: {"m": values[run.row][run.seed]}
-    for run in runs_lib.plan(config, "out", {})
+    for run in runs_lib.plan(comparison, "out", {})
   }
-  text = tables.write(str(tmp_path), config, results, [])
+  text = tables.write(str(tmp_path), comparison, results, [])
   cells = json.loads((tmp_path / "results.json").read_text())["cells"]
   p = {cell["row"]: (cell["p"], cell["p_holm"]) for cell in cells}
   assert p["a"] == (None, None)
@@ -179,8 +184,8 @@ def test_the_best_choice_of_a_row_goes_on():
       "b": (("y=1",), ("y=2",), ("y=3",)),
     }
   )
-  runs_lib.check(config)
-  runs = runs_lib.plan_tuning(config, "out")
+  comparison = compared(config)
+  runs = runs_lib.plan_tuning(comparison, "out")
   assert len({run.workdir for run in runs}) == len(runs) == 12
   values = {"a": (0.5, 0.9, 0.6), "b": (0.7, 0.2, 0.1)}
   # By their mean: one seed alone would choose otherwise.
@@ -192,12 +197,12 @@ def test_the_best_choice_of_a_row_goes_on():
     }
     for run in runs
   }
-  chosen, curves = statistics.tune(config, results)
+  chosen, curves = statistics.tune(comparison, results)
   assert chosen == {("r.py", "a"): 1, ("r.py", "b"): 0}
   # Over log10 the factors are -1, log10(0.2) and 0.
   first, last = np.log10(2), -np.log10(0.2)
   assert curves[0]["area"] == pytest.approx(0.7 * first + 0.75 * last)
-  (final, _) = runs_lib.plan(config, "out", chosen)
+  (final, _) = runs_lib.plan(comparison, "out", chosen)
   assert final.settings == (
     *("--config=r.py:cosface", "--config.x=1", "--config.head.scale=9"),
     "--config.seed=0",
@@ -208,7 +213,7 @@ def test_the_best_choice_of_a_row_goes_on():
 
 
 def test_strengths_are_middles_times_factors():
-  choices = runs_lib.strengths({"a": {"x": 0.2, "y.z": 30.0}}, (0.5, 2))
+  choices = strengths({"a": {"x": 0.2, "y.z": 30.0}}, (0.5, 2))
   assert choices["a"] == (("x=0.1", "y.z=15"), ("x=0.4", "y.z=60"))
 
 
@@ -218,13 +223,14 @@ def test_one_recipe_may_tune_for_all():
   config.rows = ConfigDict({"a": ("cosface",)})
   config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
   config.tuning.recipe = "r.py"
-  runs = runs_lib.plan_tuning(config, "out")
+  comparison = compared(config)
+  runs = runs_lib.plan_tuning(comparison, "out")
   assert {run.recipe for run in runs} == {"r.py"} and len(runs) == 6
   results = {run: {"v/tar": run.choice} for run in runs}
-  chosen, curves = statistics.tune(config, results)
+  chosen, curves = statistics.tune(comparison, results)
   assert chosen == {("r.py", "a"): 2, ("r.py:far", "a"): 2}
   assert len(curves) == 1
-  near, far = runs_lib.plan(config, "out", chosen)
+  near, far = runs_lib.plan(comparison, "out", chosen)
   assert far.workdir == "out/r-far/a/choice2/seed0" != near.workdir
   assert far.settings[:2] == ("--config=r.py:far,cosface", "--config.x=3")
 
@@ -234,13 +240,14 @@ def test_each_recipe_has_its_table_of_tuning(tmp_path):
   config.seeds, config.reference = (0,), "a"
   config.rows = ConfigDict({"a": ("cosface",)})
   config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
-  runs = runs_lib.plan_tuning(config, "out")
+  comparison = compared(config)
+  runs = runs_lib.plan_tuning(comparison, "out")
   results = {run: {"v/tar": 0.1 * run.choice} for run in runs}
   for run in runs:
     if run.recipe == "q.py":
       results[run] = {"v/tar": 0.9 - 0.2 * run.choice}
-  _, curves = statistics.tune(config, results)
-  text = tables.write(str(tmp_path), config, {}, curves)
+  _, curves = statistics.tune(comparison, results)
+  text = tables.write(str(tmp_path), comparison, {}, curves)
   first, second = text.split("\n\n")[:2]
   assert first.startswith("| r.py, v/tar, seeds 7, 8 |")
   assert second.startswith("| q.py, v/tar, seeds 7, 8 |")
@@ -254,14 +261,14 @@ def test_each_recipe_has_its_table_of_tuning(tmp_path):
 )
 def test_every_run_of_a_shipped_comparison_is_a_valid_recipe(path):
   config = importlib.import_module(f"configs.{path.stem}").get_config()
-  runs_lib.check(config)
+  comparison = compared(config)
   chosen = {}
   if "tuning" in config:
     chosen = {
       (recipe, row): 0 for recipe in config.recipes for row in config.rows
     }
-  runs = runs_lib.plan_tuning(config, "out")
-  runs += runs_lib.plan(config, "out", chosen)
+  runs = runs_lib.plan_tuning(comparison, "out")
+  runs += runs_lib.plan(comparison, "out", chosen)
   assert len({run.workdir for run in runs}) == len(runs)
   for settings in {run.settings for run in runs}:
     recipe, _, variant = settings[0].removeprefix("--config=").partition(":")
@@ -275,4 +282,4 @@ def test_every_run_of_a_shipped_comparison_is_a_valid_recipe(path):
         section = section[parent]
       kind = type(section[field])
       section[field] = value == "True" if kind is bool else kind(value)
-    config_lib.validate(chosen_recipe)
+    check_builds(chosen_recipe)

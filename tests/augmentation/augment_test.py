@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,10 +9,10 @@ from jax.sharding import NamedSharding
 
 from jamsface_jax.augmentation import color, degradation, geometry, occlusion
 from jamsface_jax.augmentation.augment import augment, normalize
-from jamsface_jax.config import base_config
 from jamsface_jax.devices import sharding
+from jamsface_jax.settings.sections import Augment
 
-NOTHING = base_config().augment.to_dict() | {"flip": False}
+NOTHING = dataclasses.asdict(Augment()) | {"flip": False}
 CHANGES = (
   *("cover", "crop", "color", "grey", "blur", "resolution", "jpeg", "erase"),
 )
@@ -41,7 +42,7 @@ def test_nothing_asked_nothing_done():
 
 
 def test_only_the_flip_is_on_unasked():
-  settings = base_config().augment.to_dict()
+  settings = dataclasses.asdict(Augment())
   assert settings.pop("flip") and settings.pop("strength")
   assert not any(settings.values())
 

@@ -10,7 +10,6 @@ import pytest
 import simplejpeg
 
 from data_prep.writing.writer import DatasetWriter
-from jamsface_jax.config import base_config
 from jamsface_jax.data import decoding, records
 from jamsface_jax.data.sampling import example_order
 from jamsface_jax.data.sources import (
@@ -20,6 +19,8 @@ from jamsface_jax.data.sources import (
   open_source,
 )
 from jamsface_jax.errors import InputError
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.sections import Settings
 
 
 @pytest.fixture(scope="module")
@@ -235,9 +236,10 @@ def test_fingerprint_of_a_mixture_is_that_of_all_in_order():
 
 
 def test_a_run_may_read_several_data_sets(shards, dataset):
-  config = base_config()
-  config.data.image_size = 40
-  config.data.directory = f"{dataset},{shards[0]}"
+  config = replaced(
+    Settings(),
+    {"data.image_size": 40, "data.directory": f"{dataset},{shards[0]}"},
+  )
   source = open_source(config)
   one = RecordSource(dataset, 40)
   assert len(source) == 2 * 37 and source.num_classes == 24
@@ -245,5 +247,5 @@ def test_a_run_may_read_several_data_sets(shards, dataset):
   np.testing.assert_array_equal(
     source.labels()[37:], one.labels() + one.num_classes
   )
-  config.data.directory = dataset
+  config = replaced(config, {"data.directory": dataset})
   assert open_source(config).fingerprint == one.fingerprint

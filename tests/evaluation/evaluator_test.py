@@ -11,7 +11,6 @@ import pytest
 from conftest import convert
 
 from data_prep import from_ijb
-from jamsface_jax import config as config_lib
 from jamsface_jax import evaluate
 from jamsface_jax.devices import sharding
 from jamsface_jax.embedding import embedder as embedder_lib
@@ -19,6 +18,8 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation.evaluator import open_tasks
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.test_set import Settings
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.variants import tiny
 from jamsface_jax.training.train import train
 
 SETTINGS = Settings(
@@ -220,14 +221,14 @@ def test_a_folder_is_judged_as_its_data_set(
 
 
 def test_training_evaluates_all_of_it(dataset, ijbx, tmp_path):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.directory = dataset
   config.schedule.length = 4.0
   config.evaluation.data = f"{dataset}:all_pairs,{ijbx}"
   config.evaluation.pooling = "D0N1"
   config.evaluation.every = 2
   config.checkpoint.keep_best = "ijbx/mixed/rank1"
-  assert train(config, str(tmp_path / "w")) == 0
+  assert train(make_settings(config), str(tmp_path / "w")) == 0
   lines = (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()
   evaluated = [json.loads(line) for line in lines if "ijbx/auc" in line]
   assert len(evaluated) >= 2
@@ -238,18 +239,18 @@ def test_training_evaluates_all_of_it(dataset, ijbx, tmp_path):
 
 
 def test_settings_are_refused_before_training(dataset, ijbx, tmp_path):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.directory = dataset
   config.evaluation.data = ijbx
   with pytest.raises(InputError, match="has no detector scores"):
-    train(config, str(tmp_path / "w"))
+    train(make_settings(config), str(tmp_path / "w"))
   config.evaluation.pooling = "D3"
   with pytest.raises(InputError, match="'D3' is not of the form"):
-    train(config, str(tmp_path / "w"))
+    train(make_settings(config), str(tmp_path / "w"))
   config.evaluation.data = f"{dataset},{dataset}:all_pairs"
   config.evaluation.pooling = "D0N0"
   with pytest.raises(InputError, match="has the name 'tiny' of another"):
-    train(config, str(tmp_path / "w"))
+    train(make_settings(config), str(tmp_path / "w"))
   assert not (tmp_path / "w").exists()
 
 

@@ -9,7 +9,6 @@ import pytest
 from heads import SIZE, make_head, put, random_inputs
 
 from data_prep.writing.writer import DatasetWriter
-from jamsface_jax import config as config_lib
 from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.data import sources
 from jamsface_jax.data.sources import RecordSource
@@ -19,6 +18,8 @@ from jamsface_jax.evaluation import evaluator as evaluator_lib
 from jamsface_jax.evaluation import known_people
 from jamsface_jax.head.parameters import WEIGHTS
 from jamsface_jax.run import state
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.variants import tiny
 
 
 def cosines(weights, embeddings, head):
@@ -156,9 +157,10 @@ def test_an_image_of_length_zero_is_near_to_nothing(mesh):
 
 def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
   """Against all images embedded at once, 37 in batches of 16."""
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.head.scale = 10.0  # The prior of a class counts as cosines do.
   config.data.directory = config.evaluation.known = str(dataset)
+  config = make_settings(config)
   source = sources.open_source(config)
   mesh = sharding.make_mesh(2)
   parts = state.make_parts(config, source.num_classes, len(source))
@@ -208,9 +210,10 @@ def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
 
 
 def test_two_sets_of_one_name_are_refused(dataset):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.directory = str(dataset)
   config.evaluation.known = f"{dataset},{dataset}"
+  config = make_settings(config)
   source = sources.open_source(config)
   parts = state.make_parts(config, source.num_classes, len(source))
   with pytest.raises(

@@ -3,14 +3,17 @@
 Skipped where PyTorch is not installed, which nothing else here needs.
 """
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from jamsface_jax.config import read_config
 from jamsface_jax.devices import sharding
 from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.settings.sections import Model
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import weight_files
 from jamsface_jax.weights.exporting import export
 from jamsface_jax.weights.importing import import_weights
@@ -115,18 +118,15 @@ def test_squeeze_and_excitation(tmp_path):
   path = str(tmp_path / "network.npz")
   weight_files.write_npz(path, arrays, {"model": json.dumps(settings)})
   take(path, tmp_path / "w")
-  assert read_config(str(tmp_path / "w")).model.squeeze_reduction == 16
+  taken = read_settings(RunDirectory(str(tmp_path / "w")))
+  assert taken.model.squeeze_reduction == 16
   difference = np.abs(run_jax(str(tmp_path / "w")) - run_torch(network)).max()
   assert difference < LIMIT
 
 
 def read_config_of(name, tmp_path):
   """The settings of a model as an exported file has them."""
-  from jamsface_jax.config import base_config
-
-  config = base_config()
-  config.model.name = name
-  return config.model.to_dict()
+  return dataclasses.asdict(Model(name=name))
 
 
 @pytest.mark.slow

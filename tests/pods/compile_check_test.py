@@ -12,12 +12,13 @@ import jax
 import pytest
 from conftest import assert_one_sentence
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
 from jamsface_jax.pods import chips, search, step_cost, tables
 from jamsface_jax.pods import work as work_lib
 from jamsface_jax.run import state
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.variants import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULE = "jamsface_jax.compile_check"
@@ -30,12 +31,12 @@ needs_libtpu = pytest.mark.skipif(
 
 
 def settings(**changes):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.batch_size = 48
   config.data.image_size = 16
   config.model.stages = (1,)
   config.update_from_flattened_dict(changes)
-  return config
+  return make_settings(config)
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,14 @@ import yaml
 from conftest import assert_one_sentence
 from report_test import evaluation, make_run, synthetic_copy
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.groups import GroupResult
 from jamsface_jax.protocols import results
 from jamsface_jax.reports import model_card
 from jamsface_jax.run import starts
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import check_or_save
+from jamsface_jax.storage.run_directory import RunDirectory
 
 SECTIONS = [
   *("Model", "Intended use", "Out of scope", "How to use it"),
@@ -31,7 +33,7 @@ def workdir(tmp_path, monkeypatch):
 
 
 def written(workdir):
-  path = model_card.write(str(workdir))
+  path = model_card.write(RunDirectory(str(workdir)))
   with open(path, encoding="utf-8") as file:
     text = file.read()
   _, head, body = text.split("---\n", 2)
@@ -139,7 +141,7 @@ def test_a_card_that_was_edited_stays(workdir, run):
       text = "all of it is mine\n"
     path.write_text(text)
     with pytest.raises(InputError, match="was edited"):
-      model_card.write(str(workdir))
+      model_card.write(RunDirectory(str(workdir)))
     assert path.read_text() == text
   done = run("jamsface_jax.model_card", workdir)
   assert_one_sentence(done, "model_card.md' was edited", "--output")
@@ -150,7 +152,7 @@ def test_a_card_that_was_edited_stays(workdir, run):
 
 
 def test_a_run_that_has_just_begun(tmp_path):
-  config_lib.check_or_save(config_lib.base_config(), str(tmp_path), save=True)
+  check_or_save(Settings(), RunDirectory(str(tmp_path)), save=True)
   head, body = written(tmp_path)
   assert "model-index" not in head
   assert "After 0 steps." in body and "Not evaluated" in body

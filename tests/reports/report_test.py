@@ -19,8 +19,7 @@ import pytest
 from conftest import assert_one_sentence, convert
 
 from data_prep.writing.writer import DatasetWriter
-from jamsface_jax import config as config_lib
-from jamsface_jax import report
+from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.groups import GroupResult
 from jamsface_jax.metrics.score_counts import tally_pairs
@@ -28,7 +27,11 @@ from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile
 from jamsface_jax.reports import page as page_lib
-from jamsface_jax.run import starts
+from jamsface_jax.run import goodput, starts
+from jamsface_jax.settings.names import replaced, values
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.stored import check_or_save
+from jamsface_jax.storage.run_directory import RunDirectory
 
 ROOT = pathlib.Path(__file__).parents[2]
 TITLES = (
@@ -76,10 +79,9 @@ def evaluation(name, seed=0):
 
 def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
   """A work directory as a run leaves it."""
-  config = config_lib.base_config()
-  config.head.scale = 32.0  # As a recipe would.
-  config.update_from_flattened_dict(settings)
-  config_lib.check_or_save(config, str(workdir), save=True)
+  changes = {"head.scale": 32.0} | settings  # As a recipe would.
+  config = replaced(Settings(), changes)
+  check_or_save(config, RunDirectory(str(workdir)), save=True)
   with monkeypatch.context() as patch:
     patch.setattr(sys, "orig_argv", ["python", "-m", "main", *command])
     starts.note_start(str(workdir), FACTS)
@@ -100,7 +102,7 @@ def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
       if step % 50 == 0:
         row[f"{name}/accuracy"] = 0.9
       file.write(json.dumps(row) + "\n")
-  seconds = dict.fromkeys(report.KINDS, 1.0) | {"step": 95.0}
+  seconds = dict.fromkeys(goodput.KINDS, 1.0) | {"step": 95.0}
   (workdir / "goodput.json").write_text(json.dumps(seconds))
   sizes = np.maximum(200 // np.arange(1, 101), 1)
   margins = 0.5 - 0.05 * np.log(sizes)
@@ -121,10 +123,15 @@ def workdir(tmp_path, monkeypatch):
   )
 
 
+def write_page(workdirs, output, **options):
+  runs = [RunDirectory(str(one)) for one in workdirs]
+  page_lib.write(runs, str(output), **options)
+
+
 def written(*workdirs, **options):
   """The text of a report, and its tree."""
   output = workdirs[0] / "out.html"
-  page_lib.write([str(one) for one in workdirs], str(output), **options)
+  write_page(workdirs, output, **options)
   text = output.read_text(encoding="utf-8")
   check_page(text)
   return text, parse(text)
@@ -182,7 +189,9 @@ def check_page(text):
       assert link[1:] in page.ids
   assert not re.search(r"url\(|@import|fetch\(|XMLHttp|import\(", text)
   # The one style and the one script are those that the policy allows.
-  policy = re.search(r'Security-Policy" content="([^"]*)"', text)[1]
+  policy = html.unescape(
+    re.search(r'Security-Policy" content="([^"]*)"', text)[1]
+  )
   assert policy.startswith("default-src 'none'; img-src data:; style-src")
   for kind in ("style", "script"):
     (body,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, flags=re.S)
@@ -282,10 +291,16 @@ def test_settings_say_who_set_them(workdir):
       "command line",
       "Batches read and decoded at once, per process.",
     ],
-    ["head.scale", "32.0", "64.0", "recipe", "Of the cosines in the softmax."],
+    [
+      "head.scale",
+      "32.0",
+      "64.0",
+      "recipe",
+      "Multiplies the cosines in the softmax.",
+    ],
   ]
   rest = cells(tree, "Settings that are the default")
-  every = config_lib.flatten(config_lib.base_config().to_dict())
+  every = values(Settings())
   assert len(rest) - 1 + 2 == len(every)
 
 
@@ -302,7 +317,7 @@ def test_origin(workdir):
 
 def test_a_run_that_has_just_begun(tmp_path):
   workdir = tmp_path / "w"
-  config_lib.check_or_save(config_lib.base_config(), str(workdir), save=True)
+  check_or_save(Settings(), RunDirectory(str(workdir)), save=True)
   text, tree = written(workdir)
   assert not list(tree.iter("svg"))
   for title in TITLES[:7]:
@@ -339,7 +354,7 @@ def test_several_runs_are_compared(tmp_path, monkeypatch):
   assert rows[0] == ["number", "a/w", "b/w"]
   assert ["lfw: accuracy", "91.00% ± 1.00%", "91.00% ± 1.00%"] in rows
   with pytest.raises(InputError, match="given twice"):
-    page_lib.write([str(one), str(one)], str(tmp_path / "x.html"))
+    write_page([one, one], tmp_path / "x.html")
 
 
 def test_results_of_evaluate_are_there_too(workdir):
@@ -482,7 +497,7 @@ def test_faces_are_shown_if_synthetic_or_asked(
 def test_converted_images_are_not_synthetic(dataset, image_folder, tmp_path):
   convert(image_folder, tmp_path / "data")
   for directory in (dataset, tmp_path / "data"):
-    assert not report.RecordSource(str(directory), 32).synthetic
+    assert not RecordSource(str(directory), 32).synthetic
   with DatasetWriter(
     str(tmp_path / "drawn"),
     name="drawn",
@@ -492,7 +507,7 @@ def test_converted_images_are_not_synthetic(dataset, image_folder, tmp_path):
   ) as writer:
     encoded = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     writer.add(0, "a/1.png", encoded, (8, 8))
-  assert report.RecordSource(str(tmp_path / "drawn"), 32).synthetic
+  assert RecordSource(str(tmp_path / "drawn"), 32).synthetic
 
 
 def test_data_that_are_gone_are_no_obstacle(tmp_path, monkeypatch):
@@ -508,7 +523,7 @@ def test_data_that_are_gone_are_no_obstacle(tmp_path, monkeypatch):
 def test_damaged_files_are_named(workdir, name):
   (workdir / name).write_text("{")
   with pytest.raises(InputError, match=f"{name}' is damaged"):
-    page_lib.write([str(workdir)], str(workdir / "out.html"))
+    write_page([workdir], workdir / "out.html")
   assert not (workdir / "out.html").exists()
 
 

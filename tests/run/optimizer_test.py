@@ -4,25 +4,27 @@ import numpy as np
 import optax
 import pytest
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.head.clipping import clip_factor
 from jamsface_jax.run import state
 from jamsface_jax.run.optimizer import (
   make_optimizers,
-  make_schedule,
   small_parameters,
 )
+from jamsface_jax.run.schedule import make_schedule, steps_of
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.variants import tiny
 
 
 def settings(**changes):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.batch_size = 32
   config.optimizer.reference_batch = 16
   config.schedule.length = 100.0
   config.schedule.warmup = 10.0
   config.update_from_flattened_dict(changes)
-  return config
+  return make_settings(config)
 
 
 @pytest.mark.parametrize(
@@ -48,10 +50,13 @@ def test_schedules_hit_hand_numbers(decay, expected):
 
 
 def test_epochs_become_steps():
-  config = settings(**{"schedule.unit": "epochs", "schedule.length": 3.0})
-  assert config_lib.steps_of(3.0, config, 1000) == 94  # ceil(3000 / 32)
-  config.schedule.unit = "steps"
-  assert config_lib.steps_of(3.0, config, 1000) == 3
+  config = settings(
+    **{"schedule.unit": "epochs", "schedule.length": 3.0},
+    **{"schedule.warmup": 1.0},
+  )
+  assert steps_of(3.0, config, 1000) == 94  # ceil(3000 / 32)
+  config = replaced(config, {"schedule.unit": "steps"})
+  assert steps_of(3.0, config, 1000) == 3
 
 
 def params():

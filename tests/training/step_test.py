@@ -5,19 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.head.losses import make_loss
 from jamsface_jax.run import state
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.variants import PUBLISHED, tiny
 from jamsface_jax.training.step import make_train_step
 
 SIZE = 32
 
 
 def tiny_config(**changes):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.data.batch_size = 32
   config.schedule.warmup = 0.0
   config.head.scale = 16.0
@@ -25,7 +26,7 @@ def tiny_config(**changes):
   config.optimizer.learning_rate = 0.02
   config.augment.shift = 1
   config.update_from_flattened_dict(changes)
-  return config
+  return make_settings(config)
 
 
 def run_steps(config, mesh, steps=2, classes=10):
@@ -98,9 +99,8 @@ def test_everything_moves_but_what_is_frozen(one_device):
   + ["elasticface", "uniface"],
 )
 def test_losses_train_and_remember_the_same_on_every_mesh(word):
-  changes = {f"head.{k}": v for k, v in config_lib.PUBLISHED[word].items()}
-  config = tiny_config(**changes)
-  config.head.scale = 16.0
+  changes = {f"head.{k}": v for k, v in PUBLISHED[word].items()}
+  config = tiny_config(**changes | {"head.scale": 16.0})
   got, metrics = run_steps(config, sharding.make_mesh(4))
   want, want_metrics = run_steps(config, sharding.make_mesh(1))
   assert_close(got, want)

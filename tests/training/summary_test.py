@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.head import memory
 from jamsface_jax.run import state
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.variants import tiny
 from jamsface_jax.training import summary
 
 
 def setup(**changes):
-  config = config_lib.tiny(config_lib.base_config())
+  config = tiny(base_config())
   config.update_from_flattened_dict(changes)
+  config = make_settings(config)
   mesh = sharding.make_mesh(-1)
   parts = state.make_parts(config, 12, 37)
   return config, parts, mesh
@@ -63,9 +65,9 @@ def test_operations_of_the_backbone(width):
 
 def test_opening_fits_a_screen_and_has_the_numbers():
   config, parts, mesh = setup(
-    **{"schedule.length": 40.0, "schedule.milestones": (10.0, 20.0)}
+    **{"schedule.length": 40.0, "schedule.milestones": (10.0, 20.0)},
+    **{"schedule.decay": "step"},
   )
-  config.schedule.decay = "step"
   source = NoiseSource(12, 37, 32)
   cost = memory.estimate(
     *(parts.head, 16, mesh),

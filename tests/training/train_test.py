@@ -24,12 +24,14 @@ from tiny_runs import (
   without_speed,
 )
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.reports import page as page_lib
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import CheckpointReader, Checkpoints
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
 
@@ -82,8 +84,9 @@ def test_a_run_leaves_what_it_promises(finished, dataset, capsys):
 def test_profile_on_request(dataset, tmp_path):
   """Three steps of a resumed run, which viewers open."""
   workdir = str(tmp_path / "w")
-  config = tiny_config(dataset, **{"profile_steps": "3:5"})
-  config.schedule.length = 6.0
+  config = tiny_config(
+    dataset, **{"profile_steps": "3:5", "schedule.length": 6.0}
+  )
   train(config, workdir)
   pattern = f"{workdir}/tensorboard/plugins/profile/*/*"
   files = {path.rpartition(".")[2]: path for path in glob.glob(pattern)}
@@ -220,7 +223,7 @@ def test_kill_9_in_mid_epoch_changes_nothing(dataset, tmp_path):
     subprocess.run(
       command(dataset, workdir), env=environment(), check=True, timeout=300
     )
-  config = config_lib.read_config(str(whole))
+  config = read_settings(RunDirectory(str(whole)))
   assert_equal(read_state(config, killed, 60), read_state(config, whole, 60))
   assert without_speed(read_lines(killed)) == without_speed(read_lines(whole))
 
@@ -286,7 +289,7 @@ def test_two_processes_equal_one(dataset, tmp_path):
       want = a[name] and pytest.approx(a[name], rel=1e-3, abs=1e-4)
       assert b[name] == want, name  # What cannot be measured is None.
   # One process goes on with what two have written.
-  config = config_lib.read_config(str(two))
+  config = read_settings(RunDirectory(str(two)))
   got, want = read_state(config, two, 6), read_state(config, one, 6)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
@@ -343,7 +346,7 @@ def test_best_checkpoint_is_kept(dataset, tmp_path):
   assert 12 in kept and len(kept) <= 2
   assert any(x["step"] in kept and x["tiny/auc"] == best for x in lines)
   for name in ("lfw/accuracy", "tiny/acuracy", "tiny/eer"):
-    config.checkpoint.keep_best = name
+    config = replaced(config, {"checkpoint.keep_best": name})
     with pytest.raises(InputError, match=f"{name}' is not .* tiny/auc"):
       train(config, str(tmp_path / "v"))
 

@@ -8,17 +8,20 @@ import sys
 
 import pytest
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.errors import InputError
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.training.wandb_log import WandbLog
 
 _TWO_STARTS = """
 import sys
-from jamsface_jax import config as config_lib
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.training.metric_writer import MetricWriter
 from jamsface_jax.training.wandb_log import WandbLog
-config = config_lib.base_config()
-config.wandb.project, config.wandb.entity = "faces", "team"
+config = replaced(
+  Settings(), {"wandb.project": "faces", "wandb.entity": "team"}
+)
 for first in (0, 1):
   writer = MetricWriter(sys.argv[1], first, WandbLog(config, sys.argv[1]))
   for step in range(first + 1, first + 3):
@@ -133,8 +136,7 @@ def test_it_is_imported_only_if_asked_for():
 
 def test_without_the_package_the_fix_is_named(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "wandb", None)
-  config = config_lib.base_config()
-  config.wandb.project = "faces"
+  config = replaced(Settings(), {"wandb.project": "faces"})
   with pytest.raises(InputError, match=r"pip install 'jamsface-jax\[wandb\]'"):
     WandbLog(config, str(tmp_path))
   assert not os.listdir(tmp_path)

@@ -1,5 +1,6 @@
 """Exported files compute what the network computes, and say how to feed it."""
 
+import dataclasses
 import json
 import sys
 
@@ -12,12 +13,13 @@ import pytest
 import safetensors.numpy
 from conftest import assert_one_sentence
 
-from jamsface_jax import config as config_lib
 from jamsface_jax.devices import sharding
 from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.state import make_model
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.weights import exporting, onnx_file
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
@@ -41,16 +43,13 @@ NETWORKS = {
 
 
 def settings_of(name):
-  config = config_lib.base_config()
-  config.model.update(NETWORKS[name] | {"embedding_size": 12})
-  return config.model
+  chosen = NETWORKS[name] | {"embedding_size": 12}
+  return replaced(Settings(), {f"model.{k}": v for k, v in chosen.items()})
 
 
 def variables_of(name, size=SIZE, seed=0):
   """A network with variables as in trained ones, by PyTorch's names."""
-  config = config_lib.base_config()
-  config.model = settings_of(name)
-  model = make_model(config)
+  model = make_model(settings_of(name))
   shapes = jax.eval_shape(
     lambda key: init_backbone(key, model, size), jax.random.key(0)
   )
@@ -71,7 +70,7 @@ def variables_of(name, size=SIZE, seed=0):
 def make_workdir(directory, name, dtype="float32"):
   """A work directory with such a network, imported; returns its path."""
   model, _, variables = variables_of(name)
-  settings = settings_of(name).to_dict() | {"dtype": dtype}
+  settings = dataclasses.asdict(settings_of(name).model) | {"dtype": dtype}
   metadata = {"model": json.dumps(settings), "image_size": str(SIZE)}
   path = str(directory / f"{name}.npz")
   write_npz(path, to_pytorch(model, variables), metadata)

@@ -20,9 +20,10 @@ from export_test import (
 from torch_files import Call, write_pth, write_torch
 
 from jamsface_jax.augmentation.augment import normalize
-from jamsface_jax.config import read_config
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.checkpoint import CheckpointReader
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import onnx_file
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
@@ -84,7 +85,7 @@ def test_the_work_directory_is_honest(tmp_path):
   path = str(tmp_path / "w.npz")
   write_npz(path, arrays_of("iresnet"), texts_of("iresnet"))
   workdir = take(path, tmp_path / "run")
-  config = read_config(workdir)
+  config = read_settings(RunDirectory(workdir))
   assert config.model.stages == (1, 2) and config.data.image_size == SIZE
   reader = CheckpointReader(workdir)
   metadata = reader.metadata(reader.choose(None))

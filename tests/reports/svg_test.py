@@ -1,4 +1,4 @@
-"""Charts say what the numbers say, and nothing that a name would inject."""
+"""Drawings say what the numbers say, and nothing that a name would inject."""
 
 import html
 import json
@@ -9,18 +9,16 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from jamsface_jax.reports.charts import (
-  Axis,
-  Cloud,
-  Line,
-  bar,
-  chart,
-  nothing,
-  table,
-  thin_indices,
-)
+from jamsface_jax.reports import svg
+from jamsface_jax.reports.figure import Axis, Bars, Cloud, Figure, Line
+from jamsface_jax.reports.markup import table
+from jamsface_jax.reports.svg import draw_shares, nothing, thin_indices
 
 STEP, VALUE = Axis("step"), Axis("")
+
+
+def chart(title, lines, x, y, **more):
+  return svg.draw(Figure(title, x, y, lines, **more))
 
 
 def parse(figure):
@@ -83,6 +81,7 @@ def test_logarithmic_places():
   ((places),) = line_paths(figure)
   steps = np.diff(places[:, 0])
   np.testing.assert_allclose(steps, steps[0], atol=0.2)
+  assert (steps > 20).all()
   worth = [one for _, one in ticks(figure, "middle")]
   assert worth == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1], rel=1e-9)
 
@@ -136,11 +135,17 @@ def test_noisy_lines_have_their_mean_too():
   assert np.ptp(mean[:, 1]) < 0.2
 
 
-def test_a_filled_line_ends_on_zero():
-  line = Line("a", np.array([0.0, 1, 1, 2]), np.array([1.0, 1, 3, 3]))
-  zero = Axis("", zero=True)
-  filled = Line(line.name, line.x, line.y, filled=True)
-  figure = parse(chart("t", [filled], STEP, zero))
+def test_bars_stand_on_zero_and_are_as_high_as_they_are():
+  bars = Bars("a", np.array([0.0, 1, 2]), np.array([1, 3]))
+  text = chart("t", [], STEP, Axis("", zero=True), bars=[bars])
+  (line,) = data_of(text)["lines"]
+  assert (line["x"], line["y"]) == ([0, 1, 1, 2], [1, 1, 3, 3])
+  ((places),) = line_paths(text)
+  at, worth = np.array(sorted(ticks(text, "end"), key=lambda one: one[1])).T
+  np.testing.assert_allclose(
+    places[:, 1], np.interp([1, 1, 3, 3], worth, at - 4), atol=0.2
+  )
+  figure = parse(text)
   (path,) = [p for p in figure.iter("path") if p.get("class")[:4] == "fill"]
   floor = float(re.search(r"V([\d.]+)H", path.get("d"))[1])
   (mark,) = [
@@ -230,6 +235,7 @@ EVIL = "</title><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
 def test_names_are_escaped():
   line = Line(EVIL, np.arange(3), np.arange(3))
+  bars = Bars(EVIL, np.arange(3), np.arange(2))
   cloud = Cloud(EVIL, np.arange(1.0, 4), np.arange(3.0))
   every = [
     chart(
@@ -237,12 +243,13 @@ def test_names_are_escaped():
       [line],
       Axis(EVIL),
       Axis(EVIL),
+      bars=[bars],
       clouds=[cloud],
       marks={EVIL: 1.0},
       note=EVIL,
     ),
     nothing(EVIL, EVIL),
-    bar(EVIL, {EVIL: 1.0}, EVIL),
+    draw_shares(EVIL, {EVIL: 1.0}, EVIL),
     table(EVIL, [EVIL], [[EVIL, EVIL]]),
   ]
   for figure in every:
@@ -252,11 +259,36 @@ def test_names_are_escaped():
       not k.startswith("on") for one in tree.iter() for k in one.keys()
     )
     assert EVIL in "".join(tree.itertext())
-  assert data_of(every[0])["lines"][0]["name"] == EVIL
+  assert [one["name"] for one in data_of(every[0])["lines"]] == [EVIL, EVIL]
 
 
 def test_bars_share_the_width():
-  tree = parse(bar("t", {"a": 3.0, "b": 1.0, "c": 0.0}, "seconds"))
+  tree = parse(draw_shares("t", {"a": 3.0, "b": 1.0, "c": 0.0}, "seconds"))
   widths = [float(one.get("width")) for one in tree.iter("rect")]
   assert widths[0] == pytest.approx(3 * widths[1]) and widths[2] == 0
   assert "a 75.0%, b 25.0%, c 0.0%" in tree.find("svg").get("aria-label")
+
+
+def test_intervals_and_names_of_a_list():
+  cloud = Cloud(
+    "",
+    np.array([2.5, 6.0]),
+    np.arange(2),
+    ends=np.array([[2.0, 3.0], [5.0, 8.0]]),
+  )
+  text = chart("t", [], VALUE, Axis("", names=("a<", "b")), clouds=[cloud])
+  tree = parse(text)
+  (path,) = [p for p in tree.iter("path") if p.get("class") == "line c0"]
+  levels = re.findall(r"M([\d.]+) ([\d.]+)H([\d.]+)", path.get("d"))
+  levels = np.array(levels, np.float64)
+  at, worth = np.array(ticks(text, "middle")).T
+  places = np.polyval(np.polyfit(worth, at, 1), [[2, 3], [5, 8]])
+  np.testing.assert_allclose(levels[:, [0, 2]], places, atol=0.3)
+  names = {
+    one.text: float(one.get("y")) - 4
+    for one in tree.iter("text")
+    if one.get("text-anchor") == "end" and one.text in ("a<", "b")
+  }
+  assert names["a<"] < names["b"]  # The first stands on top.
+  np.testing.assert_allclose(levels[:, 1], [names["a<"], names["b"]], atol=0.1)
+  assert not list(tree.iter("li"))  # Without a name it is in no legend.

@@ -1,0 +1,132 @@
+"""What a report reads of a run."""
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jamsface_jax.errors import InputError
+from jamsface_jax.run.metrics_file import read_metrics
+from jamsface_jax.run.starts import read_starts
+from jamsface_jax.settings.names import values
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunRecord:
+  """A run as far as it has been written down.
+
+  Attributes:
+    name: tells it from the others of a page.
+    directory: where it lies.
+    settings: values by name, "data.threads" say.
+    metrics: steps and values by name, see `read_metrics`.
+    sets: what `results.json` says of each test set, by the name to show.
+    classes: see `class_profile.describe`; None if not written yet.
+    seconds: wall time by kind of work; None if not written yet.
+    starts: see `starts.read_starts`.
+  """
+
+  name: str
+  directory: RunDirectory
+  settings: dict[str, Any]
+  metrics: dict[str, tuple[np.ndarray, np.ndarray]]
+  sets: dict[str, dict[str, Any]]
+  classes: dict[str, Any] | None
+  seconds: dict[str, float] | None
+  starts: list[dict[str, Any]]
+
+  @property
+  def step(self) -> int:
+    """The last step that was logged, 0 if none."""
+    return max(
+      (int(steps[-1]) for steps, _ in self.metrics.values()), default=0
+    )
+
+  @property
+  def last_start(self) -> dict[str, Any] | None:
+    """How and where it was started last, if known."""
+    return self.starts[-1] if self.starts else None
+
+  @property
+  def total_steps(self) -> int | None:
+    """Steps of the whole run, if known."""
+    return self.last_start["total_steps"] if self.last_start else None
+
+  @property
+  def command(self) -> list[str]:
+    """What it was started with last, as words."""
+    return shlex.split(self.last_start["command"]) if self.last_start else []
+
+  @property
+  def wall_time(self) -> float:
+    """Seconds of all starts together, 0 if not known."""
+    return sum((self.seconds or {}).values())
+
+  def last(self, metric: str) -> float | None:
+    """The last value of a metric, None if it has none."""
+    _, values = self.metrics.get(metric, ((), ()))
+    return float(values[-1]) if len(values) else None
+
+
+def read_runs(runs: Sequence[RunDirectory]) -> list[RunRecord]:
+  """Reads what runs have written so far.
+
+  Raises:
+    InputError: one is not a work directory or is given twice, or a file in it
+      is damaged.
+  """
+  return [
+    _read_run(run, name) for run, name in zip(runs, _names(runs), strict=True)
+  ]
+
+
+def _read_run(run: RunDirectory, name: str) -> RunRecord:
+  settings = values(read_settings(run))
+  sets = {}
+  for results, suffix in (
+    (run.results, ""),
+    (run.evaluation.results, " (evaluate)"),
+  ):
+    content = _read_object(results)
+    for one in content["sets"] if content else ():
+      sets[f"{one['name']}{suffix}"] = one
+  return RunRecord(
+    name=name,
+    directory=run,
+    settings=settings,
+    metrics=read_metrics(run.metrics.path) if run.metrics.exists() else {},
+    sets=sets,
+    classes=_read_object(run.classes),
+    seconds=_read_object(run.goodput),
+    starts=read_starts(run.path),
+  )
+
+
+def _read_object(file: RunFile) -> dict[str, Any] | None:
+  """The content of a file that is written whole; None if there is none."""
+  try:
+    return dict(file.read_json())
+  except FileNotFoundError:
+    return None
+  except (ValueError, TypeError) as error:
+    raise InputError(
+      f"{file.path!r} is damaged ({error}): delete it and run the command that"
+      " made it again."
+    ) from None
+
+
+def _names(runs: Sequence[RunDirectory]) -> list[str]:
+  """Short names that tell runs apart: the ends of their paths."""
+  parts = [run.absolute.split(os.sep)[1:] for run in runs]
+  for length in range(1, max(map(len, parts), default=1) + 1):
+    names = ["/".join(one[-length:]) for one in parts]
+    if len(set(names)) == len(names):
+      return names
+  raise InputError(
+    "command line: the same work directory is given twice: give each once."
+  )

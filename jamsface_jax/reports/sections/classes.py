@@ -1,0 +1,73 @@
+"""The classes: the margins they learned, and the long tail of their sizes."""
+
+from collections.abc import Sequence
+
+from jamsface_jax.reports import svg
+from jamsface_jax.reports.facts import top_words
+from jamsface_jax.reports.figures import margin_figure, tail_figure
+from jamsface_jax.reports.markup import (
+  Html,
+  element,
+  grid,
+  joined,
+  sentence,
+  table,
+)
+from jamsface_jax.reports.run_record import RunRecord
+
+
+def margins_section(runs: Sequence[RunRecord]) -> Html:
+  """Learned margins against class size."""
+  parts = []
+  for run in runs:
+    if len(runs) > 1:
+      parts.append(element("h3", run.name))
+    parts.append(_margins(run))
+  return joined(parts)
+
+
+def _margins(run: RunRecord) -> Html:
+  learned = (run.classes or {}).get("margins")
+  if learned is None:
+    return sentence(
+      "No data yet: they are noted at evaluations and at the end."
+    )
+  if not learned:
+    return sentence(
+      "None is learned: head.learn_angular and head.learn_cosine are False,"
+      " every class has the same margin."
+    )
+  return grid(
+    [svg.draw(margin_figure(kind, one)) for kind, one in learned.items()]
+  )
+
+
+def data_section(runs: Sequence[RunRecord]) -> Html:
+  """The long tail of the classes."""
+  known = [(run, run.classes) for run in runs if run.classes]
+  if not known:
+    return sentence(
+      "No data yet: class sizes are noted at evaluations and at the end."
+    )
+  tails = {run.name: (run.classes or {}).get("tail") for run in runs}
+  rows = [
+    ["identities", *(f"{classes['classes']:,}" for _, classes in known)],
+    ["images", *(f"{classes['images']:,}" for _, classes in known)],
+    *(
+      [
+        f"{words} hold of the images",
+        *(f"{classes['top'][share]:.1%}" for _, classes in known),
+      ]
+      for share, words in top_words("classes").items()
+    ),
+    ["from", *(run.settings["data.directory"] or "noise" for run, _ in known)],
+    ["fingerprint", *(_fingerprint(run) for run, _ in known)],
+  ]
+  columns = ["what", *(run.name for run, _ in known)]
+  return grid(
+    [svg.draw(tail_figure(tails)), table("Training data", columns, rows)]
+  )
+
+
+def _fingerprint(run: RunRecord) -> str:
+  return run.last_start["data_fingerprint"] if run.last_start else ""

@@ -1,0 +1,62 @@
+"""How long a run is, and its learning rate over time."""
+
+import optax
+
+from jamsface_jax.settings.sections import Settings
+
+
+def steps_of(amount: float, settings: Settings, num_images: int) -> int:
+  """Turns an amount of `schedule.unit` into steps, rounded up.
+
+  Args:
+    amount: epochs or steps, as `schedule.unit` says.
+    settings: those of the run.
+    num_images: images of the training set.
+  """
+  if settings.schedule.unit == "steps":
+    return -int(-amount // 1)
+  return -int(-amount * num_images // settings.data.batch_size)
+
+
+def make_schedule(settings: Settings, num_images: int) -> optax.Schedule:
+  """Learning rate by step: linear warm-up, then one of the usual decays.
+
+  The rate is `optimizer.learning_rate` for a batch of
+  `optimizer.reference_batch` and grows linearly with the batch
+  (https://arxiv.org/abs/1706.02677, section 2.1).
+
+  Args:
+    settings: those of the run.
+    num_images: images of the training set, to turn epochs into steps.
+
+  Returns:
+    Maps the number of finished steps to the rate of the next.
+  """
+  schedule = settings.schedule
+  peak = (
+    settings.optimizer.learning_rate
+    * settings.data.batch_size
+    / settings.optimizer.reference_batch
+  )
+  total = steps_of(schedule.length, settings, num_images)
+  warmup = steps_of(schedule.warmup, settings, num_images)
+  rest = max(total - warmup, 1)
+  if schedule.decay == "polynomial":
+    decay = optax.polynomial_schedule(peak, 0.0, schedule.power, rest)
+  elif schedule.decay == "cosine":
+    decay = optax.cosine_decay_schedule(peak, rest)
+  elif schedule.decay == "step":
+    drops = {
+      max(
+        steps_of(milestone, settings, num_images) - warmup, 0
+      ): schedule.factor
+      for milestone in schedule.milestones
+    }
+    decay = optax.piecewise_constant_schedule(peak, drops)
+  else:
+    decay = optax.constant_schedule(peak)
+  if not warmup:
+    return decay
+  return optax.join_schedules(
+    [optax.linear_schedule(0.0, peak, warmup), decay], [warmup]
+  )
