@@ -28,11 +28,10 @@ from jamsface_jax.data.sources import open_source
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
 from jamsface_jax.run import state
-from jamsface_jax.run.checkpoint import DIRECTORY, Checkpoints
+from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.schedule import steps_of
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.training.metric_writer import METRICS_FILE
 
 EVALUATE_EVERY = 15
 _LIMIT = 300  # Seconds that a start may take to get anywhere.
@@ -187,7 +186,7 @@ def aim_and_wait(
 
 def saving(workdir: str) -> bool:
   """Whether a checkpoint is being written."""
-  directory = os.path.join(workdir, DIRECTORY)
+  directory = RunDirectory(workdir).checkpoints.path
   names = os.listdir(directory) if os.path.isdir(directory) else ()
   return any(".saving" in name for name in names)
 
@@ -204,7 +203,7 @@ def what_was_hit(workdir: str, before: int, code: int) -> str:
   """What a process was doing when it was killed, by what it left."""
   if code == EXIT_PREEMPTED:
     return "step"
-  directory = os.path.join(workdir, DIRECTORY)
+  directory = RunDirectory(workdir).checkpoints.path
   names = os.listdir(directory) if os.path.isdir(directory) else ()
   if any(".saving" in name for name in names):
     return "save"
@@ -217,7 +216,7 @@ def what_was_hit(workdir: str, before: int, code: int) -> str:
 
 def read_lines(workdir: str) -> list[dict]:
   """The whole lines of the metrics so far."""
-  path = os.path.join(workdir, METRICS_FILE)
+  path = RunDirectory(workdir).metrics.path
   if not os.path.exists(path):
     return []
   with open(path, encoding="utf-8") as file:
@@ -261,7 +260,7 @@ def read_state(workdir: str) -> state.TrainState:
   source = open_source(config)
   parts = state.make_parts(config, source.num_classes, len(source))
   mesh = sharding.make_mesh(-1)
-  checkpoints = Checkpoints(workdir, keep_last=1, keep_best="")
+  checkpoints = Checkpoints(RunDirectory(workdir), keep_last=1, keep_best="")
   step = steps_of(config.schedule.length, config, len(source))
   shapes = state.state_shapes(parts, config.data.image_size, mesh)
   restored = checkpoints.restore(step, shapes)

@@ -25,6 +25,7 @@ from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.variants import tiny
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.step import make_train_step
 
 
@@ -64,7 +65,7 @@ def main() -> int:
   seconds = {"with a save": [], "without": []}
   blocking, whole = [], []
   with tempfile.TemporaryDirectory() as workdir:
-    checkpoints = Checkpoints(workdir, keep_last=2, keep_best="")
+    checkpoints = Checkpoints(RunDirectory(workdir), keep_last=2, keep_best="")
     for block in range(blocks):
       saves = block % 2 == 0
       begin = time.monotonic()

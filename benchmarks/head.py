@@ -79,12 +79,17 @@ def _table(classes: int, variants: list[str], args) -> list[dict]:
   for _ in range(args.rounds):
     for variant in variants:
       command = [
-        *(sys.executable, __file__, f"--child={variant}"),
-        *(f"--classes={classes}", f"--batch={args.batch}"),
-        *(f"--size={args.size}", f"--steps={args.steps}"),
-        *([f"--chunk={args.chunk}"] if args.chunk else []),
+        sys.executable,
+        __file__,
+        f"--child={variant}",
+        f"--classes={classes}",
+        f"--batch={args.batch}",
+        f"--size={args.size}",
+        f"--steps={args.steps}",
         f"--partial_fc={args.partial_fc}",
       ]
+      if args.chunk:
+        command.append(f"--chunk={args.chunk}")
       done = subprocess.run(command, capture_output=True, text=True)
       if done.returncode:
         sys.exit(f"{variant} failed:\n{done.stderr[-2000:]}")
@@ -165,11 +170,10 @@ def _jax_step(variant: str, classes: int, args):
   import jax
   import jax.numpy as jnp
 
+  from jamsface_jax import head as head_lib
   from jamsface_jax.devices import sharding
   from jamsface_jax.devices.compiling import compiler_options
-  from jamsface_jax.head import class_sampling, softmax
-  from jamsface_jax.head import parameters as head_lib
-  from jamsface_jax.head.parameters import WEIGHTS
+  from jamsface_jax.head import WEIGHTS, class_sampling
   from jamsface_jax.run import state
   from jamsface_jax.run.optimizer import make_optimizers
   from jamsface_jax.settings.defaults import base_config, make_settings
@@ -189,7 +193,7 @@ def _jax_step(variant: str, classes: int, args):
   mesh = sharding.make_mesh(-1)
   optimizer = make_optimizers(settings, lambda step: 0.1, head).weights
   key = jax.random.key(0)
-  start = {"running": {}, "key": key}
+  start = {"loss_state": {}, "key": key}
   x_bd = jax.random.normal(key, (args.batch, args.size))
   y_b = jax.random.randint(key, (args.batch,), 0, classes)
   jax.block_until_ready(jax.jit(lambda x: x @ x.T)(x_bd))
@@ -202,21 +206,30 @@ def _jax_step(variant: str, classes: int, args):
     if head.sample_rate < 1:
       sample = class_sampling.draw(key, y_b, head, mesh)
     on_head = {"head": head, "mesh": mesh, "sample": sample}
-    loss = softmax.loss(params, x_bd, y_b, **start, **on_head)
-    new = softmax.update_weights(
-      *(params, opt_state, loss.pull, accept),
+    loss = head_lib.loss(params, x_bd, y_b, **start, **on_head)
+    new = head_lib.update_weights(
+      params,
+      opt_state,
+      loss.residuals,
+      accept,
       optimizer=optimizer,
       clip_norm=0.0,
       **on_head,
     )
-    return params | {WEIGHTS: new.weights}, new.opt_state, loss.embedding_slopes
+    return (
+      params | {WEIGHTS: new.weights},
+      new.opt_state,
+      loss.embedding_gradient,
+    )
 
   def plain(params, opt_state, key, accept):
-    loss = softmax.loss(params, x_bd, y_b, **start, head=head, mesh=mesh)
-    slopes = softmax.weight_slopes(params, loss.pull, head=head, mesh=mesh)
-    updates, opt_state = optimizer.update(slopes, opt_state, params[WEIGHTS])
+    loss = head_lib.loss(params, x_bd, y_b, **start, head=head, mesh=mesh)
+    gradient = head_lib.weight_gradient(
+      params, loss.residuals, head=head, mesh=mesh
+    )
+    updates, opt_state = optimizer.update(gradient, opt_state, params[WEIGHTS])
     weights = params[WEIGHTS] + updates
-    return params | {WEIGHTS: weights}, opt_state, loss.embedding_slopes
+    return params | {WEIGHTS: weights}, opt_state, loss.embedding_gradient
 
   def products(params, opt_state, key, accept):
     """The same loops with nothing in them but products."""
@@ -235,8 +248,8 @@ def _jax_step(variant: str, classes: int, args):
 
     def back(k, w_cd):
       w_nd, start = cut(k, w_cd)
-      slopes_nd = product(product(w_nd, sum_bd, (1, 1)), x_bd, (1, 0))
-      return jax.lax.dynamic_update_slice_in_dim(w_cd, slopes_nd, start, 0)
+      gradient_nd = product(product(w_nd, sum_bd, (1, 1)), x_bd, (1, 0))
+      return jax.lax.dynamic_update_slice_in_dim(w_cd, gradient_nd, start, 0)
 
     chunks = -(-head.padded_classes // size)
     sum_bd = jax.lax.fori_loop(0, chunks, forward, jnp.zeros_like(x_bd))
@@ -260,11 +273,11 @@ def _jax_step(variant: str, classes: int, args):
   del params, opt_state
 
   def step():
-    now[0], now[1], slopes = program(
+    now[0], now[1], gradient = program(
       *now[:2], jax.random.key(now[2]), jnp.array(True)
     )
     now[2] += 1
-    jax.block_until_ready((now[:2], slopes))
+    jax.block_until_ready((now[:2], gradient))
 
   return begin, step, held / 2**20
 

@@ -44,6 +44,7 @@ from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.variants import tiny
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.preemption import Preemption
 from jamsface_jax.training.step_log import StepLog
 from jamsface_jax.training.train import train
@@ -221,7 +222,7 @@ def do_jobs(arguments: argparse.Namespace) -> None:
         patches.enter_context(
           mock.patch.object(Checkpoints, "restore", nudged_restore(nudge))
         )
-      code = train(config, workdir)
+      code = train(config, RunDirectory(workdir))
     if code != (0 if end == END else EXIT_PREEMPTED):
       raise RunError(f"{workdir}: exit code {code}")
     name = f"examples_{end}_{jax.process_index()}.json"
@@ -273,7 +274,7 @@ def read_state(workdir: str) -> state.TrainState:
   config = settings(1)
   source = NoiseSource(config.data.noise_classes, config.data.noise_images, 32)
   parts = state.make_parts(config, source.num_classes, len(source))
-  checkpoints = Checkpoints(workdir, keep_last=9, keep_best="")
+  checkpoints = Checkpoints(RunDirectory(workdir), keep_last=9, keep_best="")
   shapes = state.state_shapes(parts, 32, sharding.make_mesh(1))
   restored = checkpoints.restore(END, shapes)
   checkpoints.close()

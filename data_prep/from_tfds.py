@@ -114,7 +114,7 @@ def convert(
   except (ValueError, KeyError, NotImplementedError) as error:
     raise InputError(
       f"--input {dataset!r} cannot be read as {_FILE_FORMAT}, split {split!r}"
-      f" ({_one_line(error)}): choose another --split, or prepare it in that"
+      f" ({_first_line(error)}): choose another --split, or prepare it in that"
       " format."
     ) from None
   labels, classes = _read_labels(source, features[label_feature], label_feature)
@@ -166,7 +166,7 @@ def _open(
   except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
     raise InputError(
       f"--input {dataset!r} is neither a name that TFDS knows nor the directory"
-      f" of a prepared version ({_one_line(error)}): correct it."
+      f" of a prepared version ({_first_line(error)}): correct it."
     ) from None
   if not builder.is_prepared():
     if not download:
@@ -210,7 +210,7 @@ def _read_labels(
   return [label[value] for value in values], classes
 
 
-def _one_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
   return str(error).strip().split("\n")[0][:200]
 
 

@@ -30,5 +30,6 @@ def load(
   """
   # Here, so that data_prep imports this package without JAX.
   from jamsface_jax.embedding.embedder import FaceEmbedder
+  from jamsface_jax.storage.run_directory import RunDirectory
 
-  return FaceEmbedder(workdir, step=step, flip=flip)
+  return FaceEmbedder(RunDirectory(workdir), step=step, flip=flip)

@@ -19,10 +19,15 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from jamsface_jax.ablation import runs as runs_lib
-from jamsface_jax.ablation import statistics, tables
 from jamsface_jax.ablation.comparison import make_comparison
-from jamsface_jax.ablation.runs import Run
+from jamsface_jax.ablation.statistics import tune
+from jamsface_jax.ablation.tables import write
+from jamsface_jax.ablation.trials import (
+  Trial,
+  plan_trials,
+  plan_tuning,
+  run_missing,
+)
 from jamsface_jax.devices import compiling
 from jamsface_jax.errors import InputError, RunError, run_command
 from jamsface_jax.settings import recipe_flags
@@ -46,43 +51,39 @@ def main() -> int:
     )
   comparison = make_comparison(given.to_dict())
   # Seeds of a row run the same program, which is compiled once.
-  os.environ.update(compiling.cache_environment(output))
+  os.environ.update(
+    compiling.cache_environment(os.path.join(output, "compiled"))
+  )
   chosen, curves = {}, []
-  tuning = runs_lib.plan_tuning(comparison, output)
   if comparison.tuning:
-    results, failed = run_missing(tuning, [comparison.tuning.metric])
-    refuse_failed(failed, tuning)
-    chosen, curves = statistics.tune(comparison, results)
-  runs = runs_lib.plan(comparison, output, chosen)
-  results, failed = run_missing(runs, comparison.metrics)
+    trials = plan_tuning(comparison, output)
+    metrics = [comparison.tuning.metric]
+    results, failed = run_missing(trials, metrics, _JOBS.value)
+    _refuse_failed(failed, trials)
+    chosen, curves = tune(comparison, results)
+  trials = plan_trials(comparison, output, chosen)
+  results, failed = run_missing(trials, comparison.metrics, _JOBS.value)
   if results:
-    print(tables.write(output, comparison, results, curves))
-  refuse_failed(failed, runs)
+    print(write(output, comparison, results, curves))
+  _refuse_failed(failed, trials)
   print(f"next: open {os.path.join(output, 'ablation.png')}")
   return 0
 
 
-def run_missing(
-  runs: Sequence[Run], metrics: Sequence[str]
-) -> tuple[dict[Run, dict[str, float]], dict[Run, str]]:
-  """Runs what is missing; returns metrics of what is done, and what failed."""
-  missing = [run for run in runs if not run.finished()]
-  failed = runs_lib.run_all(missing, _JOBS.value, total=len(runs))
-  done = [run for run in runs if run.finished()]
-  return {run: run.read(metrics) for run in done}, failed
-
-
-def refuse_failed(failed: Mapping[Run, str], runs: Sequence[Run]) -> None:
+def _refuse_failed(
+  failed: Mapping[Trial, str], trials: Sequence[Trial]
+) -> None:
   """Says which run failed first, and why.
 
   Raises:
     RunError: one did.
   """
   if failed:
-    run, why = next(iter(failed.items()))
+    trial, why = next(iter(failed.items()))
     raise RunError(
-      f"{len(failed)} of {len(runs)} runs failed, the first of them"
-      f" {run.workdir!r} ({why}): mend it and give the same command again."
+      f"{len(failed)} of {len(trials)} runs failed, the first of them"
+      f" {trial.directory.path!r} ({why}): mend it and give the same command"
+      " again."
     )
 
 

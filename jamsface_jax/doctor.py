@@ -28,7 +28,7 @@ from packaging.requirements import Requirement
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
-from jamsface_jax.storage import lock
+from jamsface_jax.storage.run_directory import RunDirectory
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 
@@ -202,7 +202,7 @@ def check_workdir(workdir: str) -> Iterator[Finding]:
     existing = os.path.dirname(existing)
   try:
     with tempfile.TemporaryDirectory(dir=existing) as scratch:
-      with lock.hold(scratch):
+      with RunDirectory(scratch).held():
         begin = time.perf_counter()
         with open(os.path.join(scratch, "probe"), "wb") as file:
           file.write(bytes(64 * 2**20))

@@ -25,6 +25,7 @@ from jamsface_jax.devices import processes
 from jamsface_jax.devices.compiling import cache_in
 from jamsface_jax.embedding.writing import embed
 from jamsface_jax.errors import run_command
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def main() -> int:
@@ -57,10 +58,11 @@ def main() -> int:
   add("--threads", type=int, help="batches read at once; default: the run's")
   processes.add_flags(parser)
   arguments = parser.parse_args()
-  cache_in(arguments.workdir)
+  run = RunDirectory(arguments.workdir)
+  cache_in(run.compiled)
   with processes.joined(arguments):
     embed(
-      arguments.workdir,
+      run,
       arguments.images,
       arguments.output,
       root=arguments.root,

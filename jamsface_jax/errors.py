@@ -38,6 +38,16 @@ class RunError(RuntimeError):
   """A run that had to stop, with a message that says all: exit code 1."""
 
 
+def one_line(error: object, most: int | None = 200) -> str:
+  """The text of an error of a library, to be put into a sentence.
+
+  Args:
+    error: the exception, or its text.
+    most: characters that are kept; None: all.
+  """
+  return " ".join(str(error).split())[:most]
+
+
 def run_command(command: Callable[[], int | None]) -> None:
   """Runs a command and exits with its code.
 

@@ -21,7 +21,6 @@ embeds its part of the images, and process 0 judges and writes.
 """
 
 import argparse
-import os
 
 import jax
 from jax.experimental import multihost_utils
@@ -33,6 +32,10 @@ from jamsface_jax.evaluation.judging import FLIPS, judge_file, judge_network
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.results import read_roc_lines, table, write_results
 from jamsface_jax.reports.plots import plot_evaluations
+from jamsface_jax.storage.run_directory import (
+  EvaluationDirectory,
+  RunDirectory,
+)
 
 
 def main() -> int:
@@ -57,18 +60,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if jax.process_index() > 0:
       return
     evaluations, origin = judge_file(arguments)
-    output = os.path.join(os.path.dirname(arguments.embeddings), "evaluation")
+    output = EvaluationDirectory.beside(arguments.embeddings)
   else:
-    cache_in(arguments.workdir)
-    evaluations, origin = judge_network(arguments)
-    output = os.path.join(arguments.workdir, "evaluation")
+    run = RunDirectory(arguments.workdir)
+    cache_in(run.compiled)
+    evaluations, origin = judge_network(run, arguments)
+    output = run.evaluation
   if jax.process_index() > 0:
     return
   print(table(evaluations))
-  output = arguments.output or output
-  path = write_results(output, evaluations, origin)
-  plot_evaluations(output, evaluations, others)
-  print(f"results: {path}, and pictures beside it")
+  if arguments.output:
+    output = EvaluationDirectory(arguments.output)
+  output.create()
+  write_results(output.results, evaluations, origin)
+  plot_evaluations(output.plots, evaluations, others)
+  print(f"results: {output.results.path}, and pictures beside it")
 
 
 def parse() -> argparse.Namespace:

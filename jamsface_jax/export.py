@@ -18,6 +18,7 @@ import argparse
 
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import run_command
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights.exporting import export
 
 FORMATS = ("onnx", "stablehlo", "safetensors", "numpy")
@@ -46,7 +47,7 @@ def main() -> int:
   arguments = parser.parse_args()
   processes.refuse_several("export")
   export(
-    arguments.workdir,
+    RunDirectory(arguments.workdir),
     arguments.format,
     arguments.output,
     step=arguments.step,

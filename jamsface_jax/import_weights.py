@@ -15,6 +15,7 @@ import argparse
 
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import run_command
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights.importing import import_weights
 
 
@@ -40,7 +41,7 @@ def main() -> int:
   processes.refuse_several("import_weights")
   import_weights(
     arguments.input,
-    arguments.workdir,
+    RunDirectory(arguments.workdir),
     model=arguments.model,
     embedding_size=arguments.embedding_size,
     image_size=arguments.image_size,

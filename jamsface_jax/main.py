@@ -18,6 +18,7 @@ from jamsface_jax.run import fine_tune
 from jamsface_jax.settings import recipe_flags
 from jamsface_jax.settings.defaults import make_settings
 from jamsface_jax.settings.sections import Settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
 recipe_flags.define_config()
@@ -54,7 +55,7 @@ _FINE_TUNE_KEEP = flags.DEFINE_string(
 
 def main() -> int:
   """Reads the flags and trains."""
-  settings = parse_flags(sys.argv)
+  settings, run, fine_tune_from = parse_flags(sys.argv)
   if settings.deterministic:
     make_deterministic()
   processes.initialize(
@@ -64,18 +65,24 @@ def main() -> int:
     process_id=_PROCESS_ID.value,
     timeout=_TIMEOUT.value,
   )
-  cache_in(_WORKDIR.value)
+  cache_in(run.compiled)
   with processes.ending_together(_TIMEOUT.value):
     return train(
       settings,
-      _WORKDIR.value,
-      fine_tune_from=_FINE_TUNE_FROM.value,
+      run,
+      fine_tune_from=fine_tune_from,
       fine_tune_keep=_FINE_TUNE_KEEP.value,
     )
 
 
-def parse_flags(argv: list[str]) -> Settings:
-  """Reads the command line; returns the settings.
+def parse_flags(
+  argv: list[str],
+) -> tuple[Settings, RunDirectory, RunDirectory | None]:
+  """Reads the command line.
+
+  Returns:
+    The settings, the directory of the run, and that of the run to begin with
+    parts of, if there is one.
 
   Raises:
     InputError: an unknown flag, setting or recipe, or a missing flag.
@@ -86,7 +93,10 @@ def parse_flags(argv: list[str]) -> Settings:
       "--workdir is needed: give a directory for what the run writes, for"
       " example --workdir=build/run."
     )
-  return make_settings(config)
+  run, other = RunDirectory(_WORKDIR.value), None
+  if _FINE_TUNE_FROM.value:
+    other = RunDirectory(_FINE_TUNE_FROM.value, flag="--fine_tune_from")
+  return make_settings(config), run, other
 
 
 if __name__ == "__main__":

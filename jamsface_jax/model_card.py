@@ -13,7 +13,7 @@ import argparse
 
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.reports.model_card import write
-from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 
 def main() -> int:
@@ -27,14 +27,19 @@ def main() -> int:
   add("workdir", metavar="W", help="work directory of a run")
   add("--output", help="the file; default: model_card.md in W")
   arguments = parser.parse_args()
+  run = RunDirectory(arguments.workdir)
+  output = RunFile(arguments.output) if arguments.output else run.model_card
   try:
-    path = write(RunDirectory(arguments.workdir), arguments.output)
+    write(run, output)
   except OSError as error:
     raise InputError(
       f"--output={arguments.output!r} cannot be written ({error.strerror}):"
       " choose another place."
     ) from None
-  print(f"model card: {path}; what is marked [author] in it is yours to write")
+  print(
+    f"model card: {output.path}; what is marked [author] in it is yours"
+    " to write"
+  )
   return 0
 
 

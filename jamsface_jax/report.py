@@ -13,7 +13,7 @@ import argparse
 
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.reports.page import write
-from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 
 def main() -> int:
@@ -38,15 +38,15 @@ def main() -> int:
       " --output=compared.html."
     )
   runs = [RunDirectory(workdir) for workdir in arguments.workdirs]
-  output = arguments.output or runs[0].report.path
+  output = RunFile(arguments.output) if arguments.output else runs[0].report
   try:
     write(runs, output, every_face=arguments.faces)
   except OSError as error:
     raise InputError(
-      f"--output={output!r} cannot be written ({error.strerror}): choose"
+      f"--output={output.path!r} cannot be written ({error.strerror}): choose"
       " another place."
     ) from None
-  print(f"report: {output}")
+  print(f"report: {output.path}")
   return 0
 
 

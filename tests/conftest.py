@@ -119,14 +119,14 @@ def save_untrained(workdir, *, steps, color_order="RGB"):
     "data_fingerprint": "0123",
     "versions": {},
   }
-  checkpoints = Checkpoints(workdir, keep_last=2, keep_best="")
+  checkpoints = Checkpoints(RunDirectory(workdir), keep_last=2, keep_best="")
   for step in steps:
     first = state.create_state(
       step, parts, config.data.image_size, sharding.make_mesh(-1)
     )
     checkpoints.save(step, first, metadata)
   checkpoints.close()
-  check_or_save(config, RunDirectory(workdir), save=True)
+  check_or_save(config, RunDirectory(workdir))
 
 
 @pytest.fixture(scope="session")

@@ -128,8 +128,7 @@ PYTHON = {
   "docs/embeddings.md": "import jamsface_jax, numpy as np\n"
   "images = np.zeros((3, 32, 32, 3), np.uint8)\n",
   "CONTRIBUTING.md": "import dataclasses, math, jax, jax.numpy as jnp\n"
-  "from jamsface_jax import margins\n"
-  "from jamsface_jax.head.losses import Example, Loss\n",
+  "from jamsface_jax.head import Loss, LossInputs, margins\n",
 }
 
 

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from jamsface_jax import head as head_lib
 from jamsface_jax.devices import sharding
-from jamsface_jax.head import losses
-from jamsface_jax.head import parameters as head_lib
-from jamsface_jax.head.parameters import (
+from jamsface_jax.head import (
   ANGULAR,
   CLASS_SIZES,
   COSINE,
   LOG_SCALE,
   WEIGHTS,
+  losses,
 )
 
 SIZE = 16

@@ -12,6 +12,7 @@ from conftest import assert_one_sentence
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.progress import Progress
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.metric_writer import MetricWriter
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -159,13 +160,13 @@ def test_contradicting_flags_of_distribution():
 
 
 def test_metric_writer_takes_back_later_lines(tmp_path):
-  writer = MetricWriter(str(tmp_path), 0)
+  writer = MetricWriter(RunDirectory(str(tmp_path)), 0)
   for step in (1, 2, 3):
     writer.write(step, {"train/loss": step / 2, "x": float("nan")})
   writer.close()
   path = tmp_path / "metrics.jsonl"
   path.write_text(path.read_text() + '{"step": 2, "train/lo')  # Torn.
-  writer = MetricWriter(str(tmp_path), 2)
+  writer = MetricWriter(RunDirectory(str(tmp_path)), 2)
   writer.write(3, {"train/loss": 9.0})
   writer.close()
   assert path.read_text().splitlines() == [

@@ -13,6 +13,7 @@ from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def tiny_config(dataset, **changes):
@@ -32,7 +33,9 @@ def read_state(config, workdir, step=12):
   mesh = sharding.make_mesh(-1)
   parts = state.make_parts(config, 12, 37)
   shapes = state.state_shapes(parts, config.data.image_size, mesh)
-  checkpoints = Checkpoints(str(workdir), keep_last=3, keep_best="")
+  checkpoints = Checkpoints(
+    RunDirectory(str(workdir)), keep_last=3, keep_best=""
+  )
   got = checkpoints.restore(step, shapes)
   checkpoints.close()
   return jax.device_get(got)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.errors import InputError, RunError, one_line
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ def run(
     )
   except (ConnectionError, ValueError, RuntimeError) as error:
     raise InputError(
-      f"--engine=ray cannot reach a cluster ({_one_line(error)}): correct"
+      f"--engine=ray cannot reach a cluster ({one_line(error)}): correct"
       " RAY_ADDRESS, and RAY_AUTH_TOKEN if the cluster asks for one, or unset"
       " them to use this machine alone."
     ) from None
@@ -86,10 +86,6 @@ def _next(begun: dict) -> object:
       raise cause from None
     raise RunError(
       f"{task} failed on its machine ({type(cause).__name__}:"
-      f" {_one_line(cause)}): mend that and start the same command again, which"
+      f" {one_line(cause)}): mend that and start the same command again, which"
       " keeps the finished shards."
     ) from None
-
-
-def _one_line(error: Exception) -> str:
-  return " ".join(str(error).split())[:200]

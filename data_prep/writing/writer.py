@@ -23,7 +23,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from jamsface_jax.data import records
-from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.storage.whole_file import written_whole
 
 SHARD_BYTES = 256 * 2**20
@@ -182,7 +182,7 @@ class ShardWriter:
     return records.Shard(name, len(self._labels), size, digest)
 
   def _failure(self, error: Exception) -> RunError:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error)
     return RunError(
       f"shard {self._path!r} cannot be written ({reason}): mend that and start"
       " the same command again, which keeps the finished shards."

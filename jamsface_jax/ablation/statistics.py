@@ -1,44 +1,89 @@
 """What a comparison concludes: choices, paired differences, p values."""
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.stats
 
 from jamsface_jax.ablation.comparison import Comparison
-from jamsface_jax.ablation.runs import Run
+from jamsface_jax.ablation.trials import MARGIN_RANKS, Trial
 
 LEVEL = 0.95
 
 
+@dataclasses.dataclass(frozen=True)
+class TuningCurve:
+  """A row's metric against the strength of what is tuned.
+
+  Attributes:
+    recipe: the recipe that it is tuned on.
+    row: its name.
+    values: the metric by seed, for each choice.
+    means: their means over seeds.
+    chosen: number of the best choice.
+    area: the mean of the metric over the logarithm of the factors, which says
+      how much depends on the tuning; None for one choice.
+  """
+
+  recipe: str
+  row: str
+  values: list[dict[int, float]]
+  means: list[float]
+  chosen: int
+  area: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A row's metric over seeds, and beside the reference.
+
+  None is what cannot be known: there are too few seeds, or the row is the
+  reference itself.
+
+  Attributes:
+    values: the metric by seed.
+    mean: over seeds.
+    interval: of the mean, a percentile bootstrap over seeds.
+    difference: mean difference from the reference, of seeds that both have.
+    difference_interval: of that, by Student's t.
+    p: of the two-sided paired t-test.
+    p_holm: the same, corrected for as many rows as there are.
+  """
+
+  values: dict[int, float]
+  mean: float | None = None
+  interval: tuple[float, float] | None = None
+  difference: float | None = None
+  difference_interval: tuple[float, float] | None = None
+  p: float | None = None
+  p_holm: float | None = None
+
+
 def tune(
-  comparison: Comparison, results: dict[Run, dict[str, float]]
-) -> tuple[dict[tuple[str, str], int], list[dict[str, Any]]]:
+  comparison: Comparison, results: Mapping[Trial, Mapping[str, float]]
+) -> tuple[dict[tuple[str, str], int], list[TuningCurve]]:
   """Chooses, for each recipe and row, the best choice by its mean over seeds.
 
   Args:
-    comparison: one with `tuning`, whose metric is better when larger.
-    results: last metrics of each run of `plan_tuning`, by their names.
+    comparison: its rows are tuned.
+    results: metrics of the runs of `plan_tuning`.
 
   Returns:
-    The number of the choice by recipe and row; and for each that was tuned JSON
-    values: `values` of the metric by choice and seed, `chosen`, and `area`: the
-    mean of the metric over the logarithm of the factors, which says how much
-    depends on the tuning.
+    The number of the choice by recipe and row, and how it was found, for each
+    that was tuned.
   """
   tuning = comparison.tuning
-  if tuning is None:
+  if not tuning:
     return {}, []
-  metric = tuning.metric
   chosen, curves = {}, []
   for recipe in comparison.tuned_recipes:
     for row in comparison.rows:
       values = [
         {
-          run.seed: found[metric]
-          for run, found in results.items()
-          if (run.recipe, run.row, run.choice) == (recipe, row, choice)
+          trial.seed: found[tuning.metric]
+          for trial, found in results.items()
+          if (trial.recipe, trial.row, trial.choice) == (recipe, row, choice)
         }
         for choice in range(len(tuning.factors))
       ]
@@ -48,75 +93,120 @@ def tune(
       best = int(np.argmax(means))
       others = comparison.recipes if tuning.recipe else (recipe,)
       chosen |= {(other, row): best for other in others}
-      at = np.log(tuning.factors)
-      area = np.trapezoid(means, at) / (at[-1] - at[0]) if len(at) > 1 else None
-      curves.append(
-        {"recipe": recipe, "row": row, "values": values, "means": means}
-        | {"chosen": best, "area": area}
-      )
+      area = _mean_over_logarithm(tuning.factors, means)
+      curves.append(TuningCurve(recipe, row, values, means, best, area))
   return chosen, curves
 
 
-def _by_seed(
-  results: dict[Run, dict[str, float]], recipe: str, row: str
-) -> dict[int, dict[str, float]]:
+def _mean_over_logarithm(
+  places: Sequence[float], values: Sequence[float]
+) -> float | None:
+  if len(places) < 2:
+    return None
+  at = np.log(places)
+  return float(np.trapezoid(values, at) / (at[-1] - at[0]))
+
+
+def compare_all(
+  comparison: Comparison, results: Mapping[Trial, Mapping[str, float]]
+) -> dict[tuple[str, str, str], Cell]:
+  """Every metric of every row on every recipe, in this order of the key.
+
+  Args:
+    comparison: what is compared.
+    results: metrics of the runs of `plan_trials`.
+
+  Returns:
+    Cells by recipe, metric and row.
+  """
+  cells = {}
+  for recipe in comparison.recipes:
+    found = {row: by_seed(results, recipe, row) for row in comparison.rows}
+    for metric in all_metrics(comparison, results):
+      column = {
+        row: compare(
+          found[row],
+          # It is not compared with itself.
+          {} if row == comparison.reference else found[comparison.reference],
+          metric,
+        )
+        for row in comparison.rows
+      }
+      holm = corrected([cell.p for cell in column.values()])
+      for (row, cell), p in zip(column.items(), holm, strict=True):
+        cells[recipe, metric, row] = dataclasses.replace(cell, p_holm=p)
+  return cells
+
+
+def all_metrics(
+  comparison: Comparison, results: Mapping[Trial, Mapping[str, float]]
+) -> list[str]:
+  """Names of what is compared, and of margins' ranks where there are some."""
+  return [
+    *comparison.metrics,
+    *(n for n in MARGIN_RANKS if any(n in found for found in results.values())),
+  ]
+
+
+def by_seed(
+  results: Mapping[Trial, Mapping[str, float]], recipe: str, row: str
+) -> dict[int, Mapping[str, float]]:
+  """The metrics of a row on a recipe, by seed."""
   return {
-    run.seed: found
-    for run, found in results.items()
-    if (run.recipe, run.row) == (recipe, row)
+    trial.seed: found
+    for trial, found in results.items()
+    if (trial.recipe, trial.row) == (recipe, row)
   }
 
 
 def compare(
-  found: dict[int, dict[str, float]],
-  reference: dict[int, dict[str, float]],
+  found: Mapping[int, Mapping[str, float]],
+  reference: Mapping[int, Mapping[str, float]],
   metric: str,
-) -> dict[str, Any]:
-  """A row's metric over seeds, and beside the reference.
+) -> Cell:
+  """Compares a row with the reference, seed by seed.
 
   Args:
-    found: metrics by seed.
+    found: the row's metrics by seed.
     reference: those of the reference; empty for the reference itself.
-    metric: which.
-
-  Returns:
-    JSON values: `values` by seed, `mean`, `interval` of the mean (percentile
-    bootstrap over seeds), `difference` (mean, of seeds that both have),
-    `difference_interval` (Student's t) and `p` (two-sided paired t-test); None
-    where there are too few seeds.
+    metric: the name of the one to compare.
   """
   values = {s: m[metric] for s, m in found.items() if metric in m}
-  cell = {
-    "values": values,
-    "mean": float(np.mean(list(values.values()))) if values else None,
-    "interval": None,
-    "difference": None,
-    "difference_interval": None,
-    "p": None,
-  }
-  if len(values) > 1:
-    low, high = scipy.stats.bootstrap(
-      (np.array(list(values.values())),),
-      np.mean,
-      confidence_level=LEVEL,
-      method="percentile",
-      rng=np.random.default_rng(0),
-    ).confidence_interval
-    cell["interval"] = [float(low), float(high)]
+  if not values:
+    return Cell(values)
+  every = np.array(list(values.values()))
+  cell = Cell(values, mean=float(np.mean(every)), interval=_interval(every))
   pairs = [
     (value, reference[seed][metric])
     for seed, value in values.items()
     if metric in reference.get(seed, {})
   ]
-  if pairs:
-    ours, theirs = map(np.array, zip(*pairs, strict=True))
-    cell["difference"] = float(np.mean(ours - theirs))
-    if len(pairs) > 1 and np.any(ours - theirs != (ours - theirs)[0]):
-      test = scipy.stats.ttest_rel(ours, theirs)
-      low, high = test.confidence_interval(LEVEL)
-      cell["difference_interval"] = [float(low), float(high)]
-      cell["p"] = float(test.pvalue)
-  return cell
+  if not pairs:
+    return cell
+  ours, theirs = np.array(pairs).T
+  difference = ours - theirs
+  cell = dataclasses.replace(cell, difference=float(np.mean(difference)))
+  if len(pairs) < 2 or np.all(difference == difference[0]):
+    return cell
+  test = scipy.stats.ttest_rel(ours, theirs)
+  low, high = test.confidence_interval(LEVEL)
+  return dataclasses.replace(
+    cell, difference_interval=(float(low), float(high)), p=float(test.pvalue)
+  )
+
+
+def _interval(values: np.ndarray) -> tuple[float, float] | None:
+  """The interval of the mean; None for one value."""
+  if len(values) < 2:
+    return None
+  low, high = scipy.stats.bootstrap(
+    (values,),
+    np.mean,
+    confidence_level=LEVEL,
+    method="percentile",
+    rng=np.random.default_rng(0),
+  ).confidence_interval
+  return float(low), float(high)
 
 
 def corrected(p_values: Sequence[float | None]) -> list[float | None]:
@@ -128,7 +218,8 @@ def corrected(p_values: Sequence[float | None]) -> list[float | None]:
   order = sorted(
     (p, place) for place, p in enumerate(p_values) if p is not None
   )
-  found, largest = [None] * len(p_values), 0.0
+  found: list[float | None] = [None] * len(p_values)
+  largest = 0.0
   for rank, (p, place) in enumerate(order):
     largest = max(largest, min(1.0, (len(order) - rank) * p))
     found[place] = largest

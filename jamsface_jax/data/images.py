@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from jamsface_jax.data import decoding, records
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 
 _PROBES = 1024  # Images of an array that its fingerprint reads.
 
@@ -117,7 +117,7 @@ def open_list(path: str, size: int, root: str) -> "FileImages":
       names = [line.rstrip("\n") for line in file]
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(
-      f"--images {path!r} is not a text file ({_one_line(error)}): give a list"
+      f"--images {path!r} is not a text file ({one_line(error)}): give a list"
       " with a path on each line, a folder, a data set or a .npy array."
     ) from None
   if not names:
@@ -187,7 +187,7 @@ class FileImages:
       with open(os.path.join(self._root, name), "rb", buffering=0) as file:
         return file.read()
     except (OSError, ValueError) as error:
-      return getattr(error, "strerror", None) or _one_line(error)
+      return getattr(error, "strerror", None) or one_line(error)
 
 
 class DatasetImages:
@@ -228,7 +228,7 @@ class ArrayImages:
       self._array = np.lib.format.open_memmap(path, "r")
     except (OSError, ValueError) as error:
       raise InputError(
-        f"--images {path!r} is not a sound .npy file ({_one_line(error)}): save"
+        f"--images {path!r} is not a sound .npy file ({one_line(error)}): save"
         " it again with numpy.save."
       ) from None
     shape, dtype = self._array.shape, self._array.dtype
@@ -294,10 +294,6 @@ def _decode(
         raise decoding.DecodingError(image)
       decoding.decode_into(image, pixels[position])
     except decoding.DecodingError as error:
-      broken[position] = _one_line(error)
+      broken[position] = one_line(error)
       pixels[position] = 0
   return pixels, broken
-
-
-def _one_line(error: Exception) -> str:
-  return " ".join(str(error).split())[:200]

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from array_record.python import array_record_module
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.whole_file import written_whole
 
@@ -152,7 +152,7 @@ def read_labels(directory: str, index: DatasetIndex) -> np.ndarray:
     raise InputError(f"{path!r} is missing: copy the data set again.") from None
   except (OSError, ValueError) as error:
     raise InputError(
-      f"{path!r} is damaged ({_one_line(error)}): copy the data set again."
+      f"{path!r} is damaged ({one_line(error)}): copy the data set again."
     ) from None
 
 
@@ -247,7 +247,7 @@ class RecordReader:
       return [decode_record(data) for data in self._read(np.asarray(ids))]
     except (ValueError, RuntimeError, IndexError, OSError) as error:
       raise InputError(
-        f"a shard of {self.directory!r} is damaged ({_one_line(error)}): copy"
+        f"a shard of {self.directory!r} is damaged ({one_line(error)}): copy"
         " the data set again."
       ) from None
 
@@ -298,7 +298,3 @@ def _check_shard(directory: str, shard: Shard) -> None:
       f"shard {path!r} has {size} bytes instead of {shard.bytes}: copy the data"
       " set again."
     )
-
-
-def _one_line(error: Exception) -> str:
-  return " ".join(str(error).split())[:200]

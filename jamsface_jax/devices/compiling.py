@@ -8,7 +8,6 @@ import platform
 
 import jax
 
-_CACHE = "compiled"
 _CACHED_SECONDS = 0.2  # What compiles faster is not worth a file.
 
 _FEATURES = ("flags", "features")  # As x86 and ARM call them.
@@ -33,21 +32,23 @@ def make_deterministic() -> None:
   os.environ["XLA_FLAGS"] = " ".join([*flags, *wanted])
 
 
-def cache_in(workdir: str) -> None:
-  """Keeps compiled programs in a work directory, for the next start.
+def cache_in(directory: str) -> None:
+  """Keeps compiled programs in a directory, for the next start.
 
   A directory that the user gave JAX, JAX_COMPILATION_CACHE_DIR, stays the one.
-  A work directory that cannot be written to gets none. Programs of other
+  A run whose directory cannot be written to gets none. Programs of other
   processors than this one lie apart: those for CPUs use what this one has.
 
   Args:
-    workdir: of a run; made if missing when the first program is kept.
+    directory: in that of a run; made when the first program is kept.
   """
-  given = jax.config.jax_compilation_cache_dir
-  closed = os.path.isdir(workdir) and not os.access(workdir, os.W_OK)
+  # JAX gives its configuration this attribute when it runs.
+  given = jax.config.jax_compilation_cache_dir  # ty: ignore[missing-attribute]
+  run = os.path.dirname(os.path.abspath(directory))
+  closed = os.path.isdir(run) and not os.access(run, os.W_OK)
   if given is not None or closed:
     return
-  jax.config.update("jax_compilation_cache_dir", _cache_below(workdir))
+  jax.config.update("jax_compilation_cache_dir", _cache_below(directory))
   jax.config.update(
     "jax_persistent_cache_min_compile_time_secs", _CACHED_SECONDS
   )
@@ -56,7 +57,11 @@ def cache_in(workdir: str) -> None:
 def cache_environment(directory: str) -> dict[str, str]:
   """Variables by which other processes keep compiled programs in a directory.
 
-  Nothing if the user has given JAX one.
+  Args:
+    directory: directory that they share.
+
+  Returns:
+    Nothing if the user has given JAX a directory.
   """
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return {}
@@ -67,7 +72,7 @@ def cache_environment(directory: str) -> dict[str, str]:
 
 
 def _cache_below(directory: str) -> str:
-  return os.path.join(os.path.abspath(directory), _CACHE, _processor())
+  return os.path.join(os.path.abspath(directory), _processor())
 
 
 def _processor() -> str:

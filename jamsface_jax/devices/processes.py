@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from typing import NoReturn, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from jamsface_jax.errors import (
   EXIT_FAILURE,
   InputError,
   RunError,
+  one_line,
 )
 
 PROCESS_TIMEOUT = 30.0  # Seconds of silence, where no flag says otherwise.
@@ -74,8 +76,8 @@ def check_same(facts: Mapping[str, object], flags: str) -> None:
   """Refuses processes that were not given the same command.
 
   Args:
-    facts: what must agree, values of JSON.
-    flags: that may be to blame.
+    facts: what must agree, as values of JSON.
+    flags: names of the flags that may be to blame.
 
   Raises:
     InputError: they do not agree.
@@ -93,6 +95,9 @@ def check_same(facts: Mapping[str, object], flags: str) -> None:
 
 def refuse_several(command: str) -> None:
   """Refuses a command that a launcher has started several times.
+
+  Args:
+    command: name of the command.
 
   Raises:
     InputError: Slurm or Open MPI says so.
@@ -118,8 +123,9 @@ def initialize(
     mode: "on", "off", or "auto": if a flag or the environment says that there
       are several processes.
     coordinator: HOST:PORT of process 0; None where the environment tells.
-    num_processes: likewise.
-    process_id: likewise.
+    num_processes: number of processes; None where the environment tells.
+    process_id: number of this process, from 0; None where the environment
+      tells.
     timeout: seconds after which a silent process counts as dead.
 
   Raises:
@@ -155,7 +161,11 @@ def initialize(
 
 
 def several(environment: Mapping[str, str]) -> bool:
-  """Whether the environment says that this process is one of several."""
+  """Whether the environment says that this process is one of several.
+
+  Args:
+    environment: variables by name, as `os.environ` has them.
+  """
   if _started_together(environment):
     return True
   if any("," in environment.get(name, "") for name in _HOSTS):
@@ -207,7 +217,7 @@ def ending_together(timeout: float = PROCESS_TIMEOUT) -> Iterator[None]:
       # What another process died of, or that it died, is more worth saying.
       print(
         "error: processes of this run have lost touch"
-        f" ({' '.join(str(error).split())[:200]}): waiting to learn of whom.",
+        f" ({one_line(error)}): waiting to learn of whom.",
         file=sys.stderr,
         flush=True,
       )
@@ -220,13 +230,37 @@ def ending_together(timeout: float = PROCESS_TIMEOUT) -> Iterator[None]:
     watch.close()
 
 
+@runtime_checkable
+class _Store(Protocol):
+  """What is asked of the key-value store, a private class of JAX."""
+
+  def key_value_set(
+    self, key: str, value: str, allow_overwrite: bool = False
+  ) -> None: ...
+
+  def key_value_try_get(self, key: str) -> str: ...
+
+  def key_value_dir_get(self, key: str) -> list[tuple[str, str]]: ...
+
+
 class _Watch:
   """Signs of life and last words, in the key-value store of process 0.
 
   JAX has that store for itself, and for Orbax: its module is a private one.
+
+  Args:
+    client: the store.
+    process: number of this process.
+    processes: number of processes of the run.
+    timeout: seconds of silence after which a process counts as dead.
+
+  Attributes:
+    interval: seconds between signs of life.
   """
 
-  def __init__(self, client, process: int, processes: int, timeout: float):
+  def __init__(
+    self, client: _Store, process: int, processes: int, timeout: float
+  ) -> None:
     self._client = client
     self._process = process
     self._processes = processes
@@ -254,6 +288,7 @@ class _Watch:
       raise
 
   def _listen(self) -> None:
+    """Gives signs of life and reads those of others, until all is done."""
     beat = 0
     while not self._closed.wait(self.interval):
       beat += 1
@@ -269,6 +304,7 @@ class _Watch:
         self._leave(int(code), text)
 
   def _find_silent(self) -> str | None:
+    """Last words on a process that gives no sign of life; None if all do."""
     now = time.monotonic()
     ended = {
       key.rpartition("/")[2]
@@ -291,15 +327,21 @@ class _Watch:
         return words
     return None
 
-  def fail(self, text: str, code: int, details: str = "") -> None:
-    """Tells the others of this process's failure, and ends it."""
+  def fail(self, text: str, code: int, details: str = "") -> NoReturn:
+    """Tells the others of this process's failure, and ends it.
+
+    Args:
+      text: a sentence that says why.
+      code: exit code of all.
+      details: what this process alone prints before it, such as a traceback.
+    """
     name = f"process {self._process} of {self._processes} ({self._who})"
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       if self._get("jamsface/words") is None:
         self._set("jamsface/words", f"{code} {name}: {text}")
     self._leave(code, text, details)
 
-  def _leave(self, code: int, text: str, details: str = "") -> None:
+  def _leave(self, code: int, text: str, details: str = "") -> NoReturn:
     """Ends this process, without the goodbyes that wait for the others."""
     if not self._ending.acquire(blocking=False):
       threading.Event().wait()  # Another thread is ending the process.

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int64, PyTree, Shaped
 
 from jamsface_jax.errors import InputError
 
@@ -31,7 +32,10 @@ def make_mesh(
   Args:
     model_devices: size of the `model` axis; -1 puts all devices of a slice on
       it.
-    devices: of the mesh; None: all that JAX sees.
+    devices: devices that the mesh consists of; None: all that JAX sees.
+
+  Returns:
+    The mesh, with axes that the compiler splits arrays over by itself.
 
   Raises:
     InputError: the number does not divide the devices of a slice.
@@ -47,20 +51,24 @@ def make_mesh(
       f" use a divisor of {each}, or -1 for all of them."
     )
   # Explicit axes, today's default, refuse the backward of a convolution.
-  axes = {"axis_types": (AxisType.Auto,) * 2}
+  axis_types = (AxisType.Auto, AxisType.Auto)
   if slices == 1:
-    shape = each // model, model
-    return jax.make_mesh(shape, ("data", "model"), devices=devices, **axes)
+    return jax.make_mesh(
+      (each // model, model),
+      ("data", "model"),
+      axis_types=axis_types,
+      devices=devices,
+    )
   grid = mesh_utils.create_hybrid_device_mesh(
     (each // model, model),
     (slices, 1),
     devices,
     allow_split_physical_axes=True,
   )
-  return Mesh(grid, ("data", "model"), **axes)
+  return Mesh(grid, ("data", "model"), axis_types=axis_types)
 
 
-def state_shardings(shapes: Any, mesh: Mesh) -> Any:
+def state_shardings(shapes: PyTree, mesh: Mesh) -> PyTree[NamedSharding]:
   """Gives each leaf of a state its sharding by its path in the tree.
 
   A leaf below a `head` key is split by class; optimizer state repeats the path
@@ -74,7 +82,7 @@ def state_shardings(shapes: Any, mesh: Mesh) -> Any:
     The same tree of NamedShardings.
   """
 
-  def of_leaf(path, leaf):
+  def of_leaf(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     below_head = any(getattr(entry, "key", None) == "head" for entry in path)
     spec = CLASSES if below_head and leaf.ndim else REPLICATED
     return NamedSharding(mesh, spec)
@@ -83,7 +91,16 @@ def state_shardings(shapes: Any, mesh: Mesh) -> Any:
 
 
 def check_divides(name: str, size: int, mesh: Mesh) -> None:
-  """Refuses a global batch that the devices cannot share equally."""
+  """Refuses a global batch that the devices cannot share equally.
+
+  Args:
+    name: the setting or flag that says the size.
+    size: rows of the batch.
+    mesh: the (data, model) mesh.
+
+  Raises:
+    InputError: the size is no multiple of the number of devices.
+  """
   if size < 1 or size % mesh.size:
     raise InputError(
       f"{name}={size} is not a multiple of the {mesh.size} devices: use a"
@@ -91,7 +108,7 @@ def check_divides(name: str, size: int, mesh: Mesh) -> None:
     )
 
 
-def local_rows(size: int, mesh: Mesh) -> np.ndarray:
+def local_rows(size: int, mesh: Mesh) -> Int64[np.ndarray, " n"]:
   """Returns the rows of a global batch that this process's devices hold.
 
   Args:
@@ -101,23 +118,28 @@ def local_rows(size: int, mesh: Mesh) -> np.ndarray:
   Returns:
     int64, ascending: a process needs these rows and no others.
   """
-  slices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((size,))
-  rows = {r for (s,) in slices.values() for r in range(*s.indices(size))}
+  by_example = NamedSharding(mesh, BATCH)
+  held = by_example.addressable_devices_indices_map((size,)).values()
+  rows = {r for place in held if place for r in range(*place[0].indices(size))}
   return np.array(sorted(rows), np.int64)
 
 
-def split_batch(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+def split_batch(
+  array: Shaped[Array, "b ..."], parts: int, mesh: Mesh
+) -> Shaped[Array, "m n ..."]:
   """Cuts a batch into micro-batches without moving an example.
 
   Each micro-batch takes an equal share of every device's examples.
 
   Args:
-    array: [B, ...], sharding BATCH; B a multiple of parts x devices.
+    array: one example a row, sharding BATCH; the number of rows is a multiple
+      of parts x devices.
     parts: number of micro-batches.
     mesh: the (data, model) mesh.
 
   Returns:
-    [parts, B / parts, ...], the second axis split as BATCH.
+    One micro-batch a row, of b / parts examples each; its second axis is split
+    as BATCH.
   """
   each = len(array) // (parts * mesh.size)
   tail = array.shape[1:]
@@ -129,8 +151,11 @@ def split_batch(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
 
 
 def put_batch(
-  local: Mapping[str, np.ndarray], rows: np.ndarray, size: int, mesh: Mesh
-) -> dict[str, jax.Array]:
+  local: Mapping[str, Shaped[np.ndarray, "n ..."]],
+  rows: Int64[np.ndarray, " n"],
+  size: int,
+  mesh: Mesh,
+) -> dict[str, Shaped[Array, "b ..."]]:
   """Makes global arrays, split by example, from this process's rows.
 
   Args:
@@ -142,16 +167,16 @@ def put_batch(
   Returns:
     Arrays of `size` rows with sharding BATCH.
   """
-  sharding = NamedSharding(mesh, BATCH)
+  by_example = NamedSharding(mesh, BATCH)
 
-  def put(array: np.ndarray) -> jax.Array:
-    def of_device(index):
-      start, stop, _ = index[0].indices(size)
+  def put(array: Shaped[np.ndarray, "n ..."]) -> Shaped[Array, "b ..."]:
+    def of_device(index: tuple[slice, ...] | None) -> np.ndarray:
+      place = index[0] if index else slice(None)
+      start, stop, _ = place.indices(size)
       first = np.searchsorted(rows, start)
       return array[first : first + stop - start]
 
-    return jax.make_array_from_callback(
-      (size, *array.shape[1:]), sharding, of_device
-    )
+    shape = (size, *array.shape[1:])
+    return jax.make_array_from_callback(shape, by_example, of_device)
 
   return {name: put(array) for name, array in local.items()}

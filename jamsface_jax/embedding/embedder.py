@@ -146,7 +146,7 @@ class FaceEmbedder:
   """Turns images in memory into embeddings; made by `jamsface_jax.load`.
 
   Args:
-    workdir: of a training run.
+    run: directory of a training run.
     step: of the checkpoint; None for the newest.
     flip: add the embedding of the mirrored image.
 
@@ -160,11 +160,11 @@ class FaceEmbedder:
     InputError: not a work directory, or no such checkpoint.
   """
 
-  def __init__(self, workdir: str, *, step: int | None, flip: bool):
+  def __init__(self, run: RunDirectory, *, step: int | None, flip: bool):
     mesh = local_mesh()
     self._devices = mesh.size
     self._embedder, self._variables, metadata = load(
-      workdir, step=step, batch_size=_MOST * mesh.size, flip=flip, mesh=mesh
+      run, step=step, batch_size=_MOST * mesh.size, flip=flip, mesh=mesh
     )
     self.image_size = self._embedder.image_size
     self.embedding_size = metadata["embedding_size"]
@@ -255,12 +255,17 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
 
 
 def load(
-  workdir: str, *, step: int | None, batch_size: int, flip: bool, mesh: Mesh
+  run: RunDirectory,
+  *,
+  step: int | None,
+  batch_size: int,
+  flip: bool,
+  mesh: Mesh,
 ) -> tuple[Embedder, dict, dict]:
   """Opens the network of a work directory.
 
   Args:
-    workdir: of a training run.
+    run: directory of a training run.
     step: of the checkpoint; None for the newest.
     batch_size: see `Embedder`.
     flip: see `Embedder`.
@@ -274,13 +279,13 @@ def load(
     InputError: not a work directory, no such checkpoint, or one of a network
       that takes other colours.
   """
-  config = read_settings(RunDirectory(workdir))
-  checkpoints = CheckpointReader(workdir)
+  config = read_settings(run)
+  checkpoints = CheckpointReader(run)
   step = checkpoints.choose(step)
   metadata = checkpoints.metadata(step) | {"step": step}
   if metadata["color_order"] != COLOR_ORDER:
     raise InputError(
-      f"checkpoint {step} of {workdir!r} takes {metadata['color_order']}"
+      f"checkpoint {step} of {run.path!r} takes {metadata['color_order']}"
       f" images, but images decode to {COLOR_ORDER}: train or import it with"
       f" {COLOR_ORDER}."
     )
@@ -297,7 +302,6 @@ def load(
       shapes,
     ),
   )
-  checkpoints.close()
   embedder = Embedder(
     model, mesh=mesh, batch_size=batch_size, image_size=size, flip=flip
   )

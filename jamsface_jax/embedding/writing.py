@@ -28,7 +28,7 @@ from jamsface_jax.storage.run_directory import RunDirectory
 
 
 def embed(
-  workdir: str,
+  run: RunDirectory,
   images: str,
   output: str,
   *,
@@ -48,7 +48,7 @@ def embed(
     InputError: nothing to embed, or an output that belongs to something else.
     RunError: an embedding that is not finite.
   """
-  config = read_settings(RunDirectory(workdir))
+  config = read_settings(run)
   mesh = embedder_lib.local_mesh()
   for name, value in (("--batch_size", batch_size), ("--threads", threads)):
     if value is not None and value < 1:
@@ -59,7 +59,7 @@ def embed(
     images, config.data.image_size, root=root, color_order=color_order
   )
   embedder, variables, metadata = embedder_lib.load(
-    workdir,
+    run,
     step=step,
     batch_size=batch_size or config.evaluation.batch_size,
     flip=flip,
@@ -75,7 +75,7 @@ def embed(
     "block": embedder.batch_size,
     "step": metadata["step"],
     "network": _fingerprint(variables),
-    "workdir": os.path.abspath(workdir),
+    "workdir": run.absolute,
     "source": os.path.abspath(images),
     "source_fingerprint": source.fingerprint,
     "color_order": metadata["color_order"],

@@ -21,11 +21,12 @@ FLIPS = {"sum": (True,), "none": (False,), "both": (True, False)}
 
 
 def judge_network(
+  run: RunDirectory,
   arguments: argparse.Namespace,
 ) -> tuple[list[Evaluation], dict[str, object]]:
   """Embeds the images of data sets; process 0 judges the embeddings."""
   first = jax.process_index() == 0
-  config = read_settings(RunDirectory(arguments.workdir))
+  config = read_settings(run)
   size = config.data.image_size
   if arguments.protocol:
     tasks = [open_folder_task(arguments.data, arguments.protocol, size)]
@@ -35,7 +36,7 @@ def judge_network(
   evaluations: dict[str, list[Evaluation]] = {}
   for flip in FLIPS[chosen]:
     embedder, variables, metadata = embedder_lib.load(
-      arguments.workdir,
+      run,
       step=arguments.step,
       batch_size=config.evaluation.batch_size,
       flip=flip,
@@ -67,9 +68,9 @@ def judge_network(
         )
       )
   if first:
-    print(f"checkpoint {metadata['step']} of {arguments.workdir}")
+    print(f"checkpoint {metadata['step']} of {run.path}")
   origin = {
-    "workdir": os.path.abspath(arguments.workdir),
+    "workdir": run.absolute,
     "step": metadata["step"],
     "color_order": metadata["color_order"],
     "data_fingerprint": metadata["data_fingerprint"],

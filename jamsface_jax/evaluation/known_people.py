@@ -24,8 +24,9 @@ from jamsface_jax.data.records import read_classes
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.devices.sharding import CLASSES, REPLICATED
 from jamsface_jax.errors import InputError
+from jamsface_jax.head.chunks import count_chunks
+from jamsface_jax.head.logits import product, unit
 from jamsface_jax.head.parameters import Head
-from jamsface_jax.head.softmax import count_chunks, product, unit
 from jamsface_jax.protocols.test_set import Evaluation
 
 PARTS = 10  # Of the classes, by size.

@@ -9,12 +9,14 @@ alone, not on the mesh.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Int, Key
 
 from jamsface_jax.devices.sharding import CLASSES, REPLICATED
 from jamsface_jax.head.parameters import Head
@@ -42,8 +44,8 @@ def count_slots(head: Head, batch: int, model: int) -> int:
 
   Args:
     head: gives N, C and the rate.
-    batch: examples of the global batch.
-    model: shards.
+    batch: number of examples of the global batch.
+    model: number of shards.
   """
   per_shard = head.padded_classes // model
   strata = _count_strata(head)
@@ -51,7 +53,9 @@ def count_slots(head: Head, batch: int, model: int) -> int:
   return min(strata, crossing) + batch
 
 
-def draw(key: jax.Array, labels: jax.Array, head: Head, mesh: Mesh) -> Sample:
+def draw(
+  key: Key[Array, ""], labels: Int[Array, " b"], head: Head, mesh: Mesh
+) -> Sample:
   """Draws the classes of one step.
 
   With `head.weigh_sample`, a drawn class of a run of n counts n times in the
@@ -59,8 +63,8 @@ def draw(key: jax.Array, labels: jax.Array, head: Head, mesh: Mesh) -> Sample:
   leaves them as they are).
 
   Args:
-    key: of this step.
-    labels: of the global batch, int [B].
+    key: for this step.
+    labels: classes of the global batch, int [B].
     head: gives N, C, the rate and whether to weigh.
     mesh: the (data, model) mesh.
   """
@@ -73,46 +77,68 @@ def draw(key: jax.Array, labels: jax.Array, head: Head, mesh: Mesh) -> Sample:
   width_s = width + (stratum < longer)
   pick_s = first_s + jax.random.randint(key, (strata,), 0, width_s)
 
-  def local(pick_s, width_s, y_b):
-    per_shard = head.padded_classes // mesh.shape["model"]
-    slots = count_slots(head, len(y_b), mesh.shape["model"]) - len(y_b)
-    first = lax.axis_index("model") * per_shard
-    # The run that holds my first class.
-    in_longer = first < longer * (width + 1)
-    beyond = (first - longer * (width + 1)) // width + longer
-    start = jnp.where(in_longer, first // (width + 1), beyond)
-    start = jnp.minimum(start, strata - slots)
-    pick_r = lax.dynamic_slice_in_dim(pick_s, start, slots)
-    width_r = lax.dynamic_slice_in_dim(width_s, start, slots)
-
-    def mine(class_r):
-      return (class_r >= first) & (class_r < first + per_shard)
-
-    y_b = jnp.sort(y_b)
-    once_b = mine(y_b) & (jnp.diff(y_b, prepend=-1) != 0)
-    is_positive = jnp.zeros(per_shard, bool)
-    is_positive = is_positive.at[jnp.where(once_b, y_b - first, per_shard)].set(
-      True, mode="drop"
-    )
-    pick_ok_r = mine(pick_r)
-    pick_ok_r &= ~is_positive[jnp.where(pick_ok_r, pick_r - first, 0)]
-
-    used = jnp.concatenate([pick_ok_r, once_b])
-    class_r = jnp.concatenate([pick_r, y_b])
-    log_weight_r = jnp.log(width_r) if head.weigh_sample else 0.0 * width_r
-    # Unused slots get rows of their own beyond the end: indices stay unique.
-    return Sample(
-      jnp.where(used, class_r - first, per_shard + jnp.arange(len(used))),
-      jnp.where(used, class_r, -1),
-      jnp.concatenate([log_weight_r, jnp.zeros(len(y_b))]),
-    )
-
   return jax.shard_map(
-    local,
+    partial(_local_sample, head=head),
     mesh=mesh,
-    in_specs=(REPLICATED,) * 3,
+    in_specs=(REPLICATED, REPLICATED, REPLICATED),
     out_specs=CLASSES,
   )(pick_s, width_s, labels)
+
+
+def _local_sample(
+  pick_s: Int[Array, " s"],
+  width_s: Int[Array, " s"],
+  y_b: Int[Array, " b"],
+  *,
+  head: Head,
+) -> Sample:
+  """One shard's slots: for strata that it may have a part of, and the batch.
+
+  Args:
+    pick_s: the class drawn of each stratum.
+    width_s: its number of classes.
+    y_b: classes of the global batch.
+    head: gives N, C, the rate and whether to weigh.
+  """
+  shards = lax.axis_size("model")
+  per_shard = head.padded_classes // shards
+  slots = count_slots(head, len(y_b), shards) - len(y_b)
+  first = lax.axis_index("model") * per_shard
+
+  def is_mine(class_r: jax.Array) -> jax.Array:
+    return (class_r >= first) & (class_r < first + per_shard)
+
+  start = jnp.minimum(_stratum_of(first, head), len(pick_s) - slots)
+  pick_r = lax.dynamic_slice_in_dim(pick_s, start, slots)
+  width_r = lax.dynamic_slice_in_dim(width_s, start, slots)
+
+  # Positives of mine, each once; and what was drawn, unless it is one of them.
+  y_b = jnp.sort(y_b)
+  once_b = is_mine(y_b) & (jnp.diff(y_b, prepend=-1) != 0)
+  is_positive = jnp.zeros(per_shard, bool)
+  is_positive = is_positive.at[jnp.where(once_b, y_b - first, per_shard)].set(
+    True, mode="drop"
+  )
+  pick_ok_r = is_mine(pick_r)
+  pick_ok_r &= ~is_positive[jnp.where(pick_ok_r, pick_r - first, 0)]
+
+  used = jnp.concatenate([pick_ok_r, once_b])
+  class_r = jnp.concatenate([pick_r, y_b])
+  log_weight_r = jnp.log(width_r) if head.weigh_sample else 0.0 * width_r
+  # Unused slots get rows of their own beyond the end: indices stay unique.
+  return Sample(
+    rows=jnp.where(used, class_r - first, per_shard + jnp.arange(len(used))),
+    classes=jnp.where(used, class_r, -1),
+    log_weights=jnp.concatenate([log_weight_r, jnp.zeros(len(y_b))]),
+  )
+
+
+def _stratum_of(class_: Int[Array, ""], head: Head) -> Int[Array, ""]:
+  """The stratum that holds a class."""
+  width, longer = divmod(head.num_classes, _count_strata(head))
+  in_longer = class_ < longer * (width + 1)
+  beyond = (class_ - longer * (width + 1)) // width + longer
+  return jnp.where(in_longer, class_ // (width + 1), beyond)
 
 
 def _count_strata(head: Head) -> int:

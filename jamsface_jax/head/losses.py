@@ -1,11 +1,14 @@
 """The margin softmaxes of the field, each a small class of what is its own.
 
-All share one sharded, chunked, sampled softmax (`softmax`), which asks a loss
+All share one sharded, chunked, sampled softmax (`forward`, `update`), which
+asks a loss
 
 * what stands in the place of the true class's cosine (`similarity`),
 * what multiplies the cosines of an example (`scale`),
-* whether the other classes are changed (`harden`), and
-* what it remembers from step to step (`start`, `observe`, `adapt`).
+* whether the other classes are changed (`reweight_others`) or counted each on
+  its own (`one_by_one`), and
+* what it remembers from step to step (`start`, `update_before`,
+  `update_after`).
 
 A new loss is a class that answers what it answers otherwise than the normalised
 softmax, and a line in `make_loss`. Margins a (radians) and c of the classes are
@@ -18,19 +21,23 @@ learn them. Names and letters are those of the papers.
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.head import margins
+from jamsface_jax.head.margins import PerExample
 
-Running = dict[str, jax.Array]  # float32 scalars, kept from step to step.
+LossState = dict[str, jax.Array]  # float32 scalars, kept from step to step.
+Scalar = Float[Array, ""]
 
 
-class Example(NamedTuple):
+class LossInputs(NamedTuple):
   """What a loss sees of the examples of a batch; float32 [B] each.
 
   Attributes:
@@ -39,7 +46,7 @@ class Example(NamedTuple):
     cosine_margin: its margin c.
     length: of the embedding before it was scaled to 1.
     noise: standard normal numbers, or zeros for losses that draw none.
-    running: what the loss remembers, scalars by name.
+    state: what the loss remembers, scalars by name.
   """
 
   cosine: jax.Array
@@ -47,57 +54,98 @@ class Example(NamedTuple):
   cosine_margin: jax.Array
   length: jax.Array
   noise: jax.Array
-  running: Running
+  state: LossState
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-  """The normalised softmax (NormFace, https://arxiv.org/abs/1704.06369)."""
+  """The normalised softmax (NormFace, https://arxiv.org/abs/1704.06369).
 
-  def similarity(self, x: Example) -> jax.Array:
+  What the softmax asks of a loss is all here. A loss overrides what it answers
+  otherwise, and sets the flag of what it overrides, where there is one: Python
+  branches on these, so that a loss pays for what it uses alone.
+
+  Attributes:
+    reweights_others: `threshold` and `reweight_others` are used.
+    scale_has_gradient: `scale` depends on the length of the embedding.
+    draws: `LossInputs.noise` is used.
+    remembers: `start`, `update_before`, `update_after` and `LossInputs.state`
+      are used.
+    unit_weights: class weights count as if of length 1.
+    one_by_one: other classes are not in one sum of exponentials, but each is
+      told apart on its own, log(1 + exp(s cos t_j - b)), by a threshold b that
+      is learned; `first_bias` and `others_weight` are used. See `UniFace`.
+  """
+
+  reweights_others: ClassVar[bool] = False
+  scale_has_gradient: ClassVar[bool] = False
+  draws: ClassVar[bool] = False
+  remembers: ClassVar[bool] = False
+  unit_weights: ClassVar[bool] = True
+  one_by_one: ClassVar[bool] = False
+
+  def similarity(self, x: LossInputs) -> PerExample:
     """What the softmax sees in the place of the true cosine, [B]."""
     return x.cosine
 
-  def scale(self, x: Example, s: jax.Array) -> jax.Array:
+  def scale(self, x: LossInputs, s: Scalar) -> PerExample:
     """What multiplies all cosines of an example, [B]; s is the head's."""
     return jnp.broadcast_to(s, x.cosine.shape)
 
-  def penalty(self, x: Example) -> jax.Array:
+  def penalty(self, x: LossInputs) -> PerExample:
     """What is added to the cross-entropy of an example, [B]."""
     return jnp.zeros_like(x.cosine)
 
-  def threshold(self, x: Example) -> jax.Array:
-    """Cosine above which another class is hard, [B]; see `harden`."""
-    raise NotImplementedError
+  def threshold(self, x: LossInputs) -> PerExample:
+    """Cosine of an example above which another class is hard, [B].
 
-  def harden(
-    self, cosine_nb: jax.Array, threshold_b: jax.Array, running: Running
-  ) -> tuple[jax.Array, jax.Array]:
-    """Cosines to other classes as the softmax sees them, and their slopes."""
-    raise NotImplementedError
+    `reweight_others` gets it back; by default that of the true class.
+    """
+    return self.similarity(x)
+
+  def reweight_others(
+    self,
+    cosine_nb: Float[Array, "n b"],
+    threshold_b: PerExample,
+    state: LossState,
+  ) -> tuple[Float[Array, "n b"], Float[Array, "n b"]]:
+    """Cosines to other classes as the softmax sees them.
+
+    Args:
+      cosine_nb: of n other classes and all examples of a device.
+      threshold_b: what `threshold` said of these.
+      state: what the loss remembers.
+
+    Returns:
+      What stands in the place of the cosines, and its derivative in them.
+    """
+    del threshold_b, state
+    return cosine_nb, jnp.ones_like(cosine_nb)
+
+  def first_bias(self, num_classes: int) -> float:
+    """The first b of a loss that counts other classes one by one.
+
+    By default log N, where all cosines 0 cost what they cost a softmax.
+    """
+    return math.log(num_classes)
+
+  def others_weight(self) -> float:
+    """What multiplies the sum over other classes counted one by one."""
+    return 1.0
 
   def start(self, num_classes: int) -> dict[str, float]:
     """What it remembers before the first step."""
     del num_classes
     return {}
 
-  def observe(self, batch: Example) -> Running:
+  def update_before(self, batch: LossInputs) -> LossState:
     """What it remembers once it has seen the whole batch, before the loss."""
-    return batch.running
+    return batch.state
 
-  def adapt(self, batch: Example, rest: jax.Array) -> Running:
+  def update_after(self, batch: LossInputs, rest: PerExample) -> LossState:
     """The same after the loss; `rest`: log-sum-exp of the other classes."""
     del rest
-    return batch.running
-
-  # What of the above is more than the default. Python branches on these, so
-  # that a loss pays for what it uses alone.
-  hardens = False
-  scale_has_slope = False  # In the length of an embedding.
-  draws = False  # Uses `Example.noise`.
-  remembers = False
-  unit_weights = True  # Class weights count as if of length 1.
-  one_by_one = False  # Other classes count each on its own, see `UniFace`.
+    return batch.state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,15 +157,16 @@ class Joint(Loss):
 
   Attributes:
     smooth: continuation beyond pi - a.
-    straight_through: let the slope in the cosine be 1, as in arcface_torch,
-      whose margin is added without a gradient; margins keep their true one.
+    straight_through: let the derivative in the cosine be 1, as in
+      arcface_torch, whose margin is added without a gradient; margins keep
+      their true one.
   """
 
   smooth: bool
   straight_through: bool
 
-  def similarity(self, x: Example) -> jax.Array:
-    def joint(cosine):
+  def similarity(self, x: LossInputs) -> PerExample:
+    def joint(cosine: PerExample) -> PerExample:
       return margins.joint(
         cosine, x.angular, x.cosine_margin, smooth=self.smooth
       )
@@ -133,9 +182,9 @@ class Softmax(Loss):
   """The softmax of w_j x, without bias: neither w nor x is normalised."""
 
   unit_weights = False
-  scale_has_slope = True
+  scale_has_gradient = True
 
-  def scale(self, x: Example, s: jax.Array) -> jax.Array:
+  def scale(self, x: LossInputs, s: Scalar) -> PerExample:
     return x.length
 
 
@@ -155,8 +204,8 @@ class Combined(Loss):
   m: float
   straight_through: bool
 
-  def similarity(self, x: Example) -> jax.Array:
-    def combined(cosine):
+  def similarity(self, x: LossInputs) -> PerExample:
+    def combined(cosine: PerExample) -> PerExample:
       return margins.combined(cosine, self.m, x.angular, x.cosine_margin)
 
     if not self.straight_through:
@@ -183,19 +232,19 @@ class SphereFace(Loss):
   lambda_max: float
 
   remembers = True
-  scale_has_slope = True
+  scale_has_gradient = True
 
-  def scale(self, x: Example, s: jax.Array) -> jax.Array:
+  def scale(self, x: LossInputs, s: Scalar) -> PerExample:
     return x.length
 
   def start(self, num_classes: int) -> dict[str, float]:
     return {"steps": 0.0}
 
-  def observe(self, batch: Example) -> Running:
-    return {"steps": batch.running["steps"] + 1.0}
+  def update_before(self, batch: LossInputs) -> LossState:
+    return {"steps": batch.state["steps"] + 1.0}
 
-  def similarity(self, x: Example) -> jax.Array:
-    falling = self.lambda_max / (1 + 0.12 * x.running["steps"])
+  def similarity(self, x: LossInputs) -> PerExample:
+    falling = self.lambda_max / (1 + 0.12 * x.state["steps"])
     weight = jnp.maximum(self.lambda_min, falling)
     zero = jnp.zeros_like(x.cosine)
     psi = margins.combined(x.cosine, self.m, zero, zero)
@@ -217,10 +266,10 @@ class AdaCos(Loss):
   def start(self, num_classes: int) -> dict[str, float]:
     return {"scale": math.sqrt(2) * math.log(max(num_classes - 1, 2))}
 
-  def scale(self, x: Example, s: jax.Array) -> jax.Array:
-    return jnp.broadcast_to(x.running["scale"], x.cosine.shape)
+  def scale(self, x: LossInputs, s: Scalar) -> PerExample:
+    return jnp.broadcast_to(x.state["scale"], x.cosine.shape)
 
-  def adapt(self, batch: Example, rest: jax.Array) -> Running:
+  def update_after(self, batch: LossInputs, rest: PerExample) -> LossState:
     angle = jnp.median(jnp.arccos(jnp.clip(batch.cosine, -1.0, 1.0)))
     log_mean = jax.nn.logsumexp(rest) - math.log(len(rest))
     return {"scale": log_mean / jnp.cos(jnp.minimum(math.pi / 4, angle))}
@@ -239,14 +288,17 @@ class MVSoftmax(Joint):
 
   t: float
 
-  hardens = True
+  reweights_others = True
 
-  def threshold(self, x: Example) -> jax.Array:
+  def threshold(self, x: LossInputs) -> PerExample:
     return self.similarity(x)
 
-  def harden(
-    self, cosine_nb: jax.Array, threshold_b: jax.Array, running: Running
-  ) -> tuple[jax.Array, jax.Array]:
+  def reweight_others(
+    self,
+    cosine_nb: Float[Array, "n b"],
+    threshold_b: PerExample,
+    state: LossState,
+  ) -> tuple[Float[Array, "n b"], Float[Array, "n b"]]:
     hard_nb = cosine_nb > threshold_b[None]
     changed_nb = self.t * cosine_nb + self.t - 1
     return (
@@ -269,24 +321,27 @@ class CurricularFace(Joint):
 
   momentum: float
 
-  hardens = True
+  reweights_others = True
   remembers = True
 
   def start(self, num_classes: int) -> dict[str, float]:
     return {"t": 0.0}
 
-  def observe(self, batch: Example) -> Running:
-    t = batch.running["t"]
+  def update_before(self, batch: LossInputs) -> LossState:
+    t = batch.state["t"]
     return {"t": t + self.momentum * (batch.cosine.mean() - t)}
 
-  def threshold(self, x: Example) -> jax.Array:
+  def threshold(self, x: LossInputs) -> PerExample:
     return margins.shift(x.cosine, x.angular)
 
-  def harden(
-    self, cosine_nb: jax.Array, threshold_b: jax.Array, running: Running
-  ) -> tuple[jax.Array, jax.Array]:
+  def reweight_others(
+    self,
+    cosine_nb: Float[Array, "n b"],
+    threshold_b: PerExample,
+    state: LossState,
+  ) -> tuple[Float[Array, "n b"], Float[Array, "n b"]]:
     hard_nb = cosine_nb > threshold_b[None]
-    t = running["t"]
+    t = state["t"]
     return (
       jnp.where(hard_nb, cosine_nb * (t + cosine_nb), cosine_nb),
       jnp.where(hard_nb, t + 2 * cosine_nb, 1.0),
@@ -315,13 +370,13 @@ class MagFace(Loss):
   u_m: float
   lambda_g: float
 
-  def similarity(self, x: Example) -> jax.Array:
+  def similarity(self, x: LossInputs) -> PerExample:
     length = jnp.clip(x.length, self.l_a, self.u_a)
-    slope = (self.u_m - self.l_m) / (self.u_a - self.l_a)
-    m = self.l_m + slope * (length - self.l_a)
+    per_length = (self.u_m - self.l_m) / (self.u_a - self.l_a)
+    m = self.l_m + per_length * (length - self.l_a)
     return margins.joint(x.cosine, m, jnp.zeros_like(m), smooth=False)
 
-  def penalty(self, x: Example) -> jax.Array:
+  def penalty(self, x: LossInputs) -> PerExample:
     length = jnp.clip(x.length, self.l_a, self.u_a)
     return self.lambda_g * (1 / length + length / self.u_a**2)
 
@@ -349,17 +404,17 @@ class AdaFace(Loss):
   def start(self, num_classes: int) -> dict[str, float]:
     return {"mean": 20.0, "deviation": 100.0}
 
-  def observe(self, batch: Example) -> Running:
+  def update_before(self, batch: LossInputs) -> LossState:
     length = jnp.clip(batch.length, 1e-3, 100.0)
     new = {"mean": length.mean(), "deviation": jnp.std(length, ddof=1)}
-    old = batch.running
+    old = batch.state
     return {
       name: old[name] + self.momentum * (new[name] - old[name]) for name in new
     }
 
-  def similarity(self, x: Example) -> jax.Array:
+  def similarity(self, x: LossInputs) -> PerExample:
     length = lax.stop_gradient(jnp.clip(x.length, 1e-3, 100.0))
-    standard = (length - x.running["mean"]) / (x.running["deviation"] + 1e-3)
+    standard = (length - x.state["mean"]) / (x.state["deviation"] + 1e-3)
     z = jnp.clip(self.h * standard, -1.0, 1.0)
     m = x.cosine_margin
     angle = margins.angle(x.cosine) - m * z
@@ -383,7 +438,7 @@ class ElasticFace(Joint):
 
   draws = True
 
-  def similarity(self, x: Example) -> jax.Array:
+  def similarity(self, x: LossInputs) -> PerExample:
     more = self.deviation * x.noise
     if self.space == "angular":
       x = x._replace(angular=x.angular + more)
@@ -411,26 +466,39 @@ class UniFace(Joint):
   one_by_one = True
 
   def first_bias(self, num_classes: int) -> float:
-    """The first b."""
     return math.log(10 * self.rate * num_classes)
+
+  def others_weight(self) -> float:
+    return self.weight
 
 
 NAMES = (
-  *("joint", "softmax", "combined", "sphereface", "adacos", "mv_softmax"),
-  *("curricularface", "magface", "adaface", "elasticface", "uniface"),
+  "joint",
+  "softmax",
+  "combined",
+  "sphereface",
+  "adacos",
+  "mv_softmax",
+  "curricularface",
+  "magface",
+  "adaface",
+  "elasticface",
+  "uniface",
 )
 
 
 def make_loss(settings: Any) -> Loss:
-  """Builds the loss that `head.loss` names.
+  """Builds the loss that `settings.loss` names.
 
   Args:
-    settings: the section `head` of the settings.
+    settings: those of the head, as attributes: `loss`, `continuation`,
+      `straight_through`, `sample_rate`, and a section by the name of each loss
+      that has settings of its own, with the fields of its class here.
 
   Raises:
-    InputError: there is no such loss.
+    InputError: there is no loss of that name.
   """
-  joint = {
+  joint: Mapping[str, bool] = {
     "smooth": settings.continuation == "smooth",
     "straight_through": settings.straight_through,
   }
@@ -441,30 +509,39 @@ def make_loss(settings: Any) -> Loss:
       return Softmax()
     case "combined":
       return Combined(
-        **dataclasses.asdict(settings.combined),
-        straight_through=settings.straight_through,
+        m=settings.combined.m, straight_through=settings.straight_through
       )
     case "sphereface":
-      return SphereFace(**dataclasses.asdict(settings.sphereface))
+      return SphereFace(
+        m=settings.sphereface.m,
+        lambda_min=settings.sphereface.lambda_min,
+        lambda_max=settings.sphereface.lambda_max,
+      )
     case "adacos":
       return AdaCos()
     case "mv_softmax":
-      return MVSoftmax(**joint, **dataclasses.asdict(settings.mv_softmax))
+      return MVSoftmax(**joint, t=settings.mv_softmax.t)
     case "curricularface":
-      return CurricularFace(
-        **joint, **dataclasses.asdict(settings.curricularface)
-      )
+      return CurricularFace(**joint, momentum=settings.curricularface.momentum)
     case "magface":
-      return MagFace(**dataclasses.asdict(settings.magface))
+      return MagFace(
+        l_a=settings.magface.l_a,
+        u_a=settings.magface.u_a,
+        l_m=settings.magface.l_m,
+        u_m=settings.magface.u_m,
+        lambda_g=settings.magface.lambda_g,
+      )
     case "adaface":
-      return AdaFace(**dataclasses.asdict(settings.adaface))
+      return AdaFace(h=settings.adaface.h, momentum=settings.adaface.momentum)
     case "elasticface":
-      return ElasticFace(**joint, **dataclasses.asdict(settings.elasticface))
+      return ElasticFace(
+        **joint,
+        deviation=settings.elasticface.deviation,
+        space=settings.elasticface.space,
+      )
     case "uniface":
       return UniFace(
-        **joint,
-        **dataclasses.asdict(settings.uniface),
-        rate=settings.sample_rate,
+        **joint, weight=settings.uniface.weight, rate=settings.sample_rate
       )
   raise InputError(
     f"head.loss={settings.loss!r} is unknown: use one of {', '.join(NAMES)}."

@@ -4,20 +4,22 @@ Each function takes the cosine of every example to its own class and the margins
 of that class, and returns what the softmax sees in its place.
 """
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-# Floor of sin^2: the slope of the square root is infinite at 0.
+# Floor of sin^2: the derivative of the square root is infinite at 0.
 SINE_FLOOR = 1e-7
+
+PerExample = Float[Array, " b"]
 
 
 def joint(
-  cosine: jax.Array,
-  angular_margin: jax.Array,
-  cosine_margin: jax.Array,
+  cosine: PerExample,
+  angular_margin: PerExample,
+  cosine_margin: PerExample,
   *,
   smooth: bool,
-) -> jax.Array:
+) -> PerExample:
   r"""Joint margin in the angular and the cosine space: cos(t + a) - c.
 
   With c = 0 this is ArcFace (https://arxiv.org/abs/1801.07698, eq. 3), with
@@ -29,8 +31,8 @@ def joint(
   Beyond t = pi - a the shifted cosine would rise again. Two continuations keep
   it falling there: `cos t - a sin a`, that of ArcFace's public code, which
   jumps at the seam; and `-2 - cos(t + a)` (ours), which meets it with equal
-  value and slope in t and in a, as learned margins want. Gradients are the true
-  ones with respect to all three arguments.
+  value and derivative in t and in a, as learned margins want. Gradients are
+  the true ones with respect to all three arguments.
 
   Args:
     cosine: cos t to the true class, float [B], in [-1, 1].
@@ -47,25 +49,25 @@ def joint(
   return jnp.where(cosine > -cos_a, shifted, beyond) - cosine_margin
 
 
-def shift(cosine: jax.Array, angular_margin: jax.Array) -> jax.Array:
+def shift(cosine: PerExample, angular_margin: PerExample) -> PerExample:
   """cos(t + a) of cos t and a, float [B]: falls with t up to pi - a only."""
-  # arccos has an infinite slope at +-1, so expand cos(t + a) instead.
+  # arccos has an infinite derivative at +-1, so expand cos(t + a) instead.
   sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, SINE_FLOOR))
   return cosine * jnp.cos(angular_margin) - sine * jnp.sin(angular_margin)
 
 
-def angle(cosine: jax.Array) -> jax.Array:
-  """The angle t of cos t, radians, float [B]; its slope is finite."""
+def angle(cosine: Float[Array, "*n b"]) -> Float[Array, "*n b"]:
+  """The angle t of cos t, radians, any shape; its derivative is finite."""
   sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, SINE_FLOOR))
   return jnp.arctan2(sine, cosine)
 
 
 def combined(
-  cosine: jax.Array,
+  cosine: PerExample,
   multiplier: float,
-  angular_margin: jax.Array,
-  cosine_margin: jax.Array,
-) -> jax.Array:
+  angular_margin: PerExample,
+  cosine_margin: PerExample,
+) -> PerExample:
   """Combined margin cos(m t + a) - c, falling over all angles.
 
   Beyond pi it goes on as (-1)^k cos(m t + a) - 2 k with k = floor((m t + a) /

@@ -10,7 +10,9 @@ import optax
 from jax.sharding import Mesh
 
 from jamsface_jax.errors import InputError
-from jamsface_jax.head import class_sampling, softmax
+from jamsface_jax.head import class_sampling
+from jamsface_jax.head.chunks import count_chunks, count_kept
+from jamsface_jax.head.logits import product
 from jamsface_jax.head.parameters import Head
 
 _FLOAT = 4  # Bytes.
@@ -85,9 +87,9 @@ def estimate(
   if head.sample_rate < 1:
     walked = class_sampling.count_slots(head, batch, model)
     sample = (1 + moments) * walked * row
-  chunks, chunk = softmax.count_chunks(walked, head)
-  kept = softmax.count_kept(chunks, chunk, examples, head)
-  # A chunk of weights, moments, gradient and update; of cosines and slopes,
+  chunks, chunk = count_chunks(walked, head)
+  kept = count_kept(chunks, chunk, examples, head)
+  # A chunk of weights, moments, gradient and update; of cosines and gradients,
   # once more for the choice of sub-centers; embeddings, their gradient and its
   # part of this shard.
   walk = (3 + moments) * chunk * row
@@ -163,11 +165,11 @@ def measure_rate(head: Head, examples: int) -> float:
   rows = min(head.chunk_classes, head.padded_classes) * head.sub_centers
   x_bd = jnp.ones((examples, head.embedding_size))
   w_nd = jnp.ones((rows, head.embedding_size))
-  product = jax.jit(lambda x, w: softmax.product(w, x, (1, 1), head))
-  jax.block_until_ready(product(x_bd, w_nd))
+  multiply = jax.jit(lambda x, w: product(w, x, (1, 1), head))
+  jax.block_until_ready(multiply(x_bd, w_nd))
   begin = time.perf_counter()
   for _ in range(3):
-    result = product(x_bd, w_nd)
+    result = multiply(x_bd, w_nd)
   jax.block_until_ready(result)
   elapsed = time.perf_counter() - begin
   return 3 * 2 * examples * rows * head.embedding_size / elapsed

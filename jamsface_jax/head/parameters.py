@@ -1,23 +1,27 @@
-"""The parameters of the JAMsFace head, and the rules that its margins follow.
+"""The parameters of the JAMsFace head, and what is fixed about it.
 
 Every class j has weights and two margins a_j, c_j, learned or frozen. Classes
-are split over the `model` axis; `softmax` makes a loss of them.
+are split over the `model` axis; `forward` makes a loss of them.
 
 Shapes: D embedding size, C padded classes, N real classes, K sub-centers.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float32, Int, Key
 
 from jamsface_jax.devices.sharding import CLASSES, REPLICATED
 from jamsface_jax.errors import InputError
+from jamsface_jax.head.layout import varying
 from jamsface_jax.head.losses import Loss
 
 # Rows of the weights that are drawn together.
@@ -31,6 +35,7 @@ CLASS_SIZES = "class_sizes"  # Images, if a setting of the head counts them.
 BIAS = "bias"  # Of losses that count other classes one by one.
 
 HeadParams = dict[str, jax.Array]
+Leaf = TypeVar("Leaf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +74,9 @@ class Margin:
   rewarded: str
   start: int
 
-  def first(self, class_sizes: np.ndarray | None) -> float | np.ndarray:
+  def first(
+    self, class_sizes: Int[np.ndarray, " n"] | None
+  ) -> float | Float32[np.ndarray, " n"]:
     """First margins: one number for all, or float32 [N]."""
     if not self.power:
       return self.initial
@@ -158,13 +165,16 @@ def check_mesh(head: Head, mesh: Mesh) -> None:
 
 
 def init(
-  key: jax.Array, head: Head, mesh: Mesh, class_sizes: np.ndarray | None = None
+  key: Key[Array, ""],
+  head: Head,
+  mesh: Mesh,
+  class_sizes: Int[np.ndarray, " n"] | None = None,
 ) -> HeadParams:
   """Makes the parameters: weights N(0, 0.01), margins at their initial value.
 
   Args:
-    key: of the weights; every row has its own below it, so that the values are
-      the same on every mesh.
+    key: for the weights; every row has its own below it, so that the values
+      are the same on every mesh.
     head: what is fixed about the head.
     mesh: the (data, model) mesh.
     class_sizes: images of each class, [N], at least 1; needed by margins that
@@ -178,10 +188,10 @@ def init(
     axis is split by class.
   """
 
-  def of_classes(values):
-    values = jnp.asarray(values, jnp.float32)
-    values = jnp.broadcast_to(values, head.num_classes)
-    return jnp.pad(values, (0, head.padded_classes - head.num_classes))
+  def of_classes(values: float | np.ndarray) -> jax.Array:
+    value_n = jnp.asarray(values, jnp.float32)
+    value_n = jnp.broadcast_to(value_n, head.num_classes)
+    return jnp.pad(value_n, (0, head.padded_classes - head.num_classes))
 
   params = {
     WEIGHTS: jax.shard_map(
@@ -204,7 +214,7 @@ def init(
   return params
 
 
-def _draw_weights(key: jax.Array, head: Head) -> jax.Array:
+def _draw_weights(key: Key[Array, ""], head: Head) -> Float32[Array, "rk d"]:
   """The first weights of one shard, drawn some rows at a time.
 
   All at once would take three times their memory: random bits, the uniform
@@ -214,27 +224,33 @@ def _draw_weights(key: jax.Array, head: Head) -> jax.Array:
   first = lax.axis_index("model") * rows
   size = min(rows, _ROWS_AT_ONCE)
 
-  def draw(row):
+  def draw(row: jax.Array) -> jax.Array:
     numbers = jax.random.normal(
       jax.random.fold_in(key, row), (head.embedding_size,)
     )
     real = row < head.num_classes * head.sub_centers
     return jnp.where(real, 0.01 * numbers, 0.0)
 
-  def step(k, w_rd):
+  def step(k: jax.Array, w_rd: jax.Array) -> jax.Array:
     start = jnp.minimum(k * size, rows - size)
     new = jax.vmap(draw)(first + start + jnp.arange(size))
     return lax.dynamic_update_slice_in_dim(w_rd, new, start, 0)
 
-  w_rd = jnp.zeros((rows, head.embedding_size))
-  w_rd = lax.pcast(w_rd, "model", to="varying")
+  w_rd = varying(jnp.zeros((rows, head.embedding_size)), "model")
   return lax.fori_loop(0, math.ceil(rows / size), step, w_rd)
 
 
-def logit_offsets(params: HeadParams, head: Head) -> jax.Array | None:
+def margins_and_scalars(params: Mapping[str, Leaf]) -> dict[str, Leaf]:
+  """The parameters of a head, or what stands for them, but its weights."""
+  return {name: value for name, value in params.items() if name != WEIGHTS}
+
+
+def logit_offsets(
+  params: HeadParams, head: Head
+) -> Float32[Array, " c"] | None:
   """What is added to the logits of classes, float32 [C]; None if nothing is.
 
-  Of each class by itself, so that a shard may ask for its own part.
+  That of a class depends on no other, so that a shard may ask for its own part.
   """
   if not head.logit_adjustment:
     return None
@@ -242,9 +258,11 @@ def logit_offsets(params: HeadParams, head: Head) -> jax.Array | None:
   return head.logit_adjustment * jnp.log(jnp.maximum(params[CLASS_SIZES], 1.0))
 
 
-def _is_real(head: Head) -> jax.Array:
+def is_real(head: Head) -> Bool[Array, " c"]:
+  """Which classes are not padding."""
   return jnp.arange(head.padded_classes) < head.num_classes
 
 
-def _real_mean(m_c: jax.Array, head: Head) -> jax.Array:
-  return jnp.sum(jnp.where(_is_real(head), m_c, 0.0)) / head.num_classes
+def real_mean(m_c: Float32[Array, " c"], head: Head) -> Float32[Array, ""]:
+  """The mean over classes that are not padding."""
+  return jnp.sum(jnp.where(is_real(head), m_c, 0.0)) / head.num_classes

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 
 _GIB = 2**30
 HOP_SECONDS = 1e-6
@@ -207,7 +207,7 @@ def _open(name, slices, kind, shape) -> Topology:
   except (RuntimeError, ValueError, NotImplementedError) as error:
     raise InputError(
       f"--topology={name!r} cannot be compiled for"
-      f" ({' '.join(str(error).split())[:200]}): install libtpu (pip install"
+      f" ({one_line(error)}): install libtpu (pip install"
       " -e '.[compile]') and give a shape that exists."
     ) from None
   return Topology(name, chip, shape, slices, description.devices, chip.memory)

@@ -24,11 +24,12 @@ from jax.sharding import Mesh, NamedSharding
 from jamsface_jax.devices import sharding
 from jamsface_jax.head import memory as memory_lib
 from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.head.chunks import chunk_classes
 from jamsface_jax.pods import collectives as collectives_lib
 from jamsface_jax.pods import program as program_lib
 from jamsface_jax.pods import work as work_lib
 from jamsface_jax.pods.chips import Topology
-from jamsface_jax.run.state import chunk_classes, make_parts, state_shapes
+from jamsface_jax.run.state import make_parts, state_shapes
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.whole_file import written_whole

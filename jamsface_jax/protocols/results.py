@@ -13,9 +13,8 @@ from jamsface_jax.metrics.identification import Identification
 from jamsface_jax.metrics.roc import RocLine
 from jamsface_jax.metrics.score_counts import Hardest
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.run_directory import RunFile
 
-RESULTS_FILE = "results.json"
 FORMAT = 1
 
 
@@ -55,30 +54,25 @@ def _metric_lines(
 
 
 def write_results(
-  directory: str,
+  file: RunFile,
   evaluations: Sequence[Evaluation],
   origin: Mapping[str, object],
-) -> str:
+) -> None:
   """Writes `results.json`, whole or not at all.
 
+  JSON has no NaN: what could not be measured is null.
+
   Args:
-    directory: made if missing.
+    file: the file to write.
     evaluations: of all sets.
     origin: JSON values that say what the embeddings are.
-
-  Returns:
-    The path of the file. JSON has no NaN: what could not be measured is null.
   """
-  path = os.path.join(directory, RESULTS_FILE)
   content = {
     "format": FORMAT,
     "embeddings": dict(origin),
     "sets": [as_json(one) for one in evaluations],
   }
-  os.makedirs(directory, exist_ok=True)
-  with written_whole(path) as file:
-    json.dump(_finite(content), file, indent=1, allow_nan=False)
-  return path
+  file.write_json(_finite(content), indent=1)
 
 
 def as_json(one: Evaluation) -> dict[str, object]:
@@ -136,11 +130,11 @@ def read_roc_lines(path: str) -> dict[str, RocLine]:
   except OSError as error:
     raise InputError(
       f"--against {path!r} cannot be read ({error.strerror}): give the"
-      f" {RESULTS_FILE} of another evaluation."
+      " results.json of another evaluation."
     ) from None
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(
-      f"--against {path!r} is not the {RESULTS_FILE} of an evaluation"
+      f"--against {path!r} is not the results.json of an evaluation"
       f" ({error!r}): give one."
     ) from None
 

@@ -4,8 +4,6 @@ However many classes there are, what is kept of them has one size, so that it
 can be written at each evaluation.
 """
 
-import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int64
 
 from jamsface_jax.metrics import folds
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.run_directory import RunFile
 
 _BANDS = 12  # Of class size.
 _RANKS = 200  # Points of the long tail.
@@ -69,10 +67,9 @@ def describe(
   }
 
 
-def write(path: str | os.PathLike, profile: Mapping[str, Any]) -> None:
+def write(file: RunFile, profile: Mapping[str, Any]) -> None:
   """Writes a profile, whole or not at all."""
-  with written_whole(os.fspath(path)) as file:
-    json.dump(profile, file, allow_nan=False)
+  file.write_json(profile)
 
 
 def spread_ranks(count: int, most: int) -> Int64[np.ndarray, " r"]:

@@ -194,7 +194,7 @@ class Figure:
     lines: may hold nothing that can be shown.
     bars: behind the lines.
     clouds: behind both.
-    marks: vertical lines at these x, by name.
+    marks: vertical lines at these x, by name; "" is not in the legend.
     note: a sentence under it, or in its place where there is nothing to draw.
   """
 
@@ -246,6 +246,11 @@ class Figure:
       self.x.span([*across, marks], padded=bool(ends)),
       self.y.span(up, padded=True),
     )
+
+
+def distinct_dash(number: int) -> int:
+  """Dashes such that 24 lines, each with its number as colour, differ."""
+  return number + number // (COLORS * DASHES // 2)
 
 
 def running_mean(

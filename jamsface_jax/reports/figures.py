@@ -15,13 +15,12 @@ from jamsface_jax.metrics.roc import RocLine
 from jamsface_jax.metrics.score_counts import EDGES, Hardest
 from jamsface_jax.reports.facts import correlation_text
 from jamsface_jax.reports.figure import (
-  COLORS,
-  DASHES,
   Axis,
   Bars,
   Cloud,
   Figure,
   Line,
+  distinct_dash,
 )
 from jamsface_jax.run.metrics_file import matching
 
@@ -145,7 +144,7 @@ def roc_figure(title: str, lines: Mapping[str, RocLine | None]) -> Figure:
         line.fars,
         line.tars,
         number,
-        _dash(number),
+        distinct_dash(number),
       )
       for number, (name, line) in enumerate(lines.items())
       if line
@@ -241,7 +240,7 @@ def class_size_figure(
         tenths = np.arange(1, len(rows) + 1)
         look = number + place
         name = words if len(runs) == 1 else f"{run}: {words}"
-        lines.append(Line(name, tenths, values, look, _dash(look)))
+        lines.append(Line(name, tenths, values, look, distinct_dash(look)))
     if rows:
       note = (
         f"The poorest have {_images(rows[0])}, the richest"
@@ -302,7 +301,7 @@ def tail_figure(runs: Mapping[str, Mapping[str, Any] | None]) -> Figure:
         np.array(tail["rank"]),
         np.array(tail["size"]),
         number,
-        _dash(number),
+        distinct_dash(number),
       )
       for number, (run, tail) in enumerate(runs.items())
       if tail
@@ -339,11 +338,6 @@ def hardest_figures(positives: Hardest, negatives: Hardest) -> list[Figure]:
 def _named(run: str, what: str, runs: Mapping[str, Any]) -> str:
   """What a line is called: by its run too where there are several."""
   return what if len(runs) == 1 else f"{run}: {what}"
-
-
-def _dash(number: int) -> int:
-  """Dashes such that 24 lines, each with its number as colour, differ."""
-  return number + number // (COLORS * DASHES // 2)
 
 
 def _images(row: Mapping[str, Any]) -> str:

@@ -18,8 +18,7 @@ from jamsface_jax.reports.facts import (
   version_rows,
 )
 from jamsface_jax.reports.run_record import RunRecord, read_runs
-from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 # The last line of a card that nobody has edited.
 _SEAL = "<!-- as written by jamsface_jax: {} -->\n"
@@ -46,40 +45,34 @@ _SETTINGS = (
 )
 
 
-def write(run: RunDirectory, output: str | None = None) -> str:
+def write(run: RunDirectory, output: RunFile) -> None:
   """Writes the card of a run, whole or not at all.
 
   Args:
     run: where the run lies.
-    output: the file; None for `W/model_card.md`.
-
-  Returns:
-    The path of the file.
+    output: the file to write.
 
   Raises:
     InputError: not a work directory, or the file there is not as this function
       left it.
   """
-  output = output or run.model_card.path
   (record,) = read_runs([run])
   content = card(record)
   if is_edited(output):
     raise InputError(
-      f"{output!r} was edited since it was written: give another --output, or"
-      " delete it."
+      f"{output.path!r} was edited since it was written: give another"
+      " --output, or delete it."
     )
-  with written_whole(output) as file:
-    file.write(content + _SEAL.format(_digest(content)))
-  return output
+  output.write_text(content + _SEAL.format(_digest(content)))
 
 
-def is_edited(path: str) -> bool:
+def is_edited(file: RunFile) -> bool:
   """Whether there is a file that is not as `write` leaves it."""
   try:
-    with open(path, encoding="utf-8") as file:
-      content, seal, rest = file.read().rpartition(_SEAL.split("{}")[0])
+    text = file.read_text()
   except FileNotFoundError:
     return False
+  content, seal, rest = text.rpartition(_SEAL.split("{}")[0])
   return seal + rest != _SEAL.format(_digest(content))
 
 
@@ -106,7 +99,7 @@ def card(run: RunRecord) -> str:
     workdir=run.directory.path,
     data=_data(run),
     training=_training(run),
-    command=run.last_start["command"] if run.last_start else "not known",
+    command=run.last_launch["command"] if run.last_launch else "not known",
     settings=_table(
       ["setting", "value"],
       [[name, repr(run.settings[name])] for name in _SETTINGS],
@@ -164,8 +157,8 @@ def _model(run: RunRecord) -> str:
     ["backbone", run.settings["model.name"]],
     ["computed in", run.settings["model.dtype"]],
   ]
-  if run.last_start:
-    rows.append(["parameters", f"{run.last_start['parameters']:,}"])
+  if run.last_launch:
+    rows.append(["parameters", f"{run.last_launch['parameters']:,}"])
   return _table(["what", "value"], rows)
 
 
@@ -178,8 +171,8 @@ def _data(run: RunRecord) -> str:
     for share, words in top_words("identities").items():
       of_all = f"{run.classes['top'][share]:.1%} of all"
       rows.append([f"images of {words}", of_all])
-  if run.last_start:
-    rows.append(["fingerprint", run.last_start["data_fingerprint"]])
+  if run.last_launch:
+    rows.append(["fingerprint", run.last_launch["data_fingerprint"]])
   for directory in filter(None, directories.split(",")):
     rows.append([f"people of {directory}", _people(directory)])
   return _table(["what", "value"], rows)
@@ -203,8 +196,8 @@ def _training(run: RunRecord) -> str:
       for kind, one in margins.items()
     )
   sentences = [f"Loss `{run.settings['head.loss']}`; {learned}."]
-  if run.last_start:
-    sentences.append(f"On {devices_text(run.last_start)}.")
+  if run.last_launch:
+    sentences.append(f"On {devices_text(run.last_launch)}.")
   if run.wall_time:
     hours = run.wall_time / 3600
     sentences.append(f"Wall time of all starts: {hours:.2f} h.")
@@ -268,7 +261,7 @@ def _groups(run: RunRecord) -> str:
 
 
 def _versions(run: RunRecord) -> str:
-  last = run.last_start
+  last = run.last_launch
   if not last:
     return "Not known: the run is of a version that noted no starts."
   rows = [*version_rows(last), ["started", last["time"]]]

@@ -18,13 +18,12 @@ from jamsface_jax.reports.sections.training import (
   training_section,
 )
 from jamsface_jax.reports.sections.verification import verification_section
-from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 from jamsface_jax.version import __version__
 
 
 def write(
-  runs: Sequence[RunDirectory], output: str, *, every_face: bool = False
+  runs: Sequence[RunDirectory], output: RunFile, *, every_face: bool = False
 ) -> None:
   """Writes a page, whole or not at all.
 
@@ -37,8 +36,7 @@ def write(
     InputError: see `read_runs`.
   """
   content = page(read_runs(runs), every_face=every_face)
-  with written_whole(output) as file:
-    file.write(content)
+  output.write_text(content)
 
 
 def page(runs: Sequence[RunRecord], *, every_face: bool) -> str:

@@ -20,6 +20,7 @@ from jamsface_jax.reports.figure import (
   Figure,
   Line,
 )
+from jamsface_jax.storage.run_directory import RunFile
 
 # Okabe and Ito's colours, told apart with every kind of colour vision
 # (https://jfly.uni-koeln.de/color/), in order of use; yellow is too pale.
@@ -30,7 +31,7 @@ _DPI = 150
 
 
 def draw(
-  path: str,
+  file: RunFile,
   panels: Sequence[Figure],
   *,
   columns: int | None = None,
@@ -39,7 +40,7 @@ def draw(
   """Draws figures beside and below each other.
 
   Args:
-    path: the PNG file to write.
+    file: the PNG file to write.
     panels: at least one.
     columns: how many figures stand beside each other; None for two, or for
       three if there are more than four.
@@ -58,12 +59,13 @@ def draw(
     _draw_panel(ax, figure.drawable())
   for ax in places[len(panels) :]:
     ax.set_axis_off()
-  save(sheet, path)
+  save(sheet, file)
 
 
-def save(sheet: matplotlib_figure.Figure, path: str) -> None:
+def save(sheet: matplotlib_figure.Figure, file: RunFile) -> None:
   """Writes what is drawn as a PNG file."""
-  sheet.savefig(path, format="png")
+  with file.written_whole("wb") as stream:
+    sheet.savefig(stream, format="png")
 
 
 def _draw_panel(ax: Axes, figure: Figure) -> None:
@@ -79,11 +81,27 @@ def _draw_panel(ax: Axes, figure: Figure) -> None:
   for line in figure.lines:
     _draw_line(ax, line)
   for name, x in figure.marks.items():
-    label = f"{name} {figure.x.text(x)}"
+    label = f"{name} {figure.x.text(x)}" if name else ""
     ax.axvline(x, color=_INK, linewidth=1.2, linestyle="--", label=label)
   _draw_axes(ax, figure)
-  if ax.get_legend_handles_labels()[1]:
-    ax.legend(labelcolor=_INK, frameon=False, fontsize=8, handlelength=3)
+  _draw_legend(ax)
+
+
+def _draw_legend(ax: Axes) -> None:
+  handles, labels = ax.get_legend_handles_labels()
+  if not labels:
+    return
+  beside = len(labels) > 6  # There is no room for so many among the lines.
+  ax.legend(
+    handles,
+    labels,
+    labelcolor=_INK,
+    frameon=False,
+    fontsize=8,
+    handlelength=3,
+    loc="upper left" if beside else "best",
+    bbox_to_anchor=(1, 1) if beside else None,
+  )
 
 
 def _draw_frame(ax: Axes, figure: Figure) -> None:
@@ -122,12 +140,15 @@ def _draw_axes(ax: Axes, figure: Figure) -> None:
 
 def _draw_cloud(ax: Axes, cloud: Cloud) -> None:
   color = PALETTE[cloud.color % COLORS]
+  marker, size = "o", 14
   if cloud.ends is not None:
     ax.hlines(cloud.y, *cloud.ends.T, colors=color, linewidth=1.6)
+    marker, size = "D", 28
   ax.scatter(
     cloud.x,
     cloud.y,
-    s=14,
+    s=size,
+    marker=marker,
     color=color,
     # The more points, the more transparent, lest they merge into a blot.
     alpha=float(np.clip(12 / len(cloud.x) ** 0.5, 0.05, 0.9)),

@@ -6,11 +6,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jamsface_jax.errors import InputError
-from jamsface_jax.run.metrics_file import read_metrics
-from jamsface_jax.run.starts import read_starts
+from jamsface_jax.run.launches import read_launches
+from jamsface_jax.run.metrics_file import Series, read_metrics
 from jamsface_jax.settings.names import values
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
@@ -28,17 +26,17 @@ class RunRecord:
     sets: what `results.json` says of each test set, by the name to show.
     classes: see `class_profile.describe`; None if not written yet.
     seconds: wall time by kind of work; None if not written yet.
-    starts: see `starts.read_starts`.
+    launches: see `read_launches`.
   """
 
   name: str
   directory: RunDirectory
   settings: dict[str, Any]
-  metrics: dict[str, tuple[np.ndarray, np.ndarray]]
+  metrics: dict[str, Series]
   sets: dict[str, dict[str, Any]]
   classes: dict[str, Any] | None
   seconds: dict[str, float] | None
-  starts: list[dict[str, Any]]
+  launches: list[dict[str, Any]]
 
   @property
   def step(self) -> int:
@@ -48,23 +46,23 @@ class RunRecord:
     )
 
   @property
-  def last_start(self) -> dict[str, Any] | None:
-    """How and where it was started last, if known."""
-    return self.starts[-1] if self.starts else None
+  def last_launch(self) -> dict[str, Any] | None:
+    """How and where it was launched last, if known."""
+    return self.launches[-1] if self.launches else None
 
   @property
   def total_steps(self) -> int | None:
     """Steps of the whole run, if known."""
-    return self.last_start["total_steps"] if self.last_start else None
+    return self.last_launch["total_steps"] if self.last_launch else None
 
   @property
   def command(self) -> list[str]:
     """What it was started with last, as words."""
-    return shlex.split(self.last_start["command"]) if self.last_start else []
+    return shlex.split(self.last_launch["command"]) if self.last_launch else []
 
   @property
   def wall_time(self) -> float:
-    """Seconds of all starts together, 0 if not known."""
+    """Seconds of all launches together, 0 if not known."""
     return sum((self.seconds or {}).values())
 
   def last(self, metric: str) -> float | None:
@@ -99,11 +97,11 @@ def _read_run(run: RunDirectory, name: str) -> RunRecord:
     name=name,
     directory=run,
     settings=settings,
-    metrics=read_metrics(run.metrics.path) if run.metrics.exists() else {},
+    metrics=read_metrics(run.metrics) if run.metrics.exists() else {},
     sets=sets,
     classes=_read_object(run.classes),
     seconds=_read_object(run.goodput),
-    starts=read_starts(run.path),
+    launches=read_launches(run),
   )
 
 

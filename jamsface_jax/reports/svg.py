@@ -187,7 +187,7 @@ class _Scale:
 
   def place(self, value: float) -> float:
     """The place of one value."""
-    return float(self.places(np.array(value, np.float64)))
+    return float(self.places(np.array([value], np.float64))[0])
 
   def ticks(self) -> list[tuple[float, str]]:
     """Places and texts of the ticks."""
@@ -354,6 +354,7 @@ def _legend(figure: Figure, lines: Sequence[Line]) -> Iterator[Html]:
   items += [
     element("li", element("i", class_="key mark"), f"{name} {figure.x.text(x)}")
     for name, x in figure.marks.items()
+    if name
   ]
   yield element("ul", joined(items), class_="legend")
   if lines:

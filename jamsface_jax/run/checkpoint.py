@@ -2,77 +2,57 @@
 
 A checkpoint is named by the number of finished steps and holds four items:
 `backbone`, `head`, `training` (step and optimizer) and `metadata`. So an
-embedder reads the backbone alone, whatever the head weighs.
-
-  checkpoints/12           complete: it has a manifest, and its name last of all
-  checkpoints/16.saving*   being written, or interrupted: removed at the next
-                           start
-  checkpoints/8.deleting   being removed
-  checkpoints/12.damaged   did not match its manifest: kept, never read
+embedder reads the backbone alone, whatever the head weighs. How checkpoints
+lie on the disk, `storage.checkpoint_folder` says.
 """
 
 import dataclasses
 import errno
-import importlib.metadata
-import json
 import os
-import re
-import shutil
 import sys
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from jamsface_jax.errors import InputError, RunError
-from jamsface_jax.run.metrics_file import METRICS_FILE
+from jamsface_jax.errors import InputError, RunError, one_line
+from jamsface_jax.run.metrics_file import read_scores
 from jamsface_jax.run.state import TrainState
-from jamsface_jax.storage.manifest import (
-  find_damage,
-  sync_directory,
-  write_manifest,
-)
+from jamsface_jax.storage.run_directory import RunDirectory
 
-DIRECTORY = "checkpoints"
-_SAVING, _DELETING, _DAMAGED = ".saving", ".deleting", ".damaged"
 _SAVE_TIMEOUT = 3600  # Seconds for the slowest process to write its share.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def versions() -> dict[str, str]:
-  """Versions of the packages that decide what a run computes."""
-  packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-  return {name: importlib.metadata.version(name) for name in packages}
-
-
 class CheckpointReader:
-  """The checkpoints of a work directory, to read while another may write.
+  """The checkpoints of a run, to read while another process may write.
 
-  What is read is compared with its manifest first.
+  What is read is compared with its manifest first. Nothing stays open between
+  two calls.
 
   Args:
-    workdir: of a training run.
+    run: directory of a training run.
 
   Raises:
     InputError: it has no checkpoint.
   """
 
-  def __init__(self, workdir: str):
-    self._directory = os.path.abspath(os.path.join(workdir, DIRECTORY))
-    if not os.path.isdir(self._directory):
+  def __init__(self, run: RunDirectory):
+    self._folder = run.checkpoints
+    if not self._folder.exists():
       raise InputError(
-        f"{workdir!r} has no checkpoint: train first, with 'python -m"
-        f" jamsface_jax.main --workdir={workdir}'."
+        f"{run.path!r} has no checkpoint: train first, with 'python -m"
+        f" jamsface_jax.main --workdir={run.path}'."
       )
     self._damage: dict[tuple[int, tuple[str, ...]], str | None] = {}
 
   def steps(self) -> list[int]:
     """Finished steps of all complete checkpoints, rising."""
-    return sorted(int(n) for n in os.listdir(self._directory) if n.isdigit())
+    return self._folder.steps()
 
   def latest_step(self) -> int | None:
     """Finished steps of the newest checkpoint, None if there is none."""
@@ -88,23 +68,41 @@ class CheckpointReader:
     steps = self.steps()
     if not steps or step not in (None, *steps):
       raise InputError(
-        f"{self._directory!r} has no checkpoint"
+        f"{self._folder.path!r} has no checkpoint"
         f"{'' if step is None else f' of step {step}'}: it has"
         f" {', '.join(map(str, steps)) or 'none'}."
       )
     if step is not None:
       return step
-    step, damaged = self._newest_sound(("backbone", "metadata"))
+    newest, damaged = self._newest_sound(("backbone", "metadata"))
+    if newest is None:
+      raise RunError(f"the checkpoints in {self._folder.path!r} have gone.")
     for bad, damage in damaged.items():
-      _warn(f"checkpoint {bad} is damaged ({damage}): step {step} is read.")
-    return step
+      _warn(f"checkpoint {bad} is damaged ({damage}): step {newest} is read.")
+    return newest
 
   def metadata(self, step: int) -> dict[str, Any]:
-    """Reads what was said of a checkpoint."""
+    """Reads what was said of a checkpoint.
+
+    Raises:
+      RunError: it cannot be read.
+    """
     return self._restore(step, metadata=ocp.args.JsonRestore())["metadata"]
 
   def restore_item(self, step: int, name: str, shapes: Any) -> Any:
-    """Reads one item, `backbone` or `head`, and nothing else."""
+    """Reads one item and nothing else.
+
+    Args:
+      step: finished steps of the checkpoint.
+      name: "backbone" or "head".
+      shapes: tree of ShapeDtypeStructs with shardings.
+
+    Returns:
+      The same tree of arrays, sharded as asked.
+
+    Raises:
+      RunError: it cannot be read.
+    """
     return self._restore(step, **{name: ocp.args.StandardRestore(shapes)})[name]
 
   def _newest_sound(
@@ -120,7 +118,7 @@ class CheckpointReader:
     if damaged:
       newest = max(damaged)
       raise RunError(
-        f"none of the {len(damaged)} checkpoints in {self._directory!r} is"
+        f"none of the {len(damaged)} checkpoints in {self._folder.path!r} is"
         f" sound (of step {newest}, {damaged[newest]}): bring one back from a"
         " backup, or choose another --workdir."
       )
@@ -131,51 +129,50 @@ class CheckpointReader:
     for key in ((step, ()), (step, tuple(items))):
       if key in self._damage:
         return self._damage[key]
-    self._damage[key] = find_damage(self._path(step), items)
+    self._damage[key] = self._folder.find_damage(step, items)
     return self._damage[key]
 
   def _restore(self, step: int, **items: Any) -> Any:
+    """Reads some items of a checkpoint that were compared with its manifest."""
     damage = self._find_damage(step, items)
     try:
       if damage is None:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
           return reader.restore(
-            self._path(step), args=ocp.args.Composite(**items)
+            self._folder.place(step), args=ocp.args.Composite(**items)
           )
     except Exception as error:  # Orbax raises bare ones for damaged files.
-      damage = " ".join(str(error).split())[:300]
+      damage = one_line(error, 300)
     raise RunError(
-      f"checkpoint {step} in {self._directory!r} cannot be read ({damage}):"
+      f"checkpoint {step} in {self._folder.path!r} cannot be read ({damage}):"
       " use another."
     )
-
-  def _path(self, step: int, suffix: str = "") -> str:
-    return os.path.join(self._directory, f"{step}{suffix}")
-
-  def close(self) -> None:
-    """Nothing stays open between two calls of a reader."""
 
 
 class Checkpoints(CheckpointReader):
   """The checkpoints of the run that writes them, and alone may do so.
 
+  All processes of the run make one and call its methods together.
+
   Args:
-    workdir: the work directory.
+    run: directory of the run.
     keep_last: so many of the newest are kept.
     keep_best: name of the metric whose best checkpoint is kept too, or "".
   """
 
-  def __init__(self, workdir: str, *, keep_last: int, keep_best: str):
-    os.makedirs(os.path.join(workdir, DIRECTORY), exist_ok=True)
-    super().__init__(workdir)
+  def __init__(self, run: RunDirectory, *, keep_last: int, keep_best: str):
+    run.checkpoints.create()
+    super().__init__(run)
     self._keep_last = keep_last
     self._keep_best = keep_best
-    self._scores = _read_scores(workdir, keep_best) if keep_best else {}
+    self._scores = read_scores(run.metrics, keep_best) if keep_best else {}
     self._checkpointer = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(), timeout_secs=_SAVE_TIMEOUT
     )
     self._thread = ThreadPoolExecutor(1, "checkpoint")
     self._commit: Future[None] | None = None
+    # Each process writes its share of a checkpoint, this one names and removes.
+    self._leads = jax.process_index() == 0
 
   def newest_sound(self) -> int | None:
     """Looks for the checkpoint to go on from; all processes ask together.
@@ -189,35 +186,24 @@ class Checkpoints(CheckpointReader):
     Raises:
       RunError: there are some, and all are damaged.
     """
-    step = None
-    if jax.process_index() == 0:
-      self._remove_leftovers()
-      step, damaged = self._newest_sound(())
-      for bad, damage in damaged.items():
-        aside = self._move_aside(bad)
-        _warn(f"checkpoint {bad} is damaged ({damage}): moved to {aside!r}.")
-      if damaged:
-        _warn(f"going on from step {step}: {max(damaged) - step} steps lost.")
+    step = self._clean_up() if self._leads else None
     agreed = multihost_utils.broadcast_one_to_all(
       np.int32(-1 if step is None else step)
     )
     return None if agreed < 0 else int(agreed)
 
-  def _remove_leftovers(self) -> None:
-    for name in sorted(os.listdir(self._directory)):
-      match = re.match(rf"(\d+)({_SAVING}|{_DELETING})", name)
-      if match and match[2] == _SAVING:
-        _warn(f"the save of checkpoint {match[1]} had been interrupted.")
-      if match:
-        shutil.rmtree(os.path.join(self._directory, name))
-
-  def _move_aside(self, step: int) -> str:
-    aside, number = self._path(step, _DAMAGED), 1
-    while os.path.exists(aside):
-      number += 1
-      aside = self._path(step, f"{_DAMAGED}.{number}")
-    os.rename(self._path(step), aside)
-    return aside
+  def _clean_up(self) -> int | None:
+    """Leaves sound checkpoints alone in the folder; returns the newest."""
+    for step in self._folder.sweep():
+      _warn(f"the save of checkpoint {step} had been interrupted.")
+    newest, damaged = self._newest_sound(())
+    for step, damage in damaged.items():
+      aside = self._folder.set_aside(step)
+      _warn(f"checkpoint {step} is damaged ({damage}): moved to {aside!r}.")
+    if newest is not None and damaged:
+      lost = max(damaged) - newest
+      _warn(f"going on from step {newest}: {lost} steps lost.")
+    return newest
 
   def save(
     self,
@@ -244,7 +230,7 @@ class Checkpoints(CheckpointReader):
       metadata=ocp.args.JsonSave(metadata),
     )
     try:
-      self._checkpointer.save(self._path(step, _SAVING), args=args)
+      self._checkpointer.save(self._folder.saving_place(step), args=args)
     except Exception as error:  # Of the file system, through Orbax.
       self._stop(step, error)
     self._commit = self._thread.submit(self._finish, step)
@@ -255,13 +241,11 @@ class Checkpoints(CheckpointReader):
       self._scores[step] = metrics[self._keep_best]
 
   def _finish(self, step: int) -> None:
-    """Waits for the files; gives them a manifest, a name and a place."""
+    """Waits for the files; makes a checkpoint of them and removes old ones."""
     try:
       self._checkpointer.wait_until_finished()
-      if jax.process_index() == 0:
-        write_manifest(self._path(step, _SAVING))
-        os.rename(self._path(step, _SAVING), self._path(step))
-        sync_directory(self._directory)
+      if self._leads:
+        self._folder.complete(step)
         self._remove_old()
     except Exception as error:
       self._stop(step, error)
@@ -271,23 +255,19 @@ class Checkpoints(CheckpointReader):
     scored = [(self._scores[s], s) for s in steps if s in self._scores]
     best = [max(scored)[1]] if scored else []
     for step in set(steps).difference(steps[-self._keep_last :], best):
-      # Renamed first: half a checkpoint must not look like a damaged one.
-      os.rename(self._path(step), self._path(step, _DELETING))
-      shutil.rmtree(self._path(step, _DELETING))
+      self._folder.remove(step)
 
-  def _stop(self, step: int, error: Exception) -> None:
-    text = " ".join(str(error).split())
+  def _stop(self, step: int, error: Exception) -> NoReturn:
+    text = one_line(error, None)
     reason = next(
       (os.strerror(n) for n in _DISK_ERRORS if os.strerror(n) in text),
       text[:300],
     )
-    if jax.process_index() == 0:  # On a full disk every byte counts.
-      for name in os.listdir(self._directory):
-        if name.startswith(f"{step}{_SAVING}"):
-          shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
+    if self._leads:  # On a full disk every byte counts.
+      self._folder.discard(step)
     newest = self.latest_step()
     raise RunError(
-      f"checkpoint {step} could not be written to {self._directory!r}"
+      f"checkpoint {step} could not be written to {self._folder.path!r}"
       f" ({reason});"
       f" {'none' if newest is None else f'that of step {newest}'} is there:"
       " make room and run the same command again."
@@ -320,12 +300,15 @@ class Checkpoints(CheckpointReader):
     """Reads a state.
 
     Args:
-      step: of the checkpoint.
+      step: finished steps of the checkpoint.
       shapes: ShapeDtypeStructs with shardings; the mesh may be another than
         the one that saved.
 
     Returns:
       The state, each leaf sharded as asked.
+
+    Raises:
+      RunError: it cannot be read.
     """
     items = self._restore(
       step,
@@ -342,6 +325,7 @@ class Checkpoints(CheckpointReader):
 
 
 def _items(state: TrainState) -> dict[str, Any]:
+  """What is stored of a state, by item; names of its fields are stored too."""
   apart = {"params", "batch_stats"}
   if not state.running:  # Of most losses; Orbax keeps nothing that is empty.
     apart.add("running")
@@ -357,20 +341,6 @@ def _items(state: TrainState) -> dict[str, Any]:
       if field.name not in apart
     },
   }
-
-
-def _read_scores(workdir: str, name: str) -> dict[int, float]:
-  """Values of a metric by step, as far as they were measured."""
-  scores = {}
-  path = os.path.join(workdir, METRICS_FILE)
-  if os.path.exists(path):
-    with open(path, encoding="utf-8") as file:
-      for line in file:
-        if f'"{name}"' in line and line.endswith("\n"):
-          metrics = json.loads(line)
-          if metrics[name] is not None:
-            scores[metrics["step"]] = metrics[name]
-  return scores
 
 
 def _warn(text: str) -> None:

@@ -1,8 +1,6 @@
 """A run that begins with parts of another one."""
 
 import dataclasses
-import json
-import os
 from typing import Any
 
 from jax.sharding import Mesh
@@ -15,9 +13,6 @@ from jamsface_jax.run.state import Parts, TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.storage.whole_file import written_whole
-
-FINE_TUNE_FILE = "fine_tune.json"
 
 # Names of `--fine_tune_keep`: leaves of the head that a part consists of.
 HEAD_PARTS = {
@@ -49,16 +44,15 @@ class FineTune:
   keep: tuple[str, ...]
 
 
-def plan(
-  workdir: str, source: str | None, keep: str, *, save: bool
+def plan_fine_tune(
+  run: RunDirectory, source: RunDirectory | None, keep: str
 ) -> FineTune | None:
-  """Decides what a run begins with, once: `W/fine_tune.json` remembers.
+  """Decides what a run begins with, once: a file of the run remembers.
 
   Args:
-    workdir: of this run.
-    source: work directory of the other run; None: what is remembered.
-    keep: parts, comma between.
-    save: whether to remember; one process of several does.
+    run: directory of this run.
+    source: directory of the other run; None: what is remembered.
+    keep: names of the parts to keep, comma between.
 
   Returns:
     None for a run that begins afresh.
@@ -67,11 +61,9 @@ def plan(
     InputError: unknown parts, nothing to begin with, or this run has begun
       otherwise.
   """
-  path = os.path.join(workdir, FINE_TUNE_FILE)
   remembered = None
-  if os.path.exists(path):
-    with open(path, encoding="utf-8") as file:
-      values = json.load(file)
+  if run.fine_tune.exists():
+    values = run.fine_tune.read_json()
     remembered = FineTune(
       values["workdir"], values["step"], tuple(values["keep"])
     )
@@ -84,27 +76,24 @@ def plan(
       f"--fine_tune_keep={keep!r} must name one or more of"
       f" {', '.join((BACKBONE, *HEAD_PARTS))}, comma between."
     )
-  source = os.path.abspath(source)
+  path = source.absolute
   if remembered:
-    if (remembered.workdir, remembered.keep) != (source, names):
+    if (remembered.workdir, remembered.keep) != (path, names):
       raise InputError(
-        f"--workdir={workdir!r} began with {', '.join(remembered.keep)} of"
-        f" {remembered.workdir!r}, not with {', '.join(names)} of {source!r}:"
+        f"--workdir={run.path!r} began with {', '.join(remembered.keep)} of"
+        f" {remembered.workdir!r}, not with {', '.join(names)} of {path!r}:"
         " leave --fine_tune_from out or choose another --workdir."
       )
     return remembered
-  if RunDirectory(workdir).config.exists():
+  if run.config.exists():
     raise InputError(
-      f"--workdir={workdir!r} has a run that began without"
-      f" --fine_tune_from={source!r}: leave the flag out or choose another"
+      f"--workdir={run.path!r} has a run that began without"
+      f" --fine_tune_from={path!r}: leave the flag out or choose another"
       " --workdir."
     )
-  reader = CheckpointReader(source)
-  chosen = FineTune(source, reader.choose(None), names)
-  reader.close()
-  if save:
-    with written_whole(path) as file:
-      json.dump(dataclasses.asdict(chosen), file, indent=2)
+  reader = CheckpointReader(RunDirectory(path))
+  chosen = FineTune(path, reader.choose(None), names)
+  run.fine_tune.write_json(dataclasses.asdict(chosen), indent=2)
   return chosen
 
 
@@ -128,7 +117,7 @@ def begin_with(
     InputError: the other run had another model, colour order or, if parts of
       the head are kept, other classes.
   """
-  reader = CheckpointReader(chosen.workdir)
+  reader = CheckpointReader(RunDirectory(chosen.workdir))
   reader.choose(chosen.step)
   _check_fits(chosen, reader.metadata(chosen.step), config, parts)
   shapes = state_shapes(parts, config.data.image_size, mesh)
@@ -145,7 +134,6 @@ def begin_with(
   if kept:
     head = reader.restore_item(chosen.step, "head", shapes.params["head"])
     params["head"] = params["head"] | {name: head[name] for name in kept}
-  reader.close()
   return state.replace(params=params, batch_stats=batch_stats)
 
 

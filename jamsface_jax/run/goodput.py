@@ -1,18 +1,14 @@
-"""Where the wall time of a run goes, over all its starts."""
+"""Where the wall time of a run goes, over all its launches."""
 
 import contextlib
-import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 
-from jamsface_jax.storage.whole_file import written_whole
-
-GOODPUT_FILE = "goodput.json"
+from jamsface_jax.storage.run_directory import RunDirectory
 
 # Wall seconds between the call of `train` and its end are of one kind each.
 # `step` is what is wanted; `lost` are steps, data and evaluations that a later
-# start had to do again. Between two starts no clock runs.
+# launch had to do again. Between two launches no clock runs.
 KINDS = ("step", "startup", "data", "checkpoint", "evaluation", "lost")
 _REPEATED = ("step", "data", "evaluation")
 
@@ -21,28 +17,25 @@ class Goodput:
   """A clock that always runs for one kind of work, first for `startup`.
 
   Args:
-    workdir: `W/goodput.json` in it adds up earlier starts.
-    save: whether to write it; one process of several does.
+    run: directory of the run; a file in it adds up earlier launches.
   """
 
-  def __init__(self, workdir: str, *, save: bool):
-    self._path = os.path.join(workdir, GOODPUT_FILE)
-    self._saves = save
+  def __init__(self, run: RunDirectory):
+    self._file = run.goodput
     self._kind = "startup"
     self._since = time.monotonic()
     self._seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
 
   def resume(self, at_checkpoint: Mapping[str, float]) -> None:
-    """Adds what earlier starts spent.
+    """Adds what earlier launches spent.
 
     Args:
       at_checkpoint: seconds by kind when the checkpoint was saved that this
-        start goes on from; empty for a new run. What was spent since is lost.
+        launch goes on from; empty for a new run. What was spent since is lost.
     """
     try:
-      with open(self._path, encoding="utf-8") as file:
-        earlier = json.load(file)
-    except (OSError, ValueError):  # The first start, or a torn record.
+      earlier = self._file.read_json()
+    except (OSError, ValueError):  # The first launch, or a torn record.
       earlier = dict(at_checkpoint)
     for kind, seconds in earlier.items():
       kept = seconds
@@ -79,10 +72,8 @@ class Goodput:
     return {f"goodput/{k}": seconds[k] / total for k in KINDS}
 
   def save(self) -> None:
-    """Writes the seconds so far, for a later start."""
-    if self._saves:
-      with written_whole(self._path) as file:
-        json.dump(self.now(), file)
+    """Writes the seconds so far, for a later launch."""
+    self._file.write_json(self.now())
 
   def sentence(self) -> str:
     """What to tell the user at the end."""

@@ -1,23 +1,23 @@
-"""The numbers of a run, read back from its `metrics.jsonl`."""
+"""The numbers of a run in its file of metrics: read back, cut, looked up."""
 
 import json
-import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float64, Int64
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.run_directory import RunFile
 
-METRICS_FILE = "metrics.jsonl"
+Series = tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]
 
 
-def read_metrics(
-  path: str | pathlib.Path,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def read_metrics(file: RunFile) -> dict[str, Series]:
   """Reads a run's metrics.
 
   Args:
-    path: the file; each line an object {"step": n, "train/loss": ..., ...}.
+    file: the file of metrics; each line an object
+      {"step": n, "train/loss": ..., ...}.
 
   Returns:
     For each metric its steps, int64 [N], rising, and its values, float64 [N].
@@ -29,12 +29,12 @@ def read_metrics(
     InputError: the file cannot be read or another line is not such an object.
   """
   try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")
+    lines = file.read_text().split("\n")
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(
-      f"{path}: cannot be read ({error}); give the metrics.jsonl of a run."
+      f"{file.path}: cannot be read ({error}); give the metrics.jsonl of a run."
     ) from error
-  metrics = {}
+  metrics: dict[str, dict[int, float]] = {}
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
@@ -49,8 +49,8 @@ def read_metrics(
       if number == len(lines):  # No newline after it: it was cut off.
         break
       raise InputError(
-        f"{path}:{number}: is not an object of numbers with a step; delete the"
-        " line."
+        f"{file.path}:{number}: is not an object of numbers with a step; delete"
+        " the line."
       ) from error
     for name, value in values.items():
       metrics.setdefault(name, {})[step] = value
@@ -78,7 +78,53 @@ def matching(metrics: Iterable[str], patterns: Sequence[str]) -> list[str]:
   ]
 
 
-def _series(by_step):
+def drop_after(file: RunFile, finished: int) -> set[str]:
+  """Keeps the whole lines of steps up to a step, which a run goes on from.
+
+  Args:
+    file: the file of metrics, which need not be there.
+    finished: the last step to keep.
+
+  Returns:
+    Names of the metrics that step `finished` has.
+  """
+  if not file.exists():
+    return set()
+  lines = file.read_lines()
+  kept, last = [], set()
+  for line in lines:
+    try:
+      metrics = json.loads(line)
+      if metrics["step"] <= finished and line.endswith("\n"):
+        kept.append(line)
+        if metrics["step"] == finished:
+          last.update(metrics)
+    except ValueError:
+      continue  # Torn by a kill in the middle of writing.
+  if kept != lines:
+    file.write_text("".join(kept))
+  return last
+
+
+def read_scores(file: RunFile, name: str) -> dict[int, float]:
+  """Values of one metric by step, as far as they were measured.
+
+  Args:
+    file: the file of metrics, which need not be there.
+    name: the metric.
+  """
+  if not file.exists():
+    return {}
+  scores = {}
+  for line in file.read_lines():
+    if f'"{name}"' in line and line.endswith("\n"):
+      metrics = json.loads(line)
+      if metrics[name] is not None:
+        scores[metrics["step"]] = metrics[name]
+  return scores
+
+
+def _series(by_step: Mapping[int, float]) -> Series:
   steps = sorted(by_step)
   values = [by_step[step] for step in steps]
   return np.array(steps, np.int64), np.array(values, np.float64)

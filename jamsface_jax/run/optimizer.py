@@ -1,7 +1,7 @@
 """SGD or AdamW as face recognition uses them: three optimizers, one schedule.
 
 Class weights have one of their own because theirs must act on any part of them:
-see `softmax.update_weights`. Learned margins always follow plain SGD at a rate
+see `head.update_weights`. Learned margins always follow plain SGD at a rate
 of their own, without momentum and decay, since the projection after the step
 would fight with both.
 """
@@ -21,6 +21,7 @@ from jamsface_jax.head.parameters import (
   WEIGHTS,
   Head,
   Margin,
+  margins_and_scalars,
 )
 from jamsface_jax.settings import sections
 from jamsface_jax.settings.sections import Settings
@@ -32,12 +33,12 @@ class Optimizers(NamedTuple):
   Attributes:
     backbone: with weight decay, its gradient clipped.
     weights: of the classes, with weight decay.
-    small: of what else the head has: margins and the scale.
+    margins_and_scalars: of what else the head has: margins, scale, bias.
   """
 
   backbone: optax.GradientTransformation
   weights: optax.GradientTransformation
-  small: optax.GradientTransformation
+  margins_and_scalars: optax.GradientTransformation
 
   def init(self, params: Any) -> Any:
     """Makes the state of all three; below `head` it is split by class."""
@@ -45,14 +46,12 @@ class Optimizers(NamedTuple):
       "backbone": self.backbone.init(params["backbone"]),
       "head": {
         "weights": self.weights.init(params["head"][WEIGHTS]),
-        "small": self.small.init(small_parameters(params["head"])),
+        # The key that checkpoints have.
+        "small": self.margins_and_scalars.init(
+          margins_and_scalars(params["head"])
+        ),
       },
     }
-
-
-def small_parameters(head_params: Any) -> Any:
-  """Returns the parameters of a head but its weights."""
-  return {name: value for name, value in head_params.items() if name != WEIGHTS}
 
 
 def make_optimizers(
@@ -82,7 +81,7 @@ def make_optimizers(
       {"learned": backbone, "frozen": frozen}, _groups_of_backbone
     ),
     weights=main,
-    small=optax.partition(
+    margins_and_scalars=optax.partition(
       {
         ANGULAR: _of_margin(head.angular, margin_rate),
         COSINE: _of_margin(head.cosine, margin_rate),

@@ -12,9 +12,10 @@ from jamsface_jax.data import records
 from jamsface_jax.data.sources import Source
 from jamsface_jax.errors import InputError
 from jamsface_jax.run import fine_tune
-from jamsface_jax.run.checkpoint import Checkpoints, versions
+from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.fine_tune import FineTune
 from jamsface_jax.run.state import Parts, TrainState, create_state, state_shapes
+from jamsface_jax.run.versions import versions
 from jamsface_jax.settings.names import flatten
 from jamsface_jax.settings.sections import Settings
 

@@ -16,7 +16,8 @@ from jamsface_jax import models
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import options_to_run_once
 from jamsface_jax.head import parameters as head_lib
-from jamsface_jax.head.losses import Running, make_loss
+from jamsface_jax.head.chunks import chunk_classes
+from jamsface_jax.head.losses import LossState, make_loss
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.optimizer import (
   Optimizers,
@@ -34,7 +35,8 @@ class TrainState(flax.struct.PyTreeNode):
     params: `backbone` (replicated) and `head` (split by class), float32.
     batch_stats: running statistics of the backbone, float32.
     opt_state: of the optimizers, each leaf sharded as its parameter.
-    running: what the loss remembers, float32 scalars by name.
+    running: what the loss remembers, float32 scalars by name (the field keeps
+      the name that checkpoints have).
     rejected: steps whose loss or gradient was not finite, which changed nothing
       else: int32 [2], in all and in a row.
   """
@@ -43,7 +45,7 @@ class TrainState(flax.struct.PyTreeNode):
   params: Any
   batch_stats: Any
   opt_state: Any
-  running: Running
+  running: LossState
   rejected: jax.Array
 
 
@@ -128,16 +130,6 @@ def make_head(
     skip_below=settings.skip_below,
     product_dtype=settings.product_dtype,
   )
-
-
-def chunk_classes(platform: str) -> int:
-  """Classes at once that suit a platform, such as "cpu".
-
-  On a CPU their logits should stay in its cache: steps of a head took 0.85 s
-  with 1,024 at once and 1.27 s with 8,192 (100,000 classes, batch 256).
-  Accelerators want large products.
-  """
-  return 1024 if platform == "cpu" else 8192
 
 
 def make_init(

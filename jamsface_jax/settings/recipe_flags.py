@@ -9,7 +9,7 @@ import textwrap
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 
 flags.disclaim_key_flags()  # They count as those of the module that asks.
 
@@ -63,7 +63,7 @@ def parse(
     TypeError,
     ValueError,
   ) as error:
-    text = " ".join(str(error.args[0] if error.args else error).split())
+    text = one_line(error.args[0] if error.args else error, None)
     raise InputError(f"command line: {text}") from None
   if config is None:
     raise InputError(

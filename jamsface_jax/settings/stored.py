@@ -7,7 +7,6 @@ import os
 from jamsface_jax.errors import InputError
 from jamsface_jax.settings.names import flatten, settings_from, values
 from jamsface_jax.settings.sections import Settings
-from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.run_directory import RunDirectory
 
 # A resumed run may change these; they do not change what is learned. What
@@ -24,13 +23,12 @@ _FREE = (
 )
 
 
-def check_or_save(settings: Settings, run: RunDirectory, *, save: bool) -> None:
+def check_or_save(settings: Settings, run: RunDirectory) -> None:
   """Compares the settings with the stored ones, or stores them if none are.
 
   Args:
     settings: what this run was started with.
     run: the run's directory, made if missing.
-    save: whether to store them; one process of several does.
 
   Raises:
     InputError: the directory is that of a run with other settings, or cannot
@@ -38,9 +36,10 @@ def check_or_save(settings: Settings, run: RunDirectory, *, save: bool) -> None:
   """
   if run.config.exists():
     _check_same(settings, run)
-  elif save:
+  else:
     text = json.dumps(dataclasses.asdict(settings), indent=2, sort_keys=True)
     try:
+      run.create()
       run.config.write_text(text + "\n")
     except OSError as error:
       raise InputError(
@@ -55,7 +54,6 @@ def read_settings(run: RunDirectory) -> Settings:
   Raises:
     InputError: the directory is not that of a run.
   """
-  require_local(run.path, "--workdir")
   path = run.config.path
   try:
     stored = run.config.read_json()

@@ -10,15 +10,14 @@ from collections.abc import Iterator
 
 from jamsface_jax.errors import InputError
 
-LOCK_FILE = "lock"
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextlib.contextmanager
-def hold(workdir: str) -> Iterator[None]:
+def hold(workdir: str, lock_file: str) -> Iterator[None]:
   """Holds the work directory, made if missing, for this process alone.
 
-  The lock is `flock` on `W/lock`: the kernel lets go of it when the process
+  The lock is `flock` on a file: the kernel lets go of it when the process
   ends, however it ends, so that no stale lock ever blocks. On NFS, Linux
   (from 2.6.12) turns it into a lock that other hosts see. File systems that
   lock per host (Lustre with localflock, most FUSE mounts of object stores) keep
@@ -26,14 +25,15 @@ def hold(workdir: str) -> Iterator[None]:
   said in a warning.
 
   Args:
-    workdir: of the run.
+    workdir: the work directory, for messages; made if missing.
+    lock_file: path of the file in it; its text says who holds it.
 
   Raises:
     InputError: another process holds it, or it cannot be written to.
   """
   try:
     os.makedirs(workdir, exist_ok=True)
-    file = open(os.path.join(workdir, LOCK_FILE), "a+", encoding="utf-8")
+    file = open(lock_file, "a+", encoding="utf-8")
   except OSError as error:
     raise InputError(
       f"--workdir={workdir!r} cannot be written to ({error.strerror}): choose"

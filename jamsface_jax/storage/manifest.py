@@ -9,6 +9,8 @@ import json
 import os
 from collections.abc import Collection, Iterator
 
+from jamsface_jax.errors import one_line
+
 MANIFEST_FILE = "manifest.json"
 
 
@@ -57,7 +59,7 @@ def find_damage(directory: str, folders: Collection[str]) -> str | None:
   except FileNotFoundError:
     return f"{manifest!r} is missing"
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    return f"{manifest!r} is broken: {' '.join(str(error).split())}"
+    return f"{manifest!r} is broken: {one_line(error, None)}"
   for path, (size, digest) in expected.items():
     if folders and path.split("/")[0] not in folders:
       continue

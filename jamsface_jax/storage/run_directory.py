@@ -1,19 +1,26 @@
 """The directory of a run: what lies where in it, and how each of it is written.
 
-Nothing else in this package knows a name in it or joins its path. A command
-makes a `RunDirectory` of the user's flag; what lies below takes that.
+Nothing else in this package knows the name of a file of a run, or joins its
+path. A command makes a `RunDirectory` of the user's flag; what lies below takes
+that, and reads and writes through the nouns of this file. Their methods say
+what is wanted of a file and not how a file system does it: what a place that
+is none can do too, appending and renaming aside, is all that callers may ask.
 """
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Iterator
 from typing import IO, Any
 
+from jamsface_jax.errors import InputError
 from jamsface_jax.storage import lock
+from jamsface_jax.storage.checkpoint_folder import CheckpointFolder
+from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.whole_file import written_whole
+
+_EVALUATION = "evaluation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +28,12 @@ class RunFile:
   """A file of a run.
 
   Attributes:
-    path: of the file, which need not be there.
+    path: where it is, or will be when it has been written.
+    writes: whether writing has an effect, see `RunDirectory`.
   """
 
   path: str
+  writes: bool = True
 
   def exists(self) -> bool:
     """Whether it is there."""
@@ -34,14 +43,29 @@ class RunFile:
     """Reads it as UTF-8.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: it cannot be read; FileNotFoundError: it is not there.
       UnicodeDecodeError: it is not UTF-8.
     """
     with open(self.path, encoding="utf-8") as file:
       return file.read()
 
+  def read_lines(self) -> list[str]:
+    """Its lines with their ends, which a last one cut off lacks.
+
+    Raises:
+      OSError: it cannot be read; FileNotFoundError: it is not there.
+      UnicodeDecodeError: it is not UTF-8.
+    """
+    with open(self.path, encoding="utf-8") as file:
+      return file.readlines()
+
   def read_json(self) -> Any:
-    """Reads the value that it holds; errors as `read_text` and ValueError."""
+    """Reads the value that it holds.
+
+    Raises:
+      OSError: it cannot be read; FileNotFoundError: it is not there.
+      ValueError: it is not JSON.
+    """
     return json.loads(self.read_text())
 
   @contextlib.contextmanager
@@ -51,7 +75,10 @@ class RunFile:
     Args:
       mode: "w" for text or "wb".
     """
-    os.makedirs(os.path.dirname(self.path), exist_ok=True)
+    if not self.writes:
+      with open(os.devnull, mode) as file:
+        yield file
+      return
     with written_whole(self.path, mode) as file:
       yield file
 
@@ -61,39 +88,155 @@ class RunFile:
       file.write(text)
 
   def write_json(self, value: Any, *, indent: int | None = None) -> None:
-    """Replaces its content by a value as JSON, whole or not at all."""
-    self.write_text(json.dumps(value, indent=indent) + "\n")
+    """Replaces its content by a value as JSON, whole or not at all.
+
+    Args:
+      value: made of what JSON has, which NaN is not of.
+      indent: spaces of a level; None: all on one line.
+    """
+    self.write_text(json.dumps(value, indent=indent, allow_nan=False))
 
   def append_line(self, text: str) -> None:
-    """Adds a line at its end."""
-    with open(self.path, "a", encoding="utf-8") as file:
-      file.write(text + "\n")
+    """Adds a line at its end; a reader sees it when this returns."""
+    if self.writes:
+      with open(self.path, "a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+  def sync(self) -> None:
+    """Makes what was appended so far survive a loss of power."""
+    if self.writes:
+      with open(self.path, "a", encoding="utf-8") as file:
+        os.fsync(file.fileno())
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureFolder:
+  """A folder of PNG files.
+
+  Attributes:
+    path: where it is.
+    writes: whether writing has an effect, see `RunDirectory`.
+  """
+
+  path: str
+  writes: bool = True
+
+  def create(self) -> None:
+    """Makes it if it is not there."""
+    if self.writes:
+      os.makedirs(self.path, exist_ok=True)
+
+  def picture(self, name: str) -> RunFile:
+    """The file of a picture, such as "training" or "scores_lfw"."""
+    file = name.replace("/", "_") + ".png"
+    return RunFile(os.path.join(self.path, file), self.writes)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationDirectory:
+  """Where an evaluation by command puts what it finds.
+
+  Attributes:
+    path: where it is.
+  """
+
+  path: str
+
+  def create(self) -> None:
+    """Makes it if it is not there."""
+    os.makedirs(self.path, exist_ok=True)
+
+  @classmethod
+  def beside(cls, path: str) -> "EvaluationDirectory":
+    """The one for a file of embeddings."""
+    return cls(os.path.join(os.path.dirname(path), _EVALUATION))
+
+  @property
+  def results(self) -> RunFile:
+    """What it measured."""
+    return RunFile(os.path.join(self.path, "results.json"))
+
+  @property
+  def plots(self) -> PictureFolder:
+    """Curves, scores and the hardest pairs, beside the results."""
+    return PictureFolder(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
   """Where a run keeps what it is, what it learned and what came of it.
 
+  Args:
+    flag: what the path was given by, for the sentence that refuses it.
+
   Attributes:
     path: as the user gave it.
+    writes: whether writing through this object has an effect. Of the processes
+      of a run one writes; all run the same code, see `without_writing`.
+
+  Raises:
+    InputError: the path is the address of an object store.
   """
 
   path: str
+  writes: bool = True
+  flag: dataclasses.InitVar[str] = "--workdir"
 
-  def _file(self, *names: str) -> RunFile:
-    return RunFile(os.path.join(self.path, *names))
+  def __post_init__(self, flag: str) -> None:
+    require_local(self.path, flag)
+
+  def _file(self, name: str) -> RunFile:
+    return RunFile(os.path.join(self.path, name), self.writes)
+
+  def without_writing(self) -> "RunDirectory":
+    """The same for a process that reads only; what it writes is dropped.
+
+    Checkpoints, profiles and `not_finite` are of all processes, and excepted.
+    """
+    return dataclasses.replace(self, writes=False)
 
   def exists(self) -> bool:
-    """Whether the directory is there."""
-    return os.path.isdir(self.path)
+    """Whether there is anything in its place."""
+    return os.path.exists(self.path)
 
   def create(self) -> None:
     """Makes the directory if it is not there."""
-    os.makedirs(self.path, exist_ok=True)
+    if self.writes:
+      os.makedirs(self.path, exist_ok=True)
+
+  @contextlib.contextmanager
+  def created_whole(self) -> Iterator["RunDirectory"]:
+    """Makes the directory under another name, its own when the block has ended.
+
+    Raises:
+      InputError: it cannot be written, or an earlier attempt left something.
+    """
+    partial = RunDirectory(self.path.rstrip("/") + ".partial")
+    try:
+      os.makedirs(os.path.dirname(partial.path) or ".", exist_ok=True)
+      os.mkdir(partial.path)
+    except FileExistsError:
+      raise InputError(
+        f"{partial.path!r} is left of an import that was interrupted: remove"
+        " it."
+      ) from None
+    except OSError as error:
+      raise InputError(
+        f"--workdir={self.path!r} cannot be written ({error.strerror}): choose"
+        " another directory."
+      ) from None
+    yield partial
+    os.rename(partial.path, self.path)
 
   def held(self) -> contextlib.AbstractContextManager[None]:
-    """Holds it, made if missing, for this process alone; see `lock.hold`."""
-    return lock.hold(self.path)
+    """Holds it, made if missing, for this process alone.
+
+    Raises:
+      InputError: another process holds it, or it cannot be written to.
+    """
+    if not self.writes:
+      return contextlib.nullcontext()
+    return lock.hold(self.path, os.path.join(self.path, "lock"))
 
   @property
   def absolute(self) -> str:
@@ -107,7 +250,7 @@ class RunDirectory:
 
   @property
   def fine_tune(self) -> RunFile:
-    """What the run began with, if it was of another run."""
+    """Which parts of which other run it began with, if it did."""
     return self._file("fine_tune.json")
 
   @property
@@ -116,13 +259,13 @@ class RunDirectory:
     return self._file("metrics.jsonl")
 
   @property
-  def starts(self) -> RunFile:
-    """How and where the run was started, an object a line."""
+  def launches(self) -> RunFile:
+    """How and where the run was started, each time, an object a line."""
     return self._file("starts.jsonl")
 
   @property
   def goodput(self) -> RunFile:
-    """Seconds by what they went into, over all starts."""
+    """Wall seconds by what they went into, over all launches."""
     return self._file("goodput.json")
 
   @property
@@ -132,7 +275,7 @@ class RunDirectory:
 
   @property
   def results(self) -> RunFile:
-    """What the last evaluation of the run measured."""
+    """What the last evaluation in the run measured."""
     return self._file("results.json")
 
   @property
@@ -157,26 +300,28 @@ class RunDirectory:
 
   @property
   def ablation(self) -> RunFile:
-    """What a run of a comparison runs with."""
+    """Flags of the run, if a comparison runs it."""
     return self._file("ablation.json")
 
-  def plot(self, name: str) -> RunFile:
-    """A PNG file, such as "training.png"."""
-    return self._file("plots", name)
-
   def not_finite(self, step: int, process: int) -> RunFile:
-    """What is known of a step whose loss was not finite."""
-    return self._file(f"not_finite_{step}_process_{process}.json")
-
-  @functools.cached_property
-  def evaluation(self) -> "RunDirectory":
-    """Where `evaluate` puts what it finds: results and plots."""
-    return RunDirectory(os.path.join(self.path, "evaluation"))
+    """What a process knows of a step whose loss was not finite."""
+    name = f"not_finite_{step}_process_{process}.json"
+    return RunFile(os.path.join(self.path, name))
 
   @property
-  def checkpoints(self) -> str:
-    """Directory of the checkpoints, absolute, one by its step."""
-    return os.path.join(self.absolute, "checkpoints")
+  def plots(self) -> PictureFolder:
+    """The training curve, margins and the last evaluation."""
+    return PictureFolder(os.path.join(self.path, "plots"), self.writes)
+
+  @property
+  def evaluation(self) -> EvaluationDirectory:
+    """Where `evaluate` puts what it finds."""
+    return EvaluationDirectory(os.path.join(self.path, _EVALUATION))
+
+  @property
+  def checkpoints(self) -> CheckpointFolder:
+    """The checkpoints."""
+    return CheckpointFolder(os.path.join(self.absolute, "checkpoints"))
 
   @property
   def tensorboard(self) -> str:

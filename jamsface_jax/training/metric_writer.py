@@ -1,6 +1,5 @@
 """Numbers of a run to `metrics.jsonl`, TensorBoard, W&B, by one process."""
 
-import contextlib
 import json
 import math
 import os
@@ -13,18 +12,16 @@ from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
 from jamsface_jax.errors import RunError
-from jamsface_jax.run.metrics_file import METRICS_FILE
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.run.metrics_file import drop_after
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.wandb_log import WandbLog
-
-TENSORBOARD = "tensorboard"
 
 
 class MetricWriter:
   """Appends metrics; a resumed run takes back what it will write again.
 
   Args:
-    workdir: the work directory.
+    run: directory of the run.
     finished: steps that the run resumes from; later lines are dropped.
     wandb_log: gets the same numbers, if there is one.
 
@@ -33,19 +30,17 @@ class MetricWriter:
   """
 
   def __init__(
-    self, workdir: str, finished: int, wandb_log: WandbLog | None = None
+    self, run: RunDirectory, finished: int, wandb_log: WandbLog | None = None
   ):
     self._wandb_log = wandb_log
-    self._path = os.path.join(workdir, METRICS_FILE)
-    self.last: set[str] = _drop_after(self._path, finished)
-    self._file = open(self._path, "a", encoding="utf-8")
-    directory = os.path.join(workdir, TENSORBOARD)
-    os.makedirs(directory, exist_ok=True)
+    self._file = run.metrics
+    self.last: set[str] = drop_after(run.metrics, finished)
+    os.makedirs(run.tensorboard, exist_ok=True)
     # SummaryWriter writes in a thread, whose errors (a full disk) go nowhere
     # and whose end makes the next call wait for ever.
     self._events = RecordWriter(
       os.path.join(
-        directory,
+        run.tensorboard,
         f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}",
       )
     )
@@ -72,15 +67,14 @@ class MetricWriter:
     # JSON has no NaN: what could not be measured is null.
     finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
     try:
-      self._file.write(json.dumps({"step": step, **finite}) + "\n")
-      self._file.flush()
+      self._file.append_line(json.dumps({"step": step, **finite}))
       for name, value in finite.items():
         if value is not None:
           self._add_event(step=step, summary=scalar(name, value))
     except OSError as error:
       raise RunError(
-        f"{self._path!r} cannot be written ({error.strerror}): make room and"
-        " run the same command again."
+        f"{self._file.path!r} cannot be written ({error.strerror}): make room"
+        " and run the same command again."
       ) from error
     if self._wandb_log:
       self._wandb_log.write(
@@ -89,34 +83,12 @@ class MetricWriter:
 
   def sync(self) -> None:
     """Makes the lines so far survive a loss of power."""
-    os.fsync(self._file.fileno())
+    self._file.sync()
 
   def close(self) -> None:
     """Writes what is still in memory."""
-    with contextlib.ExitStack() as closing:
-      closing.callback(self._events.close)
-      if self._wandb_log:
-        closing.callback(self._wandb_log.close)
-      self._file.close()
-
-
-def _drop_after(path: str, finished: int) -> set[str]:
-  """Keeps the whole lines of steps up to `finished`; names what it has."""
-  if not os.path.exists(path):
-    return set()
-  with open(path, encoding="utf-8") as file:
-    lines = file.readlines()
-  kept, last = [], set()
-  for line in lines:
     try:
-      metrics = json.loads(line)
-      if metrics["step"] <= finished and line.endswith("\n"):
-        kept.append(line)
-        if metrics["step"] == finished:
-          last.update(metrics)
-    except ValueError:
-      continue  # Torn by a kill in the middle of writing.
-  if kept != lines:
-    with written_whole(path) as file:
-      file.writelines(kept)
-  return last
+      if self._wandb_log:
+        self._wandb_log.close()
+    finally:
+      self._events.close()

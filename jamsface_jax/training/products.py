@@ -1,23 +1,21 @@
 """What a run leaves for people: plots, report, model card."""
 
-import os
 from collections.abc import Mapping
 
 import numpy as np
 from jax.experimental import multihost_utils
 
 from jamsface_jax.data.sources import Source
+from jamsface_jax.errors import one_line
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.metrics import folds
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile, model_card, page, plots
-from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
+from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.state import Parts, TrainState
 from jamsface_jax.storage.run_directory import RunDirectory
-
-PLOTS = "plots"
 
 
 def gather_margins(state: TrainState) -> dict[str, np.ndarray]:
@@ -58,35 +56,31 @@ def _rank_names(parts: Parts) -> dict[str, str]:
 
 
 def plot(
-  workdir: str,
+  run: RunDirectory,
   source: Source,
   margins: Mapping[str, np.ndarray],
   evaluations: list[Evaluation],
 ) -> None:
-  """Draws what the run came to, as PNG files in `W/plots`.
+  """Draws what the run came to, as PNG files.
 
   Args:
-    workdir: has the metrics.
+    run: directory of the run; has the metrics, gets the files.
     source: gives the class sizes.
     margins: of all classes, [C].
     evaluations: the last ones.
   """
-  directory = os.path.join(workdir, PLOTS)
-  os.makedirs(directory, exist_ok=True)
-  metrics = read_metrics(os.path.join(workdir, METRICS_FILE))
-  plots.plot_training(os.path.join(directory, "training.png"), metrics)
+  run.plots.create()
+  plots.plot_training(run.plots.picture("training"), read_metrics(run.metrics))
   by_kind = {
     "angular": margins[head_lib.ANGULAR][: source.num_classes],
     "cosine": margins[head_lib.COSINE][: source.num_classes],
   }
-  plots.plot_margins(
-    os.path.join(directory, "margins.png"), source.class_sizes, by_kind
-  )
-  plots.plot_evaluations(directory, evaluations, others={})
+  plots.plot_margins(run.plots.picture("margins"), source.class_sizes, by_kind)
+  plots.plot_evaluations(run.plots, evaluations, others={})
 
 
 def show(
-  workdir: str,
+  run: RunDirectory,
   step: int,
   source: Source,
   margins: Mapping[str, np.ndarray],
@@ -94,12 +88,12 @@ def show(
   evaluations: list[Evaluation],
   progress: Progress,
 ) -> None:
-  """Writes `W/report.html`, `W/model_card.md` and what they are made of.
+  """Writes `page, the model card and what they are made of.
 
   Whatever goes wrong is said and ends nothing: the run matters more.
 
   Args:
-    workdir: of the run.
+    run: directory of the run.
     step: finished steps.
     source: gives the class sizes.
     margins: of all classes, [C].
@@ -115,16 +109,15 @@ def show(
     )
     if parts.head.margin(name).learned
   }
-  run = RunDirectory(workdir)
   try:
     profile = class_profile.describe(source.class_sizes, learned)
-    class_profile.write(run.classes.path, profile)
-    results.write_results(workdir, evaluations, {"step": step})
-    page.write([run], run.report.path)
-    if not model_card.is_edited(run.model_card.path):
-      model_card.write(run)
+    class_profile.write(run.classes, profile)
+    results.write_results(run.results, evaluations, {"step": step})
+    page.write([run], run.report)
+    if not model_card.is_edited(run.model_card):
+      model_card.write(run, run.model_card)
   except Exception as error:
     progress.note(
       f"step {step}: report.html was not written"
-      f" ({' '.join(str(error).split())}); the run goes on."
+      f" ({one_line(error, None)}); the run goes on."
     )

@@ -1,13 +1,12 @@
 """A trace of some steps, for TensorBoard's profiler, XProf and Perfetto."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from jamsface_jax.training.metric_writer import TENSORBOARD
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 class Profile:
@@ -19,12 +18,12 @@ class Profile:
 
   Args:
     steps: the first and the last of them are traced; empty: none.
-    workdir: of the run.
+    run: directory of the run.
   """
 
-  def __init__(self, steps: range, workdir: str):
+  def __init__(self, steps: range, run: RunDirectory):
     self._steps = steps
-    self._directory = os.path.join(os.path.abspath(workdir), TENSORBOARD)
+    self._directory = run.tensorboard
     self._running = False
 
   @contextlib.contextmanager

@@ -3,22 +3,30 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int32, Key
 
+from jamsface_jax import head as head_lib
 from jamsface_jax.augmentation.augment import augment, normalize
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import compiler_options
-from jamsface_jax.head import class_sampling, margin_rules, softmax
-from jamsface_jax.head.clipping import clip_factor
-from jamsface_jax.head.parameters import WEIGHTS
-from jamsface_jax.run.optimizer import small_parameters
+from jamsface_jax.head import (
+  WEIGHTS,
+  Head,
+  LossResult,
+  Sample,
+  WeightUpdate,
+  class_sampling,
+)
 from jamsface_jax.run.state import Parts, TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
+
+Tree = TypeVar("Tree")
 
 
 def make_train_step(
@@ -45,14 +53,30 @@ def make_train_step(
   )
 
 
-class _Slopes(NamedTuple):
+class _Statistics(NamedTuple):
+  """What a forward pass changes besides gradients.
+
+  Attributes:
+    batch_stats: running statistics of the backbone.
+    loss_state: what the loss remembers.
+  """
+
+  batch_stats: Any
+  loss_state: head_lib.LossState
+
+
+class _Gradients(NamedTuple):
   """Gradients of a batch or of a micro-batch, and what else comes of it.
 
-  `weights` is None where the weights are updated as their gradient comes.
+  Attributes:
+    backbone: as its parameters.
+    margins_and_scalars: of the head, by name.
+    weights: of the classes; None where these are updated as it comes.
+    metrics: means over examples, float32 scalars by name.
   """
 
   backbone: Any
-  small: dict[str, jax.Array]
+  margins_and_scalars: dict[str, jax.Array]
   weights: jax.Array | None
   metrics: dict[str, jax.Array]
 
@@ -77,183 +101,318 @@ def train_step(
   Args:
     state: sharded as `state_shapes` says.
     batch: `images` uint8 [B, H, W, 3] and `labels` int32 [B], sharding BATCH.
-    parts: of the run.
+    parts: what the run is made of.
     mesh: the (data, model) mesh.
     augmentation: arguments of `augment`, beside key and images.
     accumulation: micro-batches; their mean gradient is that of the batch
       (batch statistics are each micro-batch's own). More than one needs
       `fused_update=False`.
     fused_update: update the class weights as their gradient comes.
-    clip_norm: of the class weights' gradient; 0: never.
+    clip_norm: largest norm of the class weights' gradient; 0: any.
     seed: of augmentation, dropout and sampled classes.
 
   Returns:
     The next state, and float32 scalars by their name in `metrics.jsonl`.
   """
+  # What the step sees: images as augmented, and the classes that it walks.
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   augment_key, forward_key = jax.random.split(key)
-  images = normalize(batch["images"])
+  images = jnp.asarray(normalize(batch["images"]))
   images = augment(augment_key, images, **augmentation)
-  old, old_opt = state.params, state.opt_state
-  on_head = {"head": parts.head, "mesh": mesh}
-  sample = None
-  if parts.head.sample_rate < 1:
-    sample_key = jax.random.fold_in(key, 2)
-    sample = class_sampling.draw(sample_key, batch["labels"], parts.head, mesh)
+  labels = batch["labels"]
+  sample = _draw_classes(key, labels, parts.head, mesh)
 
-  def forward_and_back(statistics, images, labels, key):
-    batch_stats, running = statistics
-    dropout_key, loss_key = jax.random.split(key)
-
-    def embed(params):
-      embeddings, updated = parts.model.apply(
-        {"params": params, "batch_stats": batch_stats},
-        images,
-        train=True,
-        mutable=["batch_stats"],
-        rngs={"dropout": dropout_key},
-      )
-      return embeddings, updated["batch_stats"]
-
-    embeddings, pull_back, batch_stats = jax.vjp(
-      embed, old["backbone"], has_aux=True
-    )
-    loss = softmax.loss(
-      *(old["head"], embeddings, labels),
-      running=running,
-      key=loss_key,
-      sample=sample,
-      **on_head,
-    )
-    # One sum over devices for all of them.
-    of_examples = {
-      "cross_entropy": loss.cross_entropy,
-      "accuracy": loss.correct.astype(jnp.float32),
-      "true_cosine": loss.true_cosine,
-      "hardest_cosine": loss.hardest_cosine,
-    }
-    means = jnp.stack([*of_examples.values()]).mean(axis=1)
-    metrics = {
-      f"train/{name}": mean
-      for name, mean in zip(of_examples, means, strict=True)
-    }
-    weights = None
-    if not fused_update:
-      weights = softmax.weight_slopes(old["head"], loss.pull, **on_head)
-    (backbone,) = pull_back(loss.embedding_slopes)
-    slopes = _Slopes(backbone, loss.small_slopes, weights, metrics)
-    return (batch_stats, loss.running), slopes, loss
-
-  statistics = (state.batch_stats, state.running)
+  # Its gradients.
+  forward_and_back = partial(
+    _forward_and_back,
+    params=state.params,
+    parts=parts,
+    mesh=mesh,
+    sample=sample,
+    fused_update=fused_update,
+  )
+  statistics = _Statistics(state.batch_stats, state.running)
   if accumulation == 1:
-    statistics, slopes, loss = forward_and_back(
-      statistics, images, batch["labels"], forward_key
+    statistics, gradients, loss = forward_and_back(
+      statistics, images, labels, forward_key
     )
   else:
-    statistics, slopes = _accumulate(
+    statistics, gradients = _accumulate(
       lambda *inputs: forward_and_back(*inputs)[:2],
       statistics,
       sharding.split_batch(images, accumulation, mesh),
-      sharding.split_batch(batch["labels"], accumulation, mesh),
+      sharding.split_batch(labels, accumulation, mesh),
       jax.random.split(forward_key, accumulation),
     )
+    loss = None
+  gradients = _subtract_reward(gradients, state, labels, parts)
 
-  metrics = slopes.metrics
-
-  def reward_of(small):
-    reward = margin_rules.margin_reward(small, batch["labels"], parts.head)
-    return parts.reward(state.step) * reward
-
-  reward, reward_slopes = jax.value_and_grad(reward_of)(
-    small_parameters(old["head"])
-  )
-  metrics["train/loss"] = metrics["train/cross_entropy"] - reward
-  backbone_norm = optax.tree.norm(slopes.backbone)
-  accept = jnp.isfinite(metrics["train/loss"]) & jnp.isfinite(backbone_norm)
-
-  update = partial(_update, accept)
-  backbone, backbone_opt = update(
+  # Whether it counts, and what it changes.
+  backbone_norm = optax.tree.norm(gradients.backbone)
+  accept = jnp.isfinite(gradients.metrics["train/loss"])
+  accept &= jnp.isfinite(backbone_norm)
+  backbone = _update(
+    accept,
     parts.optimizers.backbone,
-    *(slopes.backbone, old_opt["backbone"], old["backbone"]),
+    gradients.backbone,
+    state.opt_state["backbone"],
+    state.params["backbone"],
   )
-  small, small_opt = update(
-    parts.optimizers.small,
-    jax.tree.map(jnp.subtract, slopes.small, reward_slopes),
-    *(old_opt["head"]["small"], small_parameters(old["head"])),
-    then=partial(margin_rules.constrain, head=parts.head),
+  others = _update_margins_and_scalars(accept, gradients, state, parts)
+  weights = _update_weights(
+    accept, gradients, loss, state, parts, mesh, clip_norm, sample
   )
-  if fused_update:
-    weights, weights_opt, weight_norm, skipped = softmax.update_weights(
-      *(old["head"], old_opt["head"]["weights"], loss.pull, accept),
-      optimizer=parts.optimizers.weights,
-      clip_norm=clip_norm,
-      sample=sample,
-      **on_head,
-    )
-    if parts.head.skip_below:
-      metrics["train/skipped_blocks"] = (loss.skipped + skipped) / 2
-  else:
-    weight_norm = jnp.linalg.norm(slopes.weights)
-    weights, weights_opt = update(
-      parts.optimizers.weights,
-      clip_factor(weight_norm, clip_norm) * slopes.weights,
-      *(old_opt["head"]["weights"], old["head"][WEIGHTS]),
-    )
+  statistics = _choose(
+    accept, statistics, _Statistics(state.batch_stats, state.running)
+  )
+  next_state = _next_state(state, accept, backbone, others, weights, statistics)
 
-  batch_stats, running = _choose(
-    accept, statistics, (state.batch_stats, state.running)
+  metrics = gradients.metrics | _state_metrics(state, next_state, parts)
+  metrics["train/gradient_norm"] = jnp.hypot(
+    backbone_norm, weights.gradient_norm
   )
-  in_all, in_a_row = state.rejected
-  next_state = TrainState(
-    step=state.step + 1,
-    params={"backbone": backbone, "head": {WEIGHTS: weights, **small}},
-    batch_stats=batch_stats,
-    opt_state={
-      "backbone": backbone_opt,
-      "head": {"weights": weights_opt, "small": small_opt},
-    },
-    running=running,
-    rejected=jnp.stack([in_all + ~accept, jnp.where(accept, 0, in_a_row + 1)]),
-  )
-  statistics = margin_rules.margin_statistics(
-    next_state.params["head"], parts.head
-  )
-  metrics |= {f"train/{name}": value for name, value in statistics.items()}
-  metrics |= {f"train/loss_{name}": value for name, value in running.items()}
-  metrics |= {
-    "train/learning_rate": jnp.float32(parts.schedule(state.step)),
-    "train/gradient_norm": jnp.hypot(backbone_norm, weight_norm),
-    "train/rejected_steps": next_state.rejected[0].astype(jnp.float32),
-    "train/rejected_in_a_row": next_state.rejected[1].astype(jnp.float32),
-  }
+  if loss is not None and fused_update and parts.head.skip_below:
+    metrics["train/skipped_blocks"] = (loss.skipped + weights.skipped) / 2
   return next_state, metrics
 
 
-def _update(accept, optimizer, slopes, opt_state, params, then=lambda new: new):
-  """The next parameters and optimizer state, or the same if not accepted."""
-  updates, new_opt_state = optimizer.update(slopes, opt_state, params)
-  new = then(optax.apply_updates(params, updates))
-  return _choose(accept, (new, new_opt_state), (params, opt_state))
+def _draw_classes(
+  key: Key[Array, ""], labels: Int32[Array, " b"], head: Head, mesh: Mesh
+) -> Sample | None:
+  """The classes that the step walks; None: all."""
+  if head.sample_rate == 1:
+    return None
+  return class_sampling.draw(jax.random.fold_in(key, 2), labels, head, mesh)
 
 
-def _choose(accept, new, old):
-  return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
+def _forward_and_back(
+  statistics: _Statistics,
+  images: Float[Array, "b h w 3"],
+  labels: Int32[Array, " b"],
+  key: Key[Array, ""],
+  *,
+  params: Any,
+  parts: Parts,
+  mesh: Mesh,
+  sample: Sample | None,
+  fused_update: bool,
+) -> tuple[_Statistics, _Gradients, LossResult]:
+  """From the images of a (micro-)batch to loss, gradients and statistics."""
+  dropout_key, loss_key = jax.random.split(key)
+
+  def embed(backbone: Any) -> tuple[jax.Array, Any]:
+    embeddings, updated = parts.model.apply(
+      {"params": backbone, "batch_stats": statistics.batch_stats},
+      images,
+      train=True,
+      mutable=["batch_stats"],
+      rngs={"dropout": dropout_key},
+    )
+    return embeddings, updated["batch_stats"]
+
+  embeddings, pull_back, batch_stats = jax.vjp(
+    embed, params["backbone"], has_aux=True
+  )
+  loss = head_lib.loss(
+    params["head"],
+    embeddings,
+    labels,
+    head=parts.head,
+    mesh=mesh,
+    loss_state=statistics.loss_state,
+    key=loss_key,
+    sample=sample,
+  )
+  metrics = _example_means(loss)
+  weights = None
+  if not fused_update:
+    weights = head_lib.weight_gradient(
+      params["head"], loss.residuals, head=parts.head, mesh=mesh
+    )
+  (backbone,) = pull_back(loss.embedding_gradient)
+  gradients = _Gradients(
+    backbone=backbone,
+    margins_and_scalars=loss.margins_and_scalars_gradient,
+    weights=weights,
+    metrics=metrics,
+  )
+  return _Statistics(batch_stats, loss.loss_state), gradients, loss
 
 
-def _accumulate(slopes_of, statistics, images, labels, keys):
-  """Mean slopes of micro-batches, one after the other."""
+def _example_means(loss: LossResult) -> dict[str, jax.Array]:
+  """Means over the examples, float32 scalars by name."""
+  # One sum over devices for all of them.
+  of_examples = {
+    "cross_entropy": loss.cross_entropy,
+    "accuracy": loss.correct.astype(jnp.float32),
+    "true_cosine": loss.true_cosine,
+    "hardest_cosine": loss.hardest_cosine,
+  }
+  means = jnp.stack([*of_examples.values()]).mean(axis=1)
+  return {
+    f"train/{name}": mean for name, mean in zip(of_examples, means, strict=True)
+  }
+
+
+def _accumulate(
+  gradients_of: Callable[..., tuple[_Statistics, _Gradients]],
+  statistics: _Statistics,
+  images: Float[Array, "parts b h w 3"],
+  labels: Int32[Array, "parts b"],
+  keys: Key[Array, " parts"],
+) -> tuple[_Statistics, _Gradients]:
+  """Mean gradients of micro-batches, one after the other."""
   parts = len(images)
 
-  def step(carry, inputs):
+  def step(
+    carry: tuple[_Statistics, _Gradients], inputs: tuple[jax.Array, ...]
+  ) -> tuple[tuple[_Statistics, _Gradients], None]:
     statistics, total = carry
-    statistics, new = slopes_of(statistics, *inputs)
+    statistics, new = gradients_of(statistics, *inputs)
     return (statistics, jax.tree.map(jnp.add, total, new)), None
 
-  shapes = jax.eval_shape(slopes_of, statistics, images[0], labels[0], keys[0])[
-    1
-  ]
+  _, shapes = jax.eval_shape(
+    gradients_of, statistics, images[0], labels[0], keys[0]
+  )
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   (statistics, total), _ = jax.lax.scan(
     step, (statistics, zeros), (images, labels, keys)
   )
   return statistics, jax.tree.map(lambda x: x / parts, total)
+
+
+def _subtract_reward(
+  gradients: _Gradients,
+  state: TrainState,
+  labels: Int32[Array, " b"],
+  parts: Parts,
+) -> _Gradients:
+  """The same of the loss: cross-entropy less what rewards large margins."""
+
+  def reward_of(params: dict[str, jax.Array]) -> jax.Array:
+    reward = head_lib.margin_reward(params, labels, parts.head)
+    return jnp.asarray(parts.reward(state.step)) * reward
+
+  reward, reward_gradient = jax.value_and_grad(reward_of)(
+    head_lib.margins_and_scalars(state.params["head"])
+  )
+  loss = gradients.metrics["train/cross_entropy"] - reward
+  return gradients._replace(
+    margins_and_scalars=jax.tree.map(
+      jnp.subtract, gradients.margins_and_scalars, reward_gradient
+    ),
+    metrics=gradients.metrics | {"train/loss": loss},
+  )
+
+
+def _update_margins_and_scalars(
+  accept: Bool[Array, ""],
+  gradients: _Gradients,
+  state: TrainState,
+  parts: Parts,
+) -> tuple[dict[str, jax.Array], Any]:
+  """The next margins and scalars of the head, and their optimizer's state."""
+  return _update(
+    accept,
+    parts.optimizers.margins_and_scalars,
+    gradients.margins_and_scalars,
+    state.opt_state["head"]["small"],
+    head_lib.margins_and_scalars(state.params["head"]),
+    then=partial(head_lib.constrain, head=parts.head),
+  )
+
+
+def _update_weights(
+  accept: Bool[Array, ""],
+  gradients: _Gradients,
+  loss: LossResult | None,
+  state: TrainState,
+  parts: Parts,
+  mesh: Mesh,
+  clip_norm: float,
+  sample: Sample | None,
+) -> WeightUpdate:
+  """The next class weights, from their gradient or as it comes."""
+  params, opt_state = state.params["head"], state.opt_state["head"]["weights"]
+  if gradients.weights is not None:
+    norm = jnp.linalg.norm(gradients.weights)
+    weights, opt_state = _update(
+      accept,
+      parts.optimizers.weights,
+      head_lib.clip_factor(norm, clip_norm) * gradients.weights,
+      opt_state,
+      params[WEIGHTS],
+    )
+    return WeightUpdate(weights, opt_state, norm, skipped=jnp.float32(0.0))
+  assert loss is not None, "Accumulated gradients hold those of the weights."
+  return head_lib.update_weights(
+    params,
+    opt_state,
+    loss.residuals,
+    accept,
+    head=parts.head,
+    mesh=mesh,
+    optimizer=parts.optimizers.weights,
+    clip_norm=clip_norm,
+    sample=sample,
+  )
+
+
+def _update(
+  accept: Bool[Array, ""],
+  optimizer: optax.GradientTransformation,
+  gradient: Any,
+  opt_state: Any,
+  params: Any,
+  then: Callable[[Any], Any] = lambda new: new,
+) -> tuple[Any, Any]:
+  """The next parameters and optimizer state, or the same if not accepted."""
+  updates, new_opt_state = optimizer.update(gradient, opt_state, params)
+  new = then(optax.apply_updates(params, updates))
+  return _choose(accept, (new, new_opt_state), (params, opt_state))
+
+
+def _choose(accept: Bool[Array, ""], new: Tree, old: Tree) -> Tree:
+  return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
+
+
+def _next_state(
+  state: TrainState,
+  accept: Bool[Array, ""],
+  backbone: tuple[Any, Any],
+  margins_and_scalars: tuple[dict[str, jax.Array], Any],
+  weights: WeightUpdate,
+  statistics: _Statistics,
+) -> TrainState:
+  """What was updated as a state; pairs: parameters, optimizer state."""
+  in_all, in_a_row = state.rejected
+  return TrainState(
+    step=state.step + 1,
+    params={
+      "backbone": backbone[0],
+      "head": {WEIGHTS: weights.weights, **margins_and_scalars[0]},
+    },
+    batch_stats=statistics.batch_stats,
+    opt_state={
+      "backbone": backbone[1],
+      "head": {"weights": weights.opt_state, "small": margins_and_scalars[1]},
+    },
+    running=statistics.loss_state,
+    rejected=jnp.stack([in_all + ~accept, jnp.where(accept, 0, in_a_row + 1)]),
+  )
+
+
+def _state_metrics(
+  state: TrainState, next_state: TrainState, parts: Parts
+) -> dict[str, jax.Array]:
+  """What is said of margins, loss, rate and rejected steps, by name."""
+  in_all, in_a_row = next_state.rejected.astype(jnp.float32)
+  margins = head_lib.margin_statistics(next_state.params["head"], parts.head)
+  loss_state = next_state.running
+  return {
+    **{f"train/{name}": value for name, value in margins.items()},
+    **{f"train/loss_{name}": value for name, value in loss_state.items()},
+    "train/learning_rate": jnp.float32(parts.schedule(state.step)),
+    "train/rejected_steps": in_all,
+    "train/rejected_in_a_row": in_a_row,
+  }

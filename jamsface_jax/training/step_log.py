@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +14,7 @@ from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run.goodput import Goodput
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.settings.sections import Settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.metric_writer import MetricWriter
 
 
@@ -39,7 +38,7 @@ class StepLog:
 
   Args:
     config: of the run.
-    workdir: of the run.
+    run: directory of the run.
     writer: None on all processes but one.
     progress: shows each line.
     goodput: clock of the run.
@@ -51,7 +50,7 @@ class StepLog:
   def __init__(
     self,
     config: Settings,
-    workdir: str,
+    run: RunDirectory,
     writer: MetricWriter | None,
     progress: Progress,
     goodput: Goodput,
@@ -60,7 +59,7 @@ class StepLog:
   ):
     self._log_every = config.log_every
     self._batch_size = config.data.batch_size
-    self._workdir = workdir
+    self._run = run
     self._writer = writer
     self._progress = progress
     self._goodput = goodput
@@ -175,16 +174,13 @@ class StepLog:
   def _stop(
     self, step: int, metrics: dict[str, float], ids: np.ndarray
   ) -> None:
-    path = os.path.join(
-      self._workdir, f"not_finite_{step}_process_{jax.process_index()}.json"
-    )
-    with open(path, "w", encoding="utf-8") as file:
-      values = {k: str(v) for k, v in metrics.items()}
-      json.dump({"step": step, "metrics": values, "ids": ids.tolist()}, file)
+    file = self._run.not_finite(step, jax.process_index())
+    values = {k: str(v) for k, v in metrics.items()}
+    file.write_json({"step": step, "metrics": values, "ids": ids.tolist()})
     raise RunError(
       f"the loss of step {step} is {metrics['train/loss']}, its gradient's norm"
       f" {metrics['train/gradient_norm']}; metrics and example ids are in"
-      f" {path!r}, checkpoints are those before it: lower"
+      f" {file.path!r}, checkpoints are those before it: lower"
       " optimizer.learning_rate, or add schedule.warmup."
     )
 

@@ -1,6 +1,5 @@
 """What a run says of itself at its start and at its end."""
 
-import os
 import shlex
 from typing import Any
 
@@ -16,8 +15,6 @@ from jamsface_jax.run.progress import clock
 from jamsface_jax.run.state import Parts, state_shapes
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
-
-SUMMARY_FILE = "summary.txt"
 
 
 def opening(
@@ -122,19 +119,19 @@ def _margin_text(margin: head_lib.Margin) -> str:
 
 
 def close(
-  workdir: str, total_steps: int, evaluations: list[Evaluation]
+  run: RunDirectory, total_steps: int, evaluations: list[Evaluation]
 ) -> None:
-  """Prints the last lines of a run, and keeps them in `W/summary.txt`.
+  """Prints the last lines of a run, and keeps them.
 
   They say what came out, where it is, and what to type next.
   """
-  quoted = shlex.quote(workdir)
+  quoted = shlex.quote(run.path)
   lines = [f"finished {total_steps} steps"]
   for one in evaluations:
     lines.append(f"{one.name}: {one.headline}")
   lines += [
-    f"work directory: {workdir}",
-    f"report: {RunDirectory(workdir).report.path}, to open in a browser",
+    f"work directory: {run.path}",
+    f"report: {run.report.path}, to open in a browser",
     f"next: python -m jamsface_jax.embed --workdir={quoted} --images=DIR"
     " --output=E",
     f"      python -m jamsface_jax.evaluate --workdir={quoted} --data=DATASET",
@@ -142,6 +139,5 @@ def close(
     " --output=FILE",
   ]
   text = "\n".join(lines)
-  with open(os.path.join(workdir, SUMMARY_FILE), "w", encoding="utf-8") as file:
-    file.write(text + "\n")
+  run.summary.write_text(text + "\n")
   print(text)

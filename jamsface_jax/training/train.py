@@ -16,9 +16,10 @@ from jamsface_jax.evaluation.evaluator import CENTRE_ANGLE, Evaluator
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.run import fine_tune, starts
+from jamsface_jax.run import fine_tune
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.goodput import Goodput
+from jamsface_jax.run.launches import note_launch
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.resuming import begin, describe
 from jamsface_jax.run.schedule import steps_of
@@ -27,8 +28,6 @@ from jamsface_jax.run.state import (
 )
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
-from jamsface_jax.storage import lock
-from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training import summary
 from jamsface_jax.training.metric_writer import MetricWriter
@@ -47,9 +46,9 @@ from jamsface_jax.training.wandb_log import WandbLog
 
 def train(
   config: Settings,
-  workdir: str,
+  run: RunDirectory,
   *,
-  fine_tune_from: str | None = None,
+  fine_tune_from: RunDirectory | None = None,
   fine_tune_keep: str = fine_tune.BACKBONE,
 ) -> int:
   """Trains, evaluates and reports; goes on where an earlier run stopped.
@@ -60,9 +59,9 @@ def train(
 
   Args:
     config: settings of the run.
-    workdir: of this run, made if missing.
-    fine_tune_from: work directory of another run to begin with parts of.
-    fine_tune_keep: these parts, see `fine_tune.plan`.
+    run: directory of this run, made if missing.
+    fine_tune_from: directory of another run to begin with parts of.
+    fine_tune_keep: these parts, see `plan_fine_tune`.
 
   Returns:
     Exit code: 0 done; 75 preempted or 130 interrupted, with a checkpoint
@@ -72,9 +71,10 @@ def train(
     InputError: a setting or the data is at fault.
     RunError: the loss is not finite, or a checkpoint cannot be written.
   """
-  require_local(workdir, "--workdir")
   main_process = jax.process_index() == 0
-  goodput = Goodput(workdir, save=main_process)
+  if not main_process:  # One process of several writes.
+    run = run.without_writing()
+  goodput = Goodput(run)
   mesh = sharding.make_mesh(config.mesh.model)
   micro_batch = config.data.batch_size // config.optimizer.accumulation
   sharding.check_divides(
@@ -96,14 +96,11 @@ def train(
   with contextlib.ExitStack() as closing:
     preemption = Preemption()
     closing.callback(preemption.close)
-    if main_process:
-      closing.enter_context(lock.hold(workdir))
-    beginning = fine_tune.plan(
-      workdir, fine_tune_from, fine_tune_keep, save=main_process
-    )
-    check_or_save(config, RunDirectory(workdir), save=main_process)
+    closing.enter_context(run.held())
+    beginning = fine_tune.plan_fine_tune(run, fine_tune_from, fine_tune_keep)
+    check_or_save(config, run)
     checkpoints = Checkpoints(
-      workdir,
+      run,
       keep_last=config.checkpoint.keep_last,
       keep_best=config.checkpoint.keep_best,
     )
@@ -116,21 +113,20 @@ def train(
     goodput.resume(stored.get("goodput", {}))
     writer = None
     if main_process:
-      also = WandbLog(config, workdir) if config.wandb.project else None
-      writer = MetricWriter(workdir, first, also)
+      also = WandbLog(config, run) if config.wandb.project else None
+      writer = MetricWriter(run, first, also)
     progress = Progress(total_steps, first, quiet=not main_process)
     progress.note(
       summary.opening(config, source, parts, mesh, cost, first, total_steps)
     )
-    if main_process:
-      starts.note_start(
-        workdir,
-        {"first": first, "total_steps": total_steps}
-        | summary.facts(config, source, parts, mesh),
-      )
+    note_launch(
+      run,
+      {"first": first, "total_steps": total_steps}
+      | summary.facts(config, source, parts, mesh),
+    )
     log = StepLog(
       config,
-      workdir,
+      run,
       writer,
       progress,
       goodput,
@@ -152,7 +148,7 @@ def train(
     )
     closing.callback(stream.close)
     step_fn = make_train_step(config, parts, mesh)
-    profile = Profile(config.profiled_steps, workdir)
+    profile = Profile(config.profiled_steps, run)
     closing.callback(profile.close)
     evaluations: list[Evaluation] = []
 
@@ -168,7 +164,7 @@ def train(
         measured = log.add_evaluations(step, evaluations, of_classes)
         if main_process and step < total_steps:
           goodput.save()
-          show(workdir, step, source, margins, parts, evaluations, progress)
+          show(run, step, source, margins, parts, evaluations, progress)
       checkpoints.note_metrics(step, measured)
       return evaluations
 
@@ -211,13 +207,13 @@ def train(
     margins = gather_margins(state)
     if main_process:
       with goodput.spent("evaluation"):
-        plot(workdir, source, margins, evaluations)
+        plot(run, source, margins, evaluations)
     goodput.save()
     progress.note(goodput.sentence())
     if main_process:
-      show(workdir, total_steps, source, margins, parts, evaluations, progress)
+      show(run, total_steps, source, margins, parts, evaluations, progress)
       progress.close()
-      summary.close(workdir, total_steps, evaluations)
+      summary.close(run, total_steps, evaluations)
   return 0
 
 

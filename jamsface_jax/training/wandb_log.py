@@ -5,11 +5,9 @@ import os
 import secrets
 from collections.abc import Mapping
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.settings.sections import Settings
-from jamsface_jax.storage.whole_file import written_whole
-
-ID_FILE = "wandb_id.txt"
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
 class WandbLog:
@@ -21,13 +19,13 @@ class WandbLog:
   Args:
     config: all settings, which are shown with the run; `config.wandb` says
       where it goes.
-    workdir: keeps the run's id.
+    run: directory of the run, which keeps its id.
 
   Raises:
     InputError: the package wandb is missing, or refuses.
   """
 
-  def __init__(self, config: Settings, workdir: str):
+  def __init__(self, config: Settings, run: RunDirectory):
     project = config.wandb.project
     try:
       import wandb  # Here: most runs do without.
@@ -40,17 +38,17 @@ class WandbLog:
       self._run = wandb.init(
         project=project,
         entity=config.wandb.entity or None,
-        name=os.path.basename(os.path.abspath(workdir)),
-        id=_run_id(workdir),
+        name=os.path.basename(run.absolute),
+        id=_run_id(run),
         resume="allow",
-        dir=workdir,
+        dir=run.path,
         config=dataclasses.asdict(config),
         settings=wandb.Settings(console="off"),
       )
     except wandb.Error as error:
       raise InputError(
         f"wandb.project={project!r}: W&B refuses"
-        f" ({' '.join(str(error).split())}): type wandb login, or set"
+        f" ({one_line(error, None)}): type wandb login, or set"
         " WANDB_MODE=offline."
       ) from None
     # W&B's own count would refuse the steps that a resumed run does again.
@@ -65,14 +63,10 @@ class WandbLog:
     self._run.finish()
 
 
-def _run_id(workdir: str) -> str:
-  """The id of the run, drawn at its first start and kept in `W`."""
-  path = os.path.join(workdir, ID_FILE)
-  try:
-    with open(path, encoding="utf-8") as file:
-      return file.read().strip()
-  except FileNotFoundError:
-    drawn = secrets.token_hex(4)
-    with written_whole(path) as file:
-      file.write(drawn + "\n")
-    return drawn
+def _run_id(run: RunDirectory) -> str:
+  """The id of the run, drawn at its first launch and kept with it."""
+  if run.wandb_id.exists():
+    return run.wandb_id.read_text().strip()
+  drawn = secrets.token_hex(4)
+  run.wandb_id.write_text(drawn + "\n")
+  return drawn

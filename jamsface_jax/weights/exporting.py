@@ -38,7 +38,12 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 
 def export(
-  workdir: str, format: str, output: str, *, step: int | None, input_dtype: str
+  run: RunDirectory,
+  format: str,
+  output: str,
+  *,
+  step: int | None,
+  input_dtype: str,
 ) -> None:
   """Writes one file; see the flags of this command.
 
@@ -55,10 +60,10 @@ def export(
     )
   if format == "onnx":
     onnx_file.packages()  # Before anything takes long.
-  config = read_settings(RunDirectory(workdir))
+  config = read_settings(run)
   mesh = sharding.make_mesh(-1)
   _, variables, stored = embedder.load(
-    workdir, step=step, batch_size=mesh.size, flip=False, mesh=mesh
+    run, step=step, batch_size=mesh.size, flip=False, mesh=mesh
   )
   config = replaced(config, {"model.dtype": "float32"})
   partial = output + ".partial"
@@ -83,7 +88,7 @@ def export(
       " file."
     ) from None
   size = os.path.getsize(output) / 2**20
-  print(f"{output}: {size:.1f} MiB, step {stored['step']} of {workdir}")
+  print(f"{output}: {size:.1f} MiB, step {stored['step']} of {run.path}")
 
 
 def describe(config: Settings, stored: dict[str, Any]) -> dict[str, str]:

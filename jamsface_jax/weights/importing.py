@@ -13,10 +13,11 @@ import numpy as np
 from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.data.records import COLOR_ORDER, file_digest
 from jamsface_jax.devices.compiling import compiler_options
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.models import MODELS, init_backbone
-from jamsface_jax.run.checkpoint import Checkpoints, versions
+from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.state import TrainState, make_model
+from jamsface_jax.run.versions import versions
 from jamsface_jax.settings.names import replaced, settings_from
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
@@ -36,7 +37,7 @@ _TOLERANCE = 1e-3  # Of an ONNX file, as a share of the largest number.
 
 def import_weights(
   path: str,
-  workdir: str,
+  run: RunDirectory,
   *,
   model: str | None,
   embedding_size: int | None,
@@ -52,9 +53,9 @@ def import_weights(
     InputError: the file cannot be read or does not fit, or the work directory
       exists.
   """
-  if os.path.exists(workdir):
+  if run.exists():
     raise InputError(
-      f"--workdir={workdir!r} exists: give the name of a new directory."
+      f"--workdir={run.path!r} exists: give the name of a new directory."
     )
   onnx = path.endswith(".onnx")
   file = onnx_file.read(path) if onnx else weight_files.read(path)
@@ -89,11 +90,11 @@ def import_weights(
     "color_order": color_order,
     "metadata": dict(file.metadata),
   }
-  save(workdir, config, variables, origin)
+  save(run, config, variables, origin)
   count = sum(array.size for array in jax.tree.leaves(variables["params"]))
   print(
-    f"{workdir}: {config.model.name}, {count:,} parameters, matched by"
-    f" {matched}\nnext: python -m jamsface_jax.embed --workdir={workdir}"
+    f"{run.path}: {config.model.name}, {count:,} parameters, matched by"
+    f" {matched}\nnext: python -m jamsface_jax.embed --workdir={run.path}"
     " --images=DIR --output=E"
   )
 
@@ -129,7 +130,7 @@ def make_config(
     except (ValueError, TypeError, KeyError, AttributeError) as error:
       raise InputError(
         f"{path!r} has settings of a model that this version does not know"
-        f" ({' '.join(str(error).split())[:100]}): use the version that wrote"
+        f" ({one_line(error, 100)}): use the version that wrote"
         " it."
       ) from None
   elif name is None:
@@ -210,7 +211,7 @@ def check_onnx(
   except Exception as error:  # onnxruntime has a class per kind of failure.
     raise InputError(
       f"{path!r} cannot be run on {size}x{size} images"
-      f" ({' '.join(str(error).split())[:200]}): give the --image_size that it"
+      f" ({one_line(error)}): give the --image_size that it"
       " has."
     ) from None
   apply = jax.jit(
@@ -230,23 +231,12 @@ def check_onnx(
 
 
 def save(
-  workdir: str, config: Settings, variables: dict, origin: dict[str, Any]
+  run: RunDirectory,
+  config: Settings,
+  variables: dict,
+  origin: dict[str, Any],
 ) -> None:
   """Writes a work directory, under another name until it is complete."""
-  partial = workdir.rstrip("/") + ".partial"
-  try:
-    os.makedirs(os.path.dirname(partial) or ".", exist_ok=True)
-    os.mkdir(partial)
-  except FileExistsError:
-    raise InputError(
-      f"{partial!r} is left of an import that was interrupted: remove it."
-    ) from None
-  except OSError as error:
-    raise InputError(
-      f"--workdir={workdir!r} cannot be written ({error.strerror}): choose"
-      " another directory."
-    ) from None
-  checkpoints = Checkpoints(partial, keep_last=1, keep_best="")
   state = TrainState(
     step=jnp.int32(0),
     # Orbax keeps nothing that is empty.
@@ -269,7 +259,8 @@ def save(
     "versions": versions(),
     "origin": origin,
   }
-  checkpoints.save(0, state, metadata)
-  checkpoints.close()
-  check_or_save(config, RunDirectory(partial), save=True)
-  os.rename(partial, workdir)
+  with run.created_whole() as partial:
+    checkpoints = Checkpoints(partial, keep_last=1, keep_best="")
+    checkpoints.save(0, state, metadata)
+    checkpoints.close()
+    check_or_save(config, partial)

@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.models.iresnet import IResNet
 from jamsface_jax.models.mobilefacenet import MobileFaceNet
 from jamsface_jax.models.vit import HEADS, PATCH, ViT
@@ -192,7 +192,7 @@ def read(path: str) -> OnnxFile:
     except (ValueError, TypeError) as error:
       raise InputError(
         f"{path!r} is damaged: constant {tensor.name!r} cannot be read"
-        f" ({' '.join(str(error).split())[:100]})."
+        f" ({one_line(error, 100)})."
       ) from None
   metadata = {entry.key: entry.value for entry in proto.metadata_props}
   try:

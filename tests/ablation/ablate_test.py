@@ -10,9 +10,9 @@ from conftest import assert_one_sentence, check_builds
 from ml_collections import ConfigDict
 from scipy import stats
 
-from jamsface_jax.ablation import runs as runs_lib
 from jamsface_jax.ablation import statistics, tables
 from jamsface_jax.ablation.comparison import make_comparison, strengths
+from jamsface_jax.ablation.trials import plan_trials, plan_tuning
 from jamsface_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -42,30 +42,30 @@ def test_differences_are_those_of_a_paired_t_test():
   reference = {seed: {"a": value} for seed, value in enumerate(theirs[:5])}
   reference[99] = {"a": 0.1}
   cell = statistics.compare(found, reference, "a")
-  assert cell["mean"] == pytest.approx(ours.mean())
+  assert cell.mean == pytest.approx(ours.mean())
   difference = ours[:5] - theirs[:5]
-  assert cell["difference"] == pytest.approx(difference.mean())
+  assert cell.difference == pytest.approx(difference.mean())
   error = difference.std(ddof=1) / np.sqrt(5)
   half = stats.t.ppf(0.975, 4) * error
   np.testing.assert_allclose(
-    cell["difference_interval"],
+    cell.difference_interval,
     [difference.mean() - half, difference.mean() + half],
   )
-  assert cell["p"] == pytest.approx(
+  assert cell.p == pytest.approx(
     2 * stats.t.sf(abs(difference.mean() / error), 4)
   )
   # The interval of the mean against resampling by hand.
   means = rng.choice(ours, (20_000, 6)).mean(axis=1)
   np.testing.assert_allclose(
-    cell["interval"], np.quantile(means, [0.025, 0.975]), atol=2e-3
+    cell.interval, np.quantile(means, [0.025, 0.975]), atol=2e-3
   )
 
 
 def test_one_seed_has_no_interval_and_no_row_no_mean():
   one = statistics.compare({0: {"a": 0.5}}, {0: {"a": 0.25}}, "a")
-  assert one["mean"] == 0.5 and one["difference"] == 0.25
-  assert one["interval"] is one["difference_interval"] is one["p"] is None
-  assert statistics.compare({}, {0: {"a": 0.25}}, "a")["mean"] is None
+  assert one.mean == 0.5 and one.difference == 0.25
+  assert one.interval is one.difference_interval is one.p is None
+  assert statistics.compare({}, {0: {"a": 0.25}}, "a").mean is None
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_the_table_has_the_corrected_p(tmp_path):
   values = {"a": (1, 2, 3), "b": (2, 4, 3.5), "c": (1, 3, 3.2)}
   results = {
     run: {"m": values[run.row][run.seed]}
-    for run in runs_lib.plan(comparison, "out", {})
+    for run in plan_trials(comparison, "out", {})
   }
   text = tables.write(str(tmp_path), comparison, results, [])
   cells = json.loads((tmp_path / "results.json").read_text())["cells"]
@@ -185,8 +185,8 @@ def test_the_best_choice_of_a_row_goes_on():
     }
   )
   comparison = compared(config)
-  runs = runs_lib.plan_tuning(comparison, "out")
-  assert len({run.workdir for run in runs}) == len(runs) == 12
+  runs = plan_tuning(comparison, "out")
+  assert len({run.directory for run in runs}) == len(runs) == 12
   values = {"a": (0.5, 0.9, 0.6), "b": (0.7, 0.2, 0.1)}
   # By their mean: one seed alone would choose otherwise.
   shift = {("a", 0, 7): 0.3, ("a", 0, 8): -0.3, ("b", 1, 8): 0.4}
@@ -201,15 +201,15 @@ def test_the_best_choice_of_a_row_goes_on():
   assert chosen == {("r.py", "a"): 1, ("r.py", "b"): 0}
   # Over log10 the factors are -1, log10(0.2) and 0.
   first, last = np.log10(2), -np.log10(0.2)
-  assert curves[0]["area"] == pytest.approx(0.7 * first + 0.75 * last)
-  (final, _) = runs_lib.plan(comparison, "out", chosen)
+  assert curves[0].area == pytest.approx(0.7 * first + 0.75 * last)
+  (final, _) = plan_trials(comparison, "out", chosen)
   assert final.settings == (
     *("--config=r.py:cosface", "--config.x=1", "--config.head.scale=9"),
     "--config.seed=0",
   )
   tuned = next(run for run in runs if (run.row, run.choice) == ("a", 1))
   assert "--config.evaluation.data=V" in tuned.settings
-  assert final.workdir not in {run.workdir for run in runs}
+  assert final.directory not in {run.directory for run in runs}
 
 
 def test_strengths_are_middles_times_factors():
@@ -224,14 +224,15 @@ def test_one_recipe_may_tune_for_all():
   config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
   config.tuning.recipe = "r.py"
   comparison = compared(config)
-  runs = runs_lib.plan_tuning(comparison, "out")
+  runs = plan_tuning(comparison, "out")
   assert {run.recipe for run in runs} == {"r.py"} and len(runs) == 6
   results = {run: {"v/tar": run.choice} for run in runs}
   chosen, curves = statistics.tune(comparison, results)
   assert chosen == {("r.py", "a"): 2, ("r.py:far", "a"): 2}
   assert len(curves) == 1
-  near, far = runs_lib.plan(comparison, "out", chosen)
-  assert far.workdir == "out/r-far/a/choice2/seed0" != near.workdir
+  near, far = plan_trials(comparison, "out", chosen)
+  assert far.directory.path == "out/r-far/a/choice2/seed0"
+  assert near.directory.path == "out/r/a/choice2/seed0"
   assert far.settings[:2] == ("--config=r.py:far,cosface", "--config.x=3")
 
 
@@ -241,7 +242,7 @@ def test_each_recipe_has_its_table_of_tuning(tmp_path):
   config.rows = ConfigDict({"a": ("cosface",)})
   config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
   comparison = compared(config)
-  runs = runs_lib.plan_tuning(comparison, "out")
+  runs = plan_tuning(comparison, "out")
   results = {run: {"v/tar": 0.1 * run.choice} for run in runs}
   for run in runs:
     if run.recipe == "q.py":
@@ -267,9 +268,9 @@ def test_every_run_of_a_shipped_comparison_is_a_valid_recipe(path):
     chosen = {
       (recipe, row): 0 for recipe in config.recipes for row in config.rows
     }
-  runs = runs_lib.plan_tuning(comparison, "out")
-  runs += runs_lib.plan(comparison, "out", chosen)
-  assert len({run.workdir for run in runs}) == len(runs)
+  runs = plan_tuning(comparison, "out")
+  runs += plan_trials(comparison, "out", chosen)
+  assert len({run.directory for run in runs}) == len(runs)
   for settings in {run.settings for run in runs}:
     recipe, _, variant = settings[0].removeprefix("--config=").partition(":")
     name = recipe.removesuffix(".py").replace("/", ".")

@@ -88,7 +88,7 @@ def no_cache():
 
 
 def test_the_cache_lies_in_the_work_directory(no_cache, tmp_path):
-  cache_in(str(tmp_path / "w"))
+  cache_in(str(tmp_path / "w" / "compiled"))
   path = jax.config.jax_compilation_cache_dir
   assert os.path.dirname(path) == str(tmp_path / "w" / "compiled")
   assert not (tmp_path / "w").exists()
@@ -98,7 +98,7 @@ def test_the_cache_lies_in_the_work_directory(no_cache, tmp_path):
 
 def test_a_place_that_is_closed_gets_no_cache(no_cache, monkeypatch, tmp_path):
   monkeypatch.setattr(os, "access", lambda path, mode: False)
-  cache_in(str(tmp_path))
+  cache_in(str(tmp_path / "compiled"))
   assert jax.config.jax_compilation_cache_dir is None
 
 
@@ -111,6 +111,6 @@ def test_programs_of_other_processors_lie_apart(
       "pathlib.Path.read_text", lambda *_, f=features: f"model : 1\n{f}\n"
     )
     jax.config.update("jax_compilation_cache_dir", None)
-    cache_in(str(tmp_path))
+    cache_in(str(tmp_path / "compiled"))
     places.add(jax.config.jax_compilation_cache_dir)
   assert len(places) == 3

@@ -17,6 +17,7 @@ import jamsface_jax
 from jamsface_jax.data.images import Block
 from jamsface_jax.embedding import writing
 from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.storage.run_directory import RunDirectory
 
 EMBED = "jamsface_jax.embed"
 FILES = ["embeddings.npy", "labels.npy", "meta.json", "paths.txt"]
@@ -25,7 +26,7 @@ FILES = ["embeddings.npy", "labels.npy", "meta.json", "paths.txt"]
 def embed(workdir, images, output, **changes):
   """The command without its flags."""
   writing.embed(
-    str(workdir),
+    RunDirectory(str(workdir)),
     str(images),
     str(output),
     **{

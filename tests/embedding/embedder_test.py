@@ -14,13 +14,18 @@ import jamsface_jax
 from jamsface_jax.devices import sharding
 from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.run_directory import RunDirectory
 
 NOISE = np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), np.uint8)
 
 
 def embed(workdir, images, *, batch_size, mesh, flip=True, step=None):
   embedder, variables, _ = embedder_lib.load(
-    workdir, step=step, batch_size=batch_size, flip=flip, mesh=mesh
+    RunDirectory(workdir),
+    step=step,
+    batch_size=batch_size,
+    flip=flip,
+    mesh=mesh,
   )
   blocks = embedder.embed(
     variables, lambda n: images[n], len(images), threads=2

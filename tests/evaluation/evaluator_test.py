@@ -20,6 +20,7 @@ from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.test_set import Settings
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
 SETTINGS = Settings(
@@ -34,7 +35,11 @@ SETTINGS = Settings(
 def scores_of(workdir, data, *, batch_size, mesh, flip=True):
   """Every metric, and the cosines that were kept."""
   embedder, variables, _ = embedder_lib.load(
-    workdir, step=None, batch_size=batch_size, flip=flip, mesh=mesh
+    RunDirectory(workdir),
+    step=None,
+    batch_size=batch_size,
+    flip=flip,
+    mesh=mesh,
   )
   metrics, kept = {}, []
   for task in open_tasks(data, 32):
@@ -143,7 +148,7 @@ def test_a_network_and_its_embeddings_are_judged_alike(
       "--flip=both",
     )
     embedder, variables, _ = embedder_lib.load(
-      untrained,
+      RunDirectory(untrained),
       step=None,
       batch_size=16,
       flip=False,
@@ -228,7 +233,7 @@ def test_training_evaluates_all_of_it(dataset, ijbx, tmp_path):
   config.evaluation.pooling = "D0N1"
   config.evaluation.every = 2
   config.checkpoint.keep_best = "ijbx/mixed/rank1"
-  assert train(make_settings(config), str(tmp_path / "w")) == 0
+  assert train(make_settings(config), RunDirectory(str(tmp_path / "w"))) == 0
   lines = (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()
   evaluated = [json.loads(line) for line in lines if "ijbx/auc" in line]
   assert len(evaluated) >= 2
@@ -243,14 +248,14 @@ def test_settings_are_refused_before_training(dataset, ijbx, tmp_path):
   config.data.directory = dataset
   config.evaluation.data = ijbx
   with pytest.raises(InputError, match="has no detector scores"):
-    train(make_settings(config), str(tmp_path / "w"))
+    train(make_settings(config), RunDirectory(str(tmp_path / "w")))
   config.evaluation.pooling = "D3"
   with pytest.raises(InputError, match="'D3' is not of the form"):
-    train(make_settings(config), str(tmp_path / "w"))
+    train(make_settings(config), RunDirectory(str(tmp_path / "w")))
   config.evaluation.data = f"{dataset},{dataset}:all_pairs"
   config.evaluation.pooling = "D0N0"
   with pytest.raises(InputError, match="has the name 'tiny' of another"):
-    train(make_settings(config), str(tmp_path / "w"))
+    train(make_settings(config), RunDirectory(str(tmp_path / "w")))
   assert not (tmp_path / "w").exists()
 
 

@@ -16,14 +16,17 @@ import optax
 import pytest
 from heads import make_head, put, random_inputs
 
+from jamsface_jax import head as head_lib
 from jamsface_jax.devices import sharding
-from jamsface_jax.head import class_sampling, losses, margins, softmax
-from jamsface_jax.head.parameters import (
+from jamsface_jax.head import (
   ANGULAR,
   BIAS,
   COSINE,
   LOG_SCALE,
   WEIGHTS,
+  class_sampling,
+  losses,
+  margins,
 )
 
 JOINT = {"smooth": False, "straight_through": False}
@@ -65,21 +68,21 @@ def combined(params, x, y, scale, m=1.35, **_):
   return cross_entropy(scale * cosine, scale * (phi - params[COSINE][y]), y), {}
 
 
-def sphereface(params, x, y, running, **_):
+def sphereface(params, x, y, state, **_):
   cosine, length = cosines(params, x), jnp.linalg.norm(x, axis=1)
   theta = jnp.arccos(cosine[ROWS, y])
   psi = 0.0
   for k in range(4):  # eq. 7, piece by piece.
     here = (theta >= k * jnp.pi / 4) & (theta <= (k + 1) * jnp.pi / 4)
     psi = jnp.where(here, (-1) ** k * jnp.cos(4 * theta) - 2 * k, psi)
-  steps = running["steps"] + 1
+  steps = state["steps"] + 1
   weight = max(5.0, 1000 / (1 + 0.12 * steps))
   f = length * (weight * cosine[ROWS, y] + psi) / (1 + weight)
   return cross_entropy(length[:, None] * cosine, f, y), {"steps": steps}
 
 
-def adacos(params, x, y, running, **_):
-  cosine, s = cosines(params, x), running["scale"]
+def adacos(params, x, y, state, **_):
+  cosine, s = cosines(params, x), state["scale"]
   loss = cross_entropy(s * cosine, s * cosine[ROWS, y], y)
   others = jnp.exp(s * cosine).at[ROWS, y].set(0).sum(axis=1).mean()
   median = jnp.median(jnp.arccos(cosine[ROWS, y]))
@@ -95,10 +98,10 @@ def mv_softmax(params, x, y, scale, t=1.2, **_):
   return cross_entropy(scale * changed, scale * phi, y), {}
 
 
-def curricularface(params, x, y, scale, running, **_):
+def curricularface(params, x, y, scale, state, **_):
   cosine = cosines(params, x)
   true, a = cosine[ROWS, y], params[ANGULAR][y]
-  t = 0.01 * true.mean() + 0.99 * running["t"]
+  t = 0.01 * true.mean() + 0.99 * state["t"]
   t = jax.lax.stop_gradient(t)
   hard = cosine > jnp.cos(jnp.arccos(true) + a)[:, None]
   changed = jnp.where(hard, cosine * (t + cosine), cosine)
@@ -115,12 +118,12 @@ def magface(params, x, y, scale, **_):
   return loss + 3.5 * (length / 9**2 + 1 / length), {}
 
 
-def adaface(params, x, y, scale, running, **_):
+def adaface(params, x, y, scale, state, **_):
   cosine = cosines(params, x)
   length = jax.lax.stop_gradient(jnp.linalg.norm(x, axis=1))
-  mean = 0.3 * length.mean() + 0.7 * running["mean"]
+  mean = 0.3 * length.mean() + 0.7 * state["mean"]
   variance = jnp.sum((length - length.mean()) ** 2) / (BATCH - 1)
-  deviation = 0.3 * jnp.sqrt(variance) + 0.7 * running["deviation"]
+  deviation = 0.3 * jnp.sqrt(variance) + 0.7 * state["deviation"]
   z = jnp.clip(0.333 * (length - mean) / (deviation + 1e-3), -1, 1)
   m = params[COSINE][y]
   theta = jnp.arccos(cosine[ROWS, y])
@@ -178,7 +181,7 @@ CASES = {
     curricularface,
     {"t": 0.3},
   ),
-  "magface": (losses.MagFace(2, 9, 0.45, 0.8, 3.5), magface, {}),
+  "magface": (losses.MagFace(2.0, 9.0, 0.45, 0.8, 3.5), magface, {}),
   "adaface": (
     losses.AdaFace(0.333, 0.3),
     adaface,
@@ -213,55 +216,63 @@ def inputs_of(head):
 
 @pytest.mark.parametrize("name", CASES)
 def test_value_gradients_and_memory_are_the_paper_s(mesh, name):
-  loss, oracle, running = CASES[name]
+  loss, oracle, state = CASES[name]
   keep_bytes = 1500 * (mesh.shape["data"] == 2)
   head = make_head(loss=loss, keep_bytes=keep_bytes)
   inputs = inputs_of(head)
   one_step = optax.sgd(1.0)  # The weights' gradient is what they lose.
 
   @jax.jit
-  def run(params, embeddings, labels, running):
-    result = softmax.loss(
-      *(params, embeddings, labels),
-      running=running,
+  def run(params, embeddings, labels, loss_state):
+    result = head_lib.loss(
+      params,
+      embeddings,
+      labels,
+      loss_state=loss_state,
       key=KEY,
       head=head,
       mesh=mesh,
     )
-    new = softmax.update_weights(
-      *(params, one_step.init(params[WEIGHTS]), result.pull, jnp.array(True)),
+    new = head_lib.update_weights(
+      params,
+      one_step.init(params[WEIGHTS]),
+      result.residuals,
+      jnp.array(True),
       optimizer=one_step,
       clip_norm=0.0,
       head=head,
       mesh=mesh,
     )
-    slopes = {WEIGHTS: params[WEIGHTS] - new.weights, **result.small_slopes}
-    return result, slopes
+    gradients = {
+      WEIGHTS: params[WEIGHTS] - new.weights,
+      **result.margins_and_scalars_gradient,
+    }
+    return result, gradients
 
-  start = {k: jnp.float32(v) for k, v in running.items()}
-  got, slopes = run(*put(mesh, *inputs), start)
+  start = {k: jnp.float32(v) for k, v in state.items()}
+  got, gradients = run(*put(mesh, *inputs), start)
 
   noise = np.asarray(jax.random.normal(KEY, (BATCH,)), np.float64)
 
   def mean(params, x):
     loss_b, new = oracle(
-      params, x, inputs[2], scale=head.scale, running=running, noise=noise
+      params, x, inputs[2], scale=head.scale, state=state, noise=noise
     )
     return loss_b.mean(), (loss_b, new)
 
   with jax.enable_x64(True):
-    (_, (want_b, want_running)), (want, want_x) = jax.value_and_grad(
+    (_, (want_b, want_state)), (want, want_x) = jax.value_and_grad(
       mean, argnums=(0, 1), has_aux=True
     )(jax.tree.map(jnp.asarray, inputs[0]), jnp.asarray(inputs[1]))
   close = partial(np.testing.assert_allclose, rtol=3e-4, atol=3e-6)
   close(got.cross_entropy, want_b)
-  close(got.embedding_slopes, want_x)
-  assert set(slopes) == set(want)
-  for parameter, slope in slopes.items():
-    close(slope, want[parameter], err_msg=parameter)
-  assert set(got.running) == set(running)
-  for statistic, value in got.running.items():
-    close(value, want_running[statistic])
+  close(got.embedding_gradient, want_x)
+  assert set(gradients) == set(want)
+  for parameter, gradient in gradients.items():
+    close(gradient, want[parameter], err_msg=parameter)
+  assert set(got.loss_state) == set(state)
+  for statistic, value in got.loss_state.items():
+    close(value, want_state[statistic])
   similarity = np.array(cosines(*inputs[:2]))
   if name == "softmax":
     similarity = inputs[1] @ inputs[0][WEIGHTS][:CLASSES].T
@@ -279,14 +290,15 @@ def test_value_gradients_and_memory_are_the_paper_s(mesh, name):
 def test_cases_differ_and_none_is_without_effect():
   """Inputs are such that every loss does what is its own."""
   values = {}
-  for name, (loss, oracle, running) in CASES.items():
+  for name, (loss, oracle, state) in CASES.items():
     head = make_head(loss=loss)
     inputs = inputs_of(head)
     values[name] = oracle(
-      *(jax.tree.map(jnp.asarray, inputs[0]), jnp.asarray(inputs[1])),
+      jax.tree.map(jnp.asarray, inputs[0]),
+      jnp.asarray(inputs[1]),
       *inputs[2:],
       scale=head.scale,
-      running=running,
+      state=state,
       noise=np.linspace(-1, 1, BATCH),
     )[0]
   names = list(values)
@@ -299,9 +311,9 @@ def test_cases_differ_and_none_is_without_effect():
 def test_a_sample_of_all_is_all(name):
   """A stratum of one class each: the sampled head sees what the exact does."""
   mesh = sharding.make_mesh(4)
-  loss, _, running = CASES[name]
+  loss, _, state = CASES[name]
   inputs = inputs_of(make_head(loss=loss))
-  start = {k: jnp.float32(v) for k, v in running.items()}
+  start = {k: jnp.float32(v) for k, v in state.items()}
 
   def run(rate):
     head = make_head(loss=loss, sample_rate=rate)
@@ -310,9 +322,9 @@ def test_a_sample_of_all_is_all(name):
     if rate < 1:
       sample = class_sampling.draw(KEY, placed[2], head, mesh)
     result = jax.jit(
-      partial(softmax.loss, running=start, key=KEY, head=head, mesh=mesh)
+      partial(head_lib.loss, loss_state=start, key=KEY, head=head, mesh=mesh)
     )(*placed, sample=sample)
-    return result.cross_entropy, result.embedding_slopes, result.running
+    return result.cross_entropy, result.embedding_gradient, result.loss_state
 
   # 0.99 of 37 classes, rounded up.
   jax.tree.map(
@@ -330,7 +342,7 @@ def test_a_sample_of_all_is_all(name):
     losses.Combined(1.0, False),
     losses.MVSoftmax(**JOINT, t=1.0),
     losses.ElasticFace(**JOINT, deviation=0.0, space="cosine"),
-    losses.MagFace(2, 9, 0.0, 0.0, 0.0),
+    losses.MagFace(2.0, 9.0, 0.0, 0.0, 0.0),
     losses.AdaFace(0.333, 0.01),
   ],
   ids=lambda loss: type(loss).__name__,
@@ -342,9 +354,9 @@ def test_without_margins_all_are_normface(loss):
     head = make_head(loss=loss)
     start = {k: jnp.float32(v) for k, v in loss.start(CLASSES).items()}
     result = jax.jit(
-      partial(softmax.loss, running=start, key=KEY, head=head, mesh=mesh)
+      partial(head_lib.loss, loss_state=start, key=KEY, head=head, mesh=mesh)
     )(*put(mesh, *inputs))
-    return result.cross_entropy, result.embedding_slopes
+    return result.cross_entropy, result.embedding_gradient
 
   params, *batch = random_inputs(make_head(), BATCH)
   params[ANGULAR][:] = params[COSINE][:] = 0.0
@@ -356,7 +368,7 @@ def test_without_margins_all_are_normface(loss):
 
 
 @pytest.mark.parametrize("kind", ["joint", "combined"])
-def test_straight_through_has_slope_1_in_the_cosine_alone(kind):
+def test_straight_through_has_derivative_1_in_the_cosine_alone(kind):
   make = {
     "joint": lambda through: losses.Joint(True, through),
     "combined": lambda through: losses.Combined(1.35, through),
@@ -365,7 +377,7 @@ def test_straight_through_has_slope_1_in_the_cosine_alone(kind):
   a, c = jnp.full(3, 0.3), jnp.full(3, 0.2)
 
   def total(loss, cosine, a, c):
-    x = losses.Example(cosine, a, c, jnp.ones(3), jnp.zeros(3), {})
+    x = losses.LossInputs(cosine, a, c, jnp.ones(3), jnp.zeros(3), {})
     return loss.similarity(x).sum()
 
   true = jax.value_and_grad(total, (1, 2, 3))(make(False), cosine, a, c)
@@ -373,7 +385,7 @@ def test_straight_through_has_slope_1_in_the_cosine_alone(kind):
   np.testing.assert_allclose(true[0], through[0], rtol=1e-6)
   np.testing.assert_allclose(through[1][0], 1.0)
   assert np.all(np.abs(true[1][0] - 1) > 0.01)
-  for k in (1, 2):  # Margins keep their true slope.
+  for k in (1, 2):  # Margins keep their true gradient.
     np.testing.assert_allclose(through[1][k], true[1][k], rtol=1e-6)
 
 
@@ -399,20 +411,23 @@ def test_first_values():
   ) == pytest.approx(math.log(1000))
 
 
-def test_learned_scale_of_a_loss_that_hardens(mesh):
+def test_learned_scale_of_a_loss_that_reweights_others(mesh):
   head = make_head(loss=losses.MVSoftmax(**JOINT, t=1.2), learn_scale=True)
   inputs = inputs_of(head)
   result = jax.jit(
-    partial(softmax.loss, running={}, key=KEY, head=head, mesh=mesh)
+    partial(head_lib.loss, loss_state={}, key=KEY, head=head, mesh=mesh)
   )(*put(mesh, *inputs))
 
   def mean(log_scale):
     return mv_softmax(
-      *(jax.tree.map(jnp.asarray, inputs[0]), jnp.asarray(inputs[1])),
+      jax.tree.map(jnp.asarray, inputs[0]),
+      jnp.asarray(inputs[1]),
       inputs[2],
       scale=jnp.exp(log_scale),
     )[0].mean()
 
   with jax.enable_x64(True):
     want = jax.grad(mean)(inputs[0][LOG_SCALE])
-  np.testing.assert_allclose(result.small_slopes[LOG_SCALE], want, rtol=1e-4)
+  np.testing.assert_allclose(
+    result.margins_and_scalars_gradient[LOG_SCALE], want, rtol=1e-4
+  )

@@ -9,17 +9,17 @@ import pytest
 from heads import SIZE, make_head, make_margin, put, random_inputs
 from jax.sharding import NamedSharding
 
+from jamsface_jax import head as head_lib
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
-from jamsface_jax.head import margin_rules
-from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.head import parameters
 
 
 @pytest.mark.parametrize("rows_at_once", [7, 4096])
 def test_first_values_are_the_same_on_every_mesh(
   mesh, monkeypatch, rows_at_once
 ):
-  monkeypatch.setattr(head_lib, "_ROWS_AT_ONCE", rows_at_once)
+  monkeypatch.setattr(parameters, "_ROWS_AT_ONCE", rows_at_once)
   head = make_head(sub_centers=2, learn_scale=True)
   key = jax.random.key(3)
   got = jax.jit(partial(head_lib.init, head=head, mesh=mesh))(key)
@@ -70,7 +70,7 @@ def test_frozen_margins_do_not_move():
     cosine=make_margin(0.2, learned=False),
   )
   params = head_lib.init(jax.random.key(0), head, sharding.make_mesh(1))
-  got = margin_rules.constrain(params, head)
+  got = head_lib.constrain(params, head)
   assert all(got[k] is params[k] for k in params)
 
 
@@ -88,7 +88,7 @@ def test_hold_mean_is_the_projection(mesh, seed, power):
   w_c /= w_c[:101].mean()
   by_class = NamedSharding(mesh, sharding.CLASSES)
   weights = jax.device_put(w_c.astype(np.float32), by_class)
-  got = jax.jit(partial(margin_rules.hold_mean, head=head, margin=margin))(
+  got = jax.jit(partial(head_lib.hold_mean, head=head, margin=margin))(
     jax.device_put(m_c.astype(np.float32), by_class),
     weights if power else jnp.float32(1.0),
   )
@@ -114,7 +114,7 @@ def test_learned_margins_stay_in_their_box_under_rough_steps():
     margin = make_margin(0.3, 0.8, rule=rule, strength=1.0, lower=0.05)
     head = make_head(angular=margin)
     params = head_lib.init(jax.random.key(0), head, sharding.make_mesh(1))
-    constrain = jax.jit(partial(margin_rules.constrain, head=head))
+    constrain = jax.jit(partial(head_lib.constrain, head=head))
     rng = np.random.default_rng(0)
     for _ in range(50):
       step = jnp.asarray(rng.normal(0.1, 3.0, head.padded_classes), jnp.float32)
@@ -137,14 +137,14 @@ def test_reward_is_lambda_times_the_mean_of_real_classes(mesh):
   params, embeddings, labels = random_inputs(head, 8)
   sharded, _, _ = put(mesh, params, embeddings, labels)
   value, grads = jax.jit(
-    jax.value_and_grad(partial(margin_rules.margin_reward, head=head))
+    jax.value_and_grad(partial(head_lib.margin_reward, head=head))
   )(sharded, labels)
   a, c = params[head_lib.ANGULAR][:37], params[head_lib.COSINE][:37]
   np.testing.assert_allclose(value, 5 * a.mean() + 2 * c.mean(), rtol=1e-6)
   want = np.where(np.arange(40) < 37, 5 / 37, 0)
   np.testing.assert_allclose(grads[head_lib.ANGULAR], want, rtol=1e-6)
   held = make_head()
-  assert margin_rules.margin_reward(sharded, labels, held) == 0
+  assert head_lib.margin_reward(sharded, jnp.asarray(labels), held) == 0
 
 
 def test_classes_count_in_both_means_by_a_power_of_their_images(mesh):
@@ -167,16 +167,16 @@ def test_classes_count_in_both_means_by_a_power_of_their_images(mesh):
   a = np.asarray(params[head_lib.ANGULAR], np.float64)[:37]
   reward = jax.jit(
     jax.value_and_grad(
-      lambda p: margin_rules.margin_reward(p, jnp.zeros(8, int), head)
+      lambda p: head_lib.margin_reward(p, jnp.zeros(8, int), head)
     )
   )
-  value, slopes = reward(params)
+  value, gradients = reward(params)
   np.testing.assert_allclose(value, 5 * np.mean(want * a), rtol=1e-6)
   np.testing.assert_allclose(
-    slopes[head_lib.ANGULAR], np.pad(5 / 37 * want, (0, 3)), rtol=1e-6
+    gradients[head_lib.ANGULAR], np.pad(5 / 37 * want, (0, 3)), rtol=1e-6
   )
-  assert not np.any(slopes[head_lib.CLASS_SIZES])
-  kept = jax.jit(partial(margin_rules.constrain, head=head))(params)
+  assert not np.any(gradients[head_lib.CLASS_SIZES])
+  kept = jax.jit(partial(head_lib.constrain, head=head))(params)
   c = np.asarray(kept[head_lib.COSINE], np.float64)[:37]
   assert np.mean(want * c) == pytest.approx(0.2, abs=1e-6)
   assert abs(np.mean(c) - 0.2) > 1e-4  # Another mean than the plain one.
@@ -189,7 +189,7 @@ def test_reward_over_the_batch_counts_images(mesh):
   labels = np.array([3, 3, 3, 0, 36, 36, 7, 3])
   sharded, _, labels_b = put(mesh, params, embeddings, labels)
   value, grads = jax.jit(
-    jax.value_and_grad(partial(margin_rules.margin_reward, head=head))
+    jax.value_and_grad(partial(head_lib.margin_reward, head=head))
   )(sharded, labels_b)
   want = 5 * params[head_lib.ANGULAR][labels].mean()
   np.testing.assert_allclose(value, want, rtol=1e-6)
@@ -205,8 +205,11 @@ def test_statistics_count_classes_at_their_bounds():
   a = np.zeros(head.padded_classes, np.float32)
   a[:37] = np.linspace(0.15, 0.7, 37)
   a[4:9], a[20:22] = 0.1, 0.8
-  params = {head_lib.ANGULAR: a, head_lib.COSINE: np.full_like(a, 0.2)}
-  found = margin_rules.margin_statistics(params, head)
+  params = {
+    head_lib.ANGULAR: jnp.asarray(a),
+    head_lib.COSINE: jnp.full_like(a, 0.2),
+  }
+  found = head_lib.margin_statistics(params, head)
   assert found["margin_angular_at_lower"] == pytest.approx(5 / 37)
   assert found["margin_angular_at_upper"] == pytest.approx(2 / 37)
   assert found["margin_angular_mean"] == pytest.approx(a.sum() / 37)

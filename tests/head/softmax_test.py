@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType
 
+from jamsface_jax import head as head_lib
 from jamsface_jax.devices import sharding
-from jamsface_jax.head import class_sampling, margin_rules, softmax
-from jamsface_jax.head import parameters as head_lib
-from jamsface_jax.head.parameters import (
+from jamsface_jax.head import (
   ANGULAR,
   CLASS_SIZES,
   COSINE,
   LOG_SCALE,
   WEIGHTS,
+  class_sampling,
 )
 
-START = {"running": {}, "key": jax.random.key(7)}
+START = {"loss_state": {}, "key": jax.random.key(7)}
 SGD = optax.chain(
   optax.add_decayed_weights(0.01), optax.sgd(lambda step: 0.5, momentum=0.9)
 )
@@ -40,17 +40,19 @@ def one_device():
   )
 
 
-def slopes_of(mesh, head, inputs):
+def gradients_of(mesh, head, inputs):
   """Loss [B] and the gradients of its mean, as `jax.grad` would give them."""
 
   @jax.jit
   def run(params, embeddings, labels):
-    loss = softmax.loss(
+    loss = head_lib.loss(
       params, embeddings, labels, **START, head=head, mesh=mesh
     )
-    weights = softmax.weight_slopes(params, loss.pull, head=head, mesh=mesh)
-    slopes = {WEIGHTS: weights, **loss.small_slopes}
-    return loss.cross_entropy, (slopes, loss.embedding_slopes)
+    weights = head_lib.weight_gradient(
+      params, loss.residuals, head=head, mesh=mesh
+    )
+    gradients = {WEIGHTS: weights, **loss.margins_and_scalars_gradient}
+    return loss.cross_entropy, (gradients, loss.embedding_gradient)
 
   return run(*put(mesh, *inputs))
 
@@ -61,10 +63,10 @@ def oracle_of(head, inputs, **options):
     return loss_b.mean(), loss_b
 
   with jax.enable_x64(True):
-    (_, loss_b), slopes = jax.value_and_grad(
+    (_, loss_b), gradients = jax.value_and_grad(
       mean, argnums=(0, 1), has_aux=True
     )(*jax.tree.map(jnp.asarray, inputs[:2]), inputs[2])
-    return jax.device_get((loss_b, slopes))
+    return jax.device_get((loss_b, gradients))
 
 
 def assert_close(got, want, rtol=2e-4, atol=2e-6):
@@ -75,17 +77,17 @@ def assert_close(got, want, rtol=2e-4, atol=2e-6):
 
 def check(mesh, head, batch, inputs=None, **tolerance):
   inputs = inputs or random_inputs(head, batch)
-  got = slopes_of(mesh, head, inputs)
+  got = gradients_of(mesh, head, inputs)
   assert_close(got, oracle_of(head, inputs), **tolerance)
   return got
 
 
 @pytest.mark.parametrize("smooth", [True, False])
 def test_loss_and_gradients_match_dense(mesh, smooth):
-  _, (slopes, _) = check(mesh, make_head(smooth=smooth), 24)
-  for leaf in slopes.values():  # Padding gets no gradient at all.
+  _, (gradients, _) = check(mesh, make_head(smooth=smooth), 24)
+  for leaf in gradients.values():  # Padding gets no gradient at all.
     assert np.all(np.asarray(leaf)[37:] == 0)
-  assert np.count_nonzero(slopes[ANGULAR]) > 10
+  assert np.count_nonzero(gradients[ANGULAR]) > 10
 
 
 @pytest.mark.parametrize(
@@ -126,9 +128,9 @@ def test_any_labels(mesh, labels):
 )
 def test_variants_match_dense(mesh, changes):
   head = make_head(**changes)
-  _, (slopes, _) = check(mesh, head, 24)
+  _, (gradients, _) = check(mesh, head, 24)
   if "learn_scale" in changes:
-    assert abs(slopes[LOG_SCALE]) > 1e-3
+    assert abs(gradients[LOG_SCALE]) > 1e-3
 
 
 def test_what_is_said_of_cosines_leaves_the_size_of_classes_out(mesh):
@@ -138,7 +140,7 @@ def test_what_is_said_of_cosines_leaves_the_size_of_classes_out(mesh):
   del plain_inputs[0][CLASS_SIZES]
 
   def said(head, inputs):
-    loss = partial(softmax.loss, **START, head=head, mesh=mesh)
+    loss = partial(head_lib.loss, **START, head=head, mesh=mesh)
     return jax.jit(loss)(*put(mesh, *inputs))
 
   got = said(make_head(logit_adjustment=3.0), inputs)
@@ -199,15 +201,21 @@ def test_any_combination_matches_dense(data):
     if head.sample_rate < 1:
       sample = class_sampling.draw(jax.random.key(0), batch[1], head, mesh)
     on_head = {"head": head, "mesh": mesh, "sample": sample}
-    loss = softmax.loss(params, *batch, **START, **on_head)
-    new = softmax.update_weights(
-      *(params, one_step.init(params[WEIGHTS]), loss.pull, jnp.array(True)),
+    loss = head_lib.loss(params, *batch, **START, **on_head)
+    new = head_lib.update_weights(
+      params,
+      one_step.init(params[WEIGHTS]),
+      loss.residuals,
+      jnp.array(True),
       optimizer=one_step,
       clip_norm=0.0,
       **on_head,
     )
-    slopes = {WEIGHTS: params[WEIGHTS] - new.weights, **loss.small_slopes}
-    return (loss.cross_entropy, (slopes, loss.embedding_slopes)), sample
+    gradients = {
+      WEIGHTS: params[WEIGHTS] - new.weights,
+      **loss.margins_and_scalars_gradient,
+    }
+    return (loss.cross_entropy, (gradients, loss.embedding_gradient)), sample
 
   got, sample = run(*put(mesh, params, embeddings, labels))
   options = {}
@@ -225,11 +233,11 @@ def test_scale_64_stays_exact(mesh):
 
 def test_one_class_costs_nothing():
   head = make_head(classes=1)
-  loss_b, slopes = slopes_of(
+  loss_b, gradients = gradients_of(
     sharding.make_mesh(8), head, random_inputs(head, 8)
   )
   np.testing.assert_array_equal(loss_b, 0)
-  for leaf in jax.tree.leaves(slopes):
+  for leaf in jax.tree.leaves(gradients):
     np.testing.assert_array_equal(leaf, 0)
 
 
@@ -239,7 +247,7 @@ def test_bfloat16_product_is_close_and_margins_stay_float32(mesh):
   exact = check(mesh, make_head(), 24, inputs=inputs)
   rough = check(mesh, head, 24, rtol=0.2, atol=2e-3, inputs=inputs)
   assert np.any(exact[0] != rough[0])
-  # The true class is computed apart, in float32: CE's slope in the margins
+  # The true class is computed apart, in float32: CE's gradient in the margins
   # sees bfloat16 through the probabilities alone.
   np.testing.assert_allclose(
     rough[1][0][ANGULAR], exact[1][0][ANGULAR], rtol=0.05, atol=1e-4
@@ -256,15 +264,20 @@ def updated(
     sample = None
     if head.sample_rate < 1:
       sample = class_sampling.draw(key, labels, head, mesh)
-    loss = softmax.loss(
-      *(params, embeddings, labels),
+    loss = head_lib.loss(
+      params,
+      embeddings,
+      labels,
       **START,
       head=head,
       mesh=mesh,
       sample=sample,
     )
-    return loss, softmax.update_weights(
-      *(params, opt_state, loss.pull, jnp.array(accept)),
+    return loss, head_lib.update_weights(
+      params,
+      opt_state,
+      loss.residuals,
+      jnp.array(accept),
       head=head,
       mesh=mesh,
       optimizer=optimizer,
@@ -306,10 +319,10 @@ def test_fused_update_equals_gradient_then_optax(
   with jax.enable_x64(True):
     opt_state = optimizer.init(jnp.asarray(params[WEIGHTS]))
   for _ in range(2):
-    _, (slopes, _) = oracle_of(head, (params, embeddings, labels))
-    want_norms.append(np.linalg.norm(slopes[WEIGHTS]))
+    _, (gradients, _) = oracle_of(head, (params, embeddings, labels))
+    want_norms.append(np.linalg.norm(gradients[WEIGHTS]))
     with jax.enable_x64(True):
-      clipped, _ = clip.update(slopes[WEIGHTS], clip.init(0))
+      clipped, _ = clip.update(gradients[WEIGHTS], clip.init(0))
       updates, opt_state = optimizer.update(clipped, opt_state, params[WEIGHTS])
     params = params | {WEIGHTS: params[WEIGHTS] + np.asarray(updates)}
   assert min(want_norms) > 0.05  # Or nothing would be clipped.
@@ -342,7 +355,7 @@ def test_no_block_is_skipped_that_counts(mesh):
   all_blocks = updated(mesh, make_head(**options), inputs)
   few = updated(mesh, make_head(skip_below=1e-9, **options), inputs)
   assert_close(few[0], all_blocks[0], rtol=1e-5, atol=1e-7)
-  assert_close(few[3].embedding_slopes, all_blocks[3].embedding_slopes)
+  assert_close(few[3].embedding_gradient, all_blocks[3].embedding_gradient)
   assert 0.02 < few[3].skipped < 1
   assert all_blocks[3].skipped == 0
   every = updated(mesh, make_head(skip_below=0.9, **options), inputs)
@@ -378,13 +391,13 @@ def test_sampled_step_is_the_dense_one_on_its_classes(
     head, inputs, classes=classes, log_weights=log_weights
   )
   assert_close(loss.cross_entropy, want_loss)
-  assert_close(loss.embedding_slopes, want_x)
-  assert_close(loss.small_slopes[ANGULAR], want[ANGULAR])
+  assert_close(loss.embedding_gradient, want_x)
+  assert_close(loss.margins_and_scalars_gradient[ANGULAR], want[ANGULAR])
   assert_close(norm, np.linalg.norm(want[WEIGHTS]))
   before = inputs[0][WEIGHTS].astype(np.float32).reshape(128, -1)
   after = np.asarray(weights).reshape(128, -1)
-  slopes = want[WEIGHTS].reshape(128, -1)
-  moved = before - 0.5 * (slopes + 0.01 * before)
+  gradients = want[WEIGHTS].reshape(128, -1)
+  moved = before - 0.5 * (gradients + 0.01 * before)
   assert_close(after[classes], moved[classes], atol=1e-5)
   others = np.setdiff1d(np.arange(128), classes)
   assert len(others) > 20
@@ -404,13 +417,13 @@ def test_sampled_adamw_leaves_the_other_classes_untouched(mesh):
     sample = draw(jax.random.key(step - 1), label_b)
     used = np.asarray(sample.classes) >= 0
     classes = np.asarray(sample.classes)[used]
-    _, (slopes, _) = oracle_of(
+    _, (gradients, _) = oracle_of(
       head,
       (params | {WEIGHTS: w.reshape(-1, SIZE)}, embeddings, labels),
       classes=classes,
       log_weights=np.asarray(sample.log_weights)[used],
     )
-    g = slopes[WEIGHTS].reshape(128, -1)[classes]
+    g = gradients[WEIGHTS].reshape(128, -1)[classes]
     m[classes] = 0.8 * m[classes] + 0.2 * g
     v[classes] = 0.95 * v[classes] + 0.05 * g**2
     root = np.sqrt(v[classes] / (1 - 0.95**step)) + 1e-3
@@ -453,7 +466,7 @@ def test_frozen_margins_are_the_published_losses(angular, cosine, published):
   rng = np.random.default_rng(1)
   embeddings, labels = rng.normal(size=(16, 16)), rng.integers(0, 37, 16)
   embeddings[::2] += 200 * params[WEIGHTS][labels[::2]]  # Half are right.
-  loss = jax.jit(partial(softmax.loss, **START, head=head, mesh=mesh))(
+  loss = jax.jit(partial(head_lib.loss, **START, head=head, mesh=mesh))(
     *put(mesh, params, embeddings, labels)
   )
   x = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -487,11 +500,11 @@ def test_fixed_point_gives_poor_classes_the_larger_margins():
 
   @jax.jit
   def step(params):
-    loss = softmax.loss(
+    loss = head_lib.loss(
       params, embeddings, labels, **START, head=head, mesh=mesh
     )
-    moved = params[ANGULAR] - 0.05 * loss.small_slopes[ANGULAR]
-    return margin_rules.constrain(params | {ANGULAR: moved}, head)
+    moved = params[ANGULAR] - 0.05 * loss.margins_and_scalars_gradient[ANGULAR]
+    return head_lib.constrain(params | {ANGULAR: moved}, head)
 
   for _ in range(400):
     params = step(params)
@@ -507,14 +520,17 @@ def compiled(mesh, head, batch, optimizer=SGD):
     if head.sample_rate < 1:
       sample = class_sampling.draw(jax.random.key(0), labels, head, mesh)
     options = {"head": head, "mesh": mesh, "sample": sample}
-    loss = softmax.loss(params, embeddings, labels, **START, **options)
-    new = softmax.update_weights(
-      *(params, opt_state, loss.pull, accept),
+    loss = head_lib.loss(params, embeddings, labels, **START, **options)
+    new = head_lib.update_weights(
+      params,
+      opt_state,
+      loss.residuals,
+      accept,
       optimizer=optimizer,
       clip_norm=0.0,
       **options,
     )
-    return loss.embedding_slopes, loss.small_slopes, new
+    return loss.embedding_gradient, loss.margins_and_scalars_gradient, new
 
   inputs = put(mesh, *random_inputs(head, batch))
   opt_state = optimizer.init(inputs[0][WEIGHTS])

@@ -13,7 +13,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.embedding import embedder as embedder_lib
 from jamsface_jax.settings.sections import Model
 from jamsface_jax.settings.stored import read_settings
-from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 from jamsface_jax.weights import weight_files
 from jamsface_jax.weights.exporting import export
 from jamsface_jax.weights.importing import import_weights
@@ -48,7 +48,7 @@ def run_torch(network):
 def run_jax(workdir):
   mesh = sharding.make_mesh(-1)
   embedder, variables, _ = embedder_lib.load(
-    workdir, step=None, batch_size=8, flip=False, mesh=mesh
+    RunDirectory(workdir), step=None, batch_size=8, flip=False, mesh=mesh
   )
   images = pixels()
   blocks = embedder.embed(
@@ -60,7 +60,7 @@ def run_jax(workdir):
 def take(path, workdir, **settings):
   import_weights(
     str(path),
-    str(workdir),
+    RunDirectory(str(workdir)),
     **{"model": None, "embedding_size": None, "image_size": None}
     | {"color_order": None}
     | settings,
@@ -88,7 +88,9 @@ def test_pytorch_to_jax_and_back(tmp_path, name):
 
   for format in ("safetensors", "numpy"):
     exported = str(tmp_path / f"back.{format}")
-    export(workdir, format, exported, step=None, input_dtype="uint8")
+    export(
+      RunDirectory(workdir), format, exported, step=None, input_dtype="uint8"
+    )
     other = networks.randomize(make(), seed=2)
     assert np.abs(run_torch(other) - expected).max() > 0.1
     arrays = weight_files.read(exported).arrays
@@ -157,7 +159,7 @@ def test_other_files_of_pytorch(tmp_path, wrap):
   torch.save(wrap(network.state_dict()), tmp_path / "network.pth")
   take(tmp_path / "network.pth", tmp_path / "w", model="mbf")
   export(
-    str(tmp_path / "w"),
+    RunDirectory(str(tmp_path / "w")),
     "numpy",
     str(tmp_path / "back.npz"),
     step=None,

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from jamsface_jax.reports import class_profile
+from jamsface_jax.storage.run_directory import RunFile
 
 
 def zipf(count, largest):
@@ -70,7 +71,7 @@ def test_one_size_for_all_and_few_classes(tmp_path):
   )
   assert profile["classes"] == 3 and profile["images"] == 21
   path = tmp_path / "classes.json"
-  class_profile.write(path, profile)
+  class_profile.write(RunFile(str(path)), profile)
   stored = json.loads(path.read_text())
   assert stored["margins"]["angular"]["rank_correlation"] is None
   assert stored["margins"]["angular"]["bands"][0]["median"] == pytest.approx(
@@ -83,7 +84,8 @@ def test_a_million_classes_take_no_more_room(tmp_path):
   margins = np.random.default_rng(3).random(1_000_000)
   path = tmp_path / "classes.json"
   class_profile.write(
-    path, class_profile.describe(sizes, {"a": margins, "b": margins})
+    RunFile(str(path)),
+    class_profile.describe(sizes, {"a": margins, "b": margins}),
   )
   assert path.stat().st_size < 100_000
 

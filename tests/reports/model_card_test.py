@@ -13,7 +13,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.groups import GroupResult
 from jamsface_jax.protocols import results
 from jamsface_jax.reports import model_card
-from jamsface_jax.run import starts
+from jamsface_jax.run import launches
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -33,9 +33,9 @@ def workdir(tmp_path, monkeypatch):
 
 
 def written(workdir):
-  path = model_card.write(RunDirectory(str(workdir)))
-  with open(path, encoding="utf-8") as file:
-    text = file.read()
+  run = RunDirectory(str(workdir))
+  model_card.write(run, run.model_card)
+  text = run.model_card.read_text()
   _, head, body = text.split("---\n", 2)
   assert not re.search(r"\$\w", body)  # Nothing of the template is left.
   return yaml.safe_load(head), body
@@ -84,7 +84,7 @@ def test_numbers_are_those_of_the_run(workdir):
   assert f"here they have {min(sizes)} to {max(sizes)}" in body
   assert "angular, rank correlation with the number of images -1.00" in body
   versions = dict(rows_below(body, "Versions"))
-  (start,) = starts.read_starts(str(workdir))
+  (start,) = launches.read_launches(RunDirectory(str(workdir)))
   assert versions["commit"] == (start["commit"] or "not known")
   assert versions["jax"] == start["versions"]["jax"]
   assert dict(rows_below(body, "Training"))["head.scale"] == "32.0"
@@ -92,10 +92,9 @@ def test_numbers_are_those_of_the_run(workdir):
 
 
 def test_the_last_start_and_all_hours_count(workdir):
-  (start,) = starts.read_starts(str(workdir))
+  (start,) = launches.read_launches(RunDirectory(str(workdir)))
   start |= {"command": "python -m main --again", "commit": "abc1234"}
-  with open(workdir / starts.STARTS_FILE, "a", encoding="utf-8") as file:
-    file.write(json.dumps(start) + "\n")
+  RunDirectory(str(workdir)).launches.append_line(json.dumps(start))
   (workdir / "goodput.json").write_text('{"step": 7000.0, "startup": 200.0}')
   _, body = written(workdir)
   assert "\npython -m main --again\n" in body
@@ -108,7 +107,9 @@ def test_what_was_not_measured_is_said(workdir):
   assert "There are no intervals" not in body
   metrics = {"lfw/accuracy": 0.9, "lfw/tar@1e-5": None}
   one = dataclasses.replace(evaluation("lfw"), metrics=metrics, intervals={})
-  results.write_results(str(workdir), [one], {"step": 100})
+  results.write_results(
+    RunDirectory(str(workdir)).results, [one], {"step": 100}
+  )
   _, body = written(workdir)
   assert "There are no intervals" in body
   assert ["lfw/tar@1e-5", "not measured", ""] in rows_below(body, "lfw")
@@ -121,7 +122,9 @@ def test_groups_of_people(workdir):
     GroupResult("x|y", 7, 40, 1300, {"fmr@1e-1": 0.2}, {"fmr@1e-1": (0.1, 1)})
   ]
   one = dataclasses.replace(evaluation("lfw"), groups=groups)
-  results.write_results(str(workdir), [one], {"step": 100})
+  results.write_results(
+    RunDirectory(str(workdir)).results, [one], {"step": 100}
+  )
   _, body = written(workdir)
   assert "no test set has groups of people" not in body
   assert "| number | group x\\|y |" in body
@@ -132,16 +135,17 @@ def test_groups_of_people(workdir):
 
 def test_a_card_that_was_edited_stays(workdir, run):
   path = workdir / "model_card.md"
-  assert not model_card.is_edited(str(path))
+  directory = RunDirectory(str(workdir))
+  assert not model_card.is_edited(directory.model_card)
   written(workdir)
-  assert not model_card.is_edited(str(path))
+  assert not model_card.is_edited(directory.model_card)
   for change in ("mine", ""):
     text = path.read_text().replace("**[author]** name", change, 1)
     if not change:
       text = "all of it is mine\n"
     path.write_text(text)
     with pytest.raises(InputError, match="was edited"):
-      model_card.write(RunDirectory(str(workdir)))
+      model_card.write(directory, directory.model_card)
     assert path.read_text() == text
   done = run("jamsface_jax.model_card", workdir)
   assert_one_sentence(done, "model_card.md' was edited", "--output")
@@ -152,7 +156,7 @@ def test_a_card_that_was_edited_stays(workdir, run):
 
 
 def test_a_run_that_has_just_begun(tmp_path):
-  check_or_save(Settings(), RunDirectory(str(tmp_path)), save=True)
+  check_or_save(Settings(), RunDirectory(str(tmp_path)))
   head, body = written(tmp_path)
   assert "model-index" not in head
   assert "After 0 steps." in body and "Not evaluated" in body

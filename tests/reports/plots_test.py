@@ -15,6 +15,7 @@ from jamsface_jax.metrics.roc import RocLine, roc
 from jamsface_jax.metrics.score_counts import tally_pairs
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import figures, plots, png
+from jamsface_jax.storage.run_directory import PictureFolder, RunFile
 
 
 @pytest.fixture
@@ -23,9 +24,9 @@ def drawn(monkeypatch):
   axes = {}
   save = png.save
 
-  def keep(sheet, path):
-    save(sheet, path)
-    axes[pathlib.Path(path).name] = sheet.axes
+  def keep(sheet, file):
+    save(sheet, file)
+    axes[pathlib.Path(file.path).name] = sheet.axes
 
   monkeypatch.setattr(png, "save", keep)
   return axes
@@ -56,7 +57,7 @@ def test_training_panels_show_the_metrics(tmp_path, drawn):
   metrics["lfw/accuracy_std"] = metrics["lfw/auc"] = evaluated
   metrics["train/loss"][1][7] = np.nan
   path = tmp_path / "training.png"
-  plots.plot_training(str(path), metrics)
+  plots.plot_training(RunFile(str(path)), metrics)
   check_picture(path, 3 * 4.5 * 150)
   panels = drawn["training.png"]
   lines = [
@@ -105,7 +106,7 @@ def test_a_panel_for_every_kind_of_metric(tmp_path, drawn):
   ]
   metrics = {name: (np.array([1, 2]), np.array([0.5, 0.4])) for name in names}
   path = tmp_path / "training.png"
-  plots.plot_training(str(path), metrics)
+  plots.plot_training(RunFile(str(path)), metrics)
   check_picture(path, 3 * 4.5 * 150)
   panels = drawn["training.png"]
   shown = [line.get_label() for ax in panels for line in ax.get_lines()]
@@ -115,7 +116,7 @@ def test_a_panel_for_every_kind_of_metric(tmp_path, drawn):
 def test_a_log_without_training_is_refused(tmp_path):
   metrics = {"lfw/auc": (np.array([1]), np.array([0.5]))}
   with pytest.raises(InputError, match="none of the metrics"):
-    plots.plot_training(str(tmp_path / "training.png"), metrics)
+    plots.plot_training(RunFile(str(tmp_path / "training.png")), metrics)
 
 
 def make_pairs(seed, count, positives):
@@ -136,7 +137,7 @@ def test_roc_lines_are_tar_at_far(tmp_path, drawn):
   scores, same, many, *_ = make_pairs(1, 4000, 2)
   *_, few, _, _ = make_pairs(2, 40, 2)
   plots.plot_evaluations(
-    str(tmp_path),
+    PictureFolder(str(tmp_path)),
     [evaluated("a/many", tally=many)],
     {"few": RocLine.of(few.curve)},
   )
@@ -167,7 +168,9 @@ def test_roc_lines_are_tar_at_far(tmp_path, drawn):
 
 def test_ticks_say_what_they_stand_at(tmp_path, drawn):
   *_, tally, _, _ = make_pairs(1, 4000, 2)
-  plots.plot_evaluations(str(tmp_path), [evaluated("a", tally=tally)], {})
+  plots.plot_evaluations(
+    PictureFolder(str(tmp_path)), [evaluated("a", tally=tally)], {}
+  )
   (ax,) = drawn["roc.png"]
   texts = [one.get_text() for one in ax.get_xticklabels()]
   assert texts == ["0.001", "0.01", "0.1", "1"]
@@ -183,7 +186,9 @@ def test_more_roc_lines_than_colours_differ(tmp_path, drawn):
   line = RocLine(np.array([0.1, 1]), np.array([0.5, 1]), 0.5)
   *_, tally, _, _ = make_pairs(2, 40, 2)
   others = {str(i): line for i in range(23)}
-  plots.plot_evaluations(str(tmp_path), [evaluated("a", tally=tally)], others)
+  plots.plot_evaluations(
+    PictureFolder(str(tmp_path)), [evaluated("a", tally=tally)], others
+  )
   (ax,) = drawn["roc.png"]
   styles = {(one.get_color(), one.get_linestyle()) for one in ax.get_lines()}
   assert len(styles) == 24
@@ -193,7 +198,7 @@ def test_more_roc_lines_than_colours_differ(tmp_path, drawn):
 def test_histograms_count_each_kind(tmp_path, drawn, threshold):
   scores, same, tally, *_ = make_pairs(2, 900, 3)
   one = evaluated("a", tally=tally, threshold=threshold)
-  plots.plot_evaluations(str(tmp_path), [one], {})
+  plots.plot_evaluations(PictureFolder(str(tmp_path)), [one], {})
   check_picture(tmp_path / "scores_a.png", 6.4 * 150)
   (ax,) = drawn["scores_a.png"]
   negative, positive = ax.patches
@@ -216,7 +221,9 @@ def test_histograms_count_each_kind(tmp_path, drawn, threshold):
 
 def test_hardest_pairs_have_their_numbers(tmp_path, drawn):
   scores, same, tally, first, second = make_pairs(3, 900, 3)
-  plots.plot_evaluations(str(tmp_path), [evaluated("a", tally=tally)], {})
+  plots.plot_evaluations(
+    PictureFolder(str(tmp_path)), [evaluated("a", tally=tally)], {}
+  )
   check_picture(tmp_path / "hardest_a.png", 9.0 * 150)
   left, right = drawn["hardest_a.png"]
   order = np.argsort(scores)
@@ -244,7 +251,7 @@ def test_cmc_is_drawn_from_rank_1(tmp_path, drawn):
     gallery_size=3,
   )
   one = evaluated("lfw", searches={"all": found})
-  plots.plot_evaluations(str(tmp_path), [one], {})
+  plots.plot_evaluations(PictureFolder(str(tmp_path)), [one], {})
   assert [p.name for p in tmp_path.iterdir()] == ["cmc_lfw.png"]
   check_picture(tmp_path / "cmc_lfw.png", 6.4 * 150)
   (line,) = drawn["cmc_lfw.png"][0].get_lines()
@@ -260,7 +267,7 @@ def test_margins_against_class_size(tmp_path, drawn):
   angular = 0.5 - 0.05 * np.log(sizes)
   path = tmp_path / "margins.png"
   margins = {"angular": angular, "cosine": np.full(200, 0.2)}
-  plots.plot_margins(str(path), sizes, margins)
+  plots.plot_margins(RunFile(str(path)), sizes, margins)
   check_picture(path, 9.0 * 150)
   left, right = drawn["margins.png"]
   assert left.get_title(loc="left") == (
@@ -288,7 +295,7 @@ def test_margins_against_class_size(tmp_path, drawn):
 
 def test_classes_of_one_size_can_be_drawn(tmp_path, drawn):
   margins = {"angular": np.linspace(0, 0.4, 5)}
-  plots.plot_margins(str(tmp_path / "m.png"), np.full(5, 7), margins)
+  plots.plot_margins(RunFile(str(tmp_path / "m.png")), np.full(5, 7), margins)
   median, *_ = drawn["m.png"][0].get_lines()
   np.testing.assert_allclose(median.get_xydata(), [[7, 0.2]])
 
@@ -296,7 +303,9 @@ def test_classes_of_one_size_can_be_drawn(tmp_path, drawn):
 def test_drawing_leaves_no_global_state(tmp_path):
   before = dict(matplotlib.rcParams)
   *_, tally, _, _ = make_pairs(4, 40, 2)
-  plots.plot_evaluations(str(tmp_path), [evaluated("a", tally=tally)], {})
+  plots.plot_evaluations(
+    PictureFolder(str(tmp_path)), [evaluated("a", tally=tally)], {}
+  )
   assert dict(matplotlib.rcParams) == before
   code = (
     "import sys; import jamsface_jax.reports.plots;"

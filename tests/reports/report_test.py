@@ -27,11 +27,11 @@ from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile
 from jamsface_jax.reports import page as page_lib
-from jamsface_jax.run import goodput, starts
+from jamsface_jax.run import goodput, launches
 from jamsface_jax.settings.names import replaced, values
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
-from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 ROOT = pathlib.Path(__file__).parents[2]
 TITLES = (
@@ -81,10 +81,10 @@ def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
   """A work directory as a run leaves it."""
   changes = {"head.scale": 32.0} | settings  # As a recipe would.
   config = replaced(Settings(), changes)
-  check_or_save(config, RunDirectory(str(workdir)), save=True)
+  check_or_save(config, RunDirectory(str(workdir)))
   with monkeypatch.context() as patch:
     patch.setattr(sys, "orig_argv", ["python", "-m", "main", *command])
-    starts.note_start(str(workdir), FACTS)
+    launches.note_launch(RunDirectory(str(workdir)), FACTS)
   rng = np.random.default_rng(0)
   with open(workdir / "metrics.jsonl", "w", encoding="utf-8") as file:
     for step in range(1, 101):
@@ -109,8 +109,10 @@ def make_run(workdir, *, name="lfw", command=(), monkeypatch=None, **settings):
   profile = class_profile.describe(
     sizes, {"angular": margins, "cosine": margins / 2}
   )
-  class_profile.write(workdir / "classes.json", profile)
-  results.write_results(str(workdir), [evaluation(name)], {"step": 100})
+  class_profile.write(RunDirectory(str(workdir)).classes, profile)
+  results.write_results(
+    RunDirectory(str(workdir)).results, [evaluation(name)], {"step": 100}
+  )
   return workdir
 
 
@@ -125,7 +127,7 @@ def workdir(tmp_path, monkeypatch):
 
 def write_page(workdirs, output, **options):
   runs = [RunDirectory(str(one)) for one in workdirs]
-  page_lib.write(runs, str(output), **options)
+  page_lib.write(runs, RunFile(str(output)), **options)
 
 
 def written(*workdirs, **options):
@@ -317,7 +319,7 @@ def test_origin(workdir):
 
 def test_a_run_that_has_just_begun(tmp_path):
   workdir = tmp_path / "w"
-  check_or_save(Settings(), RunDirectory(str(workdir)), save=True)
+  check_or_save(Settings(), RunDirectory(str(workdir)))
   text, tree = written(workdir)
   assert not list(tree.iter("svg"))
   for title in TITLES[:7]:
@@ -329,7 +331,7 @@ def test_a_run_that_has_just_begun(tmp_path):
 
 def test_frozen_margins_are_said_to_be(workdir):
   profile = class_profile.describe(np.array([1, 2, 3]), {})
-  class_profile.write(workdir / "classes.json", profile)
+  class_profile.write(RunDirectory(str(workdir)).classes, profile)
   text, _ = written(workdir)
   assert "None is learned" in text
 
@@ -358,8 +360,10 @@ def test_several_runs_are_compared(tmp_path, monkeypatch):
 
 
 def test_results_of_evaluate_are_there_too(workdir):
+  run = RunDirectory(str(workdir))
+  run.evaluation.create()
   results.write_results(
-    str(workdir / "evaluation"), [evaluation("cfp_fp")], {"step": 100}
+    run.evaluation.results, [evaluation("cfp_fp")], {"step": 100}
   )
   _, tree = written(workdir)
   assert "ROC of cfp_fp (evaluate)" in captions(tree)
@@ -372,7 +376,9 @@ def test_groups_of_people_have_a_table(workdir):
     GroupResult(None, 9, 0, 5, {"accuracy": 1.0}, {"accuracy": (0.5, 1.0)}),
   ]
   one = dataclasses.replace(evaluation("lfw"), groups=groups)
-  results.write_results(str(workdir), [one], {"step": 100})
+  results.write_results(
+    RunDirectory(str(workdir)).results, [one], {"step": 100}
+  )
   _, tree = written(workdir)
   assert cells(
     tree,
@@ -397,7 +403,9 @@ def test_new_images_of_known_people_by_class_size(tmp_path, monkeypatch):
   for name in "ab":
     make_run(tmp_path / name, monkeypatch=monkeypatch)
     one = dataclasses.replace(known, facts={"by_class_size": table})
-    results.write_results(str(tmp_path / name), [one], {"step": 100})
+    results.write_results(
+      RunDirectory(str(tmp_path / name)).results, [one], {"step": 100}
+    )
   title = "Nearest class right for new images of new"
 
   def lines(*names):
@@ -417,7 +425,7 @@ def test_new_images_of_known_people_by_class_size(tmp_path, monkeypatch):
   }
   del table[0]["adjusted_accuracy"]  # Of a run before there was one.
   results.write_results(
-    str(tmp_path / "a"),
+    RunDirectory(str(tmp_path / "a")).results,
     [dataclasses.replace(known, facts={"by_class_size": table})],
     {"step": 100},
   )

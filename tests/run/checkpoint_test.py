@@ -22,13 +22,14 @@ from jamsface_jax.storage.manifest import (
   find_damage,
   write_manifest,
 )
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
 
 @pytest.fixture(scope="module")
 def finished(dataset, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run") / "w"
-  assert train(tiny_config(dataset), str(workdir)) == 0
+  assert train(tiny_config(dataset), RunDirectory(str(workdir))) == 0
   return workdir
 
 
@@ -91,7 +92,9 @@ def test_damage_is_named_and_the_sound_one_before_used(
   DAMAGES[damage](newest)
   damaged = contents(newest)
   assert damaged != whole  # It is damaged.
-  checkpoints = Checkpoints(str(run_copy), keep_last=3, keep_best="")
+  checkpoints = Checkpoints(
+    RunDirectory(str(run_copy)), keep_last=3, keep_best=""
+  )
   assert checkpoints.newest_sound() == 8
   checkpoints.close()
   warnings = capsys.readouterr().err
@@ -107,7 +110,7 @@ def test_run_with_a_damaged_checkpoint_ends_as_the_undisturbed(
 ):
   flip_bit(largest(run_copy / "checkpoints" / "12" / "head"))
   config = tiny_config(dataset)
-  assert train(config, str(run_copy)) == 0
+  assert train(config, RunDirectory(str(run_copy))) == 0
   assert_equal(read_state(config, run_copy), read_state(config, finished))
   assert timeless(read_lines(run_copy)) == timeless(read_lines(finished))
 
@@ -130,7 +133,7 @@ def test_several_damaged_checkpoints(run_copy, dataset, capsys):
     flip_bit(largest(run_copy / "checkpoints" / str(step)))
   # Of an earlier accident: it stays as it is.
   (run_copy / "checkpoints" / "12.damaged").mkdir()
-  assert train(tiny_config(dataset), str(run_copy)) == 0
+  assert train(tiny_config(dataset), RunDirectory(str(run_copy))) == 0
   assert "going on from step 4: 8 steps lost" in capsys.readouterr().err
   names = {path.name for path in (run_copy / "checkpoints").iterdir()}
   assert names == {*("4", "8", "12", "8.damaged", "12.damaged", "12.damaged.2")}
@@ -142,7 +145,7 @@ def test_clean_up_never_prefers_a_damaged_checkpoint(run_copy, dataset):
   for step in (8, 12):
     flip_bit(largest(run_copy / "checkpoints" / str(step)))
   config = tiny_config(dataset, **{"checkpoint.keep_last": 2})
-  assert train(config, str(run_copy)) == 0
+  assert train(config, RunDirectory(str(run_copy))) == 0
   directory = run_copy / "checkpoints"
   for step in ("8", "12"):
     assert find_damage(str(directory / step), ()) is None
@@ -154,7 +157,7 @@ def test_no_sound_checkpoint_is_refused(run_copy, dataset):
     flip_bit(largest(directory / step))
   before = contents(directory)
   with pytest.raises(RunError, match="none of the 3 .* step 12, .* backup"):
-    train(tiny_config(dataset), str(run_copy))
+    train(tiny_config(dataset), RunDirectory(str(run_copy)))
   assert contents(directory) == before
 
 
@@ -166,7 +169,7 @@ def test_interrupted_save_and_removal_are_swept_up(
   (directory / "4").rename(directory / "4.deleting")
   (directory / "notes.txt").write_text("of the user")
   config = tiny_config(dataset)
-  assert train(config, str(run_copy)) == 0
+  assert train(config, RunDirectory(str(run_copy))) == 0
   assert "save of checkpoint 12 had been" in capsys.readouterr().err
   assert {path.name for path in directory.iterdir()} == {
     *("8", "12", "notes.txt")
@@ -177,15 +180,14 @@ def test_interrupted_save_and_removal_are_swept_up(
 def test_reader_takes_the_newest_whose_backbone_is_sound(run_copy, capsys):
   directory = run_copy / "checkpoints"
   flip_bit(largest(directory / "12" / "backbone"))
-  reader = CheckpointReader(str(run_copy))
+  reader = CheckpointReader(RunDirectory(str(run_copy)))
   assert reader.choose(None) == 8
   assert "checkpoint 12 is damaged" in capsys.readouterr().err
   with pytest.raises(RunError, match="checkpoint 12 .*/backbone/.* other byte"):
     reader.restore_item(12, "backbone", {})
-  reader.close()
   # A damaged head is no matter to those who embed.
   flip_bit(largest(directory / "8" / "head"))
-  assert CheckpointReader(str(run_copy)).choose(None) == 8
+  assert CheckpointReader(RunDirectory(str(run_copy))).choose(None) == 8
   assert not (directory / "12.damaged").exists()  # A reader moves nothing.
 
 
@@ -224,7 +226,7 @@ def test_other_metadata_is_refused(run_copy, dataset, name, value):
   path.write_text(json.dumps(stored))
   write_manifest(str(directory))
   with pytest.raises(InputError, match="give the same data and set") as error:
-    train(tiny_config(dataset), str(run_copy))
+    train(tiny_config(dataset), RunDirectory(str(run_copy)))
   if name == "model":
     assert "model.width 0.25 and not 0.125" in str(error.value)
   else:
@@ -252,7 +254,9 @@ def test_best_checkpoint_is_known_after_a_restart(tmp_path):
     )
     + '{"step": 4, "x/auc": 1.0'  # Torn.
   )
-  checkpoints = Checkpoints(str(tmp_path), keep_last=1, keep_best="x/auc")
+  checkpoints = Checkpoints(
+    RunDirectory(str(tmp_path)), keep_last=1, keep_best="x/auc"
+  )
   for step in (1, 2, 3, 4):
     checkpoints.save(step, current, {})
   checkpoints.note_metrics(5, {"x/auc": 0.7})
@@ -350,7 +354,7 @@ def test_full_disk_stops_the_run(dataset, small_disk):
   assert done.returncode == 1, (done.stdout, done.stderr)
   line = sentence_of(done.stderr)
   assert "No space left on device" in line and "make room" in line
-  newest = CheckpointReader(str(workdir)).latest_step()
+  newest = CheckpointReader(RunDirectory(str(workdir))).latest_step()
   assert 4 <= newest < 24
   # Metrics may be what finds the disk full, while a checkpoint is written.
   if line.startswith("error: checkpoint"):
@@ -367,7 +371,9 @@ def test_full_disk_stops_the_run(dataset, small_disk):
 
 def test_state_comes_back_on_the_mesh_that_is_asked_for(tmp_path, mesh):
   current, _ = small_state()
-  checkpoints = Checkpoints(str(tmp_path), keep_last=1, keep_best="")
+  checkpoints = Checkpoints(
+    RunDirectory(str(tmp_path)), keep_last=1, keep_best=""
+  )
   checkpoints.save(3, current, {"a": [1, 2]})
   checkpoints.wait()
   shapes = state.state_shapes(

@@ -16,6 +16,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.run import fine_tune, state
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.settings.names import replaced
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.step_log import StepLog
 from jamsface_jax.training.train import train
 
@@ -24,7 +25,7 @@ from jamsface_jax.training.train import train
 def source(dataset, tmp_path_factory):
   """A finished run to take parts of."""
   workdir = tmp_path_factory.mktemp("run") / "source"
-  assert train(tiny_config(dataset), str(workdir)) == 0
+  assert train(tiny_config(dataset), RunDirectory(str(workdir))) == 0
   return workdir
 
 
@@ -126,9 +127,14 @@ def test_fine_tuned_run_resumes_exactly_without_the_flag(
   add = StepLog.add
   config = tiny_config(dataset, seed=3)
   whole, killed = tmp_path / "whole", tmp_path / "killed"
-  assert train(config, str(whole), fine_tune_from=str(source)) == 0
+  assert (
+    train(
+      config, RunDirectory(str(whole)), fine_tune_from=RunDirectory(str(source))
+    )
+    == 0
+  )
   # Killed before the first checkpoint and after one.
-  for stop, flag in ((2, str(source)), (6, None)):
+  for stop, flag in ((2, RunDirectory(str(source))), (6, None)):
 
     def kill(self, step, metrics, ids, stop=stop):
       if step == stop:
@@ -137,43 +143,56 @@ def test_fine_tuned_run_resumes_exactly_without_the_flag(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
       patch.setattr(StepLog, "add", kill)
-      train(config, str(killed), fine_tune_from=flag)
-  assert train(config, str(killed)) == 0
+      train(config, RunDirectory(str(killed)), fine_tune_from=flag)
+  assert train(config, RunDirectory(str(killed))) == 0
   assert_equal(read_state(config, killed), read_state(config, whole))
   assert timeless(read_lines(killed)) == timeless(read_lines(whole))
-  reader = CheckpointReader(str(killed))
+  reader = CheckpointReader(RunDirectory(str(killed)))
   assert reader.metadata(12)["fine_tuned_from"] == {
     "workdir": str(source),
     "step": 12,
     "keep": ["backbone"],
   }
   # The flag may stay, but not say something else.
-  assert train(config, str(killed), fine_tune_from=str(source)) == 0
+  assert (
+    train(
+      config,
+      RunDirectory(str(killed)),
+      fine_tune_from=RunDirectory(str(source)),
+    )
+    == 0
+  )
   with pytest.raises(InputError, match="began with backbone of"):
-    train(config, str(killed), fine_tune_from=str(whole))
+    train(
+      config, RunDirectory(str(killed)), fine_tune_from=RunDirectory(str(whole))
+    )
   with pytest.raises(InputError, match="began with backbone of"):
     train(
       config,
-      str(killed),
-      fine_tune_from=str(source),
+      RunDirectory(str(killed)),
+      fine_tune_from=RunDirectory(str(source)),
       fine_tune_keep="backbone,margins",
     )
   # The fine-tuned run is another one than that which begins afresh.
   afresh = tmp_path / "afresh"
-  assert train(config, str(afresh)) == 0
+  assert train(config, RunDirectory(str(afresh))) == 0
   assert timeless(read_lines(afresh))[0] != timeless(read_lines(whole))[0]
   with pytest.raises(InputError, match="began without --fine_tune_from"):
-    train(config, str(afresh), fine_tune_from=str(source))
+    train(
+      config,
+      RunDirectory(str(afresh)),
+      fine_tune_from=RunDirectory(str(source)),
+    )
 
 
 def test_step_is_remembered(source, tmp_path):
   """The other run may go on in the meantime."""
-  workdir = str(tmp_path)
+  run = RunDirectory(str(tmp_path))
   values = {"workdir": str(source), "step": 8, "keep": ["backbone"]}
-  (tmp_path / fine_tune.FINE_TUNE_FILE).write_text(json.dumps(values))
-  chosen = fine_tune.plan(workdir, str(source), "backbone", save=True)
+  (tmp_path / "fine_tune.json").write_text(json.dumps(values))
+  chosen = fine_tune.plan_fine_tune(run, RunDirectory(str(source)), "backbone")
   assert chosen.step == 8
-  assert fine_tune.plan(workdir, None, "backbone", save=True) == chosen
+  assert fine_tune.plan_fine_tune(run, None, "backbone") == chosen
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from tiny_runs import read_lines, tiny_config
 
 from jamsface_jax.run import goodput
 from jamsface_jax.run.goodput import KINDS, Goodput
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.step_log import StepLog
 from jamsface_jax.training.train import train
 
@@ -25,7 +26,7 @@ def clock(monkeypatch):
 
 
 def test_every_second_is_of_one_kind(tmp_path, clock):
-  spent = Goodput(str(tmp_path), save=True)
+  spent = Goodput(RunDirectory(str(tmp_path)))
   clock.now += 5  # Start-up.
   spent.run("step")
   clock.now += 10
@@ -50,7 +51,7 @@ def test_every_second_is_of_one_kind(tmp_path, clock):
 
 
 def test_steps_that_are_done_again_are_lost(tmp_path, clock):
-  first = Goodput(str(tmp_path), save=True)
+  first = Goodput(RunDirectory(str(tmp_path)))
   clock.now += 5
   first.run("step")
   clock.now += 10
@@ -60,7 +61,7 @@ def test_steps_that_are_done_again_are_lost(tmp_path, clock):
   clock.now += 6  # Killed after this.
   first.save()
 
-  second = Goodput(str(tmp_path), save=True)
+  second = Goodput(RunDirectory(str(tmp_path)))
   clock.now += 3
   second.resume(at_checkpoint)
   second.run("step")
@@ -77,14 +78,14 @@ def test_steps_that_are_done_again_are_lost(tmp_path, clock):
 
 def test_torn_record_is_no_obstacle(tmp_path, clock):
   (tmp_path / "goodput.json").write_text('{"step"')
-  spent = Goodput(str(tmp_path), save=True)
+  spent = Goodput(RunDirectory(str(tmp_path)))
   spent.resume({"step": 4.0, "startup": 2.0})
   clock.now += 1
   assert spent.now()["step"] == 4 and spent.now()["startup"] == 3
 
 
 def test_one_process_writes(tmp_path, clock):
-  Goodput(str(tmp_path), save=False).save()
+  Goodput(RunDirectory(str(tmp_path)).without_writing()).save()
   assert not (tmp_path / "goodput.json").exists()
 
 
@@ -103,10 +104,10 @@ def test_a_run_adds_up_over_its_starts(dataset, tmp_path, monkeypatch, capsys):
   workdir = tmp_path / "w"
   with monkeypatch.context() as patch, pytest.raises(Killed):
     patch.setattr(StepLog, "add", kill)
-    train(config, str(workdir))
+    train(config, RunDirectory(str(workdir)))
   killed = json.loads((workdir / "goodput.json").read_text())
   assert killed["lost"] == 0 and killed["step"] > 0
-  assert train(config, str(workdir)) == 0
+  assert train(config, RunDirectory(str(workdir))) == 0
   total = json.loads((workdir / "goodput.json").read_text())
   assert 0 < total["lost"] < killed["step"] + killed["data"]
   assert total["startup"] > killed["startup"] and total["evaluation"] > 0

@@ -5,6 +5,7 @@ import pytest
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.metrics_file import read_metrics
+from jamsface_jax.storage.run_directory import RunFile
 
 
 def test_read_metrics(tmp_path):
@@ -17,7 +18,7 @@ def test_read_metrics(tmp_path):
     '{"step": 20, "train/loss": 2.5, "lfw/accuracy": 0.5}\n'  # Resumed.
     '{"step": 40, "train/lo'
   )
-  metrics = read_metrics(path)
+  metrics = read_metrics(RunFile(str(path)))
   assert set(metrics) == {"train/loss", "lfw/accuracy", "lfw/tar@1e-4"}
   wanted = {
     "train/loss": ([10, 20, 30], [3.5, 2.5, np.nan]),
@@ -37,11 +38,11 @@ def test_broken_metrics_are_refused(tmp_path, line):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 1, "a": 2}\n' + line + "\n")
   with pytest.raises(InputError, match="metrics.jsonl:2: is not an object"):
-    read_metrics(path)
+    read_metrics(RunFile(str(path)))
   path.write_text('{"step": 1, "a": 2}\n' + line)  # Cut off.
-  assert list(read_metrics(path)) == ["a"]
+  assert list(read_metrics(RunFile(str(path)))) == ["a"]
 
 
 def test_missing_metrics_are_refused(tmp_path):
   with pytest.raises(InputError, match="No such file"):
-    read_metrics(tmp_path / "metrics.jsonl")
+    read_metrics(RunFile(str(tmp_path / "metrics.jsonl")))

@@ -5,11 +5,10 @@ import optax
 import pytest
 
 from jamsface_jax.head import parameters as head_lib
-from jamsface_jax.head.clipping import clip_factor
+from jamsface_jax.head.update import clip_factor
 from jamsface_jax.run import state
 from jamsface_jax.run.optimizer import (
   make_optimizers,
-  small_parameters,
 )
 from jamsface_jax.run.schedule import make_schedule, steps_of
 from jamsface_jax.settings.defaults import base_config, make_settings
@@ -88,12 +87,20 @@ def moved(config, slopes, factors=(1.0, 1.0)):
   groups = {
     "backbone": (p["backbone"], slopes["backbone"]),
     "weights": (p["head"]["weights"], slopes["head"]["weights"]),
-    "small": (small_parameters(p["head"]), small_parameters(slopes["head"])),
+    "small": (
+      head_lib.margins_and_scalars(p["head"]),
+      head_lib.margins_and_scalars(slopes["head"]),
+    ),
+  }
+  by_key = {
+    "backbone": optimizers.backbone,
+    "weights": optimizers.weights,
+    "small": optimizers.margins_and_scalars,
   }
   after = {}
   for name, (value, slope) in groups.items():
     for factor in factors:
-      updates, states[name] = getattr(optimizers, name).update(
+      updates, states[name] = by_key[name].update(
         jax.tree.map(lambda s, f=factor: f * s, slope), states[name], value
       )
       value = optax.apply_updates(value, updates)
@@ -233,8 +240,8 @@ def test_sigmoid_bounds_let_a_margin_leave_them():
     **{"head.margin_bounds": "sigmoid", "head.margin_rate": 1e4}
   )
   optimizers, p = optimizers_of(config), params()["head"]
-  small = small_parameters(p) | {head_lib.ANGULAR: jnp.zeros(4)}
+  small = head_lib.margins_and_scalars(p) | {head_lib.ANGULAR: jnp.zeros(4)}
   slopes = jax.tree.map(lambda x: jnp.full_like(x, -1.0), small)
-  state_of = optimizers.small.init(small)
-  moves, _ = optimizers.small.update(slopes, state_of, small)
+  state_of = optimizers.margins_and_scalars.init(small)
+  moves, _ = optimizers.margins_and_scalars.update(slopes, state_of, small)
   assert np.all(np.asarray(moves[head_lib.ANGULAR]) > 1e-6)

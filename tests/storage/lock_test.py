@@ -11,11 +11,12 @@ from conftest import assert_one_sentence
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage import lock
+from jamsface_jax.storage.run_directory import RunDirectory
 
 HOLDER = """
 import sys
-from jamsface_jax.storage import lock
-with lock.hold(sys.argv[1]):
+from jamsface_jax.storage.run_directory import RunDirectory
+with RunDirectory(sys.argv[1]).held():
   print("held", flush=True)
   sys.stdin.read()
 """
@@ -37,7 +38,7 @@ def holder(tmp_path):
 
 
 def test_second_process_is_refused(holder, tmp_path):
-  with pytest.raises(InputError) as error, lock.hold(str(tmp_path)):
+  with pytest.raises(InputError) as error, RunDirectory(str(tmp_path)).held():
     pass
   assert f"process {holder.pid} on host {socket.gethostname()}" in str(
     error.value
@@ -60,14 +61,14 @@ def test_lock_of_a_dead_process_does_not_block(holder, tmp_path, how):
   holder.wait()
   text = (tmp_path / "lock").read_text()
   assert f"process {holder.pid} " in text  # It is stale.
-  with lock.hold(str(tmp_path)):
+  with RunDirectory(str(tmp_path)).held():
     text = (tmp_path / "lock").read_text()
     assert text.startswith(f"process {os.getpid()} ")
 
 
 def test_lock_is_released(tmp_path):
   for _ in range(2):
-    with lock.hold(str(tmp_path / "new")):
+    with RunDirectory(str(tmp_path / "new")).held():
       pass
 
 
@@ -76,7 +77,7 @@ def test_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     raise OSError(95, "Operation not supported")
 
   monkeypatch.setattr(lock.fcntl, "flock", no_locks)
-  with lock.hold(str(tmp_path)):
+  with RunDirectory(str(tmp_path)).held():
     assert "has no locks" in capsys.readouterr().err
 
 
@@ -84,6 +85,6 @@ def test_directory_that_cannot_be_written_to(tmp_path):
   (tmp_path / "file").write_text("")
   with (
     pytest.raises(InputError, match="file/w' cannot be written to"),
-    lock.hold(str(tmp_path / "file" / "w")),
+    RunDirectory(str(tmp_path / "file" / "w")).held(),
   ):
     pass

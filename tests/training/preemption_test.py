@@ -17,6 +17,7 @@ from tiny_runs import (
 )
 
 from jamsface_jax.errors import EXIT_PREEMPTED
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.preemption import Preemption
 from jamsface_jax.training.train import train
 
@@ -88,17 +89,17 @@ def test_evaluation_at_the_step_of_a_preemption_is_done_later(
   }
   config = tiny_config(dataset, **changes)
   whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-  assert train(config, str(whole)) == 0
+  assert train(config, RunDirectory(str(whole))) == 0
   with monkeypatch.context() as patch:
     patch.setattr(Preemption, "requested", lambda self, step: step == stop)
-    assert train(config, str(stopped)) == EXIT_PREEMPTED
+    assert train(config, RunDirectory(str(stopped))) == EXIT_PREEMPTED
   evaluated = [x["step"] for x in read_lines(stopped) if "tiny/auc" in x]
   assert stop not in evaluated
-  assert train(config, str(stopped)) == 0
+  assert train(config, RunDirectory(str(stopped))) == 0
   want = without_speed(read_lines(whole))
   assert [x["step"] for x in want if "tiny/auc" in x] == [2, 4, 6, 8]
   assert without_speed(read_lines(stopped)) == want
   assert_equal(read_state(config, stopped, 8), read_state(config, whole, 8))
   # Nothing more is measured of a finished run.
-  assert train(config, str(stopped)) == 0
+  assert train(config, RunDirectory(str(stopped))) == 0
   assert without_speed(read_lines(stopped)) == want

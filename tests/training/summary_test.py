@@ -18,6 +18,7 @@ from jamsface_jax.head import memory
 from jamsface_jax.run import state
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training import summary
 
 
@@ -100,7 +101,7 @@ def test_the_rate_told_is_the_first_after_the_warm_up():
 def test_closing_names_what_to_type(tmp_path, capsys):
   workdir = str(tmp_path / "a run")
   os.makedirs(workdir)
-  summary.close(workdir, 7, [])
+  summary.close(RunDirectory(workdir), 7, [])
   text = capsys.readouterr().out
   assert text.startswith("finished 7 steps\n")
   assert f"report: {workdir}/report.html" in text

@@ -39,7 +39,7 @@ from jamsface_jax.training.train import train
 def finished(dataset, tmp_path_factory):
   """A run that was never stopped."""
   workdir = tmp_path_factory.mktemp("run") / "w"
-  assert train(tiny_config(dataset), str(workdir)) == 0
+  assert train(tiny_config(dataset), RunDirectory(str(workdir))) == 0
   return workdir
 
 
@@ -76,7 +76,7 @@ def test_a_run_leaves_what_it_promises(finished, dataset, capsys):
   assert sorted(os.listdir(finished / "checkpoints")) == ["12", "4", "8"]
   assert read_state(tiny_config(dataset), finished).step == 12
   # The same command again: nothing is trained, the result is said again.
-  assert train(tiny_config(dataset), str(finished)) == 0
+  assert train(tiny_config(dataset), RunDirectory(str(finished))) == 0
   assert "tiny: accuracy" in capsys.readouterr().out
   assert read_lines(finished) == lines
 
@@ -87,7 +87,7 @@ def test_profile_on_request(dataset, tmp_path):
   config = tiny_config(
     dataset, **{"profile_steps": "3:5", "schedule.length": 6.0}
   )
-  train(config, workdir)
+  train(config, RunDirectory(workdir))
   pattern = f"{workdir}/tensorboard/plugins/profile/*/*"
   files = {path.rpartition(".")[2]: path for path in glob.glob(pattern)}
   assert set(files) == {"pb", "gz"}
@@ -108,18 +108,17 @@ def test_the_report_is_written_at_each_evaluation_and_ends_no_run(
   written = page_lib.write
   steps = []
 
-  def write(workdirs, output):
-    with open(os.path.join(workdirs[0], "metrics.jsonl")) as file:
-      steps.append(json.loads(file.readlines()[-1])["step"])
+  def write(runs, output):
+    steps.append(json.loads(runs[0].metrics.read_lines()[-1])["step"])
     if len(steps) == 2:
       raise OSError(28, "No space left on device")
-    written(workdirs, output)
+    written(runs, output)
 
   monkeypatch.setattr(page_lib, "write", write)
   config = tiny_config(
     dataset, **{"evaluation.every": 2, "schedule.length": 6.0}
   )
-  assert train(config, str(tmp_path / "w")) == 0
+  assert train(config, RunDirectory(str(tmp_path / "w"))) == 0
   assert steps == [2, 4, 6]
   assert (
     "step 4: report.html was not written ([Errno 28] No space left on device);"
@@ -138,7 +137,7 @@ def test_it_learns(dataset, tmp_path):
       "checkpoint.every": 1000,
     },
   )
-  train(config, str(tmp_path / "w"))
+  train(config, RunDirectory(str(tmp_path / "w")))
   lines = read_lines(tmp_path / "w")
   assert lines[0]["train/cross_entropy"] > 5
   assert lines[-2]["train/cross_entropy"] < 2
@@ -161,7 +160,7 @@ def train_and_kill(config, workdir, monkeypatch, stop):
 
   with monkeypatch.context() as patch, pytest.raises(Killed):
     patch.setattr(StepLog, "add", kill)
-    train(config, str(workdir))
+    train(config, RunDirectory(str(workdir)))
 
 
 @pytest.mark.parametrize("stop", [1, 5, 11])
@@ -170,7 +169,7 @@ def test_resumed_run_equals_the_undisturbed(
 ):
   config = tiny_config(dataset)
   train_and_kill(config, tmp_path / "w", monkeypatch, stop)
-  assert train(config, str(tmp_path / "w")) == 0
+  assert train(config, RunDirectory(str(tmp_path / "w"))) == 0
   assert_equal(read_state(config, tmp_path / "w"), read_state(config, finished))
   assert without_speed(read_lines(tmp_path / "w")) == without_speed(
     read_lines(finished)
@@ -191,9 +190,9 @@ def test_adamw_on_a_sample_resumes_exactly(dataset, tmp_path, monkeypatch):
     },
   )
   whole, killed = tmp_path / "whole", tmp_path / "killed"
-  assert train(config, str(whole)) == 0
+  assert train(config, RunDirectory(str(whole))) == 0
   train_and_kill(config, killed, monkeypatch, stop=3)
-  assert train(config, str(killed)) == 0
+  assert train(config, RunDirectory(str(killed))) == 0
   got, want = read_state(config, killed, 6), read_state(config, whole, 6)
   assert_equal(got, want)
   moments = jax.tree.leaves(want.opt_state["head"]["weights"])
@@ -304,7 +303,7 @@ def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
     **{"optimizer.learning_rate": 1e30, "optimizer.clip_norm": 0.0},
   )
   with pytest.raises(RunError, match="the loss of step") as error:
-    train(config, str(tmp_path / "w"))
+    train(config, RunDirectory(str(tmp_path / "w")))
   (path,) = (tmp_path / "w").glob("not_finite_*.json")
   assert str(path) in str(error.value)
   report = json.loads(path.read_text())
@@ -325,7 +324,10 @@ def test_other_data_is_refused(image_folder, finished, dataset, tmp_path):
 
 def test_data_that_moved_is_the_same_data(finished, dataset, tmp_path):
   shutil.copytree(dataset, tmp_path / "moved")
-  assert train(tiny_config(str(tmp_path / "moved")), str(finished)) == 0
+  assert (
+    train(tiny_config(str(tmp_path / "moved")), RunDirectory(str(finished)))
+    == 0
+  )
 
 
 def test_best_checkpoint_is_kept(dataset, tmp_path):
@@ -338,7 +340,7 @@ def test_best_checkpoint_is_kept(dataset, tmp_path):
       "checkpoint.keep_best": "tiny/auc",
     },
   )
-  train(config, str(tmp_path / "w"))
+  train(config, RunDirectory(str(tmp_path / "w")))
   lines = [x for x in read_lines(tmp_path / "w") if "tiny/auc" in x]
   assert len(lines) == 6
   best = max(x["tiny/auc"] for x in lines)
@@ -348,7 +350,7 @@ def test_best_checkpoint_is_kept(dataset, tmp_path):
   for name in ("lfw/accuracy", "tiny/acuracy", "tiny/eer"):
     config = replaced(config, {"checkpoint.keep_best": name})
     with pytest.raises(InputError, match=f"{name}' is not .* tiny/auc"):
-      train(config, str(tmp_path / "v"))
+      train(config, RunDirectory(str(tmp_path / "v")))
 
 
 def test_restores_on_another_mesh(finished, dataset):
@@ -356,7 +358,9 @@ def test_restores_on_another_mesh(finished, dataset):
   want = read_state(config, finished)
   mesh = sharding.make_mesh(2)
   parts = state.make_parts(config, 12, 37)
-  checkpoints = Checkpoints(str(finished), keep_last=3, keep_best="")
+  checkpoints = Checkpoints(
+    RunDirectory(str(finished)), keep_last=3, keep_best=""
+  )
   got = checkpoints.restore(
     12, state.state_shapes(parts, config.data.image_size, mesh)
   )
@@ -368,13 +372,12 @@ def test_restores_on_another_mesh(finished, dataset):
 
 def test_reader_refuses_what_is_not_there(finished, tmp_path):
   with pytest.raises(InputError, match="no checkpoint"):
-    CheckpointReader(str(tmp_path))
-  reader = CheckpointReader(str(finished))
+    CheckpointReader(RunDirectory(str(tmp_path)))
+  reader = CheckpointReader(RunDirectory(str(finished)))
   with pytest.raises(InputError, match="of step 5: it has 4, 8, 12"):
     reader.choose(5)
   assert reader.choose(None) == 12 and reader.choose(8) == 8
   assert reader.metadata(12)["num_classes"] == 12
-  reader.close()
 
 
 def test_evaluate_command_repeats_the_run(run, finished, dataset, tmp_path):

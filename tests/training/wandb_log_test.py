@@ -11,6 +11,7 @@ import pytest
 from jamsface_jax.errors import InputError
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.wandb_log import WandbLog
 
 _TWO_STARTS = """
@@ -19,11 +20,13 @@ from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.training.metric_writer import MetricWriter
 from jamsface_jax.training.wandb_log import WandbLog
+from jamsface_jax.storage.run_directory import RunDirectory
+run = RunDirectory(sys.argv[1])
 config = replaced(
   Settings(), {"wandb.project": "faces", "wandb.entity": "team"}
 )
 for first in (0, 1):
-  writer = MetricWriter(sys.argv[1], first, WandbLog(config, sys.argv[1]))
+  writer = MetricWriter(run, first, WandbLog(config, run))
   for step in range(first + 1, first + 3):
     writer.write(step, {"train/loss": 1 / step, "x": float("nan")})
   writer.close()
@@ -138,7 +141,7 @@ def test_without_the_package_the_fix_is_named(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "wandb", None)
   config = replaced(Settings(), {"wandb.project": "faces"})
   with pytest.raises(InputError, match=r"pip install 'jamsface-jax\[wandb\]'"):
-    WandbLog(config, str(tmp_path))
+    WandbLog(config, RunDirectory(str(tmp_path)))
   assert not os.listdir(tmp_path)
 
 

@@ -20,6 +20,7 @@ from jamsface_jax.models import init_backbone
 from jamsface_jax.run.state import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import exporting, onnx_file
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
@@ -77,7 +78,7 @@ def make_workdir(directory, name, dtype="float32"):
   workdir = str(directory / f"w_{name}")
   import_weights(
     path,
-    workdir,
+    RunDirectory(workdir),
     model=None,
     embedding_size=None,
     image_size=None,
@@ -100,7 +101,11 @@ def pixels(count):
 
 def embed(workdir, images):
   embedder, variables, _ = embedder_lib.load(
-    workdir, step=None, batch_size=8, flip=False, mesh=sharding.make_mesh(-1)
+    RunDirectory(workdir),
+    step=None,
+    batch_size=8,
+    flip=False,
+    mesh=sharding.make_mesh(-1),
   )
   blocks = embedder.embed(
     variables, lambda rows: images[rows], len(images), threads=1
@@ -110,7 +115,11 @@ def embed(workdir, images):
 
 def export(workdir, format, output, input_dtype="uint8", step=None):
   exporting.export(
-    workdir, format, str(output), step=step, input_dtype=input_dtype
+    RunDirectory(str(workdir)),
+    format,
+    str(output),
+    step=step,
+    input_dtype=input_dtype,
   )
   return str(output)
 

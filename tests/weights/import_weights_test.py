@@ -37,7 +37,7 @@ from jamsface_jax.weights.weight_files import write_npz, write_safetensors
 def take(path, workdir, **settings):
   import_weights(
     str(path),
-    str(workdir),
+    RunDirectory(str(workdir)),
     **{"model": None, "embedding_size": None, "image_size": None}
     | {"color_order": None}
     | settings,
@@ -87,9 +87,8 @@ def test_the_work_directory_is_honest(tmp_path):
   workdir = take(path, tmp_path / "run")
   config = read_settings(RunDirectory(workdir))
   assert config.model.stages == (1, 2) and config.data.image_size == SIZE
-  reader = CheckpointReader(workdir)
+  reader = CheckpointReader(RunDirectory(workdir))
   metadata = reader.metadata(reader.choose(None))
-  reader.close()
   assert metadata["num_classes"] == metadata["num_images"] == 0
   assert metadata["data_fingerprint"] == "none: imported from w.npz"
   origin = metadata["origin"]
@@ -196,9 +195,8 @@ def test_onnx_as_published(tmp_path, published, capsys):
   np.testing.assert_allclose(
     embed(workdir, images), expected, atol=atol, rtol=1e-4
   )
-  reader = CheckpointReader(workdir)
+  reader = CheckpointReader(RunDirectory(workdir))
   assert reader.metadata(0)["origin"]["matched_by"] == "layers"
-  reader.close()
 
 
 @pytest.mark.slow

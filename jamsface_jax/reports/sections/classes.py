@@ -70,4 +70,4 @@ def data_section(runs: Sequence[RunRecord]) -> Html:
 
 
 def _fingerprint(run: RunRecord) -> str:
-  return run.last_start["data_fingerprint"] if run.last_start else ""
+  return run.last_launch["data_fingerprint"] if run.last_launch else ""

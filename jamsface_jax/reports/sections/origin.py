@@ -20,17 +20,17 @@ def origin_section(runs: Sequence[RunRecord]) -> Html:
   for run in runs:
     if len(runs) > 1:
       parts.append(element("h3", run.name))
-    parts.append(_starts(run, f" of {run.name}" if len(runs) > 1 else ""))
+    parts.append(_launches(run, f" of {run.name}" if len(runs) > 1 else ""))
   return joined(parts)
 
 
-def _starts(run: RunRecord, of_run: str) -> Html:
-  last = run.last_start
+def _launches(run: RunRecord, of_run: str) -> Html:
+  last = run.last_launch
   if not last:
     return sentence("Not known: the run is of a version that noted no starts.")
-  starts = [
+  launches = [
     [one["time"], f"{one['first']:,}", devices_text(one), one["command"]]
-    for one in run.starts
+    for one in run.launches
   ]
   return joined(
     [
@@ -46,7 +46,7 @@ def _starts(run: RunRecord, of_run: str) -> Html:
         table(
           f"Starts{of_run}",
           ["time", "from step", "devices", "command"],
-          starts,
+          launches,
         ),
       ),
     ]

@@ -38,8 +38,8 @@ def _headlines(run: RunRecord) -> dict[str, str]:
   if run.seconds and run.wall_time:
     found["wall time"] = _duration(run.wall_time)
     found["of it in steps"] = f"{run.seconds['step'] / run.wall_time:.1%}"
-  if run.last_start:
-    found["parameters of the backbone"] = f"{run.last_start['parameters']:,}"
+  if run.last_launch:
+    found["parameters of the backbone"] = f"{run.last_launch['parameters']:,}"
   if run.classes:
     found["identities"] = f"{run.classes['classes']:,}"
     found["images"] = f"{run.classes['images']:,}"

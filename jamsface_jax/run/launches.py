@@ -1,9 +1,7 @@
-"""How a run was started, each time: command, versions, devices."""
+"""The launches of a run: command, versions, devices, each time."""
 
 import datetime
-import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import shlex
@@ -13,43 +11,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.run.versions import versions
+from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.version import __version__
 
-STARTS_FILE = "starts.jsonl"
 
-_PACKAGES = (
-  "jax",
-  "jaxlib",
-  "flax",
-  "optax",
-  "orbax-checkpoint",
-  "grain",
-  "numpy",
-)
-
-
-def note_start(workdir: str, facts: Mapping[str, Any]) -> None:
-  """Appends a start to `W/starts.jsonl`.
+def note_launch(run: RunDirectory, facts: Mapping[str, Any]) -> None:
+  """Notes that this process launches the run, or goes on with it.
 
   Args:
-    workdir: of the run.
-    facts: JSON values about it.
+    run: directory of the run.
+    facts: JSON values about the launch.
   """
-  start = {
+  launch = {
     "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     "command": shlex.join(sys.orig_argv),
     "versions": {
       "jamsface_jax": __version__,
       "python": platform.python_version(),
-      **{name: importlib.metadata.version(name) for name in _PACKAGES},
+      **versions(),
     },
     "commit": commit(),
     "system": platform.platform(),
     **facts,
   }
-  path = os.path.join(workdir, STARTS_FILE)
-  with open(path, "a", encoding="utf-8") as file:
-    file.write(json.dumps(start) + "\n")
+  run.launches.append_line(json.dumps(launch))
 
 
 def commit() -> str | None:
@@ -64,7 +50,7 @@ def commit() -> str | None:
   try:
     # An installed package may lie in the repository of something else.
     for command in (
-      [*git, "ls-files", "--error-unmatch", "starts.py"],
+      [*git, "ls-files", "--error-unmatch", pathlib.Path(__file__).name],
       [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
     ):
       done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -73,25 +59,23 @@ def commit() -> str | None:
   return done.stdout.strip()
 
 
-def read_starts(workdir: str) -> list[dict[str, Any]]:
-  """Reads the starts of a run, in order; none of one that noted none.
+def read_launches(run: RunDirectory) -> list[dict[str, Any]]:
+  """Reads the launches of a run, in order; none of one that noted none.
 
   Raises:
     InputError: the file is damaged.
   """
-  path = os.path.join(workdir, STARTS_FILE)
-  if not os.path.exists(path):
+  if not run.launches.exists():
     return []
-  with open(path, encoding="utf-8") as file:
-    lines = file.readlines()
-  starts = []
-  for number, line in enumerate(lines, start=1):
+  launches = []
+  for number, line in enumerate(run.launches.read_lines(), start=1):
     try:
-      starts.append(dict(json.loads(line)))
+      launches.append(dict(json.loads(line)))
     except (ValueError, TypeError):
       if not line.endswith("\n"):  # Cut off while it was written.
         break
       raise InputError(
-        f"{path}:{number}: is not a start of a run; delete the line."
+        f"{run.launches.path}:{number}: is not a start of a run; delete the"
+        " line."
       ) from None
-  return starts
+  return launches

@@ -1,4 +1,4 @@
-"""Starts are noted one a line and read back."""
+"""Launches are noted one a line and read back."""
 
 import pathlib
 import shlex
@@ -8,32 +8,33 @@ import sys
 import pytest
 
 from jamsface_jax.errors import InputError
-from jamsface_jax.run import starts as starts_lib
-from jamsface_jax.run.starts import commit, note_start, read_starts
+from jamsface_jax.run import launches as launches_lib
+from jamsface_jax.run.launches import commit, note_launch, read_launches
+from jamsface_jax.storage.run_directory import RunDirectory
 
 
-def test_every_start_is_kept(tmp_path, monkeypatch):
+def test_every_launch_is_kept(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "x", "--a=b c"])
-  assert read_starts(str(tmp_path)) == []
-  note_start(str(tmp_path), {"first": 0})
-  note_start(str(tmp_path), {"first": 8})
-  starts = read_starts(str(tmp_path))
-  assert [one["first"] for one in starts] == [0, 8]
-  for one in starts:
+  assert read_launches(RunDirectory(str(tmp_path))) == []
+  note_launch(RunDirectory(str(tmp_path)), {"first": 0})
+  note_launch(RunDirectory(str(tmp_path)), {"first": 8})
+  found = read_launches(RunDirectory(str(tmp_path)))
+  assert [one["first"] for one in found] == [0, 8]
+  for one in found:
     assert shlex.split(one["command"]) == ["python", "-m", "x", "--a=b c"]
     assert one["versions"]["python"] == sys.version.split()[0]
     assert "jax" in one["versions"] and one["time"][:2] == "20"
 
 
 def test_a_line_cut_off_is_left_out_another_is_refused(tmp_path):
-  note_start(str(tmp_path), {"first": 0})
+  note_launch(RunDirectory(str(tmp_path)), {"first": 0})
   path = tmp_path / "starts.jsonl"
   whole = path.read_text()
   path.write_text(whole + '{"first": 8, "comm')
-  assert len(read_starts(str(tmp_path))) == 1
+  assert len(read_launches(RunDirectory(str(tmp_path)))) == 1
   path.write_text("7\n" + whole)
   with pytest.raises(InputError, match="starts.jsonl:1: is not a start"):
-    read_starts(str(tmp_path))
+    read_launches(RunDirectory(str(tmp_path)))
 
 
 def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch):
@@ -47,8 +48,8 @@ def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch):
 
   place = tmp_path / "package" / "starts.py"
   place.parent.mkdir()
-  place.write_bytes(pathlib.Path(starts_lib.__file__).read_bytes())
-  monkeypatch.setattr(starts_lib, "__file__", str(place))
+  place.write_bytes(pathlib.Path(launches_lib.__file__).read_bytes())
+  monkeypatch.setattr(launches_lib, "__file__", str(place))
   assert commit() is None  # No repository.
   git("init", "--quiet")
   git("commit", "--quiet", "--allow-empty", "--message=x")

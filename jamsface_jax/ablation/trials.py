@@ -1,8 +1,7 @@
-"""Runs of a comparison."""
+"""The runs of a comparison: which there are, and how they are run."""
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -12,26 +11,24 @@ import numpy as np
 
 from jamsface_jax.ablation.comparison import Comparison, Words
 from jamsface_jax.errors import EXIT_PREEMPTED, InputError
-from jamsface_jax.run.metrics_file import METRICS_FILE, read_metrics
+from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
-from jamsface_jax.storage.whole_file import written_whole
-from jamsface_jax.training.summary import SUMMARY_FILE
+from jamsface_jax.storage.run_directory import RunDirectory
 
-COMMAND_FILE = "ablation.json"  # In a work directory: what it runs.
 # Shown where margins are learned.
-_RANKS = ("train/margin_angular_rank", "train/margin_cosine_rank")
+MARGIN_RANKS = ("train/margin_angular_rank", "train/margin_cosine_rank")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """One cell of the comparison.
+class Trial:
+  """One run of a comparison.
 
   Attributes:
-    recipe: file of it, with ":VARIANT" if it is a variant.
-    row: name of the loss and its settings.
-    seed: of the run.
+    recipe: its file, with ":VARIANT" if it is a variant.
+    row: the name of the loss and its settings.
+    seed: the seed of the run.
     choice: number of the row's choice, None if it is not tuned.
-    workdir: its work directory.
+    directory: where the run lies.
     settings: flags of `jamsface_jax.main`.
   """
 
@@ -39,7 +36,7 @@ class Run:
   row: str
   seed: int
   choice: int | None
-  workdir: str
+  directory: RunDirectory
   settings: tuple[str, ...]
 
   def finished(self) -> bool:
@@ -48,32 +45,28 @@ class Run:
     Raises:
       InputError: the directory is of a run with other settings.
     """
-    path = os.path.join(self.workdir, COMMAND_FILE)
-    if os.path.exists(path):
-      with open(path, encoding="utf-8") as file:
-        theirs = json.load(file)
+    noted = self.directory.ablation
+    if noted.exists():
+      theirs = noted.read_json()
       if theirs != list(self.settings):
         raise InputError(
-          f"{self.workdir!r} holds a run of {' '.join(theirs)} and not of"
-          f" {' '.join(self.settings)}: give the row another name or choose"
+          f"{self.directory.path!r} holds a run of {' '.join(theirs)} and not"
+          f" of {' '.join(self.settings)}: give the row another name or choose"
           " another --output."
         )
-    return os.path.exists(os.path.join(self.workdir, SUMMARY_FILE))
+    return self.directory.summary.exists()
 
-  def go(self, cores: Sequence[int]) -> str | None:
+  def run(self, cores: Sequence[int]) -> str | None:
     """Runs it on some cores; returns what went wrong, or None.
 
     Raises:
       KeyboardInterrupt: it was told to stop.
     """
-    os.makedirs(self.workdir, exist_ok=True)
-    with written_whole(os.path.join(self.workdir, COMMAND_FILE)) as file:
-      json.dump(list(self.settings), file)
+    self.directory.create()
+    self.directory.ablation.write_json(list(self.settings))
+    command = [sys.executable, "-m", "jamsface_jax.main", *self.settings]
     process = subprocess.Popen(
-      [
-        *(sys.executable, "-m", "jamsface_jax.main"),
-        *(*self.settings, f"--workdir={self.workdir}"),
-      ],
+      [*command, f"--workdir={self.directory.path}"],
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
       text=True,
@@ -88,29 +81,29 @@ class Run:
     return None
 
   def read(self, metrics: Sequence[str]) -> dict[str, float]:
-    """Its last values of some metrics.
+    """Its last values of some metrics, and of `MARGIN_RANKS` if it has them.
 
     Raises:
       InputError: there is no such metric.
     """
-    found = read_metrics(os.path.join(self.workdir, METRICS_FILE))
+    found = read_metrics(self.directory.metrics)
     last = {name: float(values[-1]) for name, (_, values) in found.items()}
     missing = [name for name in metrics if np.isnan(last.get(name, np.nan))]
     if missing:
       known = [n for n in last if not n.startswith("goodput/")]
       raise InputError(
-        f"metrics: {self.workdir!r} has no {missing[0]!r}: use some of"
+        f"metrics: {self.directory.path!r} has no {missing[0]!r}: use some of"
         f" {', '.join(sorted(known))}."
       )
     # There is no rank among margins that are all the same.
-    ranked = [name for name in _RANKS if not np.isnan(last.get(name, np.nan))]
+    ranked = [n for n in MARGIN_RANKS if not np.isnan(last.get(n, np.nan))]
     return {name: last[name] for name in (*metrics, *ranked)}
 
 
-def plan(
+def plan_trials(
   comparison: Comparison, output: str, chosen: dict[tuple[str, str], int]
-) -> list[Run]:
-  """All runs of a comparison, seeds last, so that tables fill evenly.
+) -> list[Trial]:
+  """All runs that are compared, seeds last, so that tables fill evenly.
 
   Args:
     comparison: what is compared.
@@ -118,20 +111,30 @@ def plan(
     chosen: number of the choice by recipe and row, where rows were tuned.
   """
   return [
-    _run(comparison, output, recipe, row, seed, chosen.get((recipe, row)), ())
+    _trial(
+      comparison, output, recipe, row, seed, choice=chosen.get((recipe, row))
+    )
     for seed in comparison.seeds
     for recipe in comparison.recipes
     for row in comparison.rows
   ]
 
 
-def plan_tuning(comparison: Comparison, output: str) -> list[Run]:
+def plan_tuning(comparison: Comparison, output: str) -> list[Trial]:
   """All runs that rows are tuned by; none if they are not."""
   tuning = comparison.tuning
-  if tuning is None:
+  if not tuning:
     return []
   return [
-    _run(comparison, output, recipe, row, seed, choice, tuning.settings)
+    _trial(
+      comparison,
+      output,
+      recipe,
+      row,
+      seed,
+      choice=choice,
+      further=tuning.settings,
+    )
     for seed in tuning.seeds
     for recipe in comparison.tuned_recipes
     for choice in range(len(tuning.factors))
@@ -139,30 +142,51 @@ def plan_tuning(comparison: Comparison, output: str) -> list[Run]:
   ]
 
 
-def _run(
+def run_missing(
+  trials: Sequence[Trial], metrics: Sequence[str], jobs: int
+) -> tuple[dict[Trial, dict[str, float]], dict[Trial, str]]:
+  """Runs what is not finished yet.
+
+  Args:
+    trials: all that there are.
+    metrics: what to read of them.
+    jobs: runs at a time; each gets its share of the cores.
+
+  Returns:
+    The metrics of what is finished, and why others failed.
+  """
+  missing = [trial for trial in trials if not trial.finished()]
+  failed = _run_all(missing, jobs, total=len(trials))
+  done = [trial for trial in trials if trial.finished()]
+  return {trial: trial.read(metrics) for trial in done}, failed
+
+
+def _trial(
   comparison: Comparison,
   output: str,
   recipe: str,
   row: str,
   seed: int,
+  *,
   choice: int | None,
-  further: Words,
-) -> Run:
-  """One run: its settings, and a directory that says what it is."""
+  further: Words = (),
+) -> Trial:
   variant, *settings = comparison.rows[row]
   file, _, words = recipe.partition(":")
   name = os.path.splitext(os.path.basename(file))[0]
   place = [output, f"{name}-{words}" if words else name, row]
-  if comparison.tuning and choice is not None:
+  if choice is not None and comparison.tuning:
     settings += comparison.tuning.choices[row][choice]
     place.append(f"choice{choice}")
   settings += [*further, f"seed={seed}"]
-  return Run(
+  # With the same settings, a run that chooses is one that is compared too.
+  place.append(f"tuningseed{seed}" if further else f"seed{seed}")
+  return Trial(
     recipe=recipe,
     row=row,
     seed=seed,
     choice=choice,
-    workdir=os.path.join(*place, ("tuning" if further else "") + f"seed{seed}"),
+    directory=RunDirectory(os.path.join(*place)),
     settings=(
       f"--config={recipe}{',' if words else ':'}{variant}",
       *(f"--config.{setting}" for setting in settings),
@@ -170,31 +194,33 @@ def _run(
   )
 
 
-def run_all(runs: Sequence[Run], jobs: int, *, total: int) -> dict[Run, str]:
+def _run_all(
+  trials: Sequence[Trial], jobs: int, *, total: int
+) -> dict[Trial, str]:
   """Runs so many at a time; returns those that failed, with why."""
   cores = list(range(os.cpu_count() or 1))
   if hasattr(os, "sched_getaffinity"):
     cores = sorted(os.sched_getaffinity(0))
   free = [cores[k::jobs] or cores for k in range(jobs)]
   failed = {}
-  progress = Progress(total, total - len(runs), quiet=False)
+  progress = Progress(total, total - len(trials), quiet=False)
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
 
-    def go(run):
+    def run_on_free_cores(trial: Trial) -> str | None:
       share = free.pop()
       try:
-        return run.go(share)
+        return trial.run(share)
       finally:
         free.append(share)
 
-    waiting = {pool.submit(go, run): run for run in runs}
+    waiting = {pool.submit(run_on_free_cores, trial): trial for trial in trials}
     try:
       for future in concurrent.futures.as_completed(waiting):
         why = future.result()
-        run = waiting[future]
+        trial = waiting[future]
         if why:
-          failed[run] = why
-          progress.note(f"{run.workdir}: {why}")
+          failed[trial] = why
+          progress.note(f"{trial.directory.path}: {why}")
         progress.step()
     except KeyboardInterrupt:
       pool.shutdown(cancel_futures=True)

@@ -1,0 +1,685 @@
+"""The margin softmax over classes split across devices, and its first walk.
+
+    CE_i = -log( exp(s phi_i) / (exp(s phi_i) + sum_{j != y} exp(s cos t_ij)) )
+
+where phi_i, and what little else differs between the losses of the field, is
+for `losses` to say.
+
+No [B, C] array is needed. `loss` walks the classes once, in chunks, and keeps
+for every example a running log-sum-exp and the running sum of exp(s cos) w_j;
+when the walk ends, that sum is the gradient of the embeddings (the online
+softmax of https://arxiv.org/abs/2205.14135, section 3.1, with class weights in
+the place of values). The gradient of the weights needs the normaliser of every
+example and so a second walk, see `update`. That makes four matrix products of
+2 B C D operations, two in each walk: the logits twice, but for those that
+`head.keep_bytes` has room for.
+
+Shapes: B examples of the global batch, D embedding size, C padded classes, N
+real classes, K sub-centers of a class. Inside of `shard_map`: b examples of a
+device, `_rk` the weight rows that it walks, `_nk` those of a chunk.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Float32, Int, Key
+
+from jamsface_jax.devices.sharding import BATCH, CLASSES, REPLICATED
+from jamsface_jax.head.chunks import (
+  Chunk,
+  count_chunks,
+  count_kept,
+  take_classes,
+  take_offsets,
+  walk,
+)
+from jamsface_jax.head.class_sampling import Sample
+from jamsface_jax.head.layout import COSINES, EXAMPLES, spec_of, varying
+from jamsface_jax.head.logits import (
+  MASKED,
+  Examples,
+  Logits,
+  make_logits,
+  one_hot_of_largest,
+  product,
+  product_unless_below,
+  unit,
+  unit_and_length,
+)
+from jamsface_jax.head.losses import LossInputs, LossState
+from jamsface_jax.head.parameters import (
+  ANGULAR,
+  BIAS,
+  CLASS_SIZES,
+  COSINE,
+  LOG_SCALE,
+  WEIGHTS,
+  Head,
+  HeadParams,
+  logit_offsets,
+  margins_and_scalars,
+)
+
+
+class RestGradients(NamedTuple):
+  """What the second walk asks of the normaliser, split over `data`.
+
+  Attributes:
+    rest: log-sum-exp over the other classes, float32 [B]; the bias if the loss
+      counts them one by one.
+    rest_gradient: derivative of the loss in it (in their sum), float32 [B].
+    true_gradient: derivative of the loss in the true cosine, float32 [B].
+  """
+
+  rest: jax.Array
+  rest_gradient: jax.Array
+  true_gradient: jax.Array
+
+
+class Residuals(NamedTuple):
+  """What the gradient of the weights needs of the first walk.
+
+  Attributes:
+    examples: as the first walk had them.
+    gradients: derivatives of the loss by example.
+    loss_state: what the loss remembered when it was computed.
+    kept: cosines of the first classes of each shard with all examples, so that
+      the second walk need not multiply them again; None if none are kept.
+  """
+
+  examples: Examples
+  gradients: RestGradients
+  loss_state: LossState
+  kept: jax.Array | None
+
+
+# How the parts of `Residuals` lie on the mesh, for `shard_map`.
+RESIDUAL_SPECS = {
+  "examples": EXAMPLES,
+  "gradients": EXAMPLES,
+  "loss_state": REPLICATED,
+  "kept": COSINES,
+}
+
+
+class LossResult(NamedTuple):
+  """The loss of a batch, and all gradients of its mean but one.
+
+  Attributes:
+    cross_entropy: of every example, float32 [B] (nats), split over `data`; with
+      what the loss adds to it.
+    correct: whether the true class has the largest cosine of the classes
+      walked, margins apart; bool [B], split over `data`.
+    true_cosine: to the true class, float32 [B], split over `data`.
+    hardest_cosine: the largest to another of the classes walked, likewise.
+    embedding_gradient: as the embeddings, sharding BATCH.
+    margins_and_scalars_gradient: of each parameter of the head but its weights,
+      by name.
+    loss_state: what the loss remembers after this batch, float32 scalars.
+    residuals: for `weight_gradient` or `update_weights`.
+    skipped: share of blocks whose gradient product was skipped, scalar.
+  """
+
+  cross_entropy: jax.Array
+  correct: jax.Array
+  true_cosine: jax.Array
+  hardest_cosine: jax.Array
+  embedding_gradient: jax.Array
+  margins_and_scalars_gradient: dict[str, jax.Array]
+  loss_state: LossState
+  residuals: Residuals
+  skipped: jax.Array
+
+
+def loss(
+  params: HeadParams,
+  embeddings: Float[Array, "b d"],
+  labels: Int[Array, " b"],
+  *,
+  head: Head,
+  mesh: Mesh,
+  loss_state: LossState,
+  key: Key[Array, ""],
+  sample: Sample | None = None,
+) -> LossResult:
+  """Margin softmax cross-entropy, and the gradients of its mean.
+
+  Args:
+    params: as `head.init` returns, sharded by class.
+    embeddings: float [B, D], any length, sharding BATCH.
+    labels: int [B] in [0, N), sharding BATCH.
+    head: what is fixed about the head.
+    mesh: the (data, model) mesh.
+    loss_state: what the loss remembers: `head.loss.start` as float32 scalars,
+      or an earlier result's.
+    key: for the noise of losses that draw.
+    sample: the classes to walk, all positives among them; None: all.
+  """
+  (unit_bd, length_b), pull_back_unit = jax.vjp(
+    lambda x_bd: unit_and_length(x_bd.astype(jnp.float32)), embeddings
+  )
+  noise_b = jnp.zeros(len(labels))
+  if head.loss.draws:
+    noise_b = jax.random.normal(key, (len(labels),))
+  batch = lax.with_sharding_constraint(
+    _Batch(unit_bd, labels, length_b, noise_b), NamedSharding(mesh, EXAMPLES)
+  )
+  specs = {name: spec_of(value) for name, value in params.items()}
+  of_examples, of_embeddings, of_params, of_batch, residuals = jax.shard_map(
+    partial(_local_loss, head=head),
+    mesh=mesh,
+    in_specs=(specs, CLASSES, EXAMPLES, REPLICATED),
+    out_specs=(
+      EXAMPLES,
+      (BATCH, EXAMPLES),
+      margins_and_scalars(specs),
+      REPLICATED,
+      RESIDUAL_SPECS,
+    ),
+  )(params, sample, batch, loss_state)
+  cross_entropy, correct, true_cosine, hardest_cosine = of_examples
+  loss_state, skipped = of_batch
+  return LossResult(
+    cross_entropy=cross_entropy,
+    correct=correct,
+    true_cosine=true_cosine,
+    hardest_cosine=hardest_cosine,
+    embedding_gradient=pull_back_unit(of_embeddings)[0],
+    margins_and_scalars_gradient=of_params,
+    loss_state=loss_state,
+    residuals=Residuals(**residuals),
+    skipped=skipped,
+  )
+
+
+class _Batch(NamedTuple):
+  """What the head is given of each example, split over `data`.
+
+  Attributes:
+    unit_bd: embeddings scaled to length 1.
+    label_b: their classes.
+    length_b: the lengths that embeddings had.
+    noise_b: standard normal numbers, or zeros.
+  """
+
+  unit_bd: jax.Array
+  label_b: jax.Array
+  length_b: jax.Array
+  noise_b: jax.Array
+
+
+def _local_loss(
+  params: HeadParams,
+  sample: Sample | None,
+  batch: _Batch,
+  loss_state: LossState,
+  *,
+  head: Head,
+) -> tuple[
+  tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+  tuple[jax.Array, jax.Array],
+  dict[str, jax.Array],
+  tuple[LossState, jax.Array],
+  dict[str, Any],
+]:
+  """One device's part: examples of its `data` row, classes of its shard.
+
+  Returns:
+    What `loss` makes its result of, in groups that lie alike on the mesh: of
+    examples; gradients of unit embeddings and of lengths; those of margins and
+    scalars; of the batch; residuals by name.
+  """
+  # What the loss sees, and what multiplies its cosines.
+  true = _find_true_classes(params, batch, head)
+  inputs, whole_batch = _observe(true, batch, loss_state, head)
+  scale, bias = _scale_and_bias(params, head)
+  examples = _scaled_examples(batch, inputs, scale, head)
+
+  # The walk, and the loss that it ends with.
+  sums = _walk_forward(params, sample, examples, inputs.state, bias, head)
+  others = _sum_over_shards(sums, bias, head)
+  variables = _Variables(
+    cosine_b=inputs.cosine,
+    rest_b=others.rest_b,
+    angular_b=inputs.angular,
+    cosine_margin_b=inputs.cosine_margin,
+    length_b=inputs.length,
+    scale=scale,
+    bias=bias,
+  )
+  gradient, loss_b = jax.grad(_mean_loss, has_aux=True)(
+    variables, inputs, true.offset_b, others, head
+  )
+
+  # From derivatives by example to gradients.
+  unit_gradient_bd = _unit_gradient(
+    gradient, sums, others, examples, true, head
+  )
+  of_params = _margins_and_scalars_gradient(params, gradient, true, scale)
+  new_state = inputs.state
+  if whole_batch is not None:
+    new_state = head.loss.update_after(
+      whole_batch._replace(state=inputs.state), _of_whole_batch(others.rest_b)
+    )
+  residuals = Residuals(
+    examples,
+    RestGradients(others.counted_from_b, gradient.rest_b, gradient.cosine_b),
+    inputs.state,
+    sums.kept,
+  )
+  return (
+    (
+      loss_b,
+      examples.scale * inputs.cosine > others.best_b,
+      inputs.cosine,
+      others.best_b / examples.scale,
+    ),
+    (
+      lax.psum_scatter(unit_gradient_bd, "model", tiled=True),
+      gradient.length_b,
+    ),
+    of_params,
+    (new_state, lax.pmean(sums.skipped, ("data", "model"))),
+    residuals._asdict(),
+  )
+
+
+class _TrueClasses(NamedTuple):
+  """The true class of each example.
+
+  Attributes:
+    row_b: which class of this shard it is; 0 if it is of another.
+    is_mine_b: whether it is of this shard.
+    weight_bd: its nearest sub-center as the loss takes it, if it is mine.
+    cosine_b: cosine to it, in float32 from its own weights.
+    angular_b: its margin a.
+    cosine_margin_b: its margin c.
+    offset_b: what is added to its logit; 0.0 if nothing is.
+  """
+
+  row_b: jax.Array
+  is_mine_b: jax.Array
+  weight_bd: jax.Array
+  cosine_b: jax.Array
+  angular_b: jax.Array
+  cosine_margin_b: jax.Array
+  offset_b: jax.Array | float
+
+
+def _find_true_classes(
+  params: HeadParams, batch: _Batch, head: Head
+) -> _TrueClasses:
+  """Takes the true classes from the shard that has them to all."""
+  classes = len(params[ANGULAR])
+  row_b = batch.label_b - lax.axis_index("model") * classes
+  is_mine_b = (row_b >= 0) & (row_b < classes)
+  row_b = jnp.where(is_mine_b, row_b, 0)
+  weight_bkd = params[WEIGHTS].reshape(classes, head.sub_centers, -1)[row_b]
+  if head.loss.unit_weights:
+    weight_bkd = unit(weight_bkd)
+  cosine_bk = jnp.sum(batch.unit_bd[:, None] * weight_bkd, axis=2)
+  nearest_bk = one_hot_of_largest(cosine_bk, axis=1)
+  weight_bd = jnp.sum(weight_bkd * nearest_bk[..., None], axis=1)
+  offset_c = logit_offsets(params, head)
+  terms = [params[ANGULAR][row_b], params[COSINE][row_b]]
+  terms += [] if offset_c is None else [offset_c[row_b]]
+  terms = jnp.stack([cosine_bk.max(axis=1), *terms])
+  cosine_b, angular_b, cosine_margin_b, *offset_b = lax.psum(
+    jnp.where(is_mine_b, terms, 0), "model"
+  )
+  return _TrueClasses(
+    row_b=row_b,
+    is_mine_b=is_mine_b,
+    weight_bd=weight_bd,
+    cosine_b=cosine_b,
+    angular_b=angular_b,
+    cosine_margin_b=cosine_margin_b,
+    offset_b=offset_b[0] if offset_b else 0.0,
+  )
+
+
+def _observe(
+  true: _TrueClasses, batch: _Batch, loss_state: LossState, head: Head
+) -> tuple[LossInputs, LossInputs | None]:
+  """Shows the loss its examples.
+
+  Returns:
+    Its inputs for this device's examples, with what it remembers now; and those
+    of the whole batch with what it remembered, None if it remembers nothing.
+  """
+  inputs = LossInputs(
+    cosine=true.cosine_b,
+    angular=true.angular_b,
+    cosine_margin=true.cosine_margin_b,
+    length=batch.length_b,
+    noise=batch.noise_b,
+    state=loss_state,
+  )
+  if not head.loss.remembers:
+    return inputs, None
+  whole_batch = LossInputs(*map(_of_whole_batch, inputs[:-1]), loss_state)
+  loss_state = head.loss.update_before(whole_batch)
+  return inputs._replace(state=loss_state), whole_batch
+
+
+def _scale_and_bias(
+  params: HeadParams, head: Head
+) -> tuple[jax.Array, jax.Array]:
+  """The head's scale, and its bias (0 if the loss has none), scalars."""
+  scale = jnp.float32(head.scale)
+  if LOG_SCALE in params:
+    scale = jnp.exp(params[LOG_SCALE])
+  return scale, params.get(BIAS, jnp.float32(0.0))
+
+
+def _scaled_examples(
+  batch: _Batch, inputs: LossInputs, scale: jax.Array, head: Head
+) -> Examples:
+  """The examples, with what the loss makes of each before the walk."""
+  threshold_b = None
+  scale_b = head.loss.scale(inputs, scale)
+  if head.loss.reweights_others:
+    threshold_b = head.loss.threshold(inputs)
+  return Examples(batch.unit_bd, batch.label_b, scale_b, threshold_b)
+
+
+def _of_whole_batch(values_b: Float32[Array, " b"]) -> Float32[Array, " batch"]:
+  """The values of the whole batch, on every device."""
+  size = len(values_b) * lax.axis_size("data")
+  start = lax.axis_index("data") * len(values_b)
+  mine = lax.dynamic_update_slice_in_dim(
+    varying(jnp.zeros(size), "data"), values_b, start, 0
+  )
+  return lax.psum(mine, "data")
+
+
+class _Sums(NamedTuple):
+  """What the first walk has summed of this shard's classes but the true ones.
+
+  Attributes:
+    best_b: largest logit before classes are reweighted or weighed.
+    top_b: largest logit; the bias if classes count one by one.
+    sum_b: log-sum-exp = top + log(sum); if classes count one by one, the sum of
+      log(1 + exp(l - bias)).
+    weighted_bd: sum of exp(l - top) u, u the gradient of the cosine in x.
+    cosine_sum_b: sum of exp(l - top) cos; None if no scale has a gradient.
+    share_sum_b: sum of exp(l - top) / (1 + exp(l - top)); None if not one by
+      one.
+    kept: cosines to keep, or None.
+    skipped: number of blocks that were skipped; in the end their share.
+  """
+
+  best_b: jax.Array
+  top_b: jax.Array
+  sum_b: jax.Array
+  weighted_bd: jax.Array
+  cosine_sum_b: jax.Array | None
+  share_sum_b: jax.Array | None
+  kept: jax.Array | None
+  skipped: jax.Array
+
+
+def _walk_forward(
+  params: HeadParams,
+  sample: Sample | None,
+  examples: Examples,
+  loss_state: LossState,
+  bias: jax.Array,
+  head: Head,
+) -> _Sums:
+  """Sums over this shard's classes but the true ones."""
+  w_rk, offset_r = params[WEIGHTS], logit_offsets(params, head)
+  if sample is not None:
+    w_rk = take_classes(w_rk, sample.rows, head)
+    offset_r = take_offsets(offset_r, sample)
+
+  def step(chunk: Chunk, sums: _Sums) -> _Sums:
+    w_nk = chunk.cut(w_rk)
+    classes = chunk.classes(sample, offset_r, head)
+    logits = make_logits(examples, loss_state, w_nk, classes, head)
+    sums = _add_chunk(sums, logits, w_nk, examples, head)
+    if chunk.is_kept and sums.kept is not None:
+      sums = sums._replace(kept=chunk.keep(sums.kept, logits.cosine_kb))
+    return sums
+
+  chunks, size = count_chunks(len(w_rk) // head.sub_centers, head)
+  start = _nothing_summed(chunks, size, examples, bias, head)
+  sums = walk(len(w_rk), len(examples.labels), head, step, start)
+  return sums._replace(skipped=sums.skipped / chunks)
+
+
+def _nothing_summed(
+  chunks: int, size: int, examples: Examples, bias: jax.Array, head: Head
+) -> _Sums:
+  """The sums before the first chunk."""
+  count = len(examples.labels)
+  zeros_b, kept = jnp.zeros(count), None
+  if head.keep_bytes:
+    kept = count_kept(chunks, size, count, head)
+    kept = jnp.zeros((kept * size * head.sub_centers, count))
+  scale_has_gradient = head.learn_scale or head.loss.scale_has_gradient
+  sums = varying(
+    _Sums(
+      best_b=zeros_b + MASKED,
+      top_b=zeros_b,
+      sum_b=zeros_b,
+      weighted_bd=jnp.zeros(examples.embeddings.shape),
+      cosine_sum_b=zeros_b if scale_has_gradient else None,
+      share_sum_b=zeros_b if head.loss.one_by_one else None,
+      kept=kept,
+      skipped=jnp.float32(0.0),
+    )
+  )
+  first_top = bias if head.loss.one_by_one else MASKED
+  return sums._replace(top_b=sums.top_b + first_top)
+
+
+def _add_chunk(
+  sums: _Sums,
+  logits: Logits,
+  w_nk: Float32[Array, "nk d"],
+  examples: Examples,
+  head: Head,
+) -> _Sums:
+  """Adds the classes of one chunk, with weights `w_nk`, to the sums."""
+  one_by_one = head.loss.one_by_one
+  chunk_top_b = logits.others_nb.max(axis=0)
+  share_sum_b = sums.share_sum_b
+  if share_sum_b is not None:
+    top_b, shrink_b = sums.top_b, jnp.ones_like(sums.top_b)
+    above_nb = logits.others_nb - top_b[None]
+    e_nb = jax.nn.sigmoid(above_nb)
+    sum_b = sums.sum_b + jax.nn.softplus(above_nb).sum(axis=0)
+    share_sum_b += e_nb.sum(axis=0)
+  else:
+    top_b = jnp.maximum(sums.top_b, chunk_top_b)
+    shrink_b = jnp.exp(sums.top_b - top_b)
+    e_nb = jnp.exp(logits.others_nb - top_b[None])
+    sum_b = sums.sum_b * shrink_b + e_nb.sum(axis=0)
+  best_b = top_b
+  if _best_is_apart(head):
+    best_b = jnp.maximum(sums.best_b, logits.best_b(examples.scale))
+  cosine_sum_b = sums.cosine_sum_b
+  if cosine_sum_b is not None:
+    cosine_sum_b *= shrink_b
+    cosine_sum_b += (e_nb * logits.reweighted_nb).sum(axis=0)
+
+  def weigh() -> jax.Array:
+    e_kb = logits.gradient_of_rows(logits.gradient_of_cosines(e_nb))
+    return product(e_kb * logits.inverse_length_k1, w_nk, (0, 0), head)
+
+  share_b = chunk_top_b - top_b
+  if not one_by_one:  # The share so far is at least the share in the end.
+    share_b -= jnp.log(sum_b)
+  weighted_bd, skips = product_unless_below(
+    share_b, weigh, sums.weighted_bd.shape, head
+  )
+  return _Sums(
+    best_b=best_b,
+    top_b=top_b,
+    sum_b=sum_b,
+    weighted_bd=sums.weighted_bd * shrink_b[:, None] + weighted_bd,
+    cosine_sum_b=cosine_sum_b,
+    share_sum_b=share_sum_b,
+    kept=sums.kept,
+    skipped=sums.skipped + skips,
+  )
+
+
+def _best_is_apart(head: Head) -> bool:
+  """Whether the largest logit may be another than the largest cosine's."""
+  changed = head.loss.reweights_others or head.loss.one_by_one
+  return bool(changed or head.weigh_sample or head.logit_adjustment)
+
+
+class _Others(NamedTuple):
+  """What all shards together say of the other classes of each example.
+
+  Attributes:
+    best_b: largest logit before classes are reweighted or weighed.
+    sum_b: sum of exp(l - top); of log(1 + exp(l - bias)) if one by one.
+    cosine_sum_b: as in `_Sums`.
+    share_sum_b: as in `_Sums`.
+    rest_b: log-sum-exp; the sum if classes count one by one.
+    counted_from_b: the same; the bias if they do.
+  """
+
+  best_b: jax.Array
+  sum_b: jax.Array
+  cosine_sum_b: jax.Array | None
+  share_sum_b: jax.Array | None
+  rest_b: jax.Array
+  counted_from_b: jax.Array
+
+
+def _sum_over_shards(sums: _Sums, bias: jax.Array, head: Head) -> _Others:
+  """Brings the sums of all shards to one largest logit, and adds them."""
+  best_b = lax.pmax(sums.best_b, "model")
+  if head.loss.one_by_one:
+    top_b = bias
+    shrink_b = jnp.ones_like(sums.sum_b)
+  else:
+    top_b = lax.pmax(sums.top_b, "model") if _best_is_apart(head) else best_b
+    shrink_b = jnp.exp(sums.top_b - top_b)
+  sum_b, cosine_sum_b, share_sum_b = lax.psum(
+    jax.tree.map(
+      lambda sum_b: sum_b * shrink_b,
+      (sums.sum_b, sums.cosine_sum_b, sums.share_sum_b),
+    ),
+    "model",
+  )
+  if head.loss.one_by_one:
+    rest_b, counted_from_b = sum_b, jnp.broadcast_to(bias, sum_b.shape)
+  else:
+    rest_b = counted_from_b = top_b + jnp.log(sum_b)
+  return _Others(
+    best_b=best_b,
+    sum_b=sum_b,
+    cosine_sum_b=cosine_sum_b,
+    share_sum_b=share_sum_b,
+    rest_b=rest_b,
+    counted_from_b=counted_from_b,
+  )
+
+
+class _Variables(NamedTuple):
+  """What the loss of the examples is differentiated in.
+
+  Attributes:
+    cosine_b: cosine to the true class.
+    rest_b: what the other classes come to.
+    angular_b: margin a of the true class.
+    cosine_margin_b: its margin c.
+    length_b: of the embedding.
+    scale: of the head, a scalar.
+    bias: of losses that count other classes one by one, a scalar.
+  """
+
+  cosine_b: jax.Array
+  rest_b: jax.Array
+  angular_b: jax.Array
+  cosine_margin_b: jax.Array
+  length_b: jax.Array
+  scale: jax.Array
+  bias: jax.Array
+
+
+def _mean_loss(
+  variables: _Variables,
+  inputs: LossInputs,
+  offset_b: jax.Array | float,
+  others: _Others,
+  head: Head,
+) -> tuple[jax.Array, jax.Array]:
+  """This device's part of the mean loss, and the loss of each example."""
+  cosine_b, rest_b, angular_b, cosine_margin_b, length_b, scale, bias = (
+    variables
+  )
+  inputs = inputs._replace(
+    cosine=cosine_b,
+    angular=angular_b,
+    cosine_margin=cosine_margin_b,
+    length=length_b,
+  )
+  scale_b = head.loss.scale(inputs, scale)
+  phi_b = head.loss.similarity(inputs)
+  # The sum over other classes is made already; what it owes to the scale and
+  # to the bias is added here, with value 0.
+  if others.cosine_sum_b is not None:
+    gradient_b = others.cosine_sum_b
+    if not head.loss.one_by_one:
+      gradient_b = gradient_b / others.sum_b
+    rest_b += gradient_b * (scale_b - lax.stop_gradient(scale_b))
+  if others.share_sum_b is not None:  # Classes count one by one.
+    rest_b -= others.share_sum_b * (bias - lax.stop_gradient(bias))
+    loss_b = jax.nn.softplus(bias - scale_b * phi_b)
+    loss_b += head.loss.others_weight() * rest_b
+  else:
+    loss_b = jax.nn.softplus(rest_b - scale_b * phi_b - offset_b)
+  loss_b += head.loss.penalty(inputs)
+  return loss_b.sum() / (len(cosine_b) * lax.axis_size("data")), loss_b
+
+
+def _unit_gradient(
+  gradient: _Variables,
+  sums: _Sums,
+  others: _Others,
+  examples: Examples,
+  true: _TrueClasses,
+  head: Head,
+) -> Float32[Array, "b d"]:
+  """What this shard's classes add to the gradient of the unit embeddings."""
+  weight_b = examples.scale * gradient.rest_b
+  if not head.loss.one_by_one:
+    weight_b *= jnp.exp(sums.top_b - others.rest_b)
+  of_true_b = jnp.where(true.is_mine_b, gradient.cosine_b, 0.0)
+  gradient_bd = weight_b[:, None] * sums.weighted_bd
+  return gradient_bd + of_true_b[:, None] * true.weight_bd
+
+
+def _margins_and_scalars_gradient(
+  params: HeadParams,
+  gradient: _Variables,
+  true: _TrueClasses,
+  scale: jax.Array,
+) -> dict[str, jax.Array]:
+  """The gradient of each parameter of the head but its weights, by name."""
+  classes = len(params[ANGULAR])
+  margins_b2 = jnp.stack([gradient.angular_b, gradient.cosine_margin_b], axis=1)
+  margins_c2 = jnp.zeros((classes, 2)).at[true.row_b]
+  margins_c2 = lax.psum(
+    margins_c2.add(jnp.where(true.is_mine_b[:, None], margins_b2, 0.0)), "data"
+  )
+  gradients = {ANGULAR: margins_c2[:, 0], COSINE: margins_c2[:, 1]}
+  # The same on every device: their gradients come summed over `data`.
+  if LOG_SCALE in params:
+    gradients[LOG_SCALE] = scale * gradient.scale
+  if BIAS in params:
+    gradients[BIAS] = gradient.bias
+  if CLASS_SIZES in params:
+    gradients[CLASS_SIZES] = jnp.zeros(classes)
+  return gradients

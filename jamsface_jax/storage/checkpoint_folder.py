@@ -1,0 +1,113 @@
+"""The checkpoints of a run as folders: which are whole, damaged, half written.
+
+  checkpoints/12           complete: it has a manifest, and its name last of all
+  checkpoints/16.saving*   being written, or interrupted: removed at the next
+                           start
+  checkpoints/8.deleting   being removed
+  checkpoints/12.damaged   did not match its manifest: kept, never read
+
+Nobody else knows these names. Callers say what becomes of a checkpoint; that
+it takes renaming is how a file system makes it happen at once.
+"""
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Collection
+
+from jamsface_jax.storage.manifest import (
+  find_damage,
+  sync_directory,
+  write_manifest,
+)
+
+_SAVING, _DELETING, _DAMAGED = ".saving", ".deleting", ".damaged"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointFolder:
+  """Where checkpoints lie, each named by its number of finished steps.
+
+  Attributes:
+    path: absolute, as Orbax wants it.
+  """
+
+  path: str
+
+  def exists(self) -> bool:
+    """Whether the folder is there."""
+    return os.path.isdir(self.path)
+
+  def create(self) -> None:
+    """Makes the folder if it is not there."""
+    os.makedirs(self.path, exist_ok=True)
+
+  def steps(self) -> list[int]:
+    """Finished steps of all complete checkpoints, rising."""
+    return sorted(int(name) for name in os.listdir(self.path) if name.isdigit())
+
+  def place(self, step: int) -> str:
+    """Directory of a complete checkpoint, to read."""
+    return self._path(step)
+
+  def saving_place(self, step: int) -> str:
+    """Directory that a checkpoint is written to until it is `complete`."""
+    return self._path(step, _SAVING)
+
+  def complete(self, step: int) -> None:
+    """Makes what was written a checkpoint; it is on the disk afterwards."""
+    write_manifest(self._path(step, _SAVING))
+    os.rename(self._path(step, _SAVING), self._path(step))
+    sync_directory(self.path)
+
+  def discard(self, step: int) -> None:
+    """Removes what there is of a checkpoint that could not be completed."""
+    for name in os.listdir(self.path):
+      if name.startswith(f"{step}{_SAVING}"):
+        shutil.rmtree(os.path.join(self.path, name), ignore_errors=True)
+
+  def find_damage(self, step: int, items: Collection[str]) -> str | None:
+    """Compares a checkpoint with its manifest.
+
+    Args:
+      step: finished steps of the checkpoint.
+      items: look at these parts of it only; none: at everything.
+
+    Returns:
+      What is wrong, beginning with the path of the file, or None.
+    """
+    return find_damage(self._path(step), items)
+
+  def remove(self, step: int) -> None:
+    """Removes a checkpoint."""
+    # Renamed first: half a checkpoint must not look like a damaged one.
+    os.rename(self._path(step), self._path(step, _DELETING))
+    shutil.rmtree(self._path(step, _DELETING))
+
+  def set_aside(self, step: int) -> str:
+    """Keeps a damaged checkpoint under another name, which it returns."""
+    aside, number = self._path(step, _DAMAGED), 1
+    while os.path.exists(aside):
+      number += 1
+      aside = self._path(step, f"{_DAMAGED}.{number}")
+    os.rename(self._path(step), aside)
+    return aside
+
+  def sweep(self) -> list[int]:
+    """Removes what interrupted saves and removals have left.
+
+    Returns:
+      The steps whose save had been interrupted.
+    """
+    interrupted = []
+    for name in sorted(os.listdir(self.path)):
+      match = re.match(rf"(\d+)({_SAVING}|{_DELETING})", name)
+      if match and match[2] == _SAVING:
+        interrupted.append(int(match[1]))
+      if match:
+        shutil.rmtree(os.path.join(self.path, name))
+    return interrupted
+
+  def _path(self, step: int, suffix: str = "") -> str:
+    return os.path.join(self.path, f"{step}{suffix}")
