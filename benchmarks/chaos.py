@@ -29,6 +29,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.run.components import make_components
 from jamsface_jax.run.schedule import steps_of
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -257,12 +258,12 @@ def compare(whole: str, killed: str) -> None:
 def read_state(workdir: str) -> state.TrainState:
   """The last state of a run, on the host."""
   config = read_settings(RunDirectory(workdir))
-  source = open_source(config)
-  parts = state.make_parts(config, source.num_classes, len(source))
+  source = open_source(config.data)
+  components = make_components(config, source.num_classes, len(source))
   mesh = sharding.make_mesh(-1)
   checkpoints = Checkpoints(RunDirectory(workdir), keep_last=1, keep_best="")
   step = steps_of(config.schedule.length, config, len(source))
-  shapes = state.state_shapes(parts, config.data.image_size, mesh)
+  shapes = state.state_shapes(components, config.data.image_size, mesh)
   restored = checkpoints.restore(step, shapes)
   checkpoints.close()
   return jax.device_get(restored)

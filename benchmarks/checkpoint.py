@@ -22,6 +22,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.errors import run_command
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.variants import tiny
@@ -46,10 +47,10 @@ def main() -> int:
   config = settings(arguments)
   mesh = sharding.make_mesh(-1)
   source = NoiseSource(arguments.classes, 4 * arguments.classes, 56)
-  parts = state.make_parts(config, source.num_classes, len(source))
-  current = state.create_state(0, parts, 56, mesh)
+  components = make_components(config, source.num_classes, len(source))
+  current = state.create_state(0, components, 56, mesh)
   size = sum(x.nbytes for x in jax.tree.leaves(current))
-  step_fn = make_train_step(config, parts, mesh)
+  step_fn = make_train_step(config, components, mesh)
   rows = sharding.local_rows(arguments.batch_size, mesh)
   blocks = 2 * arguments.rounds + 1
   stream = batches(

@@ -21,11 +21,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 
 from jamsface_jax.data import decoding
 from jamsface_jax.data.images import open_images
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.devices.sharding import make_mesh
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import RunError, run_command
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -87,7 +89,7 @@ def print_table(rates: dict[str, np.ndarray]) -> None:
 def bare_decoder(arguments, names: list[str]) -> Callable[[], float]:
   """Each thread decodes and scales its share, and throws the pixels away."""
   size = read_settings(RunDirectory(arguments.workdir)).data.image_size
-  threads = os.cpu_count()
+  threads = os.cpu_count() or 1
   images = []
   for name in names:
     with open(os.path.join(arguments.images, name), "rb") as file:
@@ -109,12 +111,12 @@ def bare_decoder(arguments, names: list[str]) -> Callable[[], float]:
 
 def bare_model(arguments, batch_size: int) -> Callable[[], float]:
   """The network of the work directory, with the mirror image, on noise."""
-  embedder, variables, _ = embedder_lib.load(
-    arguments.workdir,
+  embedder, variables, _ = open_embedder(
+    RunDirectory(arguments.workdir),
     step=None,
     batch_size=batch_size,
     flip=True,
-    mesh=embedder_lib.local_mesh(),
+    mesh=make_mesh(-1, jax.local_devices()),
   )
   shape = (batch_size, embedder.image_size, embedder.image_size, 3)
   images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)

@@ -208,7 +208,7 @@ def script(folder: str) -> dict[str, float]:
 def compare_all(count: int) -> None:
   """Compares every pair of random embeddings of five to a person."""
   from jamsface_jax.metrics.cosines import unit_rows
-  from jamsface_jax.protocols.all_pairs import tally_all_pairs
+  from jamsface_jax.protocols.all_pairs import count_all_pairs
 
   rng = np.random.default_rng(0)
   people = np.arange(count) // 5
@@ -217,10 +217,10 @@ def compare_all(count: int) -> None:
   units = unit_rows(units, what="embeddings")
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   clock = Clock()
-  tally = tally_all_pairs(units, people)
+  counts = count_all_pairs(units, people)
   clock.lap("all pairs")
-  found = clock.finish(tally.curve.tar_at_far(FARS), tally.curve.auc())
-  print(f"pairs       {tally.num_positives + tally.curve.num_negatives:26,}")
+  found = clock.finish(counts.curve.tar_at_far(FARS), counts.curve.auc())
+  print(f"pairs       {counts.num_positives + counts.curve.num_negatives:26,}")
   print(f"MiB before  {before / 1024:26.2f}")
   for name, value in found.items():
     print(f"{name:12}{value:26.6f}")

@@ -174,7 +174,7 @@ def _jax_step(variant: str, classes: int, args):
   from jamsface_jax.devices import sharding
   from jamsface_jax.devices.compiling import compiler_options
   from jamsface_jax.head import WEIGHTS, class_sampling
-  from jamsface_jax.run import state
+  from jamsface_jax.run.components import make_head
   from jamsface_jax.run.optimizer import make_optimizers
   from jamsface_jax.settings.defaults import base_config, make_settings
 
@@ -189,7 +189,7 @@ def _jax_step(variant: str, classes: int, args):
   elif kind == "skip":
     config.head.skip_below = float(value)
   settings = make_settings(config)
-  head = state.make_head(settings, classes, classes)
+  head = make_head(settings, classes, classes)
   mesh = sharding.make_mesh(-1)
   optimizer = make_optimizers(settings, lambda step: 0.1, head).weights
   key = jax.random.key(0)

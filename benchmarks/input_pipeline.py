@@ -26,6 +26,7 @@ import simplejpeg
 from array_record.python import array_record_data_source
 
 from jamsface_jax.data import decoding, records
+from jamsface_jax.data.folders import find_images
 from jamsface_jax.data.pipeline import batches
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError, run_command
@@ -105,7 +106,9 @@ def time_batches(
   return time.perf_counter() - begin
 
 
-def bare_decoder(arguments, threads: int) -> Callable[[], float]:
+def bare_decoder(
+  arguments: argparse.Namespace, threads: int
+) -> Callable[[], float]:
   """Each thread decodes its share of the images, one after the other."""
   count = arguments.batches * arguments.batch_size
   reader = records.RecordReader(arguments.data)
@@ -127,7 +130,9 @@ def bare_decoder(arguments, threads: int) -> Callable[[], float]:
   return measure
 
 
-def this_pipeline(arguments, threads: int) -> Callable[[], float]:
+def this_pipeline(
+  arguments: argparse.Namespace, threads: int
+) -> Callable[[], float]:
   """`pipeline.batches`; the flip, else the accelerator's, is on the host."""
   source = RecordSource(arguments.data, image_size(arguments.data))
   rng = np.random.default_rng(0)
@@ -152,7 +157,7 @@ def this_pipeline(arguments, threads: int) -> Callable[[], float]:
   return measure
 
 
-def grain_by_image(arguments) -> Callable[[], float]:
+def grain_by_image(arguments: argparse.Namespace) -> Callable[[], float]:
   """Grain as it is mostly used: a Python call an image, then `batch`."""
   index = records.read_index(arguments.data)
   source = array_record_data_source.ArrayRecordDataSource(
@@ -168,6 +173,7 @@ def grain_by_image(arguments) -> Callable[[], float]:
     return {"images": pixels, "labels": record.label}
 
   def measure() -> float:
+    # ty: ignore[invalid-argument-type] Grain has two names for a source.
     elements = grain.MapDataset.source(source).seed(int(rng.integers(1000)))
     elements = elements.shuffle().repeat().random_map(decode)
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=256)
@@ -177,16 +183,15 @@ def grain_by_image(arguments) -> Callable[[], float]:
   return measure
 
 
-def torch_loader(arguments) -> Callable[[], float]:
+def torch_loader(arguments: argparse.Namespace) -> Callable[[], float]:
   """`torch.utils.data.DataLoader` over the image files."""
-  import torch
+  import torch  # ty: ignore[import-not-found] only this benchmark asks for it.
   from PIL import Image, ImageOps
 
   paths = [
-    os.path.join(folder, file)
-    for folder, _, files in os.walk(arguments.images)
-    for file in files
-    if file.lower().endswith((".jpg", ".jpeg"))
+    os.path.join(arguments.images, path)
+    for path in find_images(arguments.images)
+    if path.lower().endswith((".jpg", ".jpeg"))
   ]
 
   class Files(torch.utils.data.Dataset):

@@ -30,6 +30,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.pods import chips, step_cost
 from jamsface_jax.pods.step_cost import StepCost
 from jamsface_jax.run import state
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings import recipe_flags
 from jamsface_jax.settings.defaults import make_settings
 from jamsface_jax.settings.sections import Settings
@@ -210,7 +211,7 @@ def run_steps(number: int) -> dict[str, int]:
     config, num_classes=classes, num_images=IMAGES, topology=topology
   )
   mesh = sharding.make_mesh(config.mesh.model)
-  parts = state.make_parts(config, classes, IMAGES)
+  components = make_components(config, classes, IMAGES)
   size, batch = config.data.image_size, config.data.batch_size
   rng = np.random.default_rng(0)
   inputs = {
@@ -220,7 +221,7 @@ def run_steps(number: int) -> dict[str, int]:
   rows = sharding.local_rows(batch, mesh)
 
   def steps():
-    now = state.create_state(0, parts, size, mesh)
+    now = state.create_state(0, components, size, mesh)
     _reset_peak()
     for _ in range(3):
       placed = sharding.put_batch(inputs, rows, batch, mesh)
@@ -228,7 +229,7 @@ def run_steps(number: int) -> dict[str, int]:
       jax.block_until_ready((now, metrics))
     return _resident("VmHWM")
 
-  step_fn = make_train_step(config, parts, mesh)
+  step_fn = make_train_step(config, components, mesh)
   # Once for what is allocated at the first time only: programs, threads.
   steps()
   gc.collect()

@@ -29,7 +29,8 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import sklearn.decomposition
@@ -43,7 +44,7 @@ from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.evaluation.foreign_embeddings import open_embeddings
 from jamsface_jax.metrics.folds import kfold_accuracy
 from jamsface_jax.metrics.identification import identify
-from jamsface_jax.metrics.roc import rate_name, roc, tar_name
+from jamsface_jax.metrics.roc import Roc, rate_name, roc, tar_name
 from jamsface_jax.protocols.pair_list import PairList
 from jamsface_jax.protocols.pairs_file import Pairs, read_pairs
 from jamsface_jax.protocols.pooling import Pooling
@@ -54,7 +55,7 @@ from jamsface_jax.protocols.template_files import (
   read_templates,
 )
 from jamsface_jax.protocols.template_set import TemplateSet
-from jamsface_jax.protocols.test_set import Settings
+from jamsface_jax.protocols.test_set import Evaluation, JudgingSettings
 
 SIZE = 512
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -62,6 +63,8 @@ FPIRS = (1e-2, 1e-1)
 STAND_INS = ("mxnet", "torch", "cv2", "skimage")
 
 NOT_GIVEN = "not given"  # Where there are too few negatives.
+
+Result = TypeVar("Result")
 
 Value = float | str
 
@@ -72,9 +75,9 @@ class Row:
 
   Attributes:
     quantity: what was measured.
-    theirs: by insightface: a number, or what it did instead.
-    ours: likewise.
-    why: they differ, or are bound to.
+    theirs: insightface's number, or what it did instead.
+    ours: our number, or what we did instead.
+    why: why they differ, or are bound to.
   """
 
   quantity: str
@@ -135,11 +138,10 @@ def load(directory: str) -> Insightface:
         f"insightface's evaluators need {package}: pip install pandas tabulate."
       )
   recognition = os.path.join(directory, "recognition")
-  torch = types.ModuleType("torch")
-  torch.no_grad = lambda: lambda function: function
   stand_ins = {name: types.ModuleType(name) for name in STAND_INS}
-  stand_ins["mxnet"].ndarray = stand_ins["skimage"].transform = None
-  stand_ins["torch"] = torch
+  vars(stand_ins["mxnet"])["ndarray"] = None
+  vars(stand_ins["skimage"])["transform"] = None
+  vars(stand_ins["torch"])["no_grad"] = lambda: lambda function: function
   saved = {name: sys.modules.get(name) for name in stand_ins}
   sys.modules |= stand_ins
   try:
@@ -169,6 +171,8 @@ def _import(*parts: str) -> types.ModuleType:
   path = os.path.join(*parts)
   name = f"insightface_{os.path.splitext(parts[-1])[0]}"
   spec = importlib.util.spec_from_file_location(name, path)
+  if spec is None or spec.loader is None:
+    raise FileNotFoundError(path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
@@ -176,8 +180,6 @@ def _import(*parts: str) -> types.ModuleType:
 
 def _functions(path: str, *names: str) -> types.SimpleNamespace:
   """Functions of a script whose other lines would run a network on a GPU."""
-  import pandas
-
   with open(path, encoding="utf-8") as file:
     tree = ast.parse(file.read(), path)
   tree.body = [
@@ -185,6 +187,7 @@ def _functions(path: str, *names: str) -> types.SimpleNamespace:
     for node in tree.body
     if isinstance(node, ast.FunctionDef) and node.name in names
   ]
+  pandas = importlib.import_module("pandas")
   scope = {"np": np, "sklearn": sklearn, "pd": pandas}
   exec(compile(tree, path, "exec"), scope)
   return types.SimpleNamespace(**{name: scope[name] for name in names})
@@ -283,7 +286,10 @@ def compare_pairs(
   if np.ptp(sizes) > 1 or np.any(np.diff(sizes) > 0):
     raise InputError("insightface cuts folds of equal size: these are not.")
   found = Pairs(
-    *(x[order] for x in (found.first, found.second, found.same, found.folds))
+    first=found.first[order],
+    second=found.second[order],
+    same=found.same[order],
+    folds=found.folds[order],
   )
   both = np.empty((2 * len(order), rows.shape[1]), rows.dtype)
   both[0::2], both[1::2] = rows[found.first], rows[found.second]
@@ -300,13 +306,14 @@ def compare_pairs(
     )
   )
 
-  def ours():
+  def ours() -> list[Evaluation]:
     test_set = PairList("pairs", found, None)
     wanted = rows[test_set.ids]
     return test_set.judge([wanted], _settings(), what="embeddings")
 
   ours_time, (judged,) = timed(ours)
-  curve = judged.tally.curve
+  assert judged.score_counts is not None  # Pairs were compared.
+  curve = judged.score_counts.curve
   metrics = judged.metrics
   val = far = whole
   why = "its interp1d refuses FARs that several thresholds share"
@@ -316,7 +323,9 @@ def compare_pairs(
   (threshold,) = curve.threshold_at_far([1e-3])
   return [
     Row(
-      *("accuracy", accuracy.mean(), metrics["pairs/accuracy"]),
+      "accuracy",
+      accuracy.mean(),
+      metrics["pairs/accuracy"],
       "its squared distances are cut at multiples of 0.01",
     ),
     Row(
@@ -342,7 +351,7 @@ def compare_templates(
   scores = np.ones(len(rows)) if found.scores is None else found.scores
   weighed = np.asarray(scores, np.float32)
 
-  def theirs_11():
+  def theirs_11() -> tuple[np.ndarray, np.ndarray, Any]:
     # Its "norm score" divides the lengths out: False keeps them, our N1.
     images = ijb.process_embeddings(
       rows, use_norm_score=False, use_detector_score=True, face_scores=weighed
@@ -361,7 +370,8 @@ def compare_templates(
   script_time, script_values = timed(
     lambda: script.verification(
       *script.image2template_feature(images, found.templates, found.media),
-      *(found.first, found.second),
+      found.first,
+      found.second,
     )
   )
   pooling = Pooling(detector=found.scores is not None, norm=True)
@@ -391,7 +401,7 @@ def compare_templates(
   return result + _compare_searches(public, images, rows, found, probes)
 
 
-def _why_tar(exact, far, theirs) -> str:
+def _why_tar(exact: Roc, far: float, theirs: float) -> str:
   """Says what FAR its choice of the nearest point of the curve has."""
   if far < 1 / exact.num_negatives:
     return "its point has no false accept at all"
@@ -399,18 +409,24 @@ def _why_tar(exact, far, theirs) -> str:
   return f"its point has FAR {real:.5g}"
 
 
-def _compare_searches(public, images, rows, found, name) -> list[Row]:
+def _compare_searches(
+  public: Insightface,
+  images: np.ndarray,
+  rows: np.ndarray,
+  found: Templates,
+  name: str,
+) -> list[Row]:
   """Rank 1, 5 and 10 and TPIR of the mean of two galleries."""
   ijb = public.ijb_evals
   probes = next(p for p in found.probes if p.name == name)
 
-  def pooled(chosen):
+  def pooled(chosen: SubjectList) -> tuple[np.ndarray, np.ndarray]:
     units, _, subjects = ijb.image2template_feature(
       images, found.templates, found.media, chosen.templates, chosen.subjects
     )
     return units, subjects
 
-  def theirs():
+  def theirs() -> tuple[list[float], np.ndarray]:
     searched, subjects = pooled(probes)
     each = []
     for gallery in found.galleries:
@@ -465,7 +481,9 @@ def differences(public: Insightface) -> list[Row]:
   """Small sets on which insightface's figures mislead, or stop it."""
   verification, ijb = public.verification, public.ijb_evals
 
-  def tar(positives, negatives, far):
+  def tar(
+    positives: np.ndarray, negatives: np.ndarray, far: float
+  ) -> tuple[float, Value]:
     scores = np.r_[positives, negatives]
     same = np.r_[np.ones(len(positives)), np.zeros(len(negatives))]
     table, _ = quietly(
@@ -492,7 +510,9 @@ def differences(public: Insightface) -> list[Row]:
     ),
   ]
 
-  def accuracy(rows, same, folds):
+  def accuracy(
+    rows: np.ndarray, same: np.ndarray, folds: np.ndarray
+  ) -> tuple[float, float]:
     theirs = quietly(
       lambda: verification.calculate_roc(
         np.arange(0, 4, 0.01), rows[0::2], rows[1::2], same
@@ -519,7 +539,9 @@ def differences(public: Insightface) -> list[Row]:
   people = np.eye(300)
   probes = np.r_[np.arange(100), 200 + np.arange(100)]
 
-  def search(halves, subjects):
+  def search(
+    halves: Sequence[np.ndarray], subjects: np.ndarray
+  ) -> tuple[float, float]:
     each = [
       quietly(
         lambda half=half: ijb.evaluation_1N(
@@ -562,7 +584,11 @@ def differences(public: Insightface) -> list[Row]:
       "1:N, all probes in the gallery",
       outcome if isinstance(outcome, str) else outcome[0] / 50,
       identify(
-        *(people[:50].astype(np.float32), np.arange(50)) * 2, same_images=False
+        people[:50].astype(np.float32),
+        np.arange(50),
+        people[:50].astype(np.float32),
+        np.arange(50),
+        same_images=False,
       ).rank(1),
       "a maximum over no probes",
     )
@@ -580,13 +606,13 @@ def differences(public: Insightface) -> list[Row]:
   return result
 
 
-def _settings(*poolings: Pooling) -> Settings:
-  return Settings(
+def _settings(*poolings: Pooling) -> JudgingSettings:
+  return JudgingSettings(
     fars=None, poolings=poolings, flip=None, plain=True, replicates=0
   )
 
 
-def quietly(function: Callable):
+def quietly(function: Callable[[], Result]) -> Result:
   """Calls it without what it prints, says of warnings, and draws."""
   with (
     contextlib.redirect_stdout(io.StringIO()),
@@ -597,14 +623,14 @@ def quietly(function: Callable):
     return function()
 
 
-def timed(function: Callable) -> tuple[float, object]:
+def timed(function: Callable[[], Result]) -> tuple[float, Result]:
   """Seconds that it takes, and what it returns."""
   begin = time.monotonic()
   result = quietly(function)
   return time.monotonic() - begin, result
 
 
-def attempt(function: Callable) -> tuple[float, object]:
+def attempt(function: Callable[[], Result]) -> tuple[float, Result | str]:
   """As `timed`; the name of an exception is a result too."""
   begin = time.monotonic()
   try:
@@ -618,10 +644,11 @@ def print_table(title: str, rows: list[Row]) -> None:
   print(f"\n{title}")
   print(f"{'':68}{'insightface':>14}{'ours':>11}{'difference':>12}  why")
   for row in rows:
-    numbers = [row.theirs, row.ours]
-    cells = [x if isinstance(x, str) else f"{x:.6f}" for x in numbers]
-    both = not any(isinstance(x, str) for x in numbers)
-    difference = f"{row.theirs - row.ours:+.6f}" if both else ""
+    theirs, ours = row.theirs, row.ours
+    cells = [x if isinstance(x, str) else f"{x:.6f}" for x in (theirs, ours)]
+    difference = ""
+    if not isinstance(theirs, str) and not isinstance(ours, str):
+      difference = f"{theirs - ours:+.6f}"
     line = f"{row.quantity:68}{cells[0]:>14}{cells[1]:>11}{difference:>12}"
     print(f"{line}  {row.why}".rstrip())
 

@@ -41,6 +41,7 @@ from jamsface_jax.errors import EXIT_PREEMPTED, RunError, run_command
 from jamsface_jax.models import iresnet
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.variants import tiny
@@ -273,9 +274,9 @@ def read_state(workdir: str) -> state.TrainState:
   """The last state, on the host."""
   config = settings(1)
   source = NoiseSource(config.data.noise_classes, config.data.noise_images, 32)
-  parts = state.make_parts(config, source.num_classes, len(source))
+  components = make_components(config, source.num_classes, len(source))
   checkpoints = Checkpoints(RunDirectory(workdir), keep_last=9, keep_best="")
-  shapes = state.state_shapes(parts, 32, sharding.make_mesh(1))
+  shapes = state.state_shapes(components, 32, sharding.make_mesh(1))
   restored = checkpoints.restore(END, shapes)
   checkpoints.close()
   return jax.device_get(restored)

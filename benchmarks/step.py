@@ -107,9 +107,9 @@ def _time_convolutions(args):
 
   from jamsface_jax import models
   from jamsface_jax.devices.compiling import compiler_options
-  from jamsface_jax.run import state
+  from jamsface_jax.run.components import make_model
 
-  model = state.make_model(_settings(args))
+  model = make_model(_settings(args))
   variables = jax.eval_shape(
     lambda key: models.init_backbone(key, model, args.size), jax.random.key(0)
   )
@@ -175,13 +175,14 @@ def _jax_step(args):
 
   from jamsface_jax.devices import sharding
   from jamsface_jax.run import state
+  from jamsface_jax.run.components import make_components
   from jamsface_jax.training.step import make_train_step
 
   config = _settings(args)
-  parts = state.make_parts(config, args.classes, 100_000)
+  components = make_components(config, args.classes, 100_000)
   mesh = sharding.make_mesh(-1)
-  now = [state.create_state(0, parts, args.size, mesh)]
-  step_fn = make_train_step(config, parts, mesh)
+  now = [state.create_state(0, components, args.size, mesh)]
+  step_fn = make_train_step(config, components, mesh)
   rng = np.random.default_rng(0)
   shape = (args.batch, args.size, args.size, 3)
   batch = {

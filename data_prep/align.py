@@ -13,7 +13,7 @@ listed in OUTPUT/no_face.txt. Interrupted, the same command goes on.
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -29,7 +29,8 @@ from data_prep.formats.landmarks import (
   read_landmarks,
 )
 from data_prep.writing.writer import SKIPPED_FILE
-from jamsface_jax.data.decoding import EXTENSIONS, DecodingError
+from jamsface_jax.data.decoding import DecodingError
+from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage.whole_file import written_whole
 
@@ -129,7 +130,7 @@ def from_file(path: str) -> Locate:
 def from_detector(detector: detection.Detector) -> Locate:
   """Takes the landmarks of the largest and most central face."""
 
-  def locate(_, pixels):
+  def locate(_: str, pixels: np.ndarray) -> np.ndarray | None:
     boxes, landmarks = detector.detect(pixels)
     if not len(boxes):
       return None
@@ -161,35 +162,17 @@ def align(
       f"--output {directory!r} cannot be made ({error.strerror}): choose"
       " another directory."
     ) from None
-  targets = {}
-  for image in images:
-    target = f"{os.path.splitext(image)[0]}.{extension}"
-    if target in targets:
-      raise InputError(
-        f"--input {source!r} has {targets[target]!r} and {image!r}, which would"
-        f" both become {target!r}: rename one."
-      )
-    targets[target] = image
+  targets = _targets(source, images, extension)
   rest = [
     (image, target)
     for target, image in targets.items()
     if not os.path.exists(os.path.join(directory, target))
   ]
 
-  def work(item):
+  def work(item: tuple[str, str]) -> str | None:
     image, target = item
-    try:
-      with open(os.path.join(source, image), "rb") as file:
-        pixels = decode_upright(file.read())
-    except DecodingError as error:
-      return str(error)
-    except OSError as error:
-      return str(error.strerror)
-    landmarks = locate(image, pixels)
-    if landmarks is None:
-      return None
-    _write(os.path.join(directory, target), align_face(pixels, landmarks, size))
-    return ""
+    path = os.path.join(directory, target)
+    return _align_one(os.path.join(source, image), path, image, locate, size)
 
   no_face, broken = [], []
   for (image, _), outcome in _run(work, rest, threads):
@@ -210,17 +193,52 @@ def align(
   # Images without a result are tried again by every run: the lists are whole.
   _write_list(os.path.join(directory, NO_FACE_FILE), no_face)
   _write_list(os.path.join(directory, SKIPPED_FILE), broken)
+  before = len(images) - len(rest)
   print(
     f"{len(images) - len(no_face) - len(broken):,} faces in {directory}"
-    + (
-      f" ({len(images) - len(rest):,} before)"
-      if len(rest) < len(images)
-      else ""
-    )
+    + (f" ({before:,} before)" if before else "")
     + (f"; {len(no_face)} in {NO_FACE_FILE}" if no_face else "")
     + (f"; {len(broken)} in {SKIPPED_FILE}" if broken else "")
   )
   print(f"next: python -m data_prep.from_folder --input={directory} --output=D")
+
+
+def _targets(
+  source: str, images: Sequence[str], extension: str
+) -> dict[str, str]:
+  """Maps the files to write to the images that they are of."""
+  targets = {}
+  for image in images:
+    target = f"{os.path.splitext(image)[0]}.{extension}"
+    if target in targets:
+      raise InputError(
+        f"--input {source!r} has {targets[target]!r} and {image!r}, which would"
+        f" both become {target!r}: rename one."
+      )
+    targets[target] = image
+  return targets
+
+
+def _align_one(
+  path: str, target: str, image: str, locate: Locate, size: int
+) -> str | None:
+  """Aligns the face of an image file.
+
+  Returns:
+    "" if it was written, None without a face, or why it cannot be read.
+  """
+  try:
+    with open(path, "rb") as file:
+      pixels = decode_upright(file.read())
+  except DecodingError as error:
+    return str(error)
+  except OSError as error:
+    return str(error.strerror)
+  landmarks = locate(image, pixels)
+  if landmarks is None:
+    return None
+  _write(target, align_face(pixels, landmarks, size))
+  return ""
 
 
 def _find_images(source: str, directory: str) -> list[str]:
@@ -235,12 +253,7 @@ def _find_images(source: str, directory: str) -> list[str]:
       f"--output {directory!r} lies within --input, where its faces would count"
       " as photographs: choose another directory."
     )
-  images = sorted(
-    os.path.relpath(os.path.join(folder, file), source)
-    for folder, _, files in os.walk(source)
-    for file in files
-    if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-  )
+  images = find_images(source)
   if not images:
     raise InputError(
       f"--input {source!r} has no image ({', '.join(EXTENSIONS)}): give another"
@@ -249,7 +262,11 @@ def _find_images(source: str, directory: str) -> list[str]:
   return images
 
 
-def _run(work: Callable, items: list, threads: int) -> Iterator[tuple]:
+def _run(
+  work: Callable[[tuple[str, str]], str | None],
+  items: list[tuple[str, str]],
+  threads: int,
+) -> Iterator[tuple[tuple[str, str], str | None]]:
   """Yields each item and what `work` made of it, in order, with a bar."""
   with (
     ThreadPoolExecutor(threads) as pool,

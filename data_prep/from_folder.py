@@ -13,13 +13,17 @@ Training images, and new images of the same people for `evaluation.known`:
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 
+from data_prep.formats.identity_folders import (
+  find_classes,
+  read_identities,
+  split_last,
+)
 from data_prep.writing import conversion, conversion_flags
 from data_prep.writing.conversion import Item, Reading
 from data_prep.writing.exclusions import read_exclusions
 from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
-from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.protocols.groups_file import read_groups, write_groups
 from jamsface_jax.protocols.pairs_file import read_pairs
@@ -112,7 +116,7 @@ def convert(
   Raises:
     InputError: nothing to convert, an empty folder, or a broken image.
   """
-  wanted = None if identities is None else _read_identities(identities)
+  wanted = None if identities is None else read_identities(identities)
   excluded = set() if exclude is None else _read_exclusions(exclude, source)
   classes = find_classes(source, wanted, min_images, excluded)
   if without_last or only_last:
@@ -162,113 +166,6 @@ def _items(classes: Mapping[str, Sequence[str]]) -> Iterator[Item]:
   for label, (folder, files) in enumerate(classes.items()):
     for file in files:
       yield Item(label, f"{folder}/{file}", 0)
-
-
-def find_classes(
-  source: str,
-  wanted: set[str] | None,
-  min_images: int,
-  excluded: Set[str] = frozenset(),
-) -> dict[str, list[str]]:
-  """Lists the images of each identity.
-
-  Args:
-    source: folder with one sub-folder per identity.
-    wanted: only these sub-folders; None for all.
-    min_images: leave out sub-folders with fewer images.
-    excluded: leave out these images, `sub-folder/file`.
-
-  Returns:
-    Maps sub-folders to file names, both sorted.
-
-  Raises:
-    InputError: no folder, no sub-folder, a missing or an empty one.
-  """
-  if not os.path.isdir(source):
-    raise InputError(
-      f"--input {source!r} is not a folder: give one with a sub-folder per"
-      " identity."
-    )
-  folders = sorted(
-    entry.name
-    for entry in os.scandir(source)
-    if entry.is_dir() and not entry.name.startswith(".")
-  )
-  if wanted is not None:
-    missing = sorted(wanted - set(folders))
-    if missing:
-      raise InputError(
-        f"--identities names {missing[0]!r}, which has no folder in {source!r}:"
-        " correct the list or --input."
-      )
-    folders = [folder for folder in folders if folder in wanted]
-  classes = {}
-  for folder in folders:
-    files = sorted(
-      file
-      for file in os.listdir(os.path.join(source, folder))
-      if file.lower().endswith(decoding.EXTENSIONS) and not file.startswith(".")
-    )
-    if not files:
-      raise InputError(
-        f"folder {os.path.join(source, folder)!r} has no image"
-        f" ({', '.join(decoding.EXTENSIONS)}): delete it or add images."
-      )
-    files = [file for file in files if f"{folder}/{file}" not in excluded]
-    if len(files) >= min_images:
-      classes[folder] = files
-  if not classes:
-    raise InputError(
-      f"--input {source!r} has no sub-folder with at least {min_images}"
-      " image(s): it needs one sub-folder per identity."
-    )
-  return classes
-
-
-def split_last(
-  classes: Mapping[str, list[str]], number: int, min_images: int
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-  """Splits images to train on from others of the same people.
-
-  Args:
-    classes: file names by sub-folder, as from `find_classes`.
-    number: images that an identity gives away, the last by name.
-    min_images: what must be left of an identity; others give none away.
-
-  Returns:
-    What stays of all identities, and what is given away by those that do.
-
-  Raises:
-    InputError: none has so many images.
-  """
-  last = {
-    folder: files[-number:]
-    for folder, files in classes.items()
-    if len(files) >= number + min_images
-  }
-  if not last:
-    raise InputError(
-      f"--input has no identity with {number + min_images} images, {number} to"
-      f" leave out and --min_images={min_images} to keep: give smaller numbers."
-    )
-  kept = {
-    folder: files[: len(files) - len(last.get(folder, ()))]
-    for folder, files in classes.items()
-  }
-  return kept, last
-
-
-def _read_identities(path: str) -> set[str]:
-  """First words of the lines; a line that is a number alone is a header."""
-  try:
-    with open(path, encoding="utf-8") as file:
-      lines = [line.split() for line in file if line.strip()]
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(
-      f"--identities {path!r} cannot be read ({error}): give a text file with a"
-      " folder name at the start of each line."
-    ) from None
-  return {words[0] for words in lines if not words[0].isdigit()}
 
 
 def _read_exclusions(path: str, source: str) -> set[str]:

@@ -14,7 +14,7 @@ import functools
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 
 import numpy as np
 from tqdm import tqdm
@@ -237,8 +237,8 @@ def _check_header(
   if header is None:
     return ""
   # Float32, so the header of a large file is rounded.
-  ends = np.float32([images + 1, images + 1 + identities])
-  if np.array_equal(ends, np.float32(header.labels)):
+  ends = np.array([images + 1, images + 1 + identities], np.float32)
+  if np.array_equal(ends, np.array(header.labels, np.float32)):
     return ""
   first, second = header.labels
   return (
@@ -285,7 +285,9 @@ def _check_gaps(path: str, labels: Collection[int]) -> None:
       )
 
 
-def _identify(file: recordio.RecordFile, excluded: set[str], *flags) -> str:
+def _identify(
+  file: recordio.RecordFile, excluded: set[str], *flags: object
+) -> str:
   """Says what is converted, so that only the same conversion is continued."""
   names = exclusions.digest(excluded)
   return repr((os.path.abspath(file.path), file.size, names, flags))
@@ -320,14 +322,15 @@ def _items(
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[Callable[[Item], bytes]]:
+def _open(path: str) -> Generator[Callable[[Item], bytes]]:
   """The `Reading.open` of records."""
   with recordio.RecordFile(path, None) as file:
 
     def load(item: Item) -> bytes:
-      if isinstance(item.place, recordio.Damage):
-        raise decoding.DecodingError(item.place.reason)
-      return file.read_image(item.place)
+      if isinstance(item.place, recordio.Image):
+        return file.read_image(item.place)
+      assert isinstance(item.place, recordio.Damage)
+      raise decoding.DecodingError(item.place.reason)
 
     yield load
 

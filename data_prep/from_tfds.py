@@ -17,18 +17,16 @@ with it: for verification take the original archive and data_prep.from_pairs.
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from data_prep.from_bin import extension
 from data_prep.writing import conversion_flags
-from data_prep.writing.conversion import (
-  load_images,
-  print_result,
-  training_command,
-)
+from data_prep.writing.conversion import print_result, training_command
+from data_prep.writing.loading import load_images
 from data_prep.writing.writer import DatasetWriter
+from jamsface_jax.data.folders import extension
 from jamsface_jax.errors import InputError, run_command
 
 _FILE_FORMAT = "array_record"
@@ -175,6 +173,7 @@ def _open(
         " add --download, or give --data_dir."
       )
     try:
+      # ty: ignore[missing-argument] a wrapper of TFDS hides that it is bound.
       builder.download_and_prepare()
     except _PREPARATION_ERRORS as error:
       reason = str(error).strip().split("\n")[-1]  # First comes the example.
@@ -186,7 +185,7 @@ def _open(
 
 
 def _read_labels(
-  source: Sequence[dict], feature: tfds.features.FeatureConnector, key: str
+  source: Any, feature: tfds.features.FeatureConnector, key: str
 ) -> tuple[list[int], list[str]]:
   """Numbers the classes that occur; returns a label for each example.
 

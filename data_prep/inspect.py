@@ -21,23 +21,17 @@ tail, and with --faces contact_sheet.png 64 of the images.
 """
 
 import argparse
-import collections
-import dataclasses
-import hashlib
-import itertools
 import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import numpy as np
-from matplotlib import figure
-from matplotlib.backends import backend_agg
-from tqdm import tqdm
 
-from data_prep.writing.exclusions import HEADER
-from jamsface_jax.data import decoding, records
+from data_prep.inspection.duplicates import find_duplicates, write_duplicates
+from data_prep.inspection.pictures import draw_contact_sheet, plot_class_sizes
+from data_prep.inspection.survey import check_index, check_shards, take_survey
+from jamsface_jax.data import records
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
 
 REPORT_FILE = "inspect.json"
@@ -45,11 +39,7 @@ DUPLICATES_FILE = "duplicates.tsv"
 CLASS_SIZES_FILE = "class_sizes.png"
 CONTACT_SHEET_FILE = "contact_sheet.png"
 
-_AT_ONCE = 1024  # Records in memory.
 _EXAMPLES = 20  # Of what is wrong, in the report; all are counted.
-_HASH_SIDE = 8
-_UNREAD = np.iinfo(np.int64).min
-_TILES, _TILE_SIZE = 8, 112  # Of the contact sheet: a side, pixels.
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
@@ -117,11 +107,11 @@ def inspect(
         " directory."
       ) from None
   with ThreadPoolExecutor(threads) as pool:
-    errors = _check_shards(reader, pool)
-    survey = _survey(reader, pool)
-    other_survey = None if other is None else _survey(other, pool)
-  errors += survey.errors + _check_index(reader, survey)
-  duplicates = _duplicates(survey, other_survey)
+    errors = check_shards(reader, pool)
+    survey = take_survey(reader, pool)
+    other_survey = None if other is None else take_survey(other, pool)
+  errors += survey.errors + check_index(reader, survey)
+  duplicates = find_duplicates(survey, other_survey)
   index = reader.index
   findings = {
     "directory": os.path.abspath(directory),
@@ -139,16 +129,16 @@ def inspect(
     "errors": errors[:_EXAMPLES],
     **{kind: len(pairs) for kind, pairs in duplicates.items()},
   }
-  if other is not None:
+  if against is not None:
     findings["against"] = os.path.abspath(against)
   _print(findings)
   if output is not None:
-    _write_duplicates(
+    write_duplicates(
       os.path.join(output, DUPLICATES_FILE), duplicates, reader, other
     )
     plot_class_sizes(index.class_sizes, os.path.join(output, CLASS_SIZES_FILE))
     if faces:
-      _draw_contact_sheet(reader, os.path.join(output, CONTACT_SHEET_FILE))
+      draw_contact_sheet(reader, os.path.join(output, CONTACT_SHEET_FILE))
     path = os.path.join(output, REPORT_FILE)
     with open(path, "w", encoding="utf-8") as file:
       json.dump(findings, file, indent=2)
@@ -156,275 +146,9 @@ def inspect(
   return findings
 
 
-@dataclasses.dataclass
-class _Survey:
-  """What decoding all N images told; 25 bytes an image.
-
-  Attributes:
-    labels: int64 [N]; _UNREAD where the record could not be read.
-    files: a hash of each image's bytes, uint64 [N].
-    pictures: a hash of what each image shows, uint64 [N].
-    sound: whether the image could be decoded, bool [N].
-    image_sizes: images of each (height, width).
-    grey: images whose three channels are equal.
-    errors: a sentence for each record that is not right.
-  """
-
-  labels: np.ndarray
-  files: np.ndarray
-  pictures: np.ndarray
-  sound: np.ndarray
-  image_sizes: collections.Counter = dataclasses.field(
-    default_factory=collections.Counter
-  )
-  grey: int = 0
-  errors: list[str] = dataclasses.field(default_factory=list)
-
-
-def _check_shards(
-  reader: records.RecordReader, pool: ThreadPoolExecutor
-) -> list[str]:
-  """Compares each shard's SHA-256 with the recorded one."""
-
-  def check(shard):
-    path = os.path.join(reader.directory, shard.file)
-    return records.file_digest(path)[0] == shard.sha256
-
-  shards = reader.index.shards
-  right = tqdm(
-    pool.map(check, shards), total=len(shards), unit="shard", disable=None
-  )
-  return [
-    f"shard {shard.file} has another checksum than {records.INDEX_FILE} says"
-    for shard, ok in zip(shards, right, strict=True)
-    if not ok
-  ]
-
-
-def _survey(reader: records.RecordReader, pool: ThreadPoolExecutor) -> _Survey:
-  """Decodes every image."""
-  count = len(reader)
-  survey = _Survey(
-    labels=np.full(count, _UNREAD, np.int64),
-    files=np.zeros(count, np.uint64),
-    pictures=np.zeros(count, np.uint64),
-    sound=np.zeros(count, bool),
-  )
-  with tqdm(total=count, unit="image", disable=None) as bar:
-    for start in range(0, count, _AT_ONCE):
-      ids = range(start, min(start + _AT_ONCE, count))
-      found = pool.map(_look, _read(reader, ids))
-      for number, look in zip(ids, found, strict=True):
-        _enter(survey, number, look)
-        bar.update()
-  return survey
-
-
-def _read(
-  reader: records.RecordReader, ids: Sequence[int]
-) -> list[records.Record | None]:
-  """Reads records; None for each that its shard no longer gives."""
-  try:
-    return reader.read(ids)
-  except InputError:
-    if len(ids) == 1:
-      return [None]
-    return [record for number in ids for record in _read(reader, [number])]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Look:
-  """What one image told; `broken` says why it could not be decoded."""
-
-  label: int
-  name: str
-  file: int
-  broken: str = ""
-  picture: int = 0
-  size: tuple[int, int] = (0, 0)
-  grey: bool = False
-
-
-def _look(record: records.Record | None) -> _Look | None:
-  if record is None:
-    return None
-  head = (record.label, record.name, _hash(record.image))
-  try:
-    pixels = decoding.decode_image(record.image)
-  except decoding.DecodingError as error:
-    return _Look(*head, broken=str(error))
-  red, green, blue = cv2.split(pixels)
-  return _Look(
-    *head,
-    picture=picture_hash(pixels),
-    size=pixels.shape[:2],
-    grey=np.array_equal(red, green) and np.array_equal(green, blue),
-  )
-
-
-def picture_hash(pixels: np.ndarray) -> int:
-  """Hashes what an image shows, the same for a recompressed copy.
-
-  The difference hash (https://www.hackerfactor.com/blog/?/archives/529) to the
-  right and down; one direction alone takes different faces for the same.
-
-  Args:
-    pixels: uint8 [H, W, 3].
-
-  Returns:
-    64 bits.
-  """
-  grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-  # Of floats, lest rounding make neighbours equal that are not.
-  small = cv2.resize(
-    grey.astype(np.float32),
-    (_HASH_SIDE, _HASH_SIDE),
-    interpolation=cv2.INTER_AREA,
-  )
-  right = small[:-1, 1:] > small[:-1, :-1]
-  down = small[1:, :-1] > small[:-1, :-1]
-  return _hash(np.packbits([right, down]).tobytes())
-
-
-def _hash(data: bytes) -> int:
-  return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
-
-
-def _enter(survey: _Survey, number: int, look: _Look | None) -> None:
-  """Enters what image `number` told."""
-  if look is None:
-    survey.errors.append(f"record {number} cannot be read")
-    return
-  survey.labels[number] = look.label
-  survey.files[number] = look.file
-  if look.broken:
-    survey.errors.append(f"image {look.name!r}: {look.broken}")
-    return
-  survey.sound[number] = True
-  survey.pictures[number] = look.picture
-  survey.image_sizes[look.size] += 1
-  survey.grey += look.grey
-
-
-def _check_index(reader: records.RecordReader, survey: _Survey) -> list[str]:
-  """Compares what dataset.json says with what is there."""
-  index, errors = reader.index, []
-  labels = survey.labels[survey.labels != _UNREAD]
-  outside = (labels < 0) | (labels >= index.classes)
-  if outside.any():
-    errors.append(
-      f"{outside.sum()} labels lie outside [0, {index.classes}), the first is"
-      f" {labels[outside][0]}"
-    )
-  sizes = np.bincount(labels[~outside], minlength=index.classes)
-  if len(index.class_sizes) != index.classes:
-    errors.append(
-      f"class_sizes has {len(index.class_sizes)} entries for {index.classes}"
-      " classes"
-    )
-  elif len(labels) == len(survey.labels):  # Else the counts cannot be right.
-    errors += [
-      f"class {label} has {sizes[label]} images, not {index.class_sizes[label]}"
-      for label in np.flatnonzero(sizes != index.class_sizes)
-    ]
-  errors += _check_labels(reader, survey)
-  if index.image_size is not None and any(
-    size != index.image_size for size in survey.image_sizes
-  ):
-    errors.append(f"not every image has the image_size {index.image_size}")
-  names = len(records.read_classes(reader.directory))
-  if names != index.classes:
-    errors.append(
-      f"{records.CLASSES_FILE} has {names} lines for {index.classes} classes"
-    )
-  return errors
-
-
-def _check_labels(reader: records.RecordReader, survey: _Survey) -> list[str]:
-  """Compares labels.npy, if there should be one, with the records."""
-  if reader.index.labels_sha256 is None:
-    return []
-  try:
-    labels = records.read_labels(reader.directory, reader.index)
-  except InputError as error:
-    return [str(error)]
-  wrong = (survey.labels != _UNREAD) & (survey.labels != labels)
-  return [
-    f"{records.LABELS_FILE} gives record {number} label {labels[number]}, not"
-    f" {survey.labels[number]}"
-    for number in np.flatnonzero(wrong)[:1]
-  ]
-
-
-def _duplicates(
-  survey: _Survey, other: _Survey | None
-) -> dict[str, np.ndarray]:
-  """Finds equal images.
-
-  Returns:
-    For each kind of duplicate int64 [P, 2]: an image, and the one it repeats:
-    the first of its kind in the data set, or the first in the other.
-  """
-  sound = np.flatnonzero(survey.sound)
-  files, pictures = survey.files[sound], survey.pictures[sound]
-  found = {"same_file": _repeats(files), "same_picture": _repeats(pictures)}
-  if other is not None:
-    theirs = np.flatnonzero(other.sound)
-    found["same_file_in_other"] = _matches(files, other.files[theirs])
-    found["same_picture_in_other"] = _matches(pictures, other.pictures[theirs])
-  pairs = {}
-  for kind, (copies, originals) in found.items():
-    originals = (theirs if kind.endswith("other") else sound)[originals]
-    pairs[kind] = np.stack([sound[copies], originals], axis=1)
-  for suffix in ("", "_in_other")[: 1 + (other is not None)]:
-    # The same file is the same picture: count it once.
-    picture = pairs[f"same_picture{suffix}"]
-    known = np.isin(picture[:, 0], pairs[f"same_file{suffix}"][:, 0])
-    pairs[f"same_picture{suffix}"] = picture[~known]
-  return pairs
-
-
-def _repeats(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Positions of all but the first of equal hashes, and of these first."""
-  _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-  copies = np.flatnonzero(first[which] != np.arange(len(hashes)))
-  return copies, first[which[copies]]
-
-
-def _matches(
-  hashes: np.ndarray, others: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Positions of hashes that are among the others, and the first there."""
-  values, first = np.unique(others, return_index=True)
-  place = np.searchsorted(values, hashes).clip(max=len(values) - 1)
-  here = np.flatnonzero(values[place] == hashes) if len(values) else place[:0]
-  return here, first[place[here]]
-
-
-def _write_duplicates(
-  path: str,
-  duplicates: dict[str, np.ndarray],
-  reader: records.RecordReader,
-  other: records.RecordReader | None,
-) -> None:
-  """Lists the duplicates: path, reason, path of the one that it repeats."""
-  with open(path, "w", encoding="utf-8") as file:
-    file.write(f"{HEADER}\treason\trepeats\n")
-    for reason, pairs in duplicates.items():
-      source = other if reason.endswith("other") else reader
-      for start in range(0, len(pairs), _AT_ONCE):
-        block = pairs[start : start + _AT_ONCE]
-        copies = reader.read(block[:, 0].tolist())
-        originals = source.read(block[:, 1].tolist())
-        file.writelines(
-          f"{copy.name}\t{reason}\t{original.name}\n"
-          for copy, original in zip(copies, originals, strict=True)
-        )
-
-
-def _quantiles(sizes: Sequence[int]) -> dict[str, float]:
+def _quantiles(class_sizes: Sequence[int]) -> dict[str, float]:
   """Mean and quantiles of the class sizes, and classes of a single image."""
-  sizes = np.asarray(sizes)
+  sizes = np.asarray(class_sizes)
   return {
     "mean": float(sizes.mean()),
     **{
@@ -471,50 +195,6 @@ def _print(findings: dict) -> None:
     print(f"{name:<20} {value}")
   for error in findings["errors"]:
     print(f"  {error}")
-
-
-def plot_class_sizes(class_sizes: Sequence[int], path: str) -> None:
-  """Draws the long tail: images of a class by its rank, both logarithmic.
-
-  Args:
-    class_sizes: images of each class, [C].
-    path: the PNG file to write.
-  """
-  sizes = np.sort(np.asarray(class_sizes))[::-1]
-  canvas = figure.Figure((6.4, 4.0), dpi=150, layout="constrained")
-  backend_agg.FigureCanvasAgg(canvas)
-  ax = canvas.subplots()
-  ax.plot(np.arange(1, len(sizes) + 1), sizes, drawstyle="steps-mid")
-  ax.set_xscale("log")
-  ax.set_yscale("log")
-  ax.set_xlabel("rank of the class")
-  ax.set_ylabel("images of the class")
-  ax.set_title(f"{sizes.sum():,} images of {len(sizes):,} classes", loc="left")
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.grid(color="#DDDDDD", linewidth=0.6)
-  canvas.savefig(path, format="png")
-
-
-def _draw_contact_sheet(reader: records.RecordReader, path: str) -> None:
-  """Draws images from evenly spaced places of the data set."""
-  count = min(_TILES**2, len(reader))
-  ids = np.linspace(0, len(reader) - 1, count).round().astype(int)
-  rows = -(-count // _TILES)
-  sheet = np.full((rows * _TILE_SIZE, _TILES * _TILE_SIZE, 3), 255, np.uint8)
-  for tile, record in enumerate(
-    itertools.chain.from_iterable(_read(reader, [int(i)]) for i in ids)
-  ):
-    try:
-      pixels = decoding.decode_image(b"" if record is None else record.image)
-    except decoding.DecodingError:
-      continue  # Stays white.
-    scale = _TILE_SIZE / max(pixels.shape[:2])
-    height, width = (max(1, int(n * scale)) for n in pixels.shape[:2])
-    y, x = (_TILE_SIZE * n for n in divmod(tile, _TILES))
-    sheet[y : y + height, x : x + width] = cv2.resize(
-      pixels, (width, height), interpolation=cv2.INTER_AREA
-    )
-  cv2.imwrite(path, np.ascontiguousarray(sheet[:, :, ::-1]))
 
 
 if __name__ == "__main__":

@@ -27,211 +27,18 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
-import numpy as np
 import tqdm
 
-from data_prep.synthetic import photos
+from data_prep.synthetic import classes, photos
+from data_prep.synthetic.pairs import (
+  FOLDS,
+  person_name,
+  verification_pairs,
+  write_pairs,
+)
 from data_prep.writing.writer import DatasetWriter
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
-
-FOLDS = 10
-DEFAULT_IMAGES = 9000
-
-
-def class_sizes(
-  tail: str, identities: int, images: int | None, smallest: int, largest: int
-) -> np.ndarray:
-  """Sizes of the training classes, largest first.
-
-  Args:
-    tail: "zipf:S", sizes proportional to rank**-S, or "file:PATH", quantiles of
-      the sizes listed there, one a line.
-    identities: number of classes C.
-    images: their sum; None takes the sizes of a file as they are, and
-      DEFAULT_IMAGES with "zipf".
-    smallest: no class has fewer images.
-    largest: no class has more images.
-
-  Returns:
-    int64 [C], summing to `images` if that was given.
-
-  Raises:
-    InputError: a malformed `tail`, or bounds that the sum cannot meet.
-  """
-  kind, _, value = tail.partition(":")
-  if kind == "zipf":
-    try:
-      exponent = float(value)
-    except ValueError:
-      exponent = -1.0
-    if not 0 <= exponent < np.inf:
-      raise InputError(
-        f"--tail={tail!r} has no exponent of at least 0 after 'zipf:': write"
-        " for example zipf:1.0."
-      )
-    shape = np.arange(1, identities + 1) ** -exponent
-    images = DEFAULT_IMAGES if images is None else images
-  elif kind == "file":
-    shape = _read_sizes(tail, value)
-    # Quantiles keep the shape of the distribution whatever its length.
-    at = (np.arange(identities) + 0.5) / identities
-    shape = np.quantile(shape, 1 - at, method="inverted_cdf")
-  else:
-    raise InputError(
-      f"--tail={tail!r} names no tail: write zipf:EXPONENT or file:PATH."
-    )
-  if images is None:
-    return np.clip(shape.astype(np.int64), smallest, largest)
-  if not smallest * identities <= images <= largest * identities:
-    raise InputError(
-      f"--images={images} does not fit {identities} identities of {smallest} to"
-      f" {largest} images each: choose {smallest * identities} to"
-      f" {largest * identities}, or change --identities."
-    )
-  return _scale(shape, images, smallest, largest)
-
-
-def _read_sizes(tail: str, path: str) -> np.ndarray:
-  try:
-    with open(path, encoding="utf-8") as file:
-      sizes = [int(line) for line in file if line.strip()]
-  except (OSError, ValueError) as error:
-    reason = getattr(error, "strerror", None) or str(error)
-    raise InputError(
-      f"--tail={tail!r} cannot be read ({reason}): give a text file with one"
-      " number of images a line."
-    ) from None
-  if not sizes or min(sizes) < 1:
-    raise InputError(
-      f"--tail={tail!r} holds no sizes of at least 1: give a text file with one"
-      " number of images a line."
-    )
-  return np.array(sizes)
-
-
-def _scale(
-  shape: np.ndarray, total: int, smallest: int, largest: int
-) -> np.ndarray:
-  """Integers near a factor times `shape`, within the bounds, with this sum."""
-  low, high = 0.0, largest / shape.min()
-  for _ in range(100):
-    middle = (low + high) / 2
-    if np.clip(middle * shape, smallest, largest).sum() < total:
-      low = middle
-    else:
-      high = middle
-  exact = np.clip(high * shape, smallest, largest)
-  sizes = np.floor(exact + 1e-6).astype(np.int64)
-  # The largest remainders are rounded up, ties in favour of rich classes.
-  order = np.argsort(sizes - exact, kind="stable")
-  sizes[order[: total - sizes.sum()]] += 1
-  return sizes
-
-
-def training_labels(
-  sizes: Sequence[int], mislabelled: float, rng: np.random.Generator
-) -> np.ndarray:
-  """Labels of the training images, in the order of the true ones.
-
-  Args:
-    sizes: images of each class.
-    mislabelled: share of images that have the label of another class, each that
-      of another such image, so that classes keep their sizes.
-    rng: random numbers.
-
-  Returns:
-    int64 [images].
-
-  Raises:
-    InputError: one class has so many of these that some must keep their label.
-  """
-  labels = np.repeat(np.arange(len(sizes)), sizes)
-  wrong = rng.permutation(len(labels))[: round(mislabelled * len(labels))]
-  true = labels[wrong]
-  if 2 * np.bincount(true, minlength=1).max() > len(wrong):
-    raise InputError(
-      f"--mislabelled={mislabelled} of {len(labels)} images leaves one class"
-      " with more than half of the wrong ones, which cannot all go elsewhere:"
-      " use 0, a larger share or more --identities."
-    )
-  given = rng.permutation(true)
-  while len(same := np.flatnonzero(given == true)):
-    for one, other in zip(
-      same, rng.integers(len(wrong), size=len(same)), strict=True
-    ):
-      given[[one, other]] = given[[other, one]]
-  labels[wrong] = given
-  return labels
-
-
-def verification_pairs(
-  identities: int, images: int, pairs: int, rng: np.random.Generator
-) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Chooses pairs for ten folds that share no identity.
-
-  Args:
-    identities: number of identities, numbered from 0.
-    images: images of each, numbered from 1.
-    pairs: total number, half of the same identity.
-    rng: random numbers.
-
-  Returns:
-    For each fold its positives (identity, image, image), int64 [n, 3], and its
-    negatives (identity, image, identity, image), int64 [n, 4]; no pair occurs
-    twice.
-
-  Raises:
-    InputError: there are not so many different pairs.
-  """
-  each = pairs // (2 * FOLDS)
-  if pairs < 2 * FOLDS or pairs % (2 * FOLDS):
-    raise InputError(
-      f"--pairs={pairs} is not a positive multiple of {2 * FOLDS} (ten folds,"
-      " two halves): choose 6000, for example."
-    )
-  if identities < 2 * FOLDS:
-    raise InputError(
-      f"--test_identities={identities} is too few for {FOLDS} folds of at least"
-      f" 2 identities: choose at least {2 * FOLDS}."
-    )
-  first, second = np.triu_indices(images, 1)
-  fewest = identities // FOLDS
-  most = fewest * min(len(first), (fewest - 1) * images**2 // 2)
-  if each > most:
-    raise InputError(
-      f"--pairs={pairs} are more than {identities} test identities of {images}"
-      f" images have: choose at most {2 * FOLDS * most}, or more"
-      " --test_identities."
-    )
-  folds = []
-  for members in np.array_split(rng.permutation(identities), FOLDS):
-    chosen = rng.choice(len(members) * len(first), each, replace=False)
-    who, which = np.divmod(np.sort(chosen), len(first))
-    positives = [members[who], first[which] + 1, second[which] + 1]
-    one, other = np.triu_indices(len(members), 1)
-    chosen = rng.choice(len(one) * images**2, each, replace=False)
-    who, i, j = np.unravel_index(np.sort(chosen), (len(one), images, images))
-    negatives = [members[one[who]], i + 1, members[other[who]], j + 1]
-    folds.append((np.stack(positives, 1), np.stack(negatives, 1)))
-  return folds
-
-
-def write_pairs(
-  path: str, folds: list[tuple[np.ndarray, np.ndarray]], first: int
-) -> None:
-  """Writes LFW's `pairs.txt`; `first` is the number of identity 0."""
-  with open(path, "w", encoding="utf-8") as file:
-    file.write(f"{len(folds)}\t{len(folds[0][0])}\n")
-    for positives, negatives in folds:
-      for who, i, j in positives:
-        file.write(f"{_name(first + who)}\t{i}\t{j}\n")
-      for one, i, other, j in negatives:
-        file.write(f"{_name(first + one)}\t{i}\t{_name(first + other)}\t{j}\n")
-
-
-def _name(identity: int) -> str:
-  return f"id_{identity:05d}"
 
 
 def _draw(job: tuple[int, int], seed: int, size: int) -> list[bytes]:
@@ -272,14 +79,14 @@ def synthesize(
   """Writes the data sets; their bytes depend on all but `workers`.
 
   Args:
-    output: directory of them.
+    output: the directory that they are written to.
     train_sizes: images of each training identity.
     mislabelled: share of training images whose class is another's.
     held_out: images more of each, in a set of their own; 0: no such set.
     test_identities: identities that are only in the test set.
     test_images: images of each of them.
-    pairs: verification pairs, half of them positive.
-    seed: of everything random.
+    pairs: how many verification pairs, half of them positive.
+    seed: chooses everything random.
     size: height and width of the images in pixels.
     workers: processes that draw.
 
@@ -298,10 +105,10 @@ def synthesize(
   # A counter of its own, which no image has.
   rng = photos.generator(seed, identities)
   folds = verification_pairs(test_identities, test_images, pairs, rng)
-  labels = iter(training_labels(train_sizes, mislabelled, rng))
-  people = [_name(identity) for identity in range(identities)]
+  labels = iter(classes.training_labels(train_sizes, mislabelled, rng))
+  people = [person_name(identity) for identity in range(identities)]
   split = len(train_sizes)
-  classes = dict.fromkeys(names, people[:split]) | {"test": people[split:]}
+  people_of = dict.fromkeys(names, people[:split]) | {"test": people[split:]}
   sizes = [*map(int, train_sizes), *[test_images] * test_identities]
   drawn_sizes = [n + held_out * (i < split) for i, n in enumerate(sizes)]
   draw = functools.partial(_draw, seed=seed, size=size)
@@ -320,7 +127,7 @@ def synthesize(
         DatasetWriter(
           directory,
           name=f"synthetic_{name}",
-          classes=classes[name],
+          classes=people_of[name],
           source=source,
           synthetic=True,
         )
@@ -370,8 +177,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add(
     "--images",
     type=int,
-    help=f"training images in all; {DEFAULT_IMAGES} with zipf, as the file says"
-    " with file",
+    help=f"training images in all; {classes.DEFAULT_IMAGES} with zipf,"
+    " as the file says with file",
   )
   add(
     "--tail",
@@ -426,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       raise InputError(
         f"--{name}={value} is out of range: choose {least} to {most}."
       )
-  sizes = class_sizes(
+  sizes = classes.class_sizes(
     flags.tail,
     flags.identities,
     flags.images,
@@ -435,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
   synthesize(
     flags.output,
-    train_sizes=sizes,
+    train_sizes=sizes.tolist(),
     mislabelled=flags.mislabelled,
     held_out=flags.held_out,
     test_identities=flags.test_identities,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jamsface_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
-  from jamsface_jax.embedding.embedder import FaceEmbedder
+  from jamsface_jax.embedding.face_embedder import FaceEmbedder
 
 
 def load(
@@ -29,7 +29,7 @@ def load(
     InputError: not a work directory, or no such checkpoint.
   """
   # Here, so that data_prep imports this package without JAX.
-  from jamsface_jax.embedding.embedder import FaceEmbedder
+  from jamsface_jax.embedding.face_embedder import FaceEmbedder
   from jamsface_jax.storage.run_directory import RunDirectory
 
   return FaceEmbedder(RunDirectory(workdir), step=step, flip=flip)

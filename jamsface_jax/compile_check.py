@@ -65,7 +65,7 @@ def main() -> int:
   settings = parse_flags(sys.argv)
   classes, images = _CLASSES.value, _IMAGES.value
   if classes is None or images is None:
-    source = open_source(settings)
+    source = open_source(settings.data)
     classes = source.num_classes if classes is None else classes
     images = len(source) if images is None else images
   topologies = chips.open_topologies(_TOPOLOGY.value)

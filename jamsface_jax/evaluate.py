@@ -31,6 +31,7 @@ from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.evaluation.judging import FLIPS, judge_file, judge_network
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.results import read_roc_lines, table, write_results
+from jamsface_jax.protocols.test_set import JudgingSettings
 from jamsface_jax.reports.plots import plot_evaluations
 from jamsface_jax.storage.run_directory import (
   EvaluationDirectory,
@@ -56,15 +57,34 @@ def evaluate(arguments: argparse.Namespace) -> None:
   others = {}
   for path in filter(None, arguments.against.split(",")):
     others |= read_roc_lines(path)
+  wanted = JudgingSettings(
+    fars=arguments.fars,
+    poolings=arguments.pooling,
+    flip=None,
+    plain=True,
+    replicates=arguments.bootstrap,
+  )
   if arguments.embeddings:
     if jax.process_index() > 0:
       return
-    evaluations, origin = judge_file(arguments)
+    evaluations, origin = judge_file(
+      arguments.embeddings,
+      arguments.protocol,
+      flipped=arguments.flipped,
+      wanted=wanted,
+    )
     output = EvaluationDirectory.beside(arguments.embeddings)
   else:
     run = RunDirectory(arguments.workdir)
     cache_in(run.compiled)
-    evaluations, origin = judge_network(run, arguments)
+    evaluations, origin = judge_network(
+      run,
+      arguments.data,
+      protocol=arguments.protocol,
+      step=arguments.step,
+      flip=arguments.flip,
+      wanted=wanted,
+    )
     output = run.evaluation
   if jax.process_index() > 0:
     return

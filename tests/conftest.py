@@ -37,6 +37,7 @@ from jamsface_jax.devices import sharding  # noqa: E402
 from jamsface_jax.head.losses import make_loss  # noqa: E402
 from jamsface_jax.run import state  # noqa: E402
 from jamsface_jax.run.checkpoint import Checkpoints  # noqa: E402
+from jamsface_jax.run.components import make_components, make_model  # noqa: E402
 from jamsface_jax.settings.defaults import (  # noqa: E402
   base_config,
   make_settings,
@@ -111,7 +112,7 @@ def untrained(tmp_path_factory):
 def save_untrained(workdir, *, steps, color_order="RGB"):
   """Writes checkpoints of networks with first values, a seed a step."""
   config = make_settings(tiny(base_config()))
-  parts = state.make_parts(config, 12, 37)
+  components = make_components(config, 12, 37)
   metadata = {
     "embedding_size": config.model.embedding_size,
     "image_size": config.data.image_size,
@@ -122,7 +123,7 @@ def save_untrained(workdir, *, steps, color_order="RGB"):
   checkpoints = Checkpoints(RunDirectory(workdir), keep_last=2, keep_best="")
   for step in steps:
     first = state.create_state(
-      step, parts, config.data.image_size, sharding.make_mesh(-1)
+      step, components, config.data.image_size, sharding.make_mesh(-1)
     )
     checkpoints.save(step, first, metadata)
   checkpoints.close()
@@ -153,7 +154,7 @@ def run():
 def check_builds(config):
   """The settings of a recipe that a run accepts."""
   settings = make_settings(config)
-  state.make_model(settings)
+  make_model(settings)
   make_loss(settings.head)
   return settings
 

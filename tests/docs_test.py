@@ -38,8 +38,8 @@ from torch_files import write_pth
 from data_prep.formats.landmarks import TEMPLATE
 from jamsface_jax.__main__ import commands
 from jamsface_jax.models import init_backbone
+from jamsface_jax.run.components import make_model
 from jamsface_jax.run.schedule import make_schedule
-from jamsface_jax.run.state import make_model
 from jamsface_jax.settings.defaults import base_config
 from jamsface_jax.settings.names import meanings, replaced
 from jamsface_jax.settings.sections import Settings

@@ -40,6 +40,7 @@ def test_tiny_recipe_runs(run, tmp_path, devices):
     (["--config.mesh.model=3"], ["mesh.model=3", "2 devices"]),
     (["--config.head.scale=-1"], ["head.scale=-1.0", "above 0"]),
     (["--config.model.name=resnet"], ["model.name='resnet'", "iresnet50"]),
+    (["--config.head.loss=arcface"], ["head.loss='arcface'", "joint"]),
     (["--config.data.directory=/nowhere"], ["'/nowhere'", "not a directory"]),
     (["--config.data.directory=gs://b/d"], ["'gs://b/d'", "mount it"]),
     (["--config.profile_steps=5"], ["profile_steps='5'", "10:15"]),
@@ -230,10 +231,46 @@ def test_imports_point_down(path):
     assert FLOOR.get(below, COMMANDS) < floor, imported
 
 
-def test_preparing_data_needs_no_jax():
+def test_recipes_need_no_jax():
+  code = "import sys, jamsface_jax.config; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def modules(*folders):
+  """The names of all modules in these folders."""
+  for folder in folders:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+      name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+      yield name.removesuffix(".__init__")
+
+
+@pytest.mark.parametrize(
+  "folder",
+  [
+    "jamsface_jax/data",
+    "jamsface_jax/storage",
+    "jamsface_jax/metrics",
+    "jamsface_jax/settings",
+    "data_prep",
+  ],
+)
+def test_what_needs_no_jax_brings_none(folder):
+  code = (
+    "import importlib, sys\n"
+    f"for name in {list(modules(folder))}:\n"
+    "  importlib.import_module(name)\n"
+    "  assert 'jax' not in sys.modules, name\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+
+
+def test_converting_needs_no_matplotlib():
   code = (
     "import sys, data_prep.from_folder, data_prep.synthesize;"
-    "sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
+    "sys.exit('matplotlib' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -11,6 +11,7 @@ import numpy as np
 from jamsface_jax.devices import sharding
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -31,8 +32,8 @@ def tiny_config(dataset, **changes):
 def read_state(config, workdir, step=12):
   """The state of a finished run, on the host."""
   mesh = sharding.make_mesh(-1)
-  parts = state.make_parts(config, 12, 37)
-  shapes = state.state_shapes(parts, config.data.image_size, mesh)
+  components = make_components(config, 12, 37)
+  shapes = state.state_shapes(components, config.data.image_size, mesh)
   checkpoints = Checkpoints(
     RunDirectory(str(workdir)), keep_last=3, keep_best=""
   )

@@ -5,9 +5,12 @@ from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from jamsface_jax.errors import InputError
 
+# Boxes (left, top, width, height) and landmarks.
+Faces = tuple[Float[np.ndarray, "f 4"], Float[np.ndarray, "f 5 2"]]
 DETECTION_SIZE = 640  # Longer side in pixels on which faces are looked for.
 
 
@@ -15,7 +18,7 @@ DETECTION_SIZE = 640  # Longer side in pixels on which faces are looked for.
 class Detector(Protocol):
   """Finds faces; safe to call from several threads."""
 
-  def detect(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Faces:
     """Finds the faces of an image.
 
     Args:
@@ -55,7 +58,7 @@ class YuNet:
         " face_detection_yunet_2023mar.onnx of OpenCV's model zoo."
       ) from None
 
-  def detect(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Faces:
     """See `Detector.detect`."""
     if not hasattr(self._local, "detector"):
       self._local.detector = cv2.FaceDetectorYN.create(
@@ -81,7 +84,9 @@ class YuNet:
     )
 
 
-def choose_face(boxes: np.ndarray, height: int, width: int) -> int:
+def choose_face(
+  boxes: Float[np.ndarray, "f 4"], height: int, width: int
+) -> int:
   """Picks the face that the photograph is of: large and central.
 
   The largest area less twice the squared distance of its centre to the middle
@@ -90,8 +95,8 @@ def choose_face(boxes: np.ndarray, height: int, width: int) -> int:
 
   Args:
     boxes: float [F, 4], F > 0: left, top, width, height.
-    height: of the image.
-    width: of the image.
+    height: that of the image, in pixels.
+    width: that of the image, in pixels.
 
   Returns:
     The number of the face.

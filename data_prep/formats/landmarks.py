@@ -10,9 +10,15 @@ import re
 
 import cv2
 import numpy as np
+from jaxtyping import Float, Float64, UInt8
 
 from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.text_lists import (
+  NotTextError,
+  read_lines,
+  split_fields,
+)
 
 # ArcFace's (https://arxiv.org/abs/1801.07698), for 112 x 112 pixels.
 TEMPLATE = np.array(
@@ -28,7 +34,9 @@ TEMPLATE_SIZE = 112
 _NUMBERS = 10  # Two a landmark.
 
 
-def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+def similarity_transform(
+  source: Float64[np.ndarray, "p 2"], target: Float64[np.ndarray, "p 2"]
+) -> Float64[np.ndarray, "2 3"]:
   """Fits a rotation, a scale and a shift by least squares.
 
   The optimum of Umeyama 1991 (https://doi.org/10.1109/34.88573) without
@@ -56,8 +64,10 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align_face(
-  pixels: np.ndarray, landmarks: np.ndarray, size: int
-) -> np.ndarray:
+  pixels: UInt8[np.ndarray, "h w 3"],
+  landmarks: Float[np.ndarray, "5 2"],
+  size: int,
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
   """Cuts out a face so that its landmarks lie where the template has them.
 
   Args:
@@ -85,7 +95,9 @@ def align_face(
   return cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR)
 
 
-def _shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
+def _shrink(
+  pixels: UInt8[np.ndarray, "h w 3"], factor: int
+) -> UInt8[np.ndarray, "i j 3"]:
   """Means of blocks of factor x factor pixels; the border is repeated."""
   down, right = (-length % factor for length in pixels.shape[:2])
   pixels = cv2.copyMakeBorder(pixels, 0, down, 0, right, cv2.BORDER_REPLICATE)
@@ -93,7 +105,7 @@ def _shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
   return cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA)
 
 
-def decode_upright(data: bytes) -> np.ndarray:
+def decode_upright(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """Decodes an image and turns it as its EXIF orientation says.
 
   Args:
@@ -108,11 +120,14 @@ def decode_upright(data: bytes) -> np.ndarray:
   pixels = decoding.decode_image(data)  # Strict, but a JPEG is left as it lies.
   if data[:2] == b"\xff\xd8" and b"Exif\0" in data[: 2**16]:
     buffer = np.frombuffer(data, np.uint8)
-    pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
+    turned = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
+    if turned is None:
+      raise decoding.DecodingError("broken JPEG: OpenCV cannot read it")
+    return turned
   return pixels
 
 
-def read_landmarks(path: str) -> dict[str, np.ndarray]:
+def read_landmarks(path: str) -> dict[str, Float64[np.ndarray, "5 2"]]:
   """Reads landmarks of many images from a text file.
 
   Each line has an image's relative path and ten numbers, separated by tabs,
@@ -132,18 +147,16 @@ def read_landmarks(path: str) -> dict[str, np.ndarray]:
     InputError: unreadable, or a line that does not fit; names file and line.
   """
   try:
-    with open(path, encoding="utf-8-sig") as file:
-      lines = file.read().splitlines()
-  except (OSError, UnicodeDecodeError) as error:
+    rows = [
+      (line.number, _fields(line.text))
+      for line in read_lines(path)
+      if line.text.strip()
+    ]
+  except (OSError, NotTextError) as error:
     raise InputError(
       f"--landmarks {path!r} cannot be read ({error}): give a text file with a"
       " path and ten numbers a line."
     ) from None
-  rows = [
-    (number, _fields(line))
-    for number, line in enumerate(lines, start=1)
-    if line.strip()
-  ]
   if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdigit():
     del rows[0]  # CelebA counts its images first.
   order = np.arange(_NUMBERS)
@@ -189,8 +202,7 @@ def find_landmarks(
 
 
 def _fields(line: str) -> list[str]:
-  separator = "\t" if "\t" in line else "," if "," in line else None
-  return [field.strip().strip('"') for field in line.strip().split(separator)]
+  return [field.strip('"') for field in split_fields(line.strip())]
 
 
 def _numbers(fields: list[str]) -> np.ndarray | None:

@@ -9,9 +9,17 @@ right, y down, z towards the viewer, origin between the eyes.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
+from jaxtyping import Float, Float32
+
+Vector = Float32[np.ndarray, " 3"]  # A place, or a colour.
+Color = Float[np.ndarray, " 3"]  # RGB in [0, 255].
+# Numbers at some points, or one for all of them.
+Numbers = np.ndarray | np.floating | list[float] | float
+Moves = Mapping[str, tuple[Numbers, Numbers]]
 
 # What an expression can move; each vertex has a displacement for each.
 EXPRESSIONS = (
@@ -108,6 +116,9 @@ IRIS = np.array(
 )
 LIPS = np.array([(196, 112, 104), (176, 84, 84), (150, 86, 76)], np.float32)
 
+# What an identity draws, by the names of GEOMETRY.
+Geometry = dict[str, float]
+
 # Texture and relief cover this square of the (x, y) plane.
 FIELD = 128
 FIELD_CORNER = (-64.0, -52.0)
@@ -157,24 +168,51 @@ class Face:
 class _Sketch:
   """Collects the polygons of a face."""
 
-  def __init__(self, surface):
+  def __init__(self, surface: Callable[[np.ndarray, np.ndarray], np.ndarray]):
     self.surface = surface
-    self.points, self.moves, self.parts = [], [], []
+    self.points: list[np.ndarray] = []
+    self.moves: list[np.ndarray] = []
+    self.parts: list[Part] = []
     self._count = 0
 
-  def add(self, name, x, y, color, *, lift=0.0, z=None, hull=False, **moves):
-    """Adds a polygon on the surface (lifted from it) or at depth z."""
-    x, y = np.broadcast_arrays(np.float32(x), np.float32(y))
+  def add(
+    self,
+    name: str,
+    x: Numbers,
+    y: Numbers,
+    color: Color | tuple[float, float, float],
+    *,
+    lift: Numbers = 0.0,
+    z: Numbers | None = None,
+    hull: bool = False,
+    moves: Moves | None = None,
+  ) -> None:
+    """Adds a polygon on the surface (lifted from it) or at depth z.
+
+    Args:
+      name: what it is.
+      x: where its vertices are, from the front.
+      y: likewise.
+      color: RGB in [0, 255].
+      lift: how far they lie before the surface.
+      z: their depth, if they do not lie on the surface.
+      hull: draw the convex hull of the vertices.
+      moves: how far each expression moves them to the right and down.
+    """
+    x, y = np.broadcast_arrays(
+      np.asarray(x, np.float32), np.asarray(y, np.float32)
+    )
     z = self.surface(x, y) + lift if z is None else np.broadcast_to(z, x.shape)
     self.points.append(np.stack([x, y, z], 1))
     move = np.zeros((len(EXPRESSIONS), len(x), 3), np.float32)
-    for expression, (dx, dy) in moves.items():
+    for expression, (dx, dy) in (moves or {}).items():
       row = move[EXPRESSIONS.index(expression)]
       row[:, 0], row[:, 1] = dx, dy
     self.moves.append(move)
     first, self._count = self._count, self._count + len(x)
-    color = tuple(float(value) for value in color)
-    self.parts.append(Part(name, first, self._count, color, hull))
+    red, green, blue = (float(value) for value in color)
+    part = Part(name, first, self._count, (red, green, blue), hull)
+    self.parts.append(part)
 
 
 def draw_face(rng: np.random.Generator) -> Face:
@@ -188,16 +226,20 @@ def draw_face(rng: np.random.Generator) -> Face:
   hair = _between(HAIR, rng.random()) * (1 + 0.06 * rng.standard_normal(3))
   iris = _between(IRIS, rng.random() ** 1.5)
   lips = 0.45 * skin + 0.55 * _between(LIPS, rng.random()) * (skin[0] / 215)
-  axes = np.float32(
+  axes = np.asarray(
     [
       g["face_width"],
       (g["skull_height"] + g["chin"]) / 2,
       g["face_depth"],
-    ]
+    ],
+    np.float32,
   )
-  center = np.float32([0, (g["chin"] - g["skull_height"]) / 2, -axes[2]])
+  center = np.asarray(
+    [0, (g["chin"] - g["skull_height"]) / 2, -axes[2]], np.float32
+  )
 
-  def surface(x, y):
+  def surface(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The depth of the ellipsoid."""
     inside = 1 - (x / axes[0]) ** 2 - ((y - center[1]) / axes[1]) ** 2
     return center[2] + axes[2] * np.sqrt(np.maximum(inside, 0.02))
 
@@ -224,7 +266,7 @@ def draw_face(rng: np.random.Generator) -> Face:
     parts=tuple(sketch.parts),
     axes=axes,
     center=center,
-    texture=_texture(rng, g),
+    texture=_texture(rng),
     relief=_relief(rng, g),
     geometry=g,
     skin=skin,
@@ -232,19 +274,22 @@ def draw_face(rng: np.random.Generator) -> Face:
   )
 
 
-def _between(colors: np.ndarray, at: float) -> np.ndarray:
+def _between(colors: Float32[np.ndarray, "n 3"], at: float) -> Vector:
   """The colour at `at` in [0, 1] of a ramp."""
   at *= len(colors) - 1
   low = min(int(at), len(colors) - 2)
   return colors[low] + (at - low) * (colors[low + 1] - colors[low])
 
 
-def _ellipse(x, y, rx, ry, count):
+def _ellipse(
+  x: float, y: float, rx: float, ry: float, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Vertices around a centre."""
   angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
   return x + rx * np.cos(angle), y + ry * np.sin(angle)
 
 
-def _outline(g) -> tuple[np.ndarray, np.ndarray]:
+def _outline(g: Geometry) -> tuple[np.ndarray, np.ndarray]:
   """The face seen from the front, clockwise from the crown, x and y [40]."""
   angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
   sin, cos = np.sin(angle), -np.cos(angle)
@@ -256,7 +301,9 @@ def _outline(g) -> tuple[np.ndarray, np.ndarray]:
   return x, y
 
 
-def _add_hair_behind(sketch, g, hair, center):
+def _add_hair_behind(
+  sketch: _Sketch, g: Geometry, hair: Color, center: Vector
+) -> None:
   angle = np.linspace(-np.pi / 2, np.pi / 2, 16)
   x = (g["face_width"] + max(g["hair_side"], 0.0)) * np.sin(angle)
   top = g["skull_height"] + g["hair_top"]
@@ -278,7 +325,9 @@ def _add_hair_behind(sketch, g, hair, center):
   )
 
 
-def _add_neck_and_ears(sketch, g, skin, center):
+def _add_neck_and_ears(
+  sketch: _Sketch, g: Geometry, skin: Color, center: Vector
+) -> None:
   width = 0.68 * g["face_width"]
   sketch.add(
     "neck",
@@ -300,7 +349,14 @@ def _add_neck_and_ears(sketch, g, skin, center):
       sketch.add("ear", x, y, skin * shade, z=z)
 
 
-def _add_head(sketch, g, skin, outline, axes, center):
+def _add_head(
+  sketch: _Sketch,
+  g: Geometry,
+  skin: Color,
+  outline: tuple[np.ndarray, np.ndarray],
+  axes: Vector,
+  center: Vector,
+) -> None:
   x, y = outline
   jaw = np.maximum(y / g["chin"], 0) ** 3
   rings = ((1.0, 0.0), (0.96, 0.28), (0.8, 0.6))
@@ -312,11 +368,18 @@ def _add_head(sketch, g, skin, outline, axes, center):
     skin,
     z=np.repeat([center[2] + axes[2] * d for _, d in rings], len(x)),
     hull=True,
-    open=(0, np.tile(5.0 * jaw, len(rings))),
+    moves={"open": (0, np.tile(5.0 * jaw, len(rings)))},
   )
 
 
-def _add_beard(sketch, g, rng, skin, hair, outline):
+def _add_beard(
+  sketch: _Sketch,
+  g: Geometry,
+  rng: np.random.Generator,
+  skin: Color,
+  hair: Color,
+  outline: tuple[np.ndarray, np.ndarray],
+) -> None:
   kind, density = rng.random(), rng.uniform(0.2, 0.8)
   color = (1 - density) * skin + density * hair
   x, y = outline
@@ -329,7 +392,12 @@ def _add_beard(sketch, g, rng, skin, hair, outline):
       np.concatenate([x[jaw] * 0.97, t * 0.9 * g["face_width"]]),
       np.concatenate([y[jaw] * 0.98, inner]),
       color,
-      open=(0, np.concatenate([5.0 * (y[jaw] / g["chin"]) ** 3, np.zeros(13)])),
+      moves={
+        "open": (
+          0,
+          np.concatenate([5.0 * (y[jaw] / g["chin"]) ** 3, np.zeros(13)]),
+        )
+      },
     )
   if kind < 0.3:
     t = np.linspace(-1, 1, 11)
@@ -341,11 +409,11 @@ def _add_beard(sketch, g, rng, skin, hair, outline):
       np.concatenate([top, bottom[::-1]]),
       color,
       lift=2.0,
-      smile=(0, np.concatenate([-2 * t**2, -2 * t**2])),
+      moves={"smile": (0, np.concatenate([-2 * t**2, -2 * t**2]))},
     )
 
 
-def _add_nose(sketch, g, skin):
+def _add_nose(sketch: _Sketch, g: Geometry, skin: Color) -> None:
   length, wing = g["nose_length"], g["nose_width"]
   bridge, height = g["bridge_width"], g["nose_height"]
   for side in (-1, 1):
@@ -374,7 +442,7 @@ def _add_nose(sketch, g, skin):
     sketch.add("nostril", x, y, skin * 0.35, lift=0.6 * height)
 
 
-def _add_mouth(sketch, g, skin, lips):
+def _add_mouth(sketch: _Sketch, g: Geometry, skin: Color, lips: Color) -> None:
   t = np.linspace(-1, 1, 15)
   half, middle = g["mouth_width"], g["mouth_y"]
   arc = 1 - t**2
@@ -383,16 +451,27 @@ def _add_mouth(sketch, g, skin, lips):
   rest = middle - g["mouth_curve"] * t**2
   upper = rest - g["upper_lip"] * np.sqrt(arc) * (1 - bow)
   lower = rest + g["lower_lip"] * np.sqrt(arc)
-  smile = (3.5 * t, 1.0 - 5.0 * t**2)
+  smile_x, smile_y = 3.5 * t, 1.0 - 5.0 * t**2
   pucker = -0.25 * half * t
   fall = 9.0 * np.sqrt(arc)
   still = np.zeros_like(t)
 
-  def band(name, top, bottom, color, top_fall, bottom_fall, lift):
-    moves = {
+  def there_and_back(values: np.ndarray) -> np.ndarray:
+    return np.concatenate([values, values[::-1]])
+
+  def band(
+    name: str,
+    top: np.ndarray,
+    bottom: np.ndarray,
+    color: Color | tuple[float, float, float],
+    top_fall: np.ndarray,
+    bottom_fall: np.ndarray,
+    lift: float,
+  ) -> None:
+    moves: Moves = {
       "open": (0, np.concatenate([top_fall, bottom_fall[::-1]])),
-      "smile": tuple(np.concatenate([m, m[::-1]]) for m in smile),
-      "pucker": (np.concatenate([pucker, pucker[::-1]]), 0),
+      "smile": (there_and_back(smile_x), there_and_back(smile_y)),
+      "pucker": (there_and_back(pucker), 0),
     }
     sketch.add(
       name,
@@ -400,7 +479,7 @@ def _add_mouth(sketch, g, skin, lips):
       np.concatenate([top, bottom[::-1]]),
       color,
       lift=lift,
-      **moves,
+      moves=moves,
     )
 
   for side in (-1, 1):
@@ -410,7 +489,12 @@ def _add_mouth(sketch, g, skin, lips):
       side * np.array([x0, x0 + 0.8, half + 4.8, half + 4.0, half + 3]),
       [y0, y0, middle - 4, middle + 1, middle - 4],
       skin * (1 - max(g["fold"], 0.0)),
-      smile=(side * np.array([1, 1, 2, 2, 2]), np.array([0, 0, -2, -2, -2])),
+      moves={
+        "smile": (
+          side * np.array([1, 1, 2, 2, 2]),
+          np.array([0, 0, -2, -2, -2]),
+        )
+      },
     )
   band("teeth_gap", rest, rest, (60, 22, 24), -0.12 * fall, fall, 1.0)
   band("teeth", rest, rest, (232, 226, 214), -0.12 * fall, 0.35 * fall, 1.0)
@@ -420,7 +504,9 @@ def _add_mouth(sketch, g, skin, lips):
   band("mouth_line", rest - line, rest + line, lips * 0.5, still, still, 1.2)
 
 
-def _add_eye(sketch, g, side, skin, iris):
+def _add_eye(
+  sketch: _Sketch, g: Geometry, side: int, skin: Color, iris: Color
+) -> None:
   t = np.linspace(-1, 1, 11)
   x = g["eye_width"] * t
   arc = np.maximum(1 - t**2, 0) * (1 + g["eye_skew"] * t)
@@ -436,8 +522,14 @@ def _add_eye(sketch, g, side, skin, iris):
   both = back([at_x, at_x[::-1]])
   rise = -1.2 * (1 - t**2)
 
-  def add(name, x, y, color, **moves):
-    sketch.add(name, x, y, color, lift=lift, **moves)
+  def add(
+    name: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    color: Color | tuple[float, float, float],
+    moves: Moves | None = None,
+  ) -> None:
+    sketch.add(name, x, y, color, lift=lift, moves=moves)
 
   socket_x, socket_y = _ellipse(
     side * g["eye_x"], -1.5, g["eye_width"] + 4, 7.5, 16
@@ -450,23 +542,23 @@ def _add_eye(sketch, g, side, skin, iris):
   center = side * g["eye_x"], -0.15 * g["eye_height"]
   radius = g["iris"]
   for size, color in ((radius, iris), (0.45 * radius, (12, 10, 10))):
-    add("iris", *_ellipse(*center, size, size, 14), color, **gaze)
+    add("iris", *_ellipse(*center, size, size, 14), color, gaze)
   glint = center[0] + 0.9, center[1] - 1.1
-  add("glint", *_ellipse(*glint, 0.65, 0.65, 6), (250, 250, 250), **gaze)
+  add("glint", *_ellipse(*glint, 0.65, 0.65, 6), (250, 250, 250), gaze)
   # The fold above and the cheek below hide what the lids cover.
   add(
     "upper_lid",
     both,
     back([crease - 0.8, upper[::-1]]),
     skin * 0.86,
-    lids=(0, back([0.2 * close, close[::-1]])),
+    moves={"lids": (0, back([0.2 * close, close[::-1]]))},
   )
   add(
     "lower_lid",
     both,
     back([lower, bag[::-1]]),
     skin * (0.96 - max(g["bag"], 0)),
-    smile=(0, back([rise, 0 * rise])),
+    moves={"smile": (0, back([rise, 0 * rise]))},
   )
   thick = max(g["lash"], 0.4) * (0.6 + 0.4 * t)
   add(
@@ -474,11 +566,11 @@ def _add_eye(sketch, g, side, skin, iris):
     both,
     back([upper - thick, upper[::-1] + 0.3]),
     skin * 0.22,
-    lids=(0, back([close, close[::-1]])),
+    moves={"lids": (0, back([close, close[::-1]]))},
   )
 
 
-def _add_brow(sketch, g, side, color):
+def _add_brow(sketch: _Sketch, g: Geometry, side: int, color: Color) -> None:
   t = np.linspace(-1, 1, 9)
   # Not so far round the temple that it would fold over in a turned head.
   reach = 0.8 * g["face_width"] - g["eye_x"]
@@ -493,11 +585,19 @@ def _add_brow(sketch, g, side, color):
     np.concatenate([y - half, (y + half)[::-1]]),
     color,
     lift=1.0,
-    **{"raise": (0, -3.0), "frown": (-side * 1.5 * inner, 3.0 * inner)},
+    moves={"raise": (0, -3.0), "frown": (-side * 1.5 * inner, 3.0 * inner)},
   )
 
 
-def _add_hair_above(sketch, g, rng, skin, hair, center, axes):
+def _add_hair_above(
+  sketch: _Sketch,
+  g: Geometry,
+  rng: np.random.Generator,
+  skin: Color,
+  hair: Color,
+  center: Vector,
+  axes: Vector,
+) -> None:
   angle = np.linspace(-np.pi / 2, np.pi / 2, 15)
   x = (g["face_width"] + 0.6 * max(g["hair_side"], 2.0)) * np.sin(angle)
   y = -(g["skull_height"] + g["hair_top"]) * np.cos(angle)
@@ -532,7 +632,9 @@ def _add_hair_above(sketch, g, rng, skin, hair, center, axes):
     )
 
 
-def _add_locks(sketch, g, hair, center):
+def _add_locks(
+  sketch: _Sketch, g: Geometry, hair: Color, center: Vector
+) -> None:
   if g["hair_length"] < 20:
     return
   for side in (-1, 1):
@@ -552,11 +654,14 @@ def _grid(count: int) -> tuple[np.ndarray, np.ndarray]:
   return np.meshgrid(FIELD_CORNER[0] + at, FIELD_CORNER[1] + at)
 
 
-def _bump(x, y, x0, y0, rx, ry):
+def _bump(
+  x: np.ndarray, y: np.ndarray, x0: float, y0: float, rx: float, ry: float
+) -> np.ndarray:
+  """A bell of height 1 around (x0, y0)."""
   return np.exp(-(((x - x0) / rx) ** 2) - ((y - y0) / ry) ** 2)
 
 
-def _texture(rng, g) -> np.ndarray:
+def _texture(rng: np.random.Generator) -> Float32[np.ndarray, "f f 3"]:
   """Blotches, blush, shadows and freckles of a skin: a factor on its colour."""
   x, y = _grid(FIELD)
   field = np.ones((FIELD, FIELD, 3), np.float32)
@@ -570,16 +675,18 @@ def _texture(rng, g) -> np.ndarray:
     )
   blush = rng.uniform(0, 0.14)
   cheek = _bump(np.abs(x), y, rng.uniform(18, 25), rng.uniform(18, 26), 10, 8)
-  field -= blush * cheek[..., None] * np.float32([0.1, 1, 0.9])
+  field -= blush * cheek[..., None] * np.asarray([0.1, 1, 0.9], np.float32)
   freckles = rng.random() ** 3 * 60
   across = _bump(np.abs(x), y, 12, 16, 16, 9)
   for column, row in rng.integers(0, FIELD, (600, 2))[: int(freckles * 10)]:
     if across[row, column] > 0.3:
-      field[row, column] *= np.float32([0.8, 0.7, 0.6])
+      field[row, column] *= np.asarray([0.8, 0.7, 0.6], np.float32)
   return np.clip(field, 0.4, 1.3)
 
 
-def _relief(rng, g) -> np.ndarray:
+def _relief(
+  rng: np.random.Generator, g: Geometry
+) -> Float32[np.ndarray, "f f 2"]:
   """Slopes of what the ellipsoid lacks: nose, brow, cheeks, chin, sockets."""
   x, y = _grid(FIELD // 4)
   side = np.abs(x)

@@ -8,16 +8,16 @@ in whatever order, the result is the same, byte for byte.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
-import simplejpeg
 from tqdm import tqdm
 
 from data_prep.writing import ray_engine
+from data_prep.writing.loading import batches, load_images
 from data_prep.writing.writer import (
   SKIPPED_FILE,
   DatasetAssembler,
@@ -25,12 +25,8 @@ from data_prep.writing.writer import (
   ShardWriter,
   digest_names,
 )
-from jamsface_jax.data import decoding, records
+from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
-
-# A batch, of which two are in memory: many small images or a few large ones.
-_IMAGES_AT_ONCE = 1024
-_BYTES_AT_ONCE = 32 * 2**20
 
 _SHARD_ITEMS = 2**17  # At most, so that a task stays small.
 
@@ -46,7 +42,7 @@ class Item(NamedTuple):
 
   Attributes:
     label: its class, 0 to C - 1.
-    name: in the data set, unique there.
+    name: its name in the data set, unique there.
     size: bytes of its encoded image, so far as known before it is read.
     where: what says for people where it is, before its name; "" if the name
       does.
@@ -141,7 +137,7 @@ def convert(
   """Writes the shards of a data set that are not finished yet.
 
   Args:
-    assembler: of the data set.
+    assembler: makes the data set.
     items: what is converted, in order; the same ones in each attempt.
     reading: how the items are read.
     total: number of items, for the progress bar.
@@ -158,9 +154,9 @@ def convert(
 
     def missing() -> Iterator[ShardTask]:
       sized = ((item, item.size) for item in items)
-      batches = _batches(sized, _SHARD_ITEMS, assembler.shard_bytes)
+      runs = batches(sized, _SHARD_ITEMS, assembler.shard_bytes)
       number = -1
-      for number, batch in enumerate(batches):
+      for number, batch in enumerate(runs):
         done = assembler.finished.get(number)
         if done is None:
           directory = assembler.directory
@@ -195,7 +191,7 @@ ENGINES = {
 
 
 @contextlib.contextmanager
-def open_folder(root: str) -> Iterator[Callable[[Item], bytes]]:
+def open_folder(root: str) -> Generator[Callable[[Item], bytes]]:
   """The `Reading.open` of images that are files below a folder."""
 
   def load(item: Item) -> bytes:
@@ -227,73 +223,6 @@ def add_file_sizes(root: str, items: Iterable[Item]) -> Iterator[Item]:
       yield from chain.from_iterable(pool.map(look, shares))
 
 
-def load_images(
-  items: Iterable[tuple[T, int]],
-  load: Callable[[T], bytes],
-  *,
-  check: bool,
-  threads: int,
-) -> Iterator[tuple[T, bytes, tuple[int, int] | str]]:
-  """Loads images and finds their sizes, in threads and in order.
-
-  Args:
-    items: what is to be loaded, and about how many bytes each is.
-    load: returns an item's encoded image; OSError if there is none.
-    check: decode the images whole; otherwise look only at a JPEG's head.
-    threads: how many images are worked on at once.
-
-  Yields:
-    Item, encoded image, and its (height, width) or what is wrong with it.
-  """
-
-  def load_all(batch):
-    return [load_one(item) for item in batch]
-
-  def load_one(item):
-    try:
-      data = load(item)
-      return item, data, image_size(data, check=check)
-    except decoding.DecodingError as error:
-      return item, b"", str(error)
-    except OSError as error:
-      return item, b"", str(error.strerror)
-
-  with ThreadPoolExecutor(threads) as pool:
-    # While one batch is written, the threads work on the next.
-    before = []
-    batches = _batches(items, _IMAGES_AT_ONCE, _BYTES_AT_ONCE)
-    for batch in chain(batches, [[]]):
-      # A call for every single image would cost as much as its decoding.
-      share = max(1, len(batch) // (4 * threads))
-      begun = [
-        pool.submit(load_all, batch[k : k + share])
-        for k in range(0, len(batch), share)
-      ]
-      for done in before:
-        yield from done.result()
-      before = begun
-
-
-def image_size(data: bytes, *, check: bool) -> tuple[int, int]:
-  """Returns the (height, width) of an encoded image.
-
-  Args:
-    data: the image.
-    check: decode it whole; otherwise look only at a JPEG's head.
-
-  Raises:
-    DecodingError: not an image, or a truncated one.
-  """
-  if check or data[:2] != b"\xff\xd8":
-    height, width, _ = decoding.decode_image(data).shape
-    return height, width
-  try:
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
-  except ValueError as error:
-    raise decoding.DecodingError(f"broken JPEG: {error}") from None
-  return height, width
-
-
 def print_result(directory: str, skipped: int, next_command: str) -> None:
   """Says what a finished data set holds, and a command to use it with."""
   index = records.read_index(directory)
@@ -316,18 +245,3 @@ def training_command(directory: str, config: str) -> str:
     f"python -m jamsface_jax.main --config={config}"
     f" --config.data.directory={directory} --workdir=W"
   )
-
-
-def _batches(
-  items: Iterable[tuple[T, int]], most: int, enough_bytes: int
-) -> Iterator[list[T]]:
-  """Runs of items, each closed when it has so many items or bytes."""
-  batch, size = [], 0
-  for item, item_bytes in items:
-    batch.append(item)
-    size += item_bytes
-    if len(batch) == most or size >= enough_bytes:
-      yield batch
-      batch, size = [], 0
-  if batch:
-    yield batch

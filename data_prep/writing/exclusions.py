@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Collection
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
 HEADER = "path"
 
@@ -25,9 +26,8 @@ def read_exclusions(path: str) -> set[str]:
     InputError: the file cannot be read.
   """
   try:
-    with open(path, encoding="utf-8") as file:
-      names = [line.rstrip("\n").split("\t")[0] for line in file]
-  except (OSError, UnicodeDecodeError) as error:
+    names = [line.text.split("\t")[0] for line in read_lines(path)]
+  except (OSError, NotTextError) as error:
     raise InputError(
       f"--exclude {path!r} cannot be read ({error}): give a text file with an"
       " image's name at the start of each line."

@@ -4,9 +4,10 @@ Ray is optional: `pip install jamsface-jax[ray]`. Which cluster is Ray's
 convention: that of RAY_ADDRESS, else the one that this machine belongs to.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jamsface_jax.errors import InputError, RunError, one_line
 
@@ -44,7 +45,9 @@ def run(
   os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
   try:
     ray.init(
-      include_dashboard=False, log_to_driver=False, logging_level="error"
+      include_dashboard=False,
+      log_to_driver=False,
+      logging_level=logging.ERROR,
     )
   except (ConnectionError, ValueError, RuntimeError) as error:
     raise InputError(
@@ -72,9 +75,10 @@ def run(
     ray.shutdown()
 
 
-def _next(begun: dict) -> object:
+def _next(begun: dict[Any, Any]) -> Any:
   """Waits for any of the tasks, and takes it out."""
   import ray
+  import ray.exceptions
 
   [done], _ = ray.wait(list(begun), num_returns=1)
   task = begun.pop(done)

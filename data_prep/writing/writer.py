@@ -18,9 +18,13 @@ from array import array
 from collections.abc import Iterable, Sequence
 from itertools import count
 from types import TracebackType
+from typing import Any
 
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import (
+  array_record_module,  # ty: ignore[missing-module-member] has no stubs.
+)
+from jaxtyping import Int32
 
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, RunError, one_line
@@ -42,11 +46,11 @@ class FinishedShard:
   """What became of a run of items.
 
   Attributes:
-    number: of the shard.
+    number: which shard it is, from 0.
     items: how many there were, added or skipped.
     names: SHA-256 of their names, see `digest_names`.
     shard: its file; None if all were skipped.
-    labels: of its records, in order, int32.
+    labels: the class of each of its records, int32 [n].
     image_sizes: the different (height, width) of its images.
     skipped: a line for each item that was left out.
   """
@@ -55,23 +59,28 @@ class FinishedShard:
   items: int
   names: str
   shard: records.Shard | None
-  labels: np.ndarray
+  labels: Int32[np.ndarray, " n"]
   image_sizes: list[tuple[int, int]]
   skipped: list[str]
 
-  def to_json(self) -> dict:
+  def to_json(self) -> dict[str, Any]:
     """What `from_json` reads."""
     shard = self.shard and vars(self.shard)
     return vars(self) | {"shard": shard, "labels": self.labels.tolist()}
 
   @classmethod
-  def from_json(cls, fields: dict) -> "FinishedShard":
+  def from_json(cls, fields: dict[str, Any]) -> "FinishedShard":
     """The inverse of `to_json`."""
-    shard = fields["shard"] and records.Shard(**fields["shard"])
-    labels = np.array(fields["labels"], np.int32)
-    sizes = [(height, width) for height, width in fields["image_sizes"]]
-    changed = {"shard": shard, "labels": labels, "image_sizes": sizes}
-    return cls(**fields | changed)
+    shard = fields["shard"]
+    return cls(
+      number=fields["number"],
+      items=fields["items"],
+      names=fields["names"],
+      shard=None if shard is None else records.Shard(**shard),
+      labels=np.array(fields["labels"], np.int32),
+      image_sizes=[(height, width) for height, width in fields["image_sizes"]],
+      skipped=fields["skipped"],
+    )
 
 
 def digest_names(names: Iterable[str]) -> str:
@@ -89,7 +98,7 @@ class ShardWriter:
   lost: each under a name of its own, and what they write is the same.
 
   Attributes:
-    bytes: of the images added so far.
+    bytes: how many the images added so far have.
   """
 
   def __init__(self, directory: str, number: int):
@@ -156,7 +165,7 @@ class ShardWriter:
       number=self._number,
       items=self.items,
       names=digest_names(self._names),
-      shard=self._close() if self._file is not None else None,
+      shard=None if self._file is None else self._close(self._file),
       labels=np.array(self._labels, np.int32),
       image_sizes=sorted(self._sizes),
       skipped=self._skipped,
@@ -170,9 +179,11 @@ class ShardWriter:
       self._file = None
       os.remove(self._partial)
 
-  def _close(self) -> records.Shard:
+  def _close(
+    self, file: array_record_module.ArrayRecordWriter
+  ) -> records.Shard:
     try:
-      self._file.close()
+      file.close()
       digest, size = records.file_digest(self._partial)
       os.replace(self._partial, self._path)
     except (OSError, RuntimeError) as error:
@@ -182,10 +193,9 @@ class ShardWriter:
     return records.Shard(name, len(self._labels), size, digest)
 
   def _failure(self, error: Exception) -> RunError:
-    reason = one_line(error)
     return RunError(
-      f"shard {self._path!r} cannot be written ({reason}): mend that and start"
-      " the same command again, which keeps the finished shards."
+      f"shard {self._path!r} cannot be written ({one_line(error)}): mend that"
+      " and start the same command again, which keeps the finished shards."
     )
 
 
@@ -203,8 +213,8 @@ class DatasetAssembler:
     shard_bytes: a shard is closed when its images have this many bytes.
 
   Attributes:
-    directory: see above.
-    shard_bytes: see above.
+    directory: where the data set goes.
+    shard_bytes: when a shard is closed.
     finished: the shards that are there, by number.
   """
 
@@ -353,12 +363,12 @@ class DatasetWriter:
   an interrupted one the first `position` items are on disk: go on after them.
 
   Args:
-    directory: see `DatasetAssembler` for all of them.
-    name: see there.
-    classes: see there.
-    source: see there.
-    synthetic: see there.
-    shard_bytes: see there.
+    directory: where the data set goes, see `DatasetAssembler`.
+    name: prefix of the metrics, as there.
+    classes: class names, as there.
+    source: what is converted, as there.
+    synthetic: whether the images are drawn, as there.
+    shard_bytes: when a shard is closed, as there.
 
   Attributes:
     position: items of the sequence that were added or skipped.

@@ -3,14 +3,12 @@
 import cv2
 import numpy as np
 import simplejpeg
+from jaxtyping import UInt8
 
 # Decoding threads are ours; OpenCV's own would fight with them.
 cv2.setNumThreads(1)
 # A broken image is reported by us, with its name.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-# Names of files that are taken for images, in small letters.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 _JPEG_START = b"\xff\xd8"
 
@@ -19,7 +17,7 @@ class DecodingError(ValueError):
   """These bytes are not a whole image; the message says why."""
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """Decodes an image as it is.
 
   Args:
@@ -47,25 +45,7 @@ def decode_image(data: bytes) -> np.ndarray:
   return pixels
 
 
-def decode_resized(data: bytes, size: int) -> np.ndarray:
-  """Decodes an image and scales it to `size` x `size` pixels if need be.
-
-  Args:
-    data: an encoded image.
-    size: height and width wanted.
-
-  Returns:
-    uint8 [size, size, 3], RGB.
-
-  Raises:
-    DecodingError: not an image, or a truncated one.
-  """
-  pixels = np.empty((size, size, 3), np.uint8)
-  decode_into(data, pixels)
-  return pixels
-
-
-def decode_into(data: bytes, pixels: np.ndarray) -> None:
+def decode_into(data: bytes, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
   """Decodes an image into an array, scaled to its size if need be.
 
   Args:
@@ -90,7 +70,9 @@ def decode_into(data: bytes, pixels: np.ndarray) -> None:
   scale_into(image, pixels)
 
 
-def scale_into(image: np.ndarray, pixels: np.ndarray) -> None:
+def scale_into(
+  image: UInt8[np.ndarray, "h w 3"], pixels: UInt8[np.ndarray, "i j 3"]
+) -> None:
   """Scales an image into an array: by area if it shrinks, else bilinearly.
 
   Args:

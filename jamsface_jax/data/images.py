@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int64, UInt8
 
 from jamsface_jax.data import decoding, records
+from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
 _PROBES = 1024  # Images of an array that its fingerprint reads.
 
@@ -25,9 +28,9 @@ class Block:
     broken: why an image cannot be read, by its position in the block.
   """
 
-  pixels: np.ndarray
+  pixels: UInt8[np.ndarray, "n h w 3"]
   names: list[str]
-  labels: np.ndarray
+  labels: Int64[np.ndarray, " n"]
   broken: dict[int, str]
 
 
@@ -57,7 +60,8 @@ def open_images(
     path: a folder, a data set, a .npy array, or a text file with a path a line.
     size: height and width wanted; other sizes are scaled, as in training.
     root: what the paths of a list are relative to; None for the list's folder.
-    color_order: of an array, which does not say it; None for all others.
+    color_order: what the colours of an array are, which does not say it; None
+      for all others.
 
   Raises:
     InputError: none of these, nothing in it, or the wrong colour order.
@@ -89,16 +93,19 @@ def open_images(
 
 
 def open_folder(directory: str, size: int) -> "FileImages":
-  """Opens all images below a folder, sorted by path."""
-  names = sorted(
-    os.path.relpath(os.path.join(folder, file), directory)
-    for folder, _, files in os.walk(directory)
-    for file in files
-    if file.lower().endswith(decoding.EXTENSIONS) and not file.startswith(".")
-  )
+  """Opens all images below a folder, sorted by path.
+
+  Args:
+    directory: the folder.
+    size: height and width wanted.
+
+  Raises:
+    InputError: there is none.
+  """
+  names = find_images(directory)
   if not names:
     raise InputError(
-      f"--images {directory!r} has no image ({', '.join(decoding.EXTENSIONS)}):"
+      f"--images {directory!r} has no image ({', '.join(EXTENSIONS)}):"
       " give another folder."
     )
   return FileImages(directory, names, size)
@@ -108,14 +115,16 @@ def open_list(path: str, size: int, root: str) -> "FileImages":
   """Opens the images that a text file names, in its order.
 
   Args:
-    path: of the text file, UTF-8, a path on each line.
+    path: the text file, UTF-8, a path on each line.
     size: height and width wanted.
     root: what its paths are relative to.
+
+  Raises:
+    InputError: not a text file, an empty line, or none of the images is there.
   """
   try:
-    with open(path, encoding="utf-8") as file:
-      names = [line.rstrip("\n") for line in file]
-  except (OSError, UnicodeDecodeError) as error:
+    names = [line.text for line in read_lines(path)]
+  except (OSError, NotTextError) as error:
     raise InputError(
       f"--images {path!r} is not a text file ({one_line(error)}): give a list"
       " with a path on each line, a folder, a data set or a .npy array."
@@ -141,13 +150,13 @@ class FileImages:
 
   Args:
     root: what the names are relative to.
-    names: of the files, in the order wanted.
+    names: the files, in the order wanted.
     size: height and width wanted.
 
   Attributes:
-    names: as given.
+    names: the files, as given.
     labels: int64 [N].
-    fingerprint: of names and sizes of the files.
+    fingerprint: a hash of names and sizes of the files.
     missing: how many do not exist.
   """
 
@@ -220,7 +229,7 @@ class ArrayImages:
   Args:
     path: uint8 [N, H, W, 3].
     size: height and width wanted.
-    color_order: of its last axis, or None if the user did not say.
+    color_order: what its last axis is, or None if the user did not say.
   """
 
   def __init__(self, path: str, size: int, color_order: str | None):
@@ -264,7 +273,9 @@ class ArrayImages:
     return Block(pixels, list(map(str, range(start, stop))), labels, {})
 
 
-def scaled(images: np.ndarray, size: int) -> np.ndarray:
+def scaled(
+  images: UInt8[np.ndarray, "n h w 3"], size: int
+) -> UInt8[np.ndarray, "n {size} {size} 3"]:
   """Scales images as `decoding.decode_into` does.
 
   Args:
@@ -284,7 +295,7 @@ def scaled(images: np.ndarray, size: int) -> np.ndarray:
 
 def _decode(
   images: Iterable[bytes | str], count: int, size: int
-) -> tuple[np.ndarray, dict[int, str]]:
+) -> tuple[UInt8[np.ndarray, "n h w 3"], dict[int, str]]:
   """Decodes images; one that is a text is broken for this reason."""
   pixels = np.empty((count, size, size, 3), np.uint8)
   broken = {}

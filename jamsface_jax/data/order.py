@@ -7,17 +7,20 @@ the step number and nothing else, on any number of processes.
 """
 
 import numpy as np
+from jaxtyping import Int64, UInt64
 
 _ROUNDS = 6
 
 
-def shuffled(positions: np.ndarray, size: int, *, seed: int) -> np.ndarray:
+def shuffled(
+  positions: Int64[np.ndarray, "*shape"], size: int, *, seed: int
+) -> Int64[np.ndarray, "*shape"]:
   """Goes through [0, size) again and again, each time in another order.
 
   Args:
     positions: int64, any shape, from 0; epochs follow without a gap.
     size: number of elements.
-    seed: of the order.
+    seed: chooses the orders.
 
   Returns:
     int64, the element at each position.
@@ -31,15 +34,15 @@ def shuffled(positions: np.ndarray, size: int, *, seed: int) -> np.ndarray:
 
 
 def permute(
-  index: np.ndarray, size: int, *, seed: int, epoch: int
-) -> np.ndarray:
+  index: Int64[np.ndarray, "*shape"], size: int, *, seed: int, epoch: int
+) -> Int64[np.ndarray, "*shape"]:
   """Applies a pseudo-random permutation of [0, size).
 
   Args:
     index: int64, any shape, in [0, size).
     size: number of elements, at most 2**52.
-    seed: with `epoch`, chooses the permutation.
-    epoch: likewise.
+    seed: chooses the permutation, together with `epoch`.
+    epoch: chooses it too.
 
   Returns:
     int64, the image of each index.
@@ -57,15 +60,19 @@ def permute(
 
 
 def permute_each(
-  index: np.ndarray, size: np.ndarray, *, seed: int, which: list[np.ndarray]
-) -> np.ndarray:
+  index: Int64[np.ndarray, " n"],
+  size: Int64[np.ndarray, " n"],
+  *,
+  seed: int,
+  which: list[Int64[np.ndarray, " n"]],
+) -> Int64[np.ndarray, " n"]:
   """Applies a pseudo-random permutation of its own range to each index.
 
   Args:
     index: int64 [n], in [0, size).
     size: int64 [n], at most 2**52.
-    seed: with `which`, chooses each permutation.
-    which: int64 [n] each, from 0.
+    seed: chooses each permutation, together with `which`.
+    which: numbers that tell the permutations apart, int64 [n] each, from 0.
 
   Returns:
     int64 [n], the image of each index.
@@ -73,7 +80,9 @@ def permute_each(
   key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
   for number in which:
     key = _mix(number.astype(np.uint64), key)
-  keys = np.stack([_mix(np.uint64(k), key) for k in range(_ROUNDS)])
+  keys = np.stack(
+    [_mix(number, key) for number in np.arange(_ROUNDS, dtype=np.uint64)]
+  )
   half = _half_bits(size)
   image = _feistel(index.astype(np.uint64), half, keys)
   while np.any(outside := image >= size):
@@ -81,27 +90,34 @@ def permute_each(
   return image.astype(np.int64)
 
 
-def _half_bits(size: np.ndarray) -> np.ndarray:
+def _half_bits(
+  size: Int64[np.ndarray, "*shape"],
+) -> UInt64[np.ndarray, "*shape"]:
   """Half the bits of the smallest power of four above every index."""
   bits = np.frexp(np.maximum(size - 1, 1).astype(np.float64))[1]
-  return ((bits + 1) // 2).astype(np.uint64)
+  return np.asarray((bits + 1) // 2, np.uint64)
 
 
 def _feistel(
-  value: np.ndarray, half: np.ndarray, keys: np.ndarray
-) -> np.ndarray:
+  value: UInt64[np.ndarray, "*shape"],
+  half: UInt64[np.ndarray, "..."],
+  keys: UInt64[np.ndarray, "rounds ..."],
+) -> UInt64[np.ndarray, "*shape"]:
   """A balanced Feistel network on 2 * half bits, a round for each of keys."""
   mask = (np.uint64(1) << half) - np.uint64(1)
   left, right = value >> half, value & mask
   for key in keys:
     left, right = right, left ^ (_mix(right, key) & mask)
-  return (left << half) | right
+  return np.asarray((left << half) | right)
 
 
-def _mix(value: np.ndarray, key: np.ndarray) -> np.ndarray:
+def _mix(
+  value: UInt64[np.ndarray, "..."] | np.uint64,
+  key: UInt64[np.ndarray, "..."] | np.uint64,
+) -> UInt64[np.ndarray, "..."]:
   """The finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
   with np.errstate(over="ignore"):  # Arithmetic is modulo 2**64.
     z = value + key
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return np.asarray(z ^ (z >> np.uint64(31)))

@@ -9,8 +9,8 @@ at step k starts at k.
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-import grain.python as grain
 import numpy as np
+from jaxtyping import Int
 
 from jamsface_jax.data.sampling import example_order
 from jamsface_jax.data.sources import Source
@@ -35,6 +35,9 @@ def read_ahead(
   Yields:
     The elements in order.
   """
+  # Grain brings JAX, which who only reads data must not pay for.
+  import grain.python as grain
+
   options = grain.ReadOptions(
     num_threads=threads, prefetch_buffer_size=2 * threads
   )
@@ -62,7 +65,7 @@ def batches(
   seed: int,
   sampling: str,
   batch_size: int,
-  rows: np.ndarray,
+  rows: Int[np.ndarray, " n"],
   start: int,
   total_steps: int,
   threads: int,
@@ -71,10 +74,10 @@ def batches(
 
   Args:
     source: the labelled images.
-    seed: of the order of examples.
+    seed: chooses the order of examples.
     sampling: see `sampling.example_order`.
     batch_size: rows of the global batch.
-    rows: the rows of it that this process needs, see `sharding.local_rows`.
+    rows: which of them this process needs, int64 [n].
     start: first batch.
     total_steps: number of batches of the whole run.
     threads: so many read and decode at the same time, ahead of use.

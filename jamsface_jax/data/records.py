@@ -16,10 +16,14 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import (
+  array_record_module,  # ty: ignore[missing-module-member] has no stubs.
+)
+from jaxtyping import Int32
 
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.text_lists import read_lines
 from jamsface_jax.storage.whole_file import written_whole
 
 INDEX_FILE = "dataset.json"
@@ -86,8 +90,8 @@ class DatasetIndex:
     image_size: (height, width) of every image, or None if they differ.
     color_order: what decoded pixels are, always "RGB".
     shards: the files, in the order of their records.
-    labels_sha256: of `labels.npy`; None in a data set made before there was
-      such a file.
+    labels_sha256: that of `labels.npy`; None in a data set made before there
+      was such a file.
     synthetic: its images are drawn, of nobody: anyone may see them.
   """
 
@@ -115,12 +119,12 @@ def file_digest(path: str) -> tuple[str, int]:
     return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
-def write_labels(directory: str, labels: np.ndarray) -> str:
+def write_labels(directory: str, labels: Int32[np.ndarray, " n"]) -> str:
   """Writes `labels.npy`, whole or not at all.
 
   Args:
-    directory: of the data set.
-    labels: of all records in order, int32 [N].
+    directory: the data set.
+    labels: the classes of all records in order, int32 [N].
 
   Returns:
     The SHA-256 of the file.
@@ -131,7 +135,7 @@ def write_labels(directory: str, labels: np.ndarray) -> str:
   return file_digest(path)[0]
 
 
-def read_labels(directory: str, index: DatasetIndex) -> np.ndarray:
+def read_labels(directory: str, index: DatasetIndex) -> Int32[np.ndarray, " n"]:
   """Reads `labels.npy` of a data set whose index has its checksum.
 
   Returns:
@@ -216,8 +220,7 @@ def read_classes(directory: str) -> list[str]:
   """Returns the class names; the position is the label."""
   path = os.path.join(directory, CLASSES_FILE)
   try:
-    with open(path, encoding="utf-8") as file:
-      return file.read().splitlines()
+    return [line.text for line in read_lines(path)]
   except FileNotFoundError:
     raise InputError(f"{path!r} is missing: copy the data set again.") from None
 

@@ -7,6 +7,7 @@ runs resume anywhere and processes agree without talking.
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Int32, Int64
 
 from jamsface_jax.data.order import permute_each, shuffled
 from jamsface_jax.data.sources import Source
@@ -17,7 +18,7 @@ _RESOLUTION = 16
 
 def example_order(
   sampling: str, *, seed: int, source: Source
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Callable[[Int64[np.ndarray, " n"]], Int64[np.ndarray, " n"]]:
   """Returns the function from positions to examples.
 
   Args:
@@ -25,7 +26,7 @@ def example_order(
       "class_balanced": every class equally often, once a round. "square_root":
       a class of n images as often as the square root of n. In the latter two
       the images of one class take turns.
-    seed: of the run.
+    seed: the seed of the run.
     source: the labelled images.
 
   Returns:
@@ -48,12 +49,18 @@ class ByClass:
   them all, in a permutation of their own, in each n visits.
 
   Args:
-    labels: int32 [N], of all examples.
-    visits: int64 [C], how often each class is visited in a round.
-    seed: of the order.
+    labels: the class of each example, int32 [N].
+    visits: how often each class is visited in a round, int64 [C].
+    seed: chooses the order.
   """
 
-  def __init__(self, labels: np.ndarray, visits: np.ndarray, *, seed: int):
+  def __init__(
+    self,
+    labels: Int32[np.ndarray, " examples"],
+    visits: Int64[np.ndarray, " c"],
+    *,
+    seed: int,
+  ):
     self._seed = seed
     self._examples = np.argsort(labels, kind="stable")  # Class after class.
     self._sizes = np.bincount(labels, minlength=len(visits))
@@ -61,7 +68,9 @@ class ByClass:
     self._visits = visits
     self._ends = np.cumsum(visits)
 
-  def __call__(self, positions: np.ndarray) -> np.ndarray:
+  def __call__(
+    self, positions: Int64[np.ndarray, " n"]
+  ) -> Int64[np.ndarray, " n"]:
     """See `example_order`."""
     round_length = int(self._ends[-1])
     slot = shuffled(positions, round_length, seed=self._seed)

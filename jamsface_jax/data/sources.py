@@ -1,16 +1,21 @@
-"""Where labelled images come from: a data set on disk, or made-up noise."""
+"""Where labelled images come from: a data set, a folder, or made-up noise."""
 
 import hashlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int, Int32, Int64, UInt8
 
 from jamsface_jax.data import decoding, records
+from jamsface_jax.data.images import open_folder
 from jamsface_jax.errors import InputError
-from jamsface_jax.settings.sections import Settings
+from jamsface_jax.settings.sections import Data
 
 _PROBES = 1024  # Records read at once to find out the order of classes.
+
+# Images, RGB, and their labels.
+Examples = tuple[UInt8[np.ndarray, "n h w 3"], Int32[np.ndarray, " n"]]
 
 
 @runtime_checkable
@@ -24,16 +29,16 @@ class Source(Protocol):
   """
 
   num_classes: int
-  class_sizes: np.ndarray
+  class_sizes: Int[np.ndarray, " c"]
   fingerprint: str
 
   def __len__(self) -> int:
     """Returns the number of images."""
 
-  def labels(self) -> np.ndarray:
+  def labels(self) -> Int32[np.ndarray, " examples"]:
     """Returns the class of every image, int32 [N]."""
 
-  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, ids: Int64[np.ndarray, " n"]) -> Examples:
     """Returns the images with these ids.
 
     Args:
@@ -47,12 +52,15 @@ class Source(Protocol):
 class RecordSource:
   """A data set on disk, its images scaled to one size.
 
+  For training: any order, and a broken image ends the run. `DatasetImages` of
+  `images.py` is for embedding: in order, with names, broken images marked.
+
   Args:
     directory: holds `dataset.json`.
     image_size: height and width of the images returned.
 
   Attributes:
-    name: of the data set.
+    name: what the data set is called.
     synthetic: whether its images are of nobody; the rest as `Source` has it.
   """
 
@@ -69,7 +77,7 @@ class RecordSource:
   def __len__(self) -> int:
     return len(self._reader)
 
-  def labels(self) -> np.ndarray:
+  def labels(self) -> Int32[np.ndarray, " examples"]:
     """See `Source.labels`.
 
     One made before there was `labels.npy` mostly lists class after class. Then
@@ -97,7 +105,7 @@ class RecordSource:
     """The names of all images, in order: reads everything once."""
     return [record.name for record in self._reader.scan()]
 
-  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, ids: Int64[np.ndarray, " n"]) -> Examples:
     """See `Source.read`; raises InputError naming a broken image or label."""
     size = self._image_size
     images = np.empty((len(ids), size, size, 3), np.uint8)
@@ -120,6 +128,44 @@ class RecordSource:
     return images, labels
 
 
+class FolderSource:
+  """Image files below a folder; classes are their folders.
+
+  Args:
+    directory: the folder.
+    image_size: height and width of the images returned.
+  """
+
+  def __init__(self, directory: str, image_size: int):
+    self._directory = directory
+    self._files = open_folder(directory, image_size)
+    self.class_sizes = np.bincount(self._files.labels)
+    self.num_classes = len(self.class_sizes)
+    self.fingerprint = self._files.fingerprint
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def labels(self) -> np.ndarray:
+    """See `Source.labels`."""
+    return self._files.labels.astype(np.int32)
+
+  def names(self) -> list[str]:
+    """The paths of all images below the folder, in order."""
+    return self._files.names
+
+  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `Source.read`; raises InputError naming a broken image."""
+    found = [self._files.read(i, i + 1) for i in ids.tolist()]
+    for one in found:
+      if one.broken:
+        raise InputError(
+          f"image {one.names[0]!r} of {self._directory!r} cannot be read"
+          f" ({one.broken[0]}): mend or delete it."
+        )
+    return np.concatenate([one.pixels for one in found]), self.labels()[ids]
+
+
 class MixedSource:
   """Several sources as one, with classes of their own each.
 
@@ -140,7 +186,7 @@ class MixedSource:
   def __len__(self) -> int:
     return int(self._ends[-1])
 
-  def labels(self) -> np.ndarray:
+  def labels(self) -> Int32[np.ndarray, " examples"]:
     """See `Source.labels`."""
     return np.concatenate(
       [
@@ -149,16 +195,16 @@ class MixedSource:
       ]
     )
 
-  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, ids: Int64[np.ndarray, " n"]) -> Examples:
     """See `Source.read`."""
     which = np.searchsorted(self._ends, ids, side="right")
     labels = np.empty(len(ids), np.int32)
-    images = None
+    images = np.empty((len(ids), 0, 0, 3), np.uint8)
     for number in np.unique(which):
       source, rows = self._sources[number], which == number
       start = self._ends[number] - len(source)
       some_images, some_labels = source.read(ids[rows] - start)
-      if images is None:
+      if not images.size:  # Now their height and width are known.
         images = np.empty((len(ids), *some_images.shape[1:]), np.uint8)
       images[rows] = some_images
       labels[rows] = some_labels + self._first_class[number]
@@ -184,18 +230,18 @@ class NoiseSource:
   def __len__(self) -> int:
     return self._num_images
 
-  def labels(self) -> np.ndarray:
+  def labels(self) -> Int32[np.ndarray, " examples"]:
     """See `Source.labels`."""
     examples = np.arange(self._num_images)
     return (examples % self.num_classes).astype(np.int32)
 
-  def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, ids: Int64[np.ndarray, " n"]) -> Examples:
     """See `Source.read`."""
     labels = (ids % self.num_classes).astype(np.int32)
     images = [self._image(int(i)) for i in ids]
     return np.stack(images), labels
 
-  def _image(self, example: int) -> np.ndarray:
+  def _image(self, example: int) -> UInt8[np.ndarray, "h w 3"]:
     size = self._image_size
     pattern = _normal([0, example % self.num_classes], (8, 8, 3))
     noise = _normal([1, example], (8, 8, 3))
@@ -208,9 +254,12 @@ def _normal(key: list[int], shape: tuple[int, ...]) -> np.ndarray:
   return np.random.default_rng(key).normal(size=shape)
 
 
-def open_source(config: Settings) -> Source:
-  """Opens the training data that `config.data` names."""
-  settings = config.data
+def open_source(settings: Data) -> Source:
+  """Opens the training data that the section `data` of the settings names.
+
+  Raises:
+    InputError: a data set is missing or damaged.
+  """
   if settings.directory:
     sources = [
       RecordSource(directory, settings.image_size)

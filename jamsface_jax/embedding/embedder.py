@@ -1,15 +1,15 @@
 """From a trained backbone to embeddings, on all devices."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float32, Int64, UInt8
 
 from jamsface_jax.augmentation.augment import normalize
-from jamsface_jax.data.images import scaled
 from jamsface_jax.data.pipeline import read_ahead
 from jamsface_jax.data.records import COLOR_ORDER
 from jamsface_jax.devices import sharding
@@ -17,13 +17,11 @@ from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.errors import InputError
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.checkpoint import CheckpointReader
-from jamsface_jax.run.state import make_model
+from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
 Tag = TypeVar("Tag")
-
-_MOST = 256  # Images of a batch in memory, per device.
 
 
 class Embedder:
@@ -32,11 +30,11 @@ class Embedder:
   A row depends on its image alone, whatever else is in the batch.
 
   Args:
-    model: backbone.
-    mesh: batches are split over all its devices.
-    batch_size: global, a multiple of the devices.
+    model: the backbone.
+    mesh: the (data, model) mesh; batches are split over all its devices.
+    batch_size: images of a batch of all processes, a multiple of the devices.
     image_size: height and width of the images.
-    flip: add the embedding of the mirrored image.
+    flip: whether to add the embedding of the mirrored image.
   """
 
   def __init__(
@@ -54,12 +52,14 @@ class Embedder:
     self._mesh = mesh
     self._rows = sharding.local_rows(batch_size, mesh)
 
-    def forward(variables, images):
-      images = normalize(images)
-      embeddings = model.apply(variables, images, train=False)
+    def forward(
+      variables: dict[str, Any], images: UInt8[Array, "b h w 3"]
+    ) -> Float32[Array, "b d"]:
+      pixels = normalize(images)
+      embeddings = cast(Array, model.apply(variables, pixels, train=False))
       if flip:
-        mirrored = images[:, :, ::-1]
-        embeddings += model.apply(variables, mirrored, train=False)
+        mirrored = pixels[:, :, ::-1]
+        embeddings += cast(Array, model.apply(variables, mirrored, train=False))
       return embeddings
 
     # Replicated, so that every process has all rows of a batch.
@@ -71,27 +71,27 @@ class Embedder:
 
   def embed(
     self,
-    variables: dict,
-    read: Callable[[np.ndarray], np.ndarray],
+    variables: dict[str, Any],
+    read: Callable[[Int64[np.ndarray, " n"]], UInt8[np.ndarray, "n h w 3"]],
     count: int,
     *,
     threads: int,
-  ) -> Iterator[np.ndarray]:
+  ) -> Iterator[Float32[np.ndarray, "n d"]]:
     """Embeds images 0 to `count` - 1, batch by batch.
 
     Args:
       variables: `params` and `batch_stats` of the backbone.
       read: maps image numbers int64 [n] to uint8 [n, H, W, 3]; called by
         threads, ahead of use, for the rows of this process.
-      count: number of images.
-      threads: batches read at once.
+      count: how many images there are.
+      threads: how many batches are read at once.
 
     Yields:
       float32 [n, D], not normalised; the blocks follow the order of images.
     """
     size = self.batch_size
 
-    def read_batch(number: int) -> tuple[int, np.ndarray]:
+    def read_batch(number: int) -> tuple[int, UInt8[np.ndarray, "n h w 3"]]:
       # The last batch is filled up with its last image, to keep one shape.
       rows = np.minimum(number * size + self._rows, count - 1)
       return number, read(rows)
@@ -103,16 +103,18 @@ class Embedder:
       yield embeddings[: count - number * size]
 
   def run(
-    self, variables: dict, batches: Iterable[tuple[Tag, np.ndarray]]
-  ) -> Iterator[tuple[Tag, np.ndarray]]:
+    self,
+    variables: dict[str, Any],
+    batches: Iterable[tuple[Tag, UInt8[np.ndarray, "n h w 3"]]],
+  ) -> Iterator[tuple[Tag, Float32[np.ndarray, "b d"]]]:
     """Embeds batches, each with a tag that comes out beside its embeddings.
 
     Args:
       variables: `params` and `batch_stats` of the backbone.
-      batches: tags and this process's rows of a batch, uint8 [n, H, W, 3].
+      batches: tags, and this process's rows of a batch, uint8 [n, H, W, 3].
 
     Yields:
-      Tags and all embeddings of a batch, float32 [B, D], not normalised.
+      Tags, and all embeddings of a batch, float32 [B, D], not normalised.
     """
     waiting = None
     for tag, images in batches:
@@ -123,7 +125,9 @@ class Embedder:
     if waiting:
       yield waiting[0], np.asarray(waiting[1])
 
-  def start(self, variables: dict, images: np.ndarray) -> jax.Array:
+  def start(
+    self, variables: dict[str, Any], images: UInt8[np.ndarray, "n h w 3"]
+  ) -> Float32[Array, "b d"]:
     """Starts to embed one batch and does not wait for it.
 
     Args:
@@ -142,131 +146,19 @@ class Embedder:
     return self._forward(variables, batch["images"])
 
 
-class FaceEmbedder:
-  """Turns images in memory into embeddings; made by `jamsface_jax.load`.
-
-  Args:
-    run: directory of a training run.
-    step: of the checkpoint; None for the newest.
-    flip: add the embedding of the mirrored image.
-
-  Attributes:
-    image_size: height and width that the network sees.
-    embedding_size: D.
-    color_order: of the images that it takes, "RGB".
-    step: of the checkpoint.
-
-  Raises:
-    InputError: not a work directory, or no such checkpoint.
-  """
-
-  def __init__(self, run: RunDirectory, *, step: int | None, flip: bool):
-    mesh = local_mesh()
-    self._devices = mesh.size
-    self._embedder, self._variables, metadata = load(
-      run, step=step, batch_size=_MOST * mesh.size, flip=flip, mesh=mesh
-    )
-    self.image_size = self._embedder.image_size
-    self.embedding_size = metadata["embedding_size"]
-    self.color_order = metadata["color_order"]
-    self.step = metadata["step"]
-
-  def __call__(
-    self, images: np.ndarray | Sequence[np.ndarray], *, raw: bool = False
-  ) -> np.ndarray:
-    """Embeds images; those of another size are scaled, as in training.
-
-    Args:
-      images: uint8 RGB, [H, W, 3] or [N, H, W, 3], or a list of equally large
-        [H, W, 3].
-      raw: do not scale embeddings to length 1; their length says something of
-        the quality of an image.
-
-    Returns:
-      float32 [D] for one image, [N, D] for several. The dot product of two rows
-      is the cosine of their angle, unless `raw`.
-
-    Raises:
-      InputError: images of several sizes, or not uint8 with three channels.
-    """
-    array = _as_array(images)
-    batch = array[None] if array.ndim == 3 else array
-    blocks = [np.empty((0, self.embedding_size), np.float32)]
-    for count, block in self._embedder.run(
-      self._variables, self._batches(batch)
-    ):
-      blocks.append(block[:count])
-    rows = np.concatenate(blocks)
-    if not raw:
-      rows = unit(rows)
-    return rows[0] if array.ndim == 3 else rows
-
-  def _batches(self, images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields numbers of images and batches of few sizes: each compiles."""
-    start = 0
-    while start < len(images):
-      left = -(-(len(images) - start) // self._devices)
-      size = min(1 << (left - 1).bit_length(), _MOST) * self._devices
-      stop = min(start + size, len(images))
-      pixels = scaled(images[start:stop], self.image_size)
-      filling = ((0, size - len(pixels)), (0, 0), (0, 0), (0, 0))
-      yield stop - start, np.pad(pixels, filling)
-      start = stop
-
-
-def _as_array(images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-  """Makes one uint8 array of one or several images, or says why not."""
-  if not isinstance(images, np.ndarray):
-    shapes = sorted({np.shape(image) for image in images})
-    if len(shapes) > 1:
-      raise InputError(
-        f"images: the list has images of {len(shapes)} shapes, {shapes[0]} and"
-        f" {shapes[1]} among them: scale them to one size first."
-      )
-    images = np.asarray(images)
-  if (
-    images.dtype != np.uint8
-    or images.ndim not in (3, 4)
-    or images.shape[-1] != 3
-    or 0 in images.shape[-3:]
-  ):
-    raise InputError(
-      f"images: {images.dtype} {list(images.shape)} given: give uint8 RGB"
-      " [H, W, 3] or [N, H, W, 3]."
-    )
-  return images
-
-
-def local_mesh() -> Mesh:
-  """Lays out the devices of this process alone, as `sharding.make_mesh`."""
-  devices = jax.local_devices()
-  return jax.make_mesh(
-    (1, len(devices)),
-    ("data", "model"),
-    axis_types=(AxisType.Auto,) * 2,
-    devices=devices,
-  )
-
-
-def unit(embeddings: np.ndarray) -> np.ndarray:
-  """Scales rows to length 1; a zero row stays zero."""
-  norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-  return embeddings / np.maximum(norms, 1e-12)
-
-
-def load(
+def open_embedder(
   run: RunDirectory,
   *,
   step: int | None,
   batch_size: int,
   flip: bool,
   mesh: Mesh,
-) -> tuple[Embedder, dict, dict]:
-  """Opens the network of a work directory.
+) -> tuple[Embedder, dict[str, Any], dict[str, Any]]:
+  """Opens the network of a run.
 
   Args:
-    run: directory of a training run.
-    step: of the checkpoint; None for the newest.
+    run: the directory of a training run.
+    step: the step of the checkpoint; None for the newest.
     batch_size: see `Embedder`.
     flip: see `Embedder`.
     mesh: see `Embedder`.
@@ -276,8 +168,8 @@ def load(
     with its `step`.
 
   Raises:
-    InputError: not a work directory, no such checkpoint, or one of a network
-      that takes other colours.
+    InputError: not a directory of a run, no such checkpoint, or one of a
+      network that takes other colours.
   """
   config = read_settings(run)
   checkpoints = CheckpointReader(run)
@@ -306,3 +198,11 @@ def load(
     model, mesh=mesh, batch_size=batch_size, image_size=size, flip=flip
   )
   return embedder, variables, metadata
+
+
+def unit_length(
+  embeddings: Float32[np.ndarray, "n d"],
+) -> Float32[np.ndarray, "n d"]:
+  """Scales rows to length 1; a zero row stays zero."""
+  norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+  return embeddings / np.maximum(norms, 1e-12)

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -131,14 +131,16 @@ class EmbeddingFiles:
     """Writes a block; it is on the disk when this returns.
 
     Args:
-      block: its number.
-      rows: by the name of the file, [n, ...].
-      names: of its images.
-      broken: reasons, by position in the block.
+      block: the number of the block.
+      rows: the rows of each file, [n, ...], by its name.
+      names: what its images are called, n of them.
+      broken: why an image cannot be read, by its position in the block.
 
     Raises:
       RunError: the disk is full.
     """
+    if self._journal is None:
+      raise ValueError("The files are not open.")
     start, _ = self.rows(block)
     try:
       # Written, not stored through a map: a full disk is an error then and no
@@ -174,12 +176,10 @@ class EmbeddingFiles:
       return self._read_json(META_FILE)["broken"]
     where = {block: (path, at) for block, path, at in self._journals()}
     broken = 0
-    # Names may have any bytes; they come out as they are.
-    how = {"mode": "w", "encoding": "utf-8", "errors": "surrogateescape"}
     try:
       with (
-        open(self._path(PATHS_FILE) + _PARTIAL, **how) as paths,
-        open(self._path(BROKEN_FILE) + _PARTIAL, **how) as reasons,
+        self._open_text(PATHS_FILE) as paths,
+        self._open_text(BROKEN_FILE) as reasons,
       ):
         for block in range(self.blocks):
           line = _read_line(*where[block])
@@ -256,6 +256,11 @@ class EmbeddingFiles:
 
   def _path(self, name: str) -> str:
     return os.path.join(self._directory, name)
+
+  def _open_text(self, name: str) -> TextIO:
+    # Names may have any bytes; they come out as they are.
+    path = self._path(name) + _PARTIAL
+    return open(path, "w", encoding="utf-8", errors="surrogateescape")
 
   def _read_json(self, name: str) -> dict[str, Any]:
     with open(self._path(name), encoding="utf-8") as file:

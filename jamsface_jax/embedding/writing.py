@@ -3,16 +3,19 @@
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Float32, Int64, UInt8
 
 from jamsface_jax.data.images import Block, Images, open_images
 from jamsface_jax.data.pipeline import read_ahead
 from jamsface_jax.devices import processes, sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding.embedder import Embedder, open_embedder, unit_length
 from jamsface_jax.embedding.files import (
   BROKEN_FILE,
   EMBEDDINGS_FILE,
@@ -42,23 +45,36 @@ def embed(
   batch_size: int | None,
   threads: int | None,
 ) -> None:
-  """Writes the embeddings; see the flags of this command.
+  """Writes the embeddings of images; the same call goes on where it stopped.
+
+  All processes must call it: each embeds its part of the blocks.
+
+  Args:
+    run: the directory of a training run.
+    images: what holds the images, see `open_images`.
+    output: the directory of the embeddings.
+    root: what the paths of a list are relative to, see `open_images`.
+    color_order: the colour order of an array, see `open_images`.
+    step: the step of the checkpoint; None for the newest.
+    raw: do not scale embeddings to length 1.
+    norms: write the lengths before scaling, too.
+    float16: store half precision instead of float32.
+    flip: add the embedding of the mirrored image.
+    batch_size: images at once, a process; None for that of the run's
+      evaluation.
+    threads: batches read at once; None for those of the run.
 
   Raises:
     InputError: nothing to embed, or an output that belongs to something else.
     RunError: an embedding that is not finite.
   """
   config = read_settings(run)
-  mesh = embedder_lib.local_mesh()
-  for name, value in (("--batch_size", batch_size), ("--threads", threads)):
-    if value is not None and value < 1:
-      raise InputError(f"{name}={value} must be above 0.")
-  if batch_size is not None:
-    sharding.check_divides("--batch_size", batch_size, mesh)
+  mesh = sharding.make_mesh(-1, jax.local_devices())
+  _check_flags(batch_size, threads, mesh)
   source = open_images(
     images, config.data.image_size, root=root, color_order=color_order
   )
-  embedder, variables, metadata = embedder_lib.load(
+  embedder, variables, metadata = open_embedder(
     run,
     step=step,
     batch_size=batch_size or config.evaluation.batch_size,
@@ -78,62 +94,70 @@ def embed(
     "workdir": run.absolute,
     "source": os.path.abspath(images),
     "source_fingerprint": source.fingerprint,
-    "color_order": metadata["color_order"],
-    "image_size": metadata["image_size"],
-    "data_fingerprint": metadata["data_fingerprint"],
-    "versions": metadata["versions"],
   }
+  for name in ("color_order", "image_size", "data_fingerprint", "versions"):
+    plan[name] = metadata[name]
   files = EmbeddingFiles(output, plan)
-  done = _begin_together(files, plan)
-  first = jax.process_index() == 0
-  before, left = (
-    sum(stop - start for start, stop in map(files.rows, np.flatnonzero(some)))
-    for some in (done, ~done)
-  )
-  if first and before:
-    print(f"{before:,} of {len(source):,} images were embedded before")
-  numbers = np.array_split(np.flatnonzero(~done), jax.process_count())
-  numbers = numbers[jax.process_index()]
-  if len(numbers):
+  left = _blocks_left(files, plan)
+  mine = np.array_split(left, jax.process_count())[jax.process_index()]
+  if len(mine):
     _compile(embedder, variables)
   begin = time.monotonic()
-  if len(numbers):
+  if len(mine):
     _embed_blocks(
       files,
       source,
       embedder,
       variables,
-      numbers,
+      mine,
       scale=not raw,
       dtype=plan["dtype"],
       threads=threads or config.data.threads,
     )
   multihost_utils.sync_global_devices("embedded")
-  seconds = time.monotonic() - begin
-  if first:
-    broken = files.finish()
-    print(
-      f"{len(source):,} embeddings of {metadata['embedding_size']} numbers in"
-      f" {os.path.join(output, EMBEDDINGS_FILE)}"
-      + (f" ({left / seconds:,.0f} images/s)" if left else "")
-      + (f"; {broken:,} are NaN, see {BROKEN_FILE}" if broken else "")
-    )
+  if jax.process_index() == 0:
+    seconds = time.monotonic() - begin
+    _finish(files, plan, output, rate=_count_images(files, left) / seconds)
   multihost_utils.sync_global_devices("finished")
 
 
-def _begin_together(files: EmbeddingFiles, plan: dict[str, Any]) -> np.ndarray:
-  """Process 0 makes or finds the files; all learn which blocks are done."""
-  if jax.process_count() == 1:
-    return files.begin()
-  same = {name: plan[name] for name in plan if name not in PLACES}
-  processes.check_same(same, "--images, --workdir")
-  done = np.zeros(files.blocks, bool)
-  if jax.process_index() == 0:
-    done = files.begin()
-  return np.asarray(multihost_utils.broadcast_one_to_all(done))
+def _check_flags(
+  batch_size: int | None, threads: int | None, mesh: Mesh
+) -> None:
+  for name, value in (("--batch_size", batch_size), ("--threads", threads)):
+    if value is not None and value < 1:
+      raise InputError(f"{name}={value} must be above 0.")
+  if batch_size is not None:
+    sharding.check_divides("--batch_size", batch_size, mesh)
 
 
-def _compile(embedder: embedder_lib.Embedder, variables: dict) -> None:
+def _blocks_left(
+  files: EmbeddingFiles, plan: Mapping[str, Any]
+) -> Int64[np.ndarray, " left"]:
+  """The numbers of the blocks that are not done; process 0 says how many are.
+
+  Process 0 makes or finds the files, and all learn what it found.
+  """
+  first = jax.process_index() == 0
+  if jax.process_count() > 1:
+    same = {name: plan[name] for name in plan if name not in PLACES}
+    processes.check_same(same, "--images, --workdir")
+  done = files.begin() if first else np.zeros(files.blocks, bool)
+  if jax.process_count() > 1:
+    done = np.asarray(multihost_utils.broadcast_one_to_all(done))
+  before = _count_images(files, np.flatnonzero(done))
+  if first and before:
+    print(f"{before:,} of {plan['images']:,} images were embedded before")
+  return np.flatnonzero(~done)
+
+
+def _count_images(
+  files: EmbeddingFiles, blocks: Int64[np.ndarray, " k"]
+) -> int:
+  return sum(stop - start for start, stop in map(files.rows, blocks.tolist()))
+
+
+def _compile(embedder: Embedder, variables: dict[str, Any]) -> None:
   """Embeds nothing, so that no clock counts the compilation."""
   size = embedder.image_size
   nothing = np.zeros((embedder.batch_size, size, size, 3), np.uint8)
@@ -143,9 +167,9 @@ def _compile(embedder: embedder_lib.Embedder, variables: dict) -> None:
 def _embed_blocks(
   files: EmbeddingFiles,
   source: Images,
-  embedder: embedder_lib.Embedder,
-  variables: dict,
-  numbers: np.ndarray,
+  embedder: Embedder,
+  variables: dict[str, Any],
+  numbers: Int64[np.ndarray, " k"],
   *,
   scale: bool,
   dtype: str,
@@ -153,7 +177,9 @@ def _embed_blocks(
 ) -> None:
   """Embeds the blocks with these numbers and writes each as it is done."""
 
-  def read(position: int) -> tuple[tuple[int, Block], np.ndarray]:
+  def read(
+    position: int,
+  ) -> tuple[tuple[int, Block], UInt8[np.ndarray, "n h w 3"]]:
     number = int(numbers[position])
     block = source.read(*files.rows(number))
     pixels = block.pixels
@@ -164,8 +190,7 @@ def _embed_blocks(
 
   batches = read_ahead(read, start=0, stop=len(numbers), threads=threads)
   files.open(jax.process_index())
-  total = sum(stop - start for start, stop in map(files.rows, numbers))
-  with _Progress(total) as progress:
+  with _Progress(_count_images(files, numbers)) as progress:
     for (number, block), embeddings in embedder.run(variables, batches):
       count = len(block.names)
       rows = _rows(embeddings[:count], block, scale=scale, dtype=dtype)
@@ -175,14 +200,14 @@ def _embed_blocks(
 
 
 def _rows(
-  raw: np.ndarray, block: Block, *, scale: bool, dtype: str
+  raw: Float32[np.ndarray, "n d"], block: Block, *, scale: bool, dtype: str
 ) -> dict[str, np.ndarray]:
   """Returns what each file gets of a block, by the name of the file."""
   broken = list(block.broken)
   with np.errstate(over="ignore"):  # Found out below.
-    embeddings = (embedder_lib.unit(raw) if scale else raw).astype(dtype)
+    embeddings = (unit_length(raw) if scale else raw).astype(dtype)
   norms = np.linalg.norm(raw, axis=1)
-  is_sound = np.isfinite(embeddings).all(axis=1)
+  is_sound = np.asarray(np.isfinite(embeddings).all(axis=1))
   is_sound[broken] = True
   if not is_sound.all():
     raise RunError(
@@ -199,7 +224,20 @@ def _rows(
   }
 
 
-def _fingerprint(variables: dict) -> str:
+def _finish(
+  files: EmbeddingFiles, plan: Mapping[str, Any], output: str, *, rate: float
+) -> None:
+  """Gives the files their names and says what they hold."""
+  broken = files.finish()
+  print(
+    f"{plan['images']:,} embeddings of {plan['embedding_size']} numbers in"
+    f" {os.path.join(output, EMBEDDINGS_FILE)}"
+    + (f" ({rate:,.0f} images/s)" if rate else "")
+    + (f"; {broken:,} are NaN, see {BROKEN_FILE}" if broken else "")
+  )
+
+
+def _fingerprint(variables: dict[str, Any]) -> str:
   """A short hash of a network: another one if a number has changed."""
   digest = hashlib.sha256()
   for path, array in jax.tree_util.tree_leaves_with_path(variables):

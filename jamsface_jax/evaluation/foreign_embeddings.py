@@ -3,20 +3,23 @@
 import json
 import os
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Float, Int, Int64
 
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.all_pairs import ALL_PAIRS, AllPairs
 from jamsface_jax.protocols.opening import open_list, open_protocols
 from jamsface_jax.protocols.test_set import TestSet
+from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
 NAMES_FILE = "paths.txt"
 LABELS_FILE = "labels.npy"
 META_FILE = "meta.json"
 
-_ROWS = 4096  # Of a block.
+_BLOCK_ROWS = 4096
 _PROBES = 1000  # Rows looked at to tell whether all have length 1.
 
 
@@ -24,12 +27,20 @@ class Sum:
   """Two arrays of embeddings, added row by row as they are read.
 
   Args:
-    first: [N, D].
-    second: [N, D].
-    path: of the second, for messages.
+    first: floating-point numbers [N, D].
+    second: likewise [N, D].
+    path: the file of the second array, for messages.
+
+  Raises:
+    InputError: arrays of different shapes.
   """
 
-  def __init__(self, first: np.ndarray, second: np.ndarray, path: str):
+  def __init__(
+    self,
+    first: Float[np.ndarray, "n d"],
+    second: Float[np.ndarray, "m k"],
+    path: str,
+  ):
     if first.shape != second.shape:
       raise InputError(
         f"{path}: holds {list(second.shape)} numbers and --embeddings"
@@ -40,11 +51,16 @@ class Sum:
   def __len__(self) -> int:
     return len(self._first)
 
-  def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+  def __getitem__(
+    self, rows: slice | Int64[np.ndarray, " r"]
+  ) -> Float[np.ndarray, "r d"]:
     return _wide(self._first[rows]) + _wide(self._second[rows])
 
 
-def open_embeddings(path: str) -> np.ndarray:
+Rows: TypeAlias = Float[np.ndarray, "n d"] | Sum
+
+
+def open_embeddings(path: str) -> Float[np.ndarray, "n d"]:
   """Maps a file of embeddings into memory.
 
   Args:
@@ -72,16 +88,18 @@ def open_embeddings(path: str) -> np.ndarray:
   return rows
 
 
-def blocks(rows: np.ndarray | Sum, ids: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(
+  rows: Rows, ids: Int[np.ndarray, " r"]
+) -> Iterator[Float[np.ndarray, "k d"]]:
   """Yields the rows with these numbers, at least float32, some at a time."""
   in_order = np.array_equal(ids, np.arange(len(ids)))
-  for start in range(0, len(ids), _ROWS):
-    stop = min(start + _ROWS, len(ids))
+  for start in range(0, len(ids), _BLOCK_ROWS):
+    stop = min(start + _BLOCK_ROWS, len(ids))
     chosen = slice(start, stop) if in_order else ids[start:stop]
     yield _wide(rows[chosen])
 
 
-def are_units(rows: np.ndarray | Sum, path: str) -> bool:
+def are_units(rows: Rows) -> bool:
   """Whether embeddings have length 1, so that their lengths say nothing."""
   probes = np.unique(np.linspace(0, len(rows) - 1, _PROBES).astype(np.int64))
   lengths = np.linalg.norm(_wide(rows[probes]), axis=1)
@@ -97,13 +115,15 @@ def is_flip_sum(path: str) -> bool | None:
     return None
 
 
-def open_test_sets(protocol: str, path: str, rows: np.ndarray) -> list[TestSet]:
+def open_test_sets(
+  protocol: str, path: str, rows: Float[np.ndarray, "n d"]
+) -> list[TestSet]:
   """Opens the protocol that embeddings are to be judged by.
 
   Args:
-    protocol: see the command jamsface_jax.evaluate.
-    path: of the embeddings.
-    rows: the embeddings.
+    protocol: what names it, see the command jamsface_jax.evaluate.
+    path: the file of the embeddings; names and classes lie beside it.
+    rows: the embeddings, floating-point numbers [N, D].
 
   Raises:
     InputError: no such protocol, or one of other images.
@@ -131,16 +151,15 @@ def open_test_sets(protocol: str, path: str, rows: np.ndarray) -> list[TestSet]:
 def read_names(path: str) -> list[str]:
   """Reads a name a line."""
   try:
-    with open(path, encoding="utf-8") as file:
-      return file.read().splitlines()
-  except (OSError, UnicodeDecodeError) as error:
+    return [line.text for line in read_lines(path)]
+  except (OSError, NotTextError) as error:
     raise InputError(
       f"{path}: cannot be read ({error}); a protocol in a file needs the names"
       " of the embeddings' images there, one a line."
     ) from None
 
 
-def read_labels(path: str) -> np.ndarray:
+def read_labels(path: str) -> Int[np.ndarray, " n"]:
   """Reads the class of every row, integers [N]."""
   try:
     labels = np.load(path, allow_pickle=False)
@@ -157,7 +176,9 @@ def read_labels(path: str) -> np.ndarray:
   return labels
 
 
-def _check_count(path, rows, images_path, count):
+def _check_count(
+  path: str, rows: Float[np.ndarray, "n d"], images_path: str, count: int
+) -> None:
   if len(rows) != count:
     raise InputError(
       f"{path}: has {len(rows):,} rows, but {images_path} has {count:,} images;"
@@ -165,10 +186,10 @@ def _check_count(path, rows, images_path, count):
     )
 
 
-def _beside(path, name):
+def _beside(path: str, name: str) -> str:
   return os.path.join(os.path.dirname(path), name)
 
 
-def _wide(rows):
+def _wide(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
   """The same numbers, float32 where they were float16."""
   return np.asarray(rows, np.promote_types(rows.dtype, np.float32))

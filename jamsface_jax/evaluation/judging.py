@@ -1,19 +1,24 @@
-"""Judges networks and files of embeddings on test sets."""
+"""Judges a network, or a file of embeddings, by every protocol asked for."""
 
-import argparse
+import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from jamsface_jax.devices import processes, sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation import foreign_embeddings
-from jamsface_jax.evaluation.evaluator import Task, open_folder_task, open_tasks
+from jamsface_jax.evaluation.tasks import Task, open_folder_task, open_tasks
 from jamsface_jax.protocols.pooling import ALL, Pooling
 from jamsface_jax.protocols.template_set import TemplateSet
-from jamsface_jax.protocols.test_set import Evaluation, Settings, TestSet
+from jamsface_jax.protocols.test_set import (
+  Evaluation,
+  JudgingSettings,
+  TestSet,
+)
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
@@ -22,50 +27,66 @@ FLIPS = {"sum": (True,), "none": (False,), "both": (True, False)}
 
 def judge_network(
   run: RunDirectory,
-  arguments: argparse.Namespace,
-) -> tuple[list[Evaluation], dict[str, object]]:
-  """Embeds the images of data sets; process 0 judges the embeddings."""
+  data: str,
+  *,
+  protocol: str | None,
+  step: int | None,
+  flip: str | None,
+  wanted: JudgingSettings,
+) -> tuple[list[Evaluation], dict[str, Any]]:
+  """Embeds the images of test sets; process 0 judges the embeddings.
+
+  All processes must call it.
+
+  Args:
+    run: the directory of a training run.
+    data: the data sets, see `open_tasks`; with a protocol a folder of images.
+    protocol: what to judge a folder by, see `open_folder_task`; None for data
+      sets.
+    step: the step of the checkpoint; None for the newest.
+    flip: a key of `FLIPS`; None to do as the run does.
+    wanted: how to judge; its flip and plain are chosen here, and without
+      poolings all that the data allow are taken.
+
+  Returns:
+    What came out, test set by test set, and JSON values that say whose
+    embeddings these were. Nothing came out of processes that did not judge.
+
+  Raises:
+    InputError: no such network or test set, or a pooling that it cannot have.
+  """
   first = jax.process_index() == 0
   config = read_settings(run)
   size = config.data.image_size
-  if arguments.protocol:
-    tasks = [open_folder_task(arguments.data, arguments.protocol, size)]
+  if protocol:
+    tasks = [open_folder_task(data, protocol, size)]
   else:
-    tasks = open_tasks(arguments.data, size)
-  chosen = arguments.flip or ("sum" if config.evaluation.flip else "none")
-  evaluations: dict[str, list[Evaluation]] = {}
-  for flip in FLIPS[chosen]:
-    embedder, variables, metadata = embedder_lib.load(
+    tasks = open_tasks(data, size)
+  flips = FLIPS[flip or ("sum" if config.evaluation.flip else "none")]
+  evaluations: list[list[Evaluation]] = [[] for _ in tasks]
+  metadata: dict[str, Any] = {}
+  for flipped in flips:
+    embedder, variables, metadata = open_embedder(
       run,
-      step=arguments.step,
+      step=step,
       batch_size=config.evaluation.batch_size,
-      flip=flip,
+      flip=flipped,
       mesh=sharding.make_mesh(-1),
     )
-    processes.check_same(
-      {
-        "checkpoint": [metadata["step"], metadata["data_fingerprint"]],
-        "images": [(_key(task), len(task.test_set.ids)) for task in tasks],
-        "flip": flip,
-      },
-      "--workdir, --data",
-    )
-    for task in tasks:
-      settings = Settings(
-        fars=arguments.fars,
-        poolings=choose_poolings(task.test_set, arguments.pooling, norms=True),
-        flip=flip,
-        plain=flip == FLIPS[chosen][0],
-        replicates=arguments.bootstrap,
+    _check_same(tasks, metadata, flipped)
+    for task, found in zip(tasks, evaluations, strict=True):
+      settings = dataclasses.replace(
+        wanted,
+        poolings=choose_poolings(task.test_set, wanted.poolings, norms=True),
+        flip=flipped,
+        plain=flipped == flips[0],
       )
-      evaluations.setdefault(_key(task), []).extend(
-        task.evaluate(
-          embedder,
-          variables,
-          settings,
-          threads=config.data.threads,
-          judges=first,
-        )
+      found += task.evaluate(
+        embedder,
+        variables,
+        settings,
+        threads=config.data.threads,
+        judges=first,
       )
   if first:
     print(f"checkpoint {metadata['step']} of {run.path}")
@@ -76,21 +97,52 @@ def judge_network(
     "data_fingerprint": metadata["data_fingerprint"],
     "versions": metadata["versions"],
   }
-  return [one for of_set in evaluations.values() for one in of_set], origin
+  return [one for found in evaluations for one in found], origin
 
 
-def _key(task: Task) -> str:
-  return f"{task.test_set.name} {type(task.test_set).__name__}"
+def _check_same(
+  tasks: Sequence[Task], metadata: dict[str, Any], flip: bool
+) -> None:
+  """Refuses processes that see other checkpoints or test sets."""
+  processes.check_same(
+    {
+      "checkpoint": [metadata["step"], metadata["data_fingerprint"]],
+      "images": [
+        (
+          f"{task.test_set.name} {type(task.test_set).__name__}",
+          len(task.test_set.ids),
+        )
+        for task in tasks
+      ],
+      "flip": flip,
+    },
+    "--workdir, --data",
+  )
 
 
 def judge_file(
-  arguments: argparse.Namespace,
-) -> tuple[list[Evaluation], dict[str, object]]:
-  """Judges embeddings that another system made."""
-  path, flipped = arguments.embeddings, arguments.flipped
+  path: str, protocol: str, *, flipped: str | None, wanted: JudgingSettings
+) -> tuple[list[Evaluation], dict[str, Any]]:
+  """Judges embeddings that another system made.
+
+  Args:
+    path: a .npy file of embeddings.
+    protocol: what to judge them by, see `foreign_embeddings.open_test_sets`.
+    flipped: a .npy file of the embeddings of the mirrored images, to be added,
+      and left out again for a second judgement; None if there is none.
+    wanted: how to judge, see `judge_network`.
+
+  Returns:
+    What came out, test set by test set, and JSON values that say whose
+    embeddings these were.
+
+  Raises:
+    InputError: a file or a protocol that does not fit.
+  """
   rows = foreign_embeddings.open_embeddings(path)
-  test_sets = foreign_embeddings.open_test_sets(arguments.protocol, path, rows)
+  test_sets = foreign_embeddings.open_test_sets(protocol, path, rows)
   # What is known of each array, with the flip sum first.
+  arrays: list[tuple[foreign_embeddings.Rows, bool | None]]
   arrays = [(rows, foreign_embeddings.is_flip_sum(path))]
   if flipped:
     mirrored = foreign_embeddings.open_embeddings(flipped)
@@ -99,20 +151,19 @@ def judge_file(
   evaluations = []
   for test_set in test_sets:
     for number, (array, flip) in enumerate(arrays):
-      settings = Settings(
-        fars=arguments.fars,
+      settings = dataclasses.replace(
+        wanted,
         poolings=choose_poolings(
           test_set,
-          arguments.pooling,
-          norms=not foreign_embeddings.are_units(array, path),
+          wanted.poolings,
+          norms=not foreign_embeddings.are_units(array),
         ),
         flip=flip,
         plain=not number,
-        replicates=arguments.bootstrap,
       )
       blocks = foreign_embeddings.blocks(array, test_set.ids)
       evaluations += test_set.judge(blocks, settings, what=path)
-  origin = {"file": os.path.abspath(path), "protocol": arguments.protocol}
+  origin = {"file": os.path.abspath(path), "protocol": protocol}
   if flipped:
     origin["flipped"] = os.path.abspath(flipped)
   return evaluations, origin
@@ -124,8 +175,8 @@ def choose_poolings(
   """The poolings asked for, or all that the data allow.
 
   Args:
-    test_set: to be judged.
-    wanted: by the user; empty for all.
+    test_set: the test set to be judged.
+    wanted: what the user asks for; empty for all.
     norms: whether embeddings have lengths of their own.
 
   Raises:

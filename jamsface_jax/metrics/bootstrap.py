@@ -12,11 +12,13 @@ the figure would vary with other people, not with other images of these.
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int
 
 from jamsface_jax.metrics.identification import Identification
 from jamsface_jax.metrics.roc import Roc
 
 LEVEL = 0.95
+SEED = 0  # Of all resampling: the same embeddings give the same intervals.
 
 
 class PairResampler:
@@ -26,16 +28,16 @@ class PairResampler:
     scores: similarity of each pair, [P], finite.
     same: whether the pair shows one person, bool [P], of both kinds.
     first: the identity of each pair's first image, integers [P] in [0, I).
-    second: the identity of each pair's second image, likewise; the same where
-      `same`.
+    second: the identity of each pair's second image, integers [P] in [0, I);
+      equal to the first where `same`.
   """
 
   def __init__(
     self,
-    scores: np.ndarray,
-    same: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
+    scores: Float[np.ndarray, " p"],
+    same: Bool[np.ndarray, " p"],
+    first: Int[np.ndarray, " p"],
+    second: Int[np.ndarray, " p"],
   ):
     self._first, self._second, self._same = first, second, same
     self._identities = int(max(first.max(), second.max())) + 1
@@ -53,8 +55,13 @@ class PairResampler:
     self._above = np.searchsorted(negated, falling, "left")
     self._accepted = np.searchsorted(negated, falling, "right")
 
-  def draw(self, rng: np.random.Generator) -> tuple[Roc, np.ndarray] | None:
+  def draw(
+    self, rng: np.random.Generator
+  ) -> tuple[Roc, Float64[np.ndarray, " p"]] | None:
     """Resamples the identities once.
+
+    Args:
+      rng: what draws them.
 
     Returns:
       The curve, and the weight of each pair, float64 [P]; None if the sample
@@ -80,46 +87,17 @@ class PairResampler:
     return curve, pairs
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
+def interval(values: Float[np.ndarray, " r"]) -> tuple[float, float]:
   """The percentile interval of resampled values, at the level `LEVEL`.
 
   Args:
-    values: [R]; NaN where a sample could not be measured.
+    values: a figure of each resample, [R]; NaN where it could not be measured.
   """
   tail = 100 * (1 - LEVEL) / 2
   if np.isnan(values).all():
     return np.nan, np.nan
   low, high = np.nanpercentile(values, [tail, 100 - tail])
   return float(low), float(high)
-
-
-def connected_people(
-  count: int, first: np.ndarray, second: np.ndarray, same: np.ndarray
-) -> np.ndarray:
-  """Identities, from nothing but which pairs show one person.
-
-  Args:
-    count: number of images N.
-    first: index of each pair's first image, integers [P].
-    second: index of each pair's second image, integers [P].
-    same: whether the pair shows one person, bool [P].
-
-  Returns:
-    int64 [N], numbers from 0 on: images that a chain of positive pairs joins
-    share one.
-  """
-  root = np.arange(count)
-  first, second = first[same], second[same]
-  while True:
-    # The smaller number spreads along the pairs; the chains then shorten.
-    smaller = np.minimum(root[first], root[second])
-    spread = root.copy()
-    for side in first, second:
-      np.minimum.at(spread, root[side], smaller)
-    spread = spread[spread]
-    if np.array_equal(spread, root):
-      return np.unique(root, return_inverse=True)[1]
-    root = spread
 
 
 class SearchResampler:
@@ -129,8 +107,8 @@ class SearchResampler:
 
   Args:
     found: the search of all probes.
-    ranks: at which to give the share of mated probes.
-    fpirs: at which to give TPIR.
+    ranks: the ranks at which to give the share of mated probes.
+    fpirs: the FPIRs at which to give TPIR.
   """
 
   def __init__(
@@ -146,8 +124,11 @@ class SearchResampler:
     self._others = numbers[count:][self._order]
     self._falling = found.other_scores[self._order]
 
-  def draw(self, rng: np.random.Generator) -> np.ndarray:
+  def draw(self, rng: np.random.Generator) -> Float64[np.ndarray, " k"]:
     """Resamples the identities once.
+
+    Args:
+      rng: what draws them.
 
     Returns:
       The shares at the ranks, then TPIR at the FPIRs, float64; NaN where the

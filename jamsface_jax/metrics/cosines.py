@@ -8,6 +8,7 @@ blocks of rows takes less time than fetching the rows of each of its pairs.
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Float, Float32, Float64, Int, Shaped
 
 from jamsface_jax.errors import InputError
 
@@ -15,13 +16,16 @@ from jamsface_jax.errors import InputError
 TILE = 1024, 2048
 
 
-def row_lengths(embeddings: np.ndarray, *, first: int, what: str) -> np.ndarray:
+def row_lengths(
+  embeddings: Float[np.ndarray, "n d"], *, first: int, what: str
+) -> Float64[np.ndarray, " n"]:
   """Lengths of rows, summed in float64.
 
   Args:
-    embeddings: [N, D], may be a memory map larger than the memory.
+    embeddings: floating-point numbers [N, D]; may be a memory map larger than
+      the memory.
     first: number of the first row, for the message.
-    what: the rows are, for the message: a file, or embeddings of a set.
+    what: what the rows are, for the message: a file, or embeddings of a set.
 
   Returns:
     float64 [N].
@@ -43,8 +47,14 @@ def row_lengths(embeddings: np.ndarray, *, first: int, what: str) -> np.ndarray:
   return lengths
 
 
-def unit_rows(embeddings: np.ndarray, *, what: str) -> np.ndarray:
+def unit_rows(
+  embeddings: Float[np.ndarray, "n d"], *, what: str
+) -> Float32[np.ndarray, "n d"]:
   """Rows scaled to length 1, float32 [N, D].
+
+  Args:
+    embeddings: floating-point numbers [N, D].
+    what: see `row_lengths`.
 
   Raises:
     InputError: see `row_lengths`.
@@ -54,12 +64,12 @@ def unit_rows(embeddings: np.ndarray, *, what: str) -> np.ndarray:
 
 
 def pair_cosines(
-  embeddings: np.ndarray,
-  first: np.ndarray,
-  second: np.ndarray,
+  embeddings: Float[np.ndarray, "n d"],
+  first: Int[np.ndarray, " p"],
+  second: Int[np.ndarray, " p"],
   *,
   what: str,
-) -> np.ndarray:
+) -> Float64[np.ndarray, " p"]:
   """The cosine between the two embeddings of each pair.
 
   Sums run in float64 and each embedding is divided by its own length, so that
@@ -78,9 +88,6 @@ def pair_cosines(
   Raises:
     InputError: an embedding is not finite, or is zero and has no direction.
   """
-  first, second = np.asarray(first), np.asarray(second)
-  if first.shape != second.shape:
-    raise ValueError(f"{first.shape} first images, {second.shape} second ones.")
   lengths = row_lengths(embeddings, first=0, what=what)
   cosines = np.empty(len(first))
   for pairs in _chunks(len(first), embeddings.shape[1]):
@@ -91,8 +98,10 @@ def pair_cosines(
 
 
 def many_pair_cosines(
-  units: np.ndarray, first: np.ndarray, second: np.ndarray
-) -> np.ndarray:
+  units: Float32[np.ndarray, "n d"],
+  first: Int[np.ndarray, " p"],
+  second: Int[np.ndarray, " p"],
+) -> Float32[np.ndarray, " p"]:
   """The cosine of each pair, for millions of pairs of thousands of rows.
 
   Pairs are sorted by the tile that has them, and tiles without any are skipped.
@@ -128,13 +137,13 @@ def many_pair_cosines(
 
 
 def tiles(
-  rows: np.ndarray, columns: np.ndarray
+  rows: Shaped[np.ndarray, "m d"], columns: Shaped[np.ndarray, "n d"]
 ) -> Iterator[tuple[slice, slice]]:
   """The tiles of the product of two matrices, row after row.
 
   Args:
-    rows: [M, D].
-    columns: [N, D].
+    rows: the first matrix, [M, D].
+    columns: the second matrix, transposed, [N, D].
 
   Yields:
     Which rows and which columns a tile takes.
@@ -144,12 +153,14 @@ def tiles(
       yield slice(top, top + TILE[0]), slice(left, left + TILE[1])
 
 
-def _chunks(count, size):
+def _chunks(count: int, size: int) -> list[slice]:
   """Slices over `count` rows of `size` numbers, about 4 million at a time."""
   step = max(1, 2**22 // max(1, size))
   return [slice(i, min(i + step, count)) for i in range(0, count, step)]
 
 
-def _dot(a, b):
+def _dot(
+  a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]
+) -> Float64[np.ndarray, " n"]:
   """Inner products of rows in float64, without a float64 copy of the rows."""
   return np.einsum("nd,nd->n", a, b, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Accuracy of verification in folds, and a rank correlation.
+"""Accuracy of verification in folds.
 
 A threshold t accepts every pair whose score is at least t, so tied scores are
 accepted or rejected together and nothing depends on the order of the pairs. All
@@ -6,11 +6,13 @@ is exact, over every threshold that the scores can tell apart: no grid.
 """
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from numpy.typing import ArrayLike
 
 
 def kfold_accuracy(
-  scores: np.ndarray, same: np.ndarray, folds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+  scores: ArrayLike, same: ArrayLike, folds: ArrayLike
+) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
   """Accuracy on each fold at the threshold that is best on the other folds.
 
   The protocol of LFW (http://vis-www.cs.umass.edu/lfw/), with every threshold
@@ -29,6 +31,10 @@ def kfold_accuracy(
     accuracies: share of correct decisions on each fold, float64 [K], in rising
       order of the folds' numbers.
     thresholds: the threshold used on each fold, float64 [K].
+
+  Raises:
+    ValueError: one fold, none of a kind, a score that is not finite, or other
+      shapes.
   """
   scores, same = _checked(scores, same)
   folds = np.asarray(folds)
@@ -49,37 +55,9 @@ def kfold_accuracy(
   return np.array(accuracies), np.array(thresholds)
 
 
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-  """Spearman's rank correlation (https://doi.org/10.2307/1412159).
-
-  Args:
-    x: [N], finite.
-    y: [N], finite.
-
-  Returns:
-    Pearson's correlation of the ranks, tied values sharing their mean rank,
-    from -1 to 1; NaN where `x` or `y` has fewer than two distinct values.
-  """
-  x, y = np.asarray(x), np.asarray(y)
-  if x.shape != y.shape or x.ndim != 1:
-    raise ValueError(f"Expected two vectors [N]; got {x.shape} and {y.shape}.")
-  if not (np.isfinite(x).all() and np.isfinite(y).all()):
-    raise ValueError("Values that are not finite have no rank.")
-  x, y = _centred_ranks(x), _centred_ranks(y)
-  spread = np.sqrt((x @ x) * (y @ y))
-  return float(x @ y / spread) if spread > 0 else float("nan")
-
-
-def _centred_ranks(values):
-  """Ranks less their mean; tied values share the mean of their ranks."""
-  _, inverse, counts = np.unique(
-    values, return_inverse=True, return_counts=True
-  )
-  ranks = np.cumsum(counts) - (counts - 1) / 2
-  return ranks[inverse] - (len(values) + 1) / 2
-
-
-def _checked(scores, same):
+def _checked(
+  scores: ArrayLike, same: ArrayLike
+) -> tuple[Float64[np.ndarray, " p"], Bool[np.ndarray, " p"]]:
   """The arguments as float64 [P] and bool [P], or ValueError."""
   scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
   if scores.ndim != 1 or scores.shape != same.shape:
@@ -96,7 +74,13 @@ def _checked(scores, same):
   return scores, same
 
 
-def _accepted(scores, same):
+def _accepted(
+  scores: Float64[np.ndarray, " p"], same: Bool[np.ndarray, " p"]
+) -> tuple[
+  Float64[np.ndarray, " t"],
+  Int64[np.ndarray, " t+1"],
+  Int64[np.ndarray, " t+1"],
+]:
   """Counts of accepted pairs at each distinct score; `scores` are falling.
 
   Returns the distinct scores [T], and the positive and the negative pairs
@@ -112,7 +96,9 @@ def _accepted(scores, same):
   )
 
 
-def _best_threshold(scores, same):
+def _best_threshold(
+  scores: Float64[np.ndarray, " p"], same: Bool[np.ndarray, " p"]
+) -> float:
   """The threshold with most correct decisions; `scores` are falling."""
   distinct, positives, negatives = _accepted(scores, same)
   correct = positives - negatives  # Up to a constant: the negatives there are.

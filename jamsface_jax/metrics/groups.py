@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.bootstrap import PairResampler, interval
@@ -26,17 +27,17 @@ class GroupedPairs:
     scores: similarity of each pair, [P], finite.
     same: whether it shows one person, bool [P], of both kinds.
     first: identity of each pair's first image, integers [P] from 0 on.
-    second: identity of each pair's second image, likewise.
+    second: identity of each pair's second image, integers [P] from 0 on.
     first_group: group of each pair's first image, integers [P] in [0, G).
-    second_group: group of each pair's second image, likewise.
+    second_group: group of each pair's second image, integers [P] in [0, G).
   """
 
-  scores: np.ndarray
-  same: np.ndarray
-  first: np.ndarray
-  second: np.ndarray
-  first_group: np.ndarray
-  second_group: np.ndarray
+  scores: Float[np.ndarray, " p"]
+  same: Bool[np.ndarray, " p"]
+  first: Int[np.ndarray, " p"]
+  second: Int[np.ndarray, " p"]
+  first_group: Int[np.ndarray, " p"]
+  second_group: Int[np.ndarray, " p"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,10 +45,10 @@ class GroupResult:
   """What came out for one group.
 
   Attributes:
-    name: of the group; None: the pairs of people of two groups.
-    identities: people in its pairs.
-    positive_pairs: of one person.
-    negative_pairs: of two people.
+    name: what the group is called; None: the pairs of people of two groups.
+    identities: how many people its pairs show.
+    positive_pairs: how many of its pairs show one person.
+    negative_pairs: how many of its pairs show two people.
     metrics: "accuracy", "fmr@1e-3", "fnmr@1e-3", ...; those that its pairs can
       measure.
     intervals: 95 % intervals of them, if asked for.
@@ -73,14 +74,14 @@ def judge_groups(
   """Judges each group at the thresholds of the whole set.
 
   Args:
-    pairs: of the whole set.
-    names: of the groups.
-    threshold: at which to give the accuracy.
-    thresholds: at which to give FMR and FNMR, by the name of the FAR that the
+    pairs: all pairs of the set.
+    names: what the groups are called, by their numbers.
+    threshold: where to give the accuracy.
+    thresholds: where to give FMR and FNMR, by the name of the FAR that the
       whole set has there, such as "1e-3".
     replicates: resamples of identities, of the whole set, for intervals; 0 for
       none. Thresholds stay as they are.
-    seed: of the resamples.
+    seed: what the resamples are drawn from.
 
   Returns:
     The groups that have pairs, in their order, then the pairs of two groups, if
@@ -89,51 +90,24 @@ def judge_groups(
   Raises:
     InputError: a pair of one person has two groups.
   """
-  apart = pairs.first_group != pairs.second_group
-  if (apart & pairs.same).any():
-    number = int(np.flatnonzero(apart & pairs.same)[0])
-    raise InputError(
-      f"groups.csv: pair {number + 1} of the protocol shows one person, but"
-      f" its images are of {names[pairs.first_group[number]]!r} and"
-      f" {names[pairs.second_group[number]]!r}: give both classes one group."
-    )
-  # The pairs of two groups are the last group.
-  group = np.where(apart, len(names), pairs.first_group)
-  kinds = group * 4 + pairs.same * 2
-  codes = [kinds + (pairs.scores >= t) for t in thresholds.values()]
-  code = kinds + (pairs.scores >= threshold)
-
-  def rates(weights: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Each metric for each group, [G + 1]; NaN where there are no pairs."""
-
-    def counts(code: np.ndarray) -> np.ndarray:
-      """Pairs by group, kind (two people, one) and decision, [G + 1, 2, 2]."""
-      size = 4 * (len(names) + 1)
-      return np.bincount(code, weights, size).reshape(-1, 2, 2)
-
-    with np.errstate(invalid="ignore"):  # 0 / 0: not measured.
-      c = counts(code)
-      found = {
-        "accuracy": (c[:, 0, 0] + c[:, 1, 1]) / c.sum(axis=(1, 2)),
-      }
-      for far, one in zip(thresholds, codes, strict=True):
-        c = counts(one)
-        found[f"fmr@{far}"] = c[:, 0, 1] / c[:, 0].sum(axis=1)
-        found[f"fnmr@{far}"] = c[:, 1, 0] / c[:, 1].sum(axis=1)
-    return found
-
-  measured = rates(None)
-  drawn: list[dict[str, np.ndarray]] = []
+  groups = _group_of_pairs(pairs, names)
+  count = len(names) + 1
+  decisions = {
+    "accuracy": _codes(pairs, groups, threshold),
+    **{name: _codes(pairs, groups, t) for name, t in thresholds.items()},
+  }
+  measured = _rates(decisions, count, None)
+  drawn: list[dict[str, Float64[np.ndarray, " g"]]] = []
   if replicates:
     resampler = PairResampler(
       pairs.scores, pairs.same, pairs.first, pairs.second
     )
     rng = np.random.default_rng(seed)
     draws = (resampler.draw(rng) for _ in range(replicates))
-    drawn = [rates(draw[1]) for draw in draws if draw]
+    drawn = [_rates(decisions, count, draw[1]) for draw in draws if draw]
   results = []
   for number, name in enumerate([*names, None]):
-    mine = group == number
+    mine = groups == number
     if not mine.any():
       continue
     metrics = {
@@ -155,3 +129,50 @@ def judge_groups(
       )
     )
   return results
+
+
+def _group_of_pairs(
+  pairs: GroupedPairs, names: Sequence[str]
+) -> Int64[np.ndarray, " p"]:
+  """The group of each pair; the pairs of two groups are one more group."""
+  apart = pairs.first_group != pairs.second_group
+  if (apart & pairs.same).any():
+    number = int(np.flatnonzero(apart & pairs.same)[0])
+    raise InputError(
+      f"groups.csv: pair {number + 1} of the protocol shows one person, but"
+      f" its images are of {names[pairs.first_group[number]]!r} and"
+      f" {names[pairs.second_group[number]]!r}: give both classes one group."
+    )
+  return np.where(apart, len(names), pairs.first_group)
+
+
+def _codes(
+  pairs: GroupedPairs, groups: Int64[np.ndarray, " p"], threshold: float
+) -> Int64[np.ndarray, " p"]:
+  """A number for group, kind and decision of each pair, to be counted."""
+  return groups * 4 + pairs.same * 2 + (pairs.scores >= threshold)
+
+
+def _rates(
+  decisions: Mapping[str, Int64[np.ndarray, " p"]],
+  groups: int,
+  weights: Float64[np.ndarray, " p"] | None,
+) -> dict[str, Float64[np.ndarray, " g"]]:
+  """Each metric for each group, [G + 1]; NaN where there are no pairs.
+
+  Args:
+    decisions: codes of the pairs: "accuracy", and by the name of the FAR.
+    groups: how many groups there are.
+    weights: how often each pair counts; None for once.
+  """
+  found = {}
+  with np.errstate(invalid="ignore"):  # 0 / 0: not measured.
+    for name, codes in decisions.items():
+      # By group, kind (two people, one) and decision.
+      c = np.bincount(codes, weights, 4 * groups).reshape(-1, 2, 2)
+      if name == "accuracy":
+        found[name] = (c[:, 0, 0] + c[:, 1, 1]) / c.sum(axis=(1, 2))
+      else:
+        found[f"fmr@{name}"] = c[:, 0, 1] / c[:, 0].sum(axis=1)
+        found[f"fnmr@{name}"] = c[:, 1, 0] / c[:, 1].sum(axis=1)
+  return found

@@ -15,8 +15,10 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 
 from jamsface_jax.metrics.cosines import tiles
+from jamsface_jax.metrics.roc import Rates
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,30 +26,30 @@ class Identification:
   """What came out of searching all probes in one gallery.
 
   Attributes:
-    ranks: of the best mate of each mated probe, int64 [M], from 1 on.
-    mate_scores: cosine of that mate, float32 [M].
+    ranks: the rank of the best mate of each mated probe, int64 [M], from 1 on.
+    mate_scores: cosine of that mate, float [M].
     subjects: the person of each mated probe, integers [M].
-    other_scores: highest cosine of each probe without a mate, float32 [U].
+    other_scores: highest cosine of each probe without a mate, float [U].
     other_subjects: the person of each, integers [U].
-    gallery_size: entries of the gallery.
+    gallery_size: how many entries the gallery has.
   """
 
-  ranks: np.ndarray
-  mate_scores: np.ndarray
-  subjects: np.ndarray
-  other_scores: np.ndarray
-  other_subjects: np.ndarray
+  ranks: Int64[np.ndarray, " m"]
+  mate_scores: Float[np.ndarray, " m"]
+  subjects: Int[np.ndarray, " m"]
+  other_scores: Float[np.ndarray, " u"]
+  other_subjects: Int[np.ndarray, " u"]
   gallery_size: int
 
   def rank(self, k: int) -> float:
     """Share of mated probes with a mate among the first `k`."""
     return float(np.mean(self.ranks <= k))
 
-  def cmc(self, ks: Sequence[int]) -> np.ndarray:
+  def cmc(self, ks: Sequence[int]) -> Float64[np.ndarray, " k"]:
     """The cumulative match characteristic: `rank` of each k, float64 [K]."""
     return np.searchsorted(np.sort(self.ranks), ks, "right") / len(self.ranks)
 
-  def tpir_at_fpir(self, fpirs: Sequence[float]) -> np.ndarray:
+  def tpir_at_fpir(self, fpirs: Rates) -> Float64[np.ndarray, " f"]:
     """The largest TPIR that a threshold reaches with an FPIR of at most these.
 
     Args:
@@ -58,13 +60,13 @@ class Identification:
       float64 [F]; NaN where fewer than one of the probes without a mate could
       be found (an FPIR below 1 / U, or no such probe).
     """
-    fpirs = np.asarray(fpirs, np.float64)
-    if not ((fpirs > 0) & (fpirs <= 1)).all():
-      raise ValueError(f"An FPIR lies above 0 and up to 1: {fpirs.tolist()}.")
+    rates = np.asarray(fpirs, np.float64)
+    if not ((rates > 0) & (rates <= 1)).all():
+      raise ValueError(f"An FPIR lies above 0 and up to 1: {rates.tolist()}.")
     count = len(self.other_scores)
     if not count:
-      return np.full(len(fpirs), np.nan)
-    allowed = np.searchsorted(np.arange(count + 1) / count, fpirs, "right") - 1
+      return np.full(len(rates), np.nan)
+    allowed = np.searchsorted(np.arange(count + 1) / count, rates, "right") - 1
     # A mate must score above the first answer that is one too many.
     falling = np.append(np.sort(self.other_scores)[::-1], -np.inf)
     found = np.sort(self.mate_scores[self.ranks == 1])
@@ -74,10 +76,10 @@ class Identification:
 
 
 def identify(
-  probes: np.ndarray,
-  probe_subjects: np.ndarray,
-  gallery: np.ndarray,
-  gallery_subjects: np.ndarray,
+  probes: Float32[np.ndarray, "q d"],
+  probe_subjects: Int[np.ndarray, " q"],
+  gallery: Float32[np.ndarray, "g d"],
+  gallery_subjects: Int[np.ndarray, " g"],
   *,
   same_images: bool,
 ) -> Identification:
@@ -95,8 +97,6 @@ def identify(
   Raises:
     ValueError: no probe has a mate.
   """
-  probe_subjects = np.asarray(probe_subjects)
-  gallery_subjects = np.asarray(gallery_subjects)
   # By person, so that mates meet in few tiles; distractors come first.
   probe_order = np.argsort(probe_subjects, kind="stable")
   gallery_order = np.argsort(gallery_subjects, kind="stable")
@@ -106,32 +106,26 @@ def identify(
   other = np.full(len(probes), -np.inf, np.float32)
   above = np.zeros(len(probes), np.int64)
 
-  def product(rows, columns):
-    """A tile, and which of it are mates, or None if none can be."""
+  def product(rows: slice, columns: slice) -> Float32[np.ndarray, "r c"]:
     left, right = probe_order[rows], gallery_order[columns]
     cosines = probes[left] @ gallery[right].T
     if same_images:
       cosines[left[:, np.newaxis] == right] = -np.inf
-    return cosines, are_mates(rows, columns)
-
-  def are_mates(rows, columns):
-    a, b = probe_subjects[rows], gallery_subjects[columns]
-    if a[-1] < b[0] or b[-1] < a[0]:
-      return None
-    return a[:, np.newaxis] == b
+    return cosines
 
   # The same tiles twice: a score must be the same number both times.
   all_tiles = list(tiles(probes, gallery))
   for rows, columns in all_tiles:
-    if are_mates(rows, columns) is not None:
-      cosines, mates = product(rows, columns)
-      best = np.where(mates, cosines, -np.inf).max(axis=1)
+    mates = _mates(probe_subjects[rows], gallery_subjects[columns])
+    if mates is not None:
+      best = np.where(mates, product(rows, columns), -np.inf).max(axis=1)
       mate[rows] = np.maximum(mate[rows], best)
   mated = mate > -np.inf
   if not mated.any():
     raise ValueError("No probe has a mate in the gallery.")
   for rows, columns in all_tiles:
-    cosines, mates = product(rows, columns)
+    cosines = product(rows, columns)
+    mates = _mates(probe_subjects[rows], gallery_subjects[columns])
     if mates is not None:
       cosines[mates] = -np.inf
     above[rows] += (cosines >= mate[rows, np.newaxis]).sum(axis=1)
@@ -146,12 +140,25 @@ def identify(
   )
 
 
+def _mates(
+  probe_subjects: Int[np.ndarray, " r"],
+  gallery_subjects: Int[np.ndarray, " c"],
+) -> Bool[np.ndarray, "r c"] | None:
+  """Who is whose mate in a tile; None if, both rising, nobody can be."""
+  if (
+    probe_subjects[-1] < gallery_subjects[0]
+    or gallery_subjects[-1] < probe_subjects[0]
+  ):
+    return None
+  return probe_subjects[:, np.newaxis] == gallery_subjects
+
+
 def identify_among_distractors(
-  probes: np.ndarray,
-  subjects: np.ndarray,
-  distractors: np.ndarray,
+  probes: Float32[np.ndarray, "q d"],
+  subjects: Int[np.ndarray, " q"],
+  distractors: Float32[np.ndarray, "g d"],
   sizes: Sequence[int],
-) -> np.ndarray:
+) -> Int64[np.ndarray, "s p"]:
   """Ranks of each mate alone among distractors, as MegaFace asks for them.
 
   Each image of a person is searched for each other image of that person, in a
@@ -171,7 +178,7 @@ def identify_among_distractors(
     ValueError: no person has two images.
   """
   order = np.argsort(subjects, kind="stable")
-  probes, subjects = probes[order], np.asarray(subjects)[order]
+  probes, subjects = probes[order], subjects[order]
   # The images of one person lie together now: those but oneself are mates.
   same = np.searchsorted(subjects, subjects, "left")
   end = np.searchsorted(subjects, subjects, "right")

@@ -12,8 +12,13 @@ forgotten: the memory is that of the positives and of one block.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Float, Float64, Real
+from numpy.typing import ArrayLike
+
+Rates: TypeAlias = Sequence[float] | Float[np.ndarray, " f"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,13 +33,13 @@ class Roc:
     num_negatives: how many negative pairs these shares are of.
   """
 
-  thresholds: np.ndarray
-  tar: np.ndarray
-  far_above: np.ndarray
-  far: np.ndarray
+  thresholds: Float64[np.ndarray, " t"]
+  tar: Float64[np.ndarray, " t"]
+  far_above: Float64[np.ndarray, " t"]
+  far: Float64[np.ndarray, " t"]
   num_negatives: int
 
-  def tar_at_far(self, fars: Sequence[float]) -> np.ndarray:
+  def tar_at_far(self, fars: Rates) -> Float64[np.ndarray, " f"]:
     """The largest TAR that a threshold reaches with a FAR of at most `fars`.
 
     Args:
@@ -44,11 +49,9 @@ class Roc:
       TAR, float64 [F]. NaN where fewer than one of the negative pairs could be
       accepted (a FAR below 1 / negatives): they cannot measure such a rate.
     """
-    tars = np.append(0.0, self.tar)[self._accepted(fars)]
-    fars = np.asarray(fars, np.float64)
-    return np.where(fars < 1 / self.num_negatives, np.nan, tars)
+    return self._at_far(fars, np.append(0.0, self.tar))
 
-  def threshold_at_far(self, fars: Sequence[float]) -> np.ndarray:
+  def threshold_at_far(self, fars: Rates) -> Float64[np.ndarray, " f"]:
     """The smallest of `thresholds` with a FAR of at most `fars`.
 
     Args:
@@ -58,19 +61,24 @@ class Roc:
       float64 [F]; infinity where even the highest accepts too many, and NaN
       where the negatives cannot measure the rate.
     """
-    thresholds = np.append(np.inf, self.thresholds)[self._accepted(fars)]
-    fars = np.asarray(fars, np.float64)
-    return np.where(fars < 1 / self.num_negatives, np.nan, thresholds)
+    return self._at_far(fars, np.append(np.inf, self.thresholds))
 
-  def _accepted(self, fars):
-    """How many of the thresholds keep to each FAR."""
-    fars = np.asarray(fars, np.float64)
-    if not ((fars > 0) & (fars <= 1)).all():
-      raise ValueError(f"A FAR lies above 0 and up to 1; got {fars.tolist()}.")
+  def _at_far(
+    self, fars: Rates, values: Float64[np.ndarray, " k"]
+  ) -> Float64[np.ndarray, " f"]:
+    """The value at each FAR, of none accepted and of each threshold's."""
+    allowed = np.asarray(fars, np.float64)
+    if not ((allowed > 0) & (allowed <= 1)).all():
+      raise ValueError(
+        f"A FAR lies above 0 and up to 1; got {allowed.tolist()}."
+      )
     # Both rates only grow along the curve: the last point allowed is the best.
-    return np.searchsorted(self.far, fars, side="right")
+    last = np.searchsorted(self.far, allowed, side="right")
+    return np.where(allowed < 1 / self.num_negatives, np.nan, values[last])
 
-  def corners(self) -> tuple[np.ndarray, np.ndarray]:
+  def corners(
+    self,
+  ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
     """The curve's corners from (0, 0) to (1, 1).
 
     Straight lines join them: along FAR between two positive scores, and aslant
@@ -125,8 +133,8 @@ class RocLine:
     auc: the area under the whole curve.
   """
 
-  fars: np.ndarray
-  tars: np.ndarray
+  fars: Float64[np.ndarray, " f"]
+  tars: Float64[np.ndarray, " f"]
   auc: float
 
   @classmethod
@@ -146,9 +154,12 @@ class RocCounter:
     positives: scores of all positive pairs, [P], finite, at least one. Counting
       takes T log n steps for a block of n scores beside sorting it, so make
       blocks as large as the T distinct positives or larger.
+
+  Raises:
+    ValueError: no positive pair, or a score that is not finite.
   """
 
-  def __init__(self, positives: np.ndarray):
+  def __init__(self, positives: Real[np.ndarray, " p"]):
     positives = _finite(positives)
     if not len(positives):
       raise ValueError("Need positive pairs; got none.")
@@ -159,7 +170,7 @@ class RocCounter:
     self._up_to = np.zeros(len(self._scores), np.int64)
     self._negatives = 0
 
-  def add(self, negatives: np.ndarray) -> np.ndarray:
+  def add(self, negatives: Real[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Counts negatives.
 
     Args:
@@ -168,6 +179,9 @@ class RocCounter:
 
     Returns:
       The negatives in rising order, for who counts them otherwise too.
+
+    Raises:
+      ValueError: another dtype, or a score that is not finite.
     """
     negatives = _finite(negatives)
     if negatives.dtype != self._scores.dtype:
@@ -182,7 +196,7 @@ class RocCounter:
     return negatives
 
   def roc(self) -> Roc:
-    """The curve of all that was counted."""
+    """The curve of all that was counted; ValueError without a negative."""
     if not self._negatives:
       raise ValueError("Need negative pairs; got none.")
     falling = slice(None, None, -1)
@@ -195,12 +209,15 @@ class RocCounter:
     )
 
 
-def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
+def roc(scores: ArrayLike, same: ArrayLike) -> Roc:
   """The ROC curve of pairs that are all at hand.
 
   Args:
     scores: similarity of each pair, higher is more alike, [P], finite.
     same: whether the pair shows one person, bool [P], of both kinds.
+
+  Raises:
+    ValueError: none of a kind, a score that is not finite, or other shapes.
   """
   scores, same = np.asarray(scores), np.asarray(same, bool)
   if scores.ndim != 1 or scores.shape != same.shape:
@@ -223,8 +240,8 @@ def rate_name(rate: float) -> str:
   return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _finite(scores):
-  scores = np.asarray(scores)
+def _finite(scores: Real[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+  """Scores as floating-point numbers, or ValueError."""
   if not np.issubdtype(scores.dtype, np.floating):
     scores = scores.astype(np.float64)
   if not np.isfinite(scores).all():

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from jamsface_jax.metrics.roc import Roc, RocCounter
 
@@ -19,38 +20,52 @@ class Hardest:
   """The pairs of one kind that came out worst, the worst first.
 
   Attributes:
-    scores: float64 [h].
-    first: number of each pair's first image, int64 [h].
-    second: number of each pair's second image, int64 [h].
+    scores: their cosines, float64 [h].
+    first: number of each pair's first image, integers [h].
+    second: number of each pair's second image, integers [h].
   """
 
-  scores: np.ndarray
-  first: np.ndarray
-  second: np.ndarray
+  scores: Float64[np.ndarray, " h"]
+  first: Int[np.ndarray, " h"]
+  second: Int[np.ndarray, " h"]
+
+  @classmethod
+  def of(
+    cls,
+    scores: Float64[np.ndarray, " n"],
+    first: Int[np.ndarray, " n"],
+    second: Int[np.ndarray, " n"],
+    *,
+    falling: bool,
+  ) -> "Hardest":
+    """Takes those that score lowest, or highest if `falling`."""
+    order = np.argsort(-scores if falling else scores, kind="stable")
+    worst = order[:HARDEST]
+    return cls(scores[worst], first[worst], second[worst])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Tally:
-  """What pairs' scores came to.
+class ScoreCounts:
+  """What is known of the scores of pairs once they were counted.
 
   Attributes:
     curve: the ROC.
-    num_positives: positive pairs.
-    positive_counts: of them in each bin of `EDGES`, int64 [200].
-    negative_counts: likewise.
+    num_positives: how many pairs show one person.
+    positive_counts: how many of them are in each bin of `EDGES`, int64 [200].
+    negative_counts: likewise of the pairs that show two people.
     hardest_positives: those that score lowest.
     hardest_negatives: those that score highest.
   """
 
   curve: Roc
   num_positives: int
-  positive_counts: np.ndarray
-  negative_counts: np.ndarray
+  positive_counts: Int64[np.ndarray, " bins"]
+  negative_counts: Int64[np.ndarray, " bins"]
   hardest_positives: Hardest
   hardest_negatives: Hardest
 
 
-class PairTally:
+class ScoreCounter:
   """Takes positives at once, then negatives in blocks, which it forgets.
 
   Args:
@@ -60,30 +75,35 @@ class PairTally:
   """
 
   def __init__(
-    self, positives: np.ndarray, first: np.ndarray, second: np.ndarray
+    self,
+    positives: Float[np.ndarray, " p"],
+    first: Int[np.ndarray, " p"],
+    second: Int[np.ndarray, " p"],
   ):
     self._counter = RocCounter(positives)
     self._num_positives = len(positives)
     self._positive_counts = np.histogram(np.clip(positives, -1, 1), EDGES)[0]
     self._negative_counts = np.zeros(len(EDGES) - 1, np.int64)
-    worst = np.argsort(positives, kind="stable")[:HARDEST]
-    self._positives = Hardest(
-      positives[worst].astype(np.float64), first[worst], second[worst]
+    self._positives = Hardest.of(
+      positives.astype(np.float64), first, second, falling=False
     )
     nothing = np.empty(0, np.int64)
     self._negatives = Hardest(np.empty(0), nothing, nothing)
 
   def add(
     self,
-    negatives: np.ndarray,
-    name: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    negatives: Float[np.ndarray, " n"],
+    name: Callable[
+      [Int64[np.ndarray, " m"]],
+      tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]],
+    ],
   ) -> None:
-    """Takes a block of negative pairs.
+    """Counts a block of negative pairs.
 
     Args:
       negatives: their cosines, [n], of the dtype of the positives.
       name: maps places in the block, int64 [m], to the numbers of both images,
-        int64 [m] each.
+        integers [m] each.
     """
     ordered = self._counter.add(negatives)
     # In float32 a cosine may be rounded past 1: the outer bins take all.
@@ -98,17 +118,16 @@ class PairTally:
     scores = negatives[candidates].astype(np.float64)
     worst = np.argsort(-scores, kind="stable")[:HARDEST]
     first, second = name(candidates[worst])
-    scores = np.concatenate([held.scores, scores[worst]])
-    worst = np.argsort(-scores, kind="stable")[:HARDEST]
-    self._negatives = Hardest(
-      scores[worst],
-      np.concatenate([held.first, first])[worst],
-      np.concatenate([held.second, second])[worst],
+    self._negatives = Hardest.of(
+      np.concatenate([held.scores, scores[worst]]),
+      np.concatenate([held.first, first]),
+      np.concatenate([held.second, second]),
+      falling=True,
     )
 
-  def tally(self) -> Tally:
+  def counts(self) -> ScoreCounts:
     """What all pairs came to."""
-    return Tally(
+    return ScoreCounts(
       curve=self._counter.roc(),
       num_positives=self._num_positives,
       positive_counts=self._positive_counts,
@@ -118,10 +137,13 @@ class PairTally:
     )
 
 
-def tally_pairs(
-  scores: np.ndarray, same: np.ndarray, first: np.ndarray, second: np.ndarray
-) -> Tally:
-  """The tally of pairs that are all at hand.
+def count_scores(
+  scores: Float[np.ndarray, " p"],
+  same: Bool[np.ndarray, " p"],
+  first: Int[np.ndarray, " p"],
+  second: Int[np.ndarray, " p"],
+) -> ScoreCounts:
+  """Counts pairs that are all at hand.
 
   Args:
     scores: cosine of each pair, [P].
@@ -129,11 +151,13 @@ def tally_pairs(
     first: number of each pair's first image, integers [P].
     second: number of each pair's second image, integers [P].
   """
-  pairs = PairTally(scores[same], first[same], second[same])
+  counter = ScoreCounter(scores[same], first[same], second[same])
   negatives = np.flatnonzero(~same)
 
-  def name(places):
+  def name(
+    places: Int64[np.ndarray, " m"],
+  ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
     return first[negatives[places]], second[negatives[places]]
 
-  pairs.add(scores[negatives], name)
-  return pairs.tally()
+  counter.add(scores[negatives], name)
+  return counter.counts()

@@ -29,7 +29,8 @@ from jamsface_jax.pods import collectives as collectives_lib
 from jamsface_jax.pods import program as program_lib
 from jamsface_jax.pods import work as work_lib
 from jamsface_jax.pods.chips import Topology
-from jamsface_jax.run.state import make_parts, state_shapes
+from jamsface_jax.run.components import make_components
+from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.whole_file import written_whole
@@ -146,10 +147,10 @@ def measure(
   if not config.head.chunk_classes:
     kind = "cpu" if topology.chip is None else "accelerator"
     config = replaced(config, {"head.chunk_classes": chunk_classes(kind)})
-  parts = make_parts(config, num_classes, num_images)
-  head_lib.check_mesh(parts.head, mesh)
+  components = make_components(config, num_classes, num_images)
+  head_lib.check_mesh(components.head, mesh)
   size = config.data.image_size
-  state = state_shapes(parts, size, mesh)
+  state = state_shapes(components, size, mesh)
   by_example = NamedSharding(mesh, sharding.BATCH)
   inputs = {
     "images": ((batch, size, size, 3), np.uint8),
@@ -159,11 +160,11 @@ def measure(
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=by_example)
     for name, (shape, dtype) in inputs.items()
   }
-  lowered = make_train_step(config, parts, mesh).lower(state, inputs)
+  lowered = make_train_step(config, components, mesh).lower(state, inputs)
   compiled = _compile(lowered, mesh, topology, cache)
   of_head = memory_lib.estimate(
-    *(parts.head, micro_batch, mesh),
-    optimizer=parts.optimizers.weights,
+    *(components.head, micro_batch, mesh),
+    optimizer=components.optimizers.weights,
     fused_update=config.head.fused_update,
   )
   held = {

@@ -1,29 +1,32 @@
-"""Verification on all pairs of a set of images."""
+"""Verification on all pairs of a set of images, and search among them."""
 
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.cosines import tiles, unit_rows
 from jamsface_jax.metrics.identification import identify
 from jamsface_jax.metrics.roc import tar_name
-from jamsface_jax.metrics.score_counts import PairTally, Tally
-from jamsface_jax.protocols.figures import (
-  RANKS,
+from jamsface_jax.metrics.score_counts import ScoreCounter, ScoreCounts
+from jamsface_jax.protocols.pair_figures import (
   curve_metrics,
   pair_facts,
+  supported_fars,
+)
+from jamsface_jax.protocols.search_figures import (
+  RANKS,
   rank_name,
   search_facts,
   search_intervals,
   search_metrics,
-  supported,
 )
 from jamsface_jax.protocols.test_set import (
   Evaluation,
-  Settings,
+  JudgingSettings,
   prefixed,
-  set_name,
+  result_name,
 )
 
 ALL_PAIRS = "all_pairs"
@@ -33,11 +36,14 @@ class AllPairs:
   """Every image compared with every other, and searched among the others.
 
   Args:
-    name: of the set.
+    name: the name of the set.
     labels: the class of every image, int [N].
+
+  Raises:
+    InputError: no pair of one person, or none of two.
   """
 
-  def __init__(self, name: str, labels: np.ndarray):
+  def __init__(self, name: str, labels: Int[np.ndarray, " n"]):
     _, sizes = np.unique(labels, return_counts=True)
     if len(sizes) < 2 or sizes.max() < 2:
       raise InputError(
@@ -50,41 +56,46 @@ class AllPairs:
     total = len(labels) * (len(labels) - 1) // 2
     self._negatives = total - int((sizes * (sizes - 1) // 2).sum())
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""
-    fars = supported(settings.fars, self._negatives)
+    fars = supported_fars(settings.fars, self._negatives)
     names = ["auc", *map(tar_name, fars), *map(rank_name, RANKS)]
     return [f"{self.name}/{name}" for name in names]
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self,
+    blocks: Iterable[Float[np.ndarray, "k d"]],
+    settings: JudgingSettings,
+    *,
+    what: str,
   ) -> list[Evaluation]:
     """See `TestSet`."""
     units = unit_rows(np.concatenate(list(blocks)), what=what)
-    tally = tally_all_pairs(units, self._labels)
+    counts = count_all_pairs(units, self._labels)
     found = identify(units, self._labels, units, self._labels, same_images=True)
-    metrics = curve_metrics(tally.curve, settings.fars)
+    metrics = curve_metrics(counts.curve, settings.fars)
     metrics |= search_metrics(found)
-    intervals = search_intervals(found, settings)
-    name = set_name(self.name, settings)
+    name = result_name(self.name, settings)
     return [
       Evaluation(
         name=name,
         headline=f"EER {metrics['eer']:.2%}, rank 1 {metrics['rank1']:.2%} on"
         f" {len(units):,} images",
         metrics=prefixed(name, metrics),
-        intervals=prefixed(name, intervals),
-        facts=pair_facts(tally)
+        intervals=prefixed(name, search_intervals(found, settings)),
+        facts=pair_facts(counts)
         | search_facts(found)
         | {"flip_sum": settings.flip},
-        tally=tally,
+        score_counts=counts,
         searches={name: found},
       )
     ]
 
 
-def tally_all_pairs(units: np.ndarray, labels: np.ndarray) -> Tally:
-  """The tally of every pair of rows, a tile of cosines in memory at a time.
+def count_all_pairs(
+  units: Float32[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]
+) -> ScoreCounts:
+  """Counts the cosines of all pairs of rows, a tile in memory at a time.
 
   Args:
     units: float32 [N, D], rows of length 1.
@@ -92,45 +103,78 @@ def tally_all_pairs(units: np.ndarray, labels: np.ndarray) -> Tally:
   """
   # By class, so that positives lie in few tiles, next to the diagonal.
   order = np.argsort(labels, kind="stable")
-  units, labels = units[order], np.asarray(labels)[order]
-  upper = [
-    (rows, columns)
+  units, labels = units[order], labels[order]
+  all_tiles = [
+    _Tile(rows, columns, labels)
     for rows, columns in tiles(units, units)
-    if min(columns.stop, len(units)) - 1 > rows.start
+    if min(columns.stop, len(units)) - 1 > rows.start  # Else all are below.
   ]
-
-  def kinds(rows, columns):
-    """Of a tile, what is above the diagonal, and what of it is positive."""
-    number = np.arange(len(units))
-    above = number[rows, np.newaxis] < number[columns]
-    return above, above & (labels[rows, np.newaxis] == labels[columns])
-
-  def names(rows, columns, places):
-    width = len(units[columns])
-    row, column = np.divmod(places, width)
-    return order[rows.start + row], order[columns.start + column]
-
   # The same tiles twice: a tie must be a tie both times.
-  found = []
-  for rows, columns in upper:
-    if labels[rows][-1] >= labels[columns.start]:
-      _, positive = kinds(rows, columns)
-      places = np.flatnonzero(positive)
-      cosines = units[rows] @ units[columns].T
-      found.append((cosines.ravel()[places], *names(rows, columns, places)))
-  tally = PairTally(*map(np.concatenate, zip(*found, strict=True)))
-  for rows, columns in upper:
-    cosines = (units[rows] @ units[columns].T).ravel()
-    if labels[rows][-1] >= labels[columns.start] or rows.stop > columns.start:
-      above, positive = kinds(rows, columns)
-      places = np.flatnonzero(above & ~positive)
+  scores, firsts, seconds = [], [], []
+  for tile in all_tiles:
+    if tile.may_have_positives():
+      places = tile.places(same=True)
+      first, second = tile.images(places)
+      scores.append(tile.cosines(units)[places])
+      firsts.append(order[first])
+      seconds.append(order[second])
+  counter = ScoreCounter(
+    np.concatenate(scores), np.concatenate(firsts), np.concatenate(seconds)
+  )
+  for tile in all_tiles:
+    cosines = tile.cosines(units)
+    places = np.arange(len(cosines))
+    if tile.may_have_positives() or tile.meets_diagonal():
+      places = tile.places(same=False)
       cosines = cosines[places]
-    else:
-      places = np.arange(len(cosines))
-    tally.add(
-      cosines,
-      lambda chosen, rows=rows, columns=columns, places=places: names(
-        rows, columns, places[chosen]
-      ),
-    )
-  return tally.tally()
+
+    def name(
+      chosen: Int64[np.ndarray, " m"],
+      tile: _Tile = tile,
+      places: Int64[np.ndarray, " k"] = places,
+    ) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+      first, second = tile.images(places[chosen])
+      return order[first], order[second]
+
+    counter.add(cosines, name)
+  return counter.counts()
+
+
+class _Tile:
+  """A tile of the product of all rows with all, which lie by class.
+
+  A place in a tile is that in its cosines, row after row. Of two images that
+  are compared the first comes before the second: above the diagonal.
+  """
+
+  def __init__(
+    self, rows: slice, columns: slice, labels: Int[np.ndarray, " n"]
+  ):
+    self._rows, self._columns = rows, columns
+    self._row_labels, self._column_labels = labels[rows], labels[columns]
+
+  def cosines(
+    self, units: Float32[np.ndarray, "n d"]
+  ) -> Float32[np.ndarray, " k"]:
+    return (units[self._rows] @ units[self._columns].T).ravel()
+
+  def may_have_positives(self) -> bool:
+    return bool(self._row_labels[-1] >= self._column_labels[0])
+
+  def meets_diagonal(self) -> bool:
+    return self._rows.stop > self._columns.start
+
+  def places(self, *, same: bool) -> Int64[np.ndarray, " m"]:
+    """Those above the diagonal of one class, or of two."""
+    row = self._rows.start + np.arange(len(self._row_labels))
+    column = self._columns.start + np.arange(len(self._column_labels))
+    above: Bool[np.ndarray, "r c"] = row[:, np.newaxis] < column
+    is_same = self._row_labels[:, np.newaxis] == self._column_labels
+    return np.flatnonzero(above & (is_same == same))
+
+  def images(
+    self, places: Int64[np.ndarray, " m"]
+  ) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+    """The rows of both images of each place."""
+    row, column = np.divmod(places, len(self._column_labels))
+    return self._rows.start + row, self._columns.start + column

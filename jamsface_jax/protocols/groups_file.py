@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int64
 
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
@@ -26,19 +27,19 @@ class Groups:
   """Groups of the classes of a data set.
 
   Attributes:
-    names: of the groups, sorted.
+    names: what the groups are called, sorted.
     of_class: the group of each class, by its place in `names`, int64 [C].
   """
 
   names: tuple[str, ...]
-  of_class: np.ndarray
+  of_class: Int64[np.ndarray, " c"]
 
 
 def read_groups(path: str, identities: Sequence[str]) -> dict[str, str]:
   """Reads the group of each of these identities.
 
   Args:
-    path: of the file; it may know further identities.
+    path: the file; it may know further identities.
     identities: names of classes.
 
   Returns:
@@ -73,7 +74,7 @@ def write_groups(directory: str, groups: Mapping[str, str]) -> None:
   """Writes `groups.csv` of a data set, whole or not at all.
 
   Args:
-    directory: of the data set.
+    directory: the directory of the data set.
     groups: the group of each class, by its name.
   """
   with written_whole(os.path.join(directory, GROUPS_FILE)) as file:
@@ -84,6 +85,9 @@ def write_groups(directory: str, groups: Mapping[str, str]) -> None:
 
 def open_groups(directory: str) -> Groups | None:
   """The groups of a data set, None if it has none.
+
+  Args:
+    directory: the directory of the data set.
 
   Raises:
     InputError: see `read_groups`.

@@ -1,14 +1,10 @@
-"""What to do with the embeddings of a test set: pairs, templates, searches.
-
-A protocol says which images it needs and judges their embeddings, which may
-come from a network here or from another system. Embeddings arrive in blocks,
-and only what a protocol needs of them is kept.
-"""
+"""Which protocols lie in a data set, or in a file of their own."""
 
 import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
@@ -36,16 +32,16 @@ def open_protocols(
   directory: str,
   count: int,
   names: Callable[[], Sequence[str]],
-  labels: Callable[[], np.ndarray],
+  labels: Callable[[], Int[np.ndarray, " n"]],
 ) -> list[TestSet]:
   """Opens the protocols that lie in a data set.
 
   Args:
-    name: of the data set.
-    directory: of the data set.
-    count: of its images.
+    name: the name of the data set, that of its test sets too.
+    directory: the directory of the data set.
+    count: how many images it has.
     names: gives the paths of its images.
-    labels: gives the class of each.
+    labels: gives the class of each, integers [N].
 
   Returns:
     At least one.
@@ -77,8 +73,8 @@ def open_list(path: str, names: Sequence[str]) -> TestSet:
   """Opens a protocol in a file of its own: a search.csv, or else pairs.
 
   Args:
-    path: of the file; its stem is the name of the set.
-    names: of the images.
+    path: the file; its stem is the name of the set.
+    names: the paths of the images.
 
   Raises:
     InputError: it cannot be read, or does not fit the images.

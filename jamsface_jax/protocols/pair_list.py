@@ -1,59 +1,64 @@
-"""Verification on a list of pairs, in folds."""
+"""Verification on a list of pairs in folds, as LFW asks."""
 
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from jamsface_jax.metrics import folds
-from jamsface_jax.metrics.bootstrap import (
-  PairResampler,
-  connected_people,
-  interval,
-)
+from jamsface_jax.metrics.bootstrap import SEED
 from jamsface_jax.metrics.cosines import pair_cosines
-from jamsface_jax.metrics.groups import GroupedPairs, judge_groups
-from jamsface_jax.metrics.roc import rate_name, tar_name
-from jamsface_jax.metrics.score_counts import tally_pairs
-from jamsface_jax.protocols.figures import curve_metrics, pair_facts, supported
+from jamsface_jax.metrics.folds import kfold_accuracy
+from jamsface_jax.metrics.groups import GroupedPairs, GroupResult, judge_groups
+from jamsface_jax.metrics.identities import find_identities
+from jamsface_jax.metrics.roc import Roc, rate_name, tar_name
+from jamsface_jax.metrics.score_counts import count_scores
 from jamsface_jax.protocols.groups_file import Groups
+from jamsface_jax.protocols.pair_figures import (
+  curve_metrics,
+  pair_facts,
+  pair_intervals,
+  supported_fars,
+)
 from jamsface_jax.protocols.pairs_file import Pairs
 from jamsface_jax.protocols.test_set import (
-  SEED,
   Evaluation,
-  Settings,
+  JudgingSettings,
   prefixed,
-  set_name,
+  result_name,
 )
 
 
 class PairList:
-  """A list of pairs of images in folds, as LFW's.
+  """A list of pairs of images in folds.
 
   Args:
-    name: of the set.
-    pairs: by number of the image.
+    name: the name of the set.
+    pairs: the pairs, by the numbers of their images.
     labels: the class of every image, int [N]; used as identities if they agree
-      with the pairs.
-    groups: of the classes, to be judged one by one too.
+      with the pairs. None if nobody knows.
+    groups: the groups of the classes, to be judged one by one too; they need
+      labels.
   """
 
   def __init__(
     self,
     name: str,
     pairs: Pairs,
-    labels: np.ndarray | None,
+    labels: Int[np.ndarray, " n"] | None,
     groups: Groups | None = None,
   ):
     self.name = name
-    self._groups = groups
-    self._labels = labels
+    self._pairs = pairs
+    self._group_names: tuple[str, ...] = ()
+    if groups is not None and labels is not None:
+      self._group_names = groups.names
+      self._group_of_image = groups.of_class[labels]
     # Only images that a pair names are needed, each once.
     self.ids, where = np.unique(
       np.concatenate([pairs.first, pairs.second]), return_inverse=True
     )
     self._first, self._second = np.split(where, 2)
-    self._pairs = pairs
-    self._identities = people(
+    self._identities = find_identities(
       len(self.ids),
       self._first,
       self._second,
@@ -61,38 +66,41 @@ class PairList:
       None if labels is None else labels[self.ids],
     )
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""
-    fars = supported(settings.fars, int((~self._pairs.same).sum()))
+    fars = supported_fars(settings.fars, int((~self._pairs.same).sum()))
     names = ["accuracy", "auc", *map(tar_name, fars)]
     return [f"{self.name}/{name}" for name in names]
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self,
+    blocks: Iterable[Float[np.ndarray, "k d"]],
+    settings: JudgingSettings,
+    *,
+    what: str,
   ) -> list[Evaluation]:
     """See `TestSet`."""
     embeddings = np.concatenate(list(blocks))
-    pairs, first, second = self._pairs, self._first, self._second
-    scores = pair_cosines(embeddings, first, second, what=what)
-    tally = tally_pairs(scores, pairs.same, pairs.first, pairs.second)
-    accuracies, thresholds = folds.kfold_accuracy(
-      scores, pairs.same, pairs.folds
-    )
+    pairs = self._pairs
+    scores = pair_cosines(embeddings, self._first, self._second, what=what)
+    counts = count_scores(scores, pairs.same, pairs.first, pairs.second)
+    accuracies, thresholds = kfold_accuracy(scores, pairs.same, pairs.folds)
     metrics = {
       "accuracy": float(accuracies.mean()),
       "accuracy_std": float(accuracies.std()),
       "threshold": float(thresholds.mean()),
-    } | curve_metrics(tally.curve, settings.fars)
+    } | curve_metrics(counts.curve, settings.fars)
     _, fold = np.unique(pairs.folds, return_inverse=True)
-    right = (scores >= thresholds[fold]) == pairs.same
     intervals = pair_intervals(
-      (scores, pairs.same, first, second, self._identities), settings, right
+      scores,
+      pairs.same,
+      self._identities[self._first],
+      self._identities[self._second],
+      settings,
+      right=(scores >= thresholds[fold]) == pairs.same,
     )
-    thresholds = self._thresholds(tally.curve, settings)
-    groups = self._judge_groups(
-      scores, metrics["threshold"], thresholds, settings
-    )
-    name = set_name(self.name, settings)
+    far_thresholds = self._far_thresholds(counts.curve, settings)
+    name = result_name(self.name, settings)
     return [
       Evaluation(
         name=name,
@@ -100,94 +108,54 @@ class PairList:
         f" {metrics['accuracy_std']:.2%} on {len(scores):,} pairs",
         metrics=prefixed(name, metrics),
         intervals=prefixed(name, intervals),
-        facts=pair_facts(tally)
+        facts=pair_facts(counts)
         | {
           "folds": len(accuracies),
           "identities": int(self._identities.max()) + 1,
           "flip_sum": settings.flip,
         }
-        | {f"threshold@{far}": t for far, t in thresholds.items()},
-        tally=tally,
+        | {f"threshold@{far}": t for far, t in far_thresholds.items()},
+        score_counts=counts,
         threshold=metrics["threshold"],
-        groups=groups,
+        groups=self._judge_groups(
+          scores, metrics["threshold"], far_thresholds, settings
+        ),
       )
     ]
 
-  def _thresholds(self, curve, settings):
+  def _far_thresholds(
+    self, curve: Roc, settings: JudgingSettings
+  ) -> dict[str, float]:
     """Those at the FARs, by the FAR's name; groups are judged at them."""
-    if self._groups is None:
+    if not self._group_names:
       return {}
-    fars = supported(settings.fars, curve.num_negatives)
+    fars = supported_fars(settings.fars, curve.num_negatives)
     found = curve.threshold_at_far(fars).tolist()
     return dict(zip(map(rate_name, fars), found, strict=True))
 
-  def _judge_groups(self, scores, threshold, thresholds, settings):
+  def _judge_groups(
+    self,
+    scores: Float[np.ndarray, " p"],
+    threshold: float,
+    far_thresholds: dict[str, float],
+    settings: JudgingSettings,
+  ) -> list[GroupResult]:
     """Each group at the thresholds of the whole set; [] without groups."""
-    if self._groups is None:
+    if not self._group_names:
       return []
     pairs = self._pairs
-    of_image = self._groups.of_class[self._labels]
     return judge_groups(
       GroupedPairs(
         scores=scores,
         same=pairs.same,
         first=self._identities[self._first],
         second=self._identities[self._second],
-        first_group=of_image[pairs.first],
-        second_group=of_image[pairs.second],
+        first_group=self._group_of_image[pairs.first],
+        second_group=self._group_of_image[pairs.second],
       ),
-      self._groups.names,
+      self._group_names,
       threshold,
-      thresholds,
+      far_thresholds,
       replicates=settings.replicates,
       seed=SEED,
     )
-
-
-def people(
-  count: int,
-  first: np.ndarray,
-  second: np.ndarray,
-  same: np.ndarray,
-  labels: np.ndarray | None,
-) -> np.ndarray:
-  """Identities for resampling, int64 [count], from 0 on.
-
-  Args:
-    count: number of images or templates.
-    first: of each pair, integers [P].
-    second: of each pair, integers [P].
-    same: whether it shows one person, bool [P].
-    labels: what may be the identities; used if the pairs agree.
-  """
-  if labels is not None and np.array_equal(
-    labels[first] == labels[second], same
-  ):
-    return np.unique(labels, return_inverse=True)[1]
-  return connected_people(count, first, second, same)
-
-
-def pair_intervals(pairs, settings, right) -> dict[str, tuple[float, float]]:
-  """Intervals of the metrics of pairs; see `bootstrap`.
-
-  Args:
-    pairs: scores, kinds, first, second and the identities of all images.
-    settings: has the number of replicates.
-    right: whether each decision of the folds was right, bool [P], or None.
-      Their thresholds stay as they are.
-  """
-  if not settings.replicates:
-    return {}
-  scores, same, first, second, identities = pairs
-  resampler = PairResampler(scores, same, identities[first], identities[second])
-  rng = np.random.default_rng(SEED)
-  rows = []
-  for _ in range(settings.replicates):
-    if drawn := resampler.draw(rng):
-      curve, weights = drawn
-      row = curve_metrics(curve, settings.fars)
-      if right is not None:
-        row["accuracy"] = float(weights @ right / weights.sum())
-      rows.append(row)
-  names = rows[0] if rows else {}
-  return {name: interval(np.array([r[name] for r in rows])) for name in names}

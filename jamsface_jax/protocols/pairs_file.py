@@ -19,11 +19,17 @@ within one pair); fold k is the k-th run of both.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Int64
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.text_lists import (
+  NotTextError,
+  read_lines,
+  split_fields,
+)
 
 DEFAULT_FOLDS = 10
 
@@ -42,10 +48,10 @@ class Pairs:
     folds: the fold of each pair, int64 [P]; at least two different ones.
   """
 
-  first: np.ndarray
-  second: np.ndarray
-  same: np.ndarray
-  folds: np.ndarray
+  first: Int64[np.ndarray, " p"]
+  second: Int64[np.ndarray, " p"]
+  same: Bool[np.ndarray, " p"]
+  folds: Int64[np.ndarray, " p"]
 
 
 def read_pairs(path: str | pathlib.Path, names: Sequence[str]) -> Pairs:
@@ -71,33 +77,35 @@ def read_pairs(path: str | pathlib.Path, names: Sequence[str]) -> Pairs:
   return _read_list(path, lines, names)
 
 
-def _read_lines(path):
+def _read_lines(path: str | pathlib.Path) -> list[tuple[int, str]]:
   """The lines that are not blank, stripped: a list of (line number, text)."""
   try:
-    text = pathlib.Path(path).read_bytes().decode("utf-8-sig")
+    stripped = ((number, text.strip()) for number, text in read_lines(path))
+    lines = [(number, text) for number, text in stripped if text]
   except OSError as error:
     raise InputError(
       f"{path}: cannot be read ({error.strerror}); give the path of a file of"
       " pairs."
     ) from error
-  except UnicodeDecodeError as error:
-    line = error.object.count(b"\n", 0, error.start) + 1
+  except NotTextError as error:
     raise InputError(
-      f"{path}:{line}: is not UTF-8 text; give a text file of pairs, saved as"
-      " UTF-8."
+      f"{path}:{error.line}: is not UTF-8 text; give a text file of pairs,"
+      " saved as UTF-8."
     ) from error
-  lines = enumerate((line.strip() for line in text.split("\n")), start=1)
-  lines = [(number, line) for number, line in lines if line]
   if not lines:
     raise InputError(f"{path}: is empty; give a file that lists pairs.")
   return lines
 
 
-def _read_lfw(path, lines, names):
+def _read_lfw(
+  path: str | pathlib.Path,
+  lines: Sequence[tuple[int, str]],
+  names: Sequence[str],
+) -> Pairs:
   """Both of LFW's layouts: `lines` with the header."""
-  number, header = lines.pop(0)
-  *num_folds, size = (int(field) for field in header.split())
-  num_folds = num_folds[0] if num_folds else None
+  (number, header), *lines = lines
+  *given, size = map(int, header.split())
+  num_folds = given[0] if given else None
   if size < 1 or num_folds == 0:
     raise InputError(
       f"{path}:{number}: the header {header!r} promises no pairs; write the"
@@ -120,7 +128,9 @@ def _read_lfw(path, lines, names):
         f"{where}: {len(fields)} fields where the header {header!r} puts a pair"
         f" of the form {form}; correct the line, the header or the order."
       )
-    person, i, other, j = fields if not is_same else (*fields[:2], *fields[::2])
+    if is_same:  # `Name i j`
+      fields.insert(2, fields[0])
+    person, i, other, j = fields
     if not is_same and person == other:
       raise InputError(
         f"{where}: two images of {person} among the pairs of different people;"
@@ -131,13 +141,15 @@ def _read_lfw(path, lines, names):
     same.append(is_same)
   folds = None
   if num_folds is not None:
-    folds = np.repeat(np.arange(num_folds), 2 * size)
+    folds = np.repeat(np.arange(num_folds), 2 * size).tolist()
   return _pairs(path, first, second, same, folds)
 
 
-def _numbered_images(names):
+def _numbered_images(
+  names: Sequence[str],
+) -> dict[tuple[str, int], int | None]:
   """(folder, number) -> index in `names`, or None where two images fit."""
-  images = {}
+  images: dict[tuple[str, int], int | None] = {}
   for index, name in enumerate(names):
     image = pathlib.PurePosixPath(name)
     if found := _IMAGE_NUMBER.search(image.stem):
@@ -146,7 +158,13 @@ def _numbered_images(names):
   return images
 
 
-def _numbered_image(where, images, person, number):
+def _numbered_image(
+  where: str,
+  images: Mapping[tuple[str, int], int | None],
+  person: str,
+  number: str,
+) -> int:
+  """The image of a person with this number, or InputError."""
   if not (number.isascii() and number.isdigit()):
     raise InputError(
       f"{where}: {number!r} is not the number of an image; write a line as"
@@ -167,12 +185,16 @@ def _numbered_image(where, images, person, number):
   return index
 
 
-def _read_list(path, lines, names):
+def _read_list(
+  path: str | pathlib.Path,
+  lines: Sequence[tuple[int, str]],
+  names: Sequence[str],
+) -> Pairs:
   """The layout without a header."""
   images = {name: index for index, name in enumerate(names)}
   first, second, same, folds = [], [], [], []
   for number, line in lines:
-    where, fields = f"{path}:{number}", _split(line)
+    where, fields = f"{path}:{number}", split_fields(line)
     if len(fields) not in (3, 4):
       raise InputError(
         f"{where}: {len(fields)} fields; write a line as 'path1 path2 0|1' or"
@@ -207,38 +229,41 @@ def _read_list(path, lines, names):
   return _pairs(path, first, second, same, folds or None)
 
 
-def _split(line):
-  """Fields at tabs if there are any, else at commas, else at blanks."""
-  for separator in "\t", ",":
-    if separator in line:
-      return [field.strip() for field in line.split(separator)]
-  return line.split()
-
-
-def _pairs(path, first, second, same, folds):
+def _pairs(
+  path: str | pathlib.Path,
+  first: Sequence[int],
+  second: Sequence[int],
+  same: Sequence[bool],
+  folds: Sequence[int] | None,
+) -> Pairs:
   """Checks what the protocols have in common and makes folds if need be."""
-  same = np.array(same)
-  if same.all() or not same.any():
-    only = "positive" if same.all() else "negative"
+  is_same = np.array(same)
+  if is_same.all() or not is_same.any():
+    only = "positive" if is_same.all() else "negative"
     raise InputError(
       f"{path}: all {len(same)} pairs are {only}; a protocol needs pairs of one"
       " person and pairs of two."
     )
-  if folds is None:
-    folds = np.empty(len(same), np.int64)
-    for kind, label in (same, "positive"), (~same, "negative"):
+  fold_of_pair = np.empty(len(same), np.int64)
+  if folds is not None:
+    fold_of_pair[:] = folds
+  else:
+    for kind, label in (is_same, "positive"), (~is_same, "negative"):
       count = kind.sum()
       if count < DEFAULT_FOLDS:
         raise InputError(
           f"{path}: {count} {label} pairs do not make {DEFAULT_FOLDS} folds;"
           " list more, or give each pair a fold."
         )
-      folds[kind] = np.arange(count) * DEFAULT_FOLDS // count
-  folds = np.asarray(folds, np.int64)
-  if len(np.unique(folds)) < 2:
+      fold_of_pair[kind] = np.arange(count) * DEFAULT_FOLDS // count
+  if len(np.unique(fold_of_pair)) < 2:
     raise InputError(
       f"{path}: all pairs are in one fold, which leaves none to choose a"
       f" threshold on; use two or more, or none for {DEFAULT_FOLDS} made here."
     )
-  indices = np.array(first, np.int64), np.array(second, np.int64)
-  return Pairs(*indices, same, folds)
+  return Pairs(
+    first=np.array(first, np.int64),
+    second=np.array(second, np.int64),
+    same=is_same,
+    folds=fold_of_pair,
+  )

@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Float32, Int, Real
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.cosines import row_lengths
@@ -63,14 +64,14 @@ class TemplatePooler:
     scores: the detector's score of each image, [N], above 0; None if no
       pooling uses it.
     poolings: the settings, each pooled in the same pass.
-    what: the embeddings are, for messages.
+    what: what the embeddings are, for messages.
   """
 
   def __init__(
     self,
-    templates: np.ndarray,
-    media: np.ndarray,
-    scores: np.ndarray | None,
+    templates: Int[np.ndarray, " n"],
+    media: Int[np.ndarray, " n"],
+    scores: Real[np.ndarray, " n"] | None,
     *,
     poolings: Sequence[Pooling],
     what: str,
@@ -83,29 +84,30 @@ class TemplatePooler:
     _, which, counts = np.unique(key, return_inverse=True, return_counts=True)
     share = 1 / counts[which]
     self._weights = [
-      share * scores if pooling.detector else share for pooling in poolings
+      _weighed(share, scores) if pooling.detector else share
+      for pooling in poolings
     ]
-    self._sums = None
+    # One each, [T, D]; D is known when the first embeddings come.
+    self._sums: list[Float32[np.ndarray, "t d"]] = []
     self._done = 0
 
-  def add(self, embeddings: np.ndarray) -> None:
+  def add(self, embeddings: Float[np.ndarray, "n d"]) -> None:
     """Adds the embeddings of the next images.
 
     Args:
-      embeddings: float32 [n, D], of the images after those added so far.
+      embeddings: floating-point numbers [n, D], of the images after those added
+        so far.
 
     Raises:
       InputError: an embedding is not finite, or is zero and has no direction.
     """
-    if self._sums is None:
-      count = self._templates.max() + 1
-      self._sums = np.zeros(
-        (len(self._poolings), count, embeddings.shape[1]), np.float32
-      )
+    if not self._sums:
+      shape = self._templates.max() + 1, embeddings.shape[1]
+      self._sums = [np.zeros(shape, np.float32) for _ in self._poolings]
     for start in range(0, len(embeddings), _ROWS):
       self._add(np.asarray(embeddings[start : start + _ROWS], np.float32))
 
-  def _add(self, rows):
+  def _add(self, rows: Float32[np.ndarray, "n d"]) -> None:
     images = slice(self._done, self._done + len(rows))
     lengths = row_lengths(rows, first=self._done, what=self._what)
     templates, which = np.unique(self._templates[images], return_inverse=True)
@@ -119,7 +121,7 @@ class TemplatePooler:
       sums[templates] += weights @ rows
     self._done += len(rows)
 
-  def units(self) -> dict[Pooling, np.ndarray]:
+  def units(self) -> dict[Pooling, Float32[np.ndarray, "t d"]]:
     """The templates, scaled to length 1.
 
     Returns:
@@ -134,3 +136,11 @@ class TemplatePooler:
       lengths = row_lengths(sums, first=0, what=f"templates of {self._what}")
       sums /= lengths[:, np.newaxis].astype(np.float32)
     return dict(zip(self._poolings, self._sums, strict=True))
+
+
+def _weighed(
+  share: Float[np.ndarray, " n"], scores: Real[np.ndarray, " n"] | None
+) -> Float[np.ndarray, " n"]:
+  if scores is None:
+    raise ValueError("A pooling by detector scores needs them; got none.")
+  return share * scores

@@ -1,11 +1,13 @@
-"""What an evaluation leaves: a table, `results.json`, pictures."""
+"""What an evaluation leaves: a table to read and `results.json`."""
 
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.groups import GroupResult
@@ -56,7 +58,7 @@ def _metric_lines(
 def write_results(
   file: RunFile,
   evaluations: Sequence[Evaluation],
-  origin: Mapping[str, object],
+  origin: Mapping[str, Any],
 ) -> None:
   """Writes `results.json`, whole or not at all.
 
@@ -64,7 +66,7 @@ def write_results(
 
   Args:
     file: the file to write.
-    evaluations: of all sets.
+    evaluations: what came out, of all sets.
     origin: JSON values that say what the embeddings are.
   """
   content = {
@@ -75,7 +77,7 @@ def write_results(
   file.write_json(_finite(content), indent=1)
 
 
-def as_json(one: Evaluation) -> dict[str, object]:
+def as_json(one: Evaluation) -> dict[str, Any]:
   """An evaluation as JSON values; `metrics` have the names of the logs."""
   fields = {
     "name": one.name,
@@ -87,18 +89,18 @@ def as_json(one: Evaluation) -> dict[str, object]:
     "cmc": {name: cmc(found).tolist() for name, found in one.searches.items()},
     "groups": [_group(group) for group in one.groups],
   }
-  if one.tally:
-    line = RocLine.of(one.tally.curve)
+  if counts := one.score_counts:
+    line = RocLine.of(counts.curve)
     fields |= {
       "roc": {
         "far": line.fars.tolist(),
         "tar": line.tars.tolist(),
         "auc": line.auc,
       },
-      "positive_counts": one.tally.positive_counts.tolist(),
-      "negative_counts": one.tally.negative_counts.tolist(),
-      "hardest_positives": _pairs(one.tally.hardest_positives),
-      "hardest_negatives": _pairs(one.tally.hardest_negatives),
+      "positive_counts": counts.positive_counts.tolist(),
+      "negative_counts": counts.negative_counts.tolist(),
+      "hardest_positives": _pairs(counts.hardest_positives),
+      "hardest_negatives": _pairs(counts.hardest_negatives),
     }
   return fields
 
@@ -107,7 +109,7 @@ def read_roc_lines(path: str) -> dict[str, RocLine]:
   """The ROC curves of another evaluation, by its directory and the set's name.
 
   Args:
-    path: of its `results.json`.
+    path: the `results.json` of that evaluation.
 
   Raises:
     InputError: not such a file.
@@ -139,12 +141,12 @@ def read_roc_lines(path: str) -> dict[str, RocLine]:
     ) from None
 
 
-def cmc(found: Identification) -> np.ndarray:
+def cmc(found: Identification) -> Float64[np.ndarray, " k"]:
   """Shares found up to rank 1, 2, ... 100, or as many as the gallery has."""
   return found.cmc(range(1, min(found.gallery_size, 100) + 1))
 
 
-def _group(group: GroupResult) -> dict[str, object]:
+def _group(group: GroupResult) -> dict[str, Any]:
   return {
     "name": group.name,
     "identities": group.identities,
@@ -155,14 +157,14 @@ def _group(group: GroupResult) -> dict[str, object]:
   }
 
 
-def _pairs(pairs: Hardest) -> list[dict[str, object]]:
+def _pairs(pairs: Hardest) -> list[dict[str, Any]]:
   return [
     {"first": int(i), "second": int(j), "cosine": float(score)}
     for i, j, score in zip(pairs.first, pairs.second, pairs.scores, strict=True)
   ]
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
   """The same JSON value with null for numbers that are not finite."""
   if isinstance(value, dict):
     return {name: _finite(one) for name, one in value.items()}

@@ -17,6 +17,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.csv_tables import read_csv
@@ -31,18 +32,19 @@ class Search:
   """Who is searched where, by index into the names of a data set.
 
   Attributes:
-    probes: int64 [Q].
+    probes: the images that are searched, int64 [Q].
     probe_subjects: the person of each probe, int64 [Q].
-    gallery: int64 [G]; empty for a search as MegaFace's.
+    gallery: the images that are found, int64 [G]; empty for a search as
+      MegaFace's.
     gallery_subjects: the person of each entry, int64 [G].
-    distractors: int64 [F].
+    distractors: the images of nobody who is searched, int64 [F].
   """
 
-  probes: np.ndarray
-  probe_subjects: np.ndarray
-  gallery: np.ndarray
-  gallery_subjects: np.ndarray
-  distractors: np.ndarray
+  probes: Int64[np.ndarray, " q"]
+  probe_subjects: Int64[np.ndarray, " q"]
+  gallery: Int64[np.ndarray, " g"]
+  gallery_subjects: Int64[np.ndarray, " g"]
+  distractors: Int64[np.ndarray, " f"]
 
 
 def has_search(directory: str) -> bool:
@@ -63,7 +65,7 @@ def read_search(path: str, names: Sequence[str]) -> Search:
   """Reads a `search.csv`.
 
   Args:
-    path: of the file.
+    path: the file.
     names: the images' relative paths.
 
   Raises:

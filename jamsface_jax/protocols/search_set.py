@@ -1,15 +1,16 @@
-"""Identification: probes searched in a gallery."""
+"""Identification of single images, as TinyFace and MegaFace ask."""
 
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 from jamsface_jax.metrics.cosines import unit_rows
 from jamsface_jax.metrics.identification import (
   identify,
   identify_among_distractors,
 )
-from jamsface_jax.protocols.figures import (
+from jamsface_jax.protocols.search_figures import (
   RANKS,
   rank_name,
   search_facts,
@@ -19,9 +20,9 @@ from jamsface_jax.protocols.figures import (
 from jamsface_jax.protocols.search_file import Search
 from jamsface_jax.protocols.test_set import (
   Evaluation,
-  Settings,
+  JudgingSettings,
   prefixed,
-  set_name,
+  result_name,
 )
 
 
@@ -29,8 +30,8 @@ class SearchSet:
   """Single images searched in a gallery or among distractors.
 
   Args:
-    name: of the set.
-    search: by number of the image.
+    name: the name of the set.
+    search: who is searched where, by the numbers of the images.
   """
 
   def __init__(self, name: str, search: Search):
@@ -40,21 +41,32 @@ class SearchSet:
     self._ends = np.cumsum([len(part) for part in parts])[:2]
     self._search = search
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""
     return [f"{self.name}/{rank_name(k)}" for k in RANKS]
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self,
+    blocks: Iterable[Float[np.ndarray, "k d"]],
+    settings: JudgingSettings,
+    *,
+    what: str,
   ) -> list[Evaluation]:
     """See `TestSet`."""
     units = unit_rows(np.concatenate(list(blocks)), what=what)
     probes, gallery, distractors = np.split(units, self._ends)
     if len(gallery):
-      return [self._gallery(probes, gallery, distractors, settings)]
-    return [self._distractors(probes, distractors, settings)]
+      return [self._in_gallery(probes, gallery, distractors, settings)]
+    return [self._among_distractors(probes, distractors, settings)]
 
-  def _gallery(self, probes, gallery, distractors, settings):
+  def _in_gallery(
+    self,
+    probes: Float32[np.ndarray, "q d"],
+    gallery: Float32[np.ndarray, "g d"],
+    distractors: Float32[np.ndarray, "f d"],
+    settings: JudgingSettings,
+  ) -> Evaluation:
+    """All probes in one gallery, distractors included, as TinyFace."""
     nobody = np.full(len(distractors), -1)
     found = identify(
       probes,
@@ -64,7 +76,7 @@ class SearchSet:
       same_images=False,
     )
     metrics = search_metrics(found)
-    name = set_name(self.name, settings)
+    name = result_name(self.name, settings)
     return Evaluation(
       name=name,
       headline=f"rank 1 {metrics['rank1']:.2%} of {len(found.ranks):,} probes"
@@ -76,19 +88,28 @@ class SearchSet:
       searches={name: found},
     )
 
-  def _distractors(self, probes, distractors, settings):
+  def _among_distractors(
+    self,
+    probes: Float32[np.ndarray, "q d"],
+    distractors: Float32[np.ndarray, "f d"],
+    settings: JudgingSettings,
+  ) -> Evaluation:
+    """Each probe for each other of its person, alone there, as MegaFace."""
     powers = 10 ** np.arange(1, 1 + int(np.log10(len(distractors))))
     sizes = np.union1d(powers, len(distractors)).tolist()
     ranks = identify_among_distractors(
       probes, self._search.probe_subjects, distractors, sizes
     )
-    metrics = {}
-    for size, row in zip(sizes, ranks, strict=True):
-      of_size = {rank_name(k): float(np.mean(row <= k)) for k in RANKS}
-      # The plain name is of all distractors; rank1@1000 of the first 1,000.
-      metrics |= {f"{key}@{size}": value for key, value in of_size.items()}
-    metrics |= of_size
-    name = set_name(self.name, settings)
+    rates = [
+      {rank_name(k): float(np.mean(row <= k)) for k in RANKS} for row in ranks
+    ]
+    # The plain name is of all distractors; rank1@1000 of the first 1,000.
+    metrics = {
+      f"{key}@{size}": rate
+      for size, of_size in zip(sizes, rates, strict=True)
+      for key, rate in of_size.items()
+    } | rates[-1]
+    name = result_name(self.name, settings)
     return Evaluation(
       name=name,
       headline=f"rank 1 {metrics['rank1']:.2%} of {ranks.shape[1]:,} searches"

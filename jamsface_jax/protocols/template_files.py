@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int, Int64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.csv_tables import read_csv
@@ -29,13 +30,13 @@ class SubjectList:
 
   Attributes:
     name: what tells it from others, such as "G1" or "mixed".
-    templates: int64 [L].
+    templates: their numbers, int64 [L].
     subjects: the person of each, int64 [L].
   """
 
   name: str
-  templates: np.ndarray
-  subjects: np.ndarray
+  templates: Int64[np.ndarray, " l"]
+  subjects: Int64[np.ndarray, " l"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,19 +48,19 @@ class Templates:
     media: medium of each image, int64 [N].
     scores: the detector's score of each image, float64 [N]; None if the file
       has none.
-    first: first template of each pair, int32 [P].
-    second: second template of each pair, int32 [P].
+    first: first template of each pair, integers [P].
+    second: second template of each pair, integers [P].
     same: whether a pair shows one person, bool [P], of both kinds.
-    galleries: perhaps none.
-    probes: perhaps none.
+    galleries: the galleries, perhaps none.
+    probes: the lists of probes to search in each gallery, perhaps none.
   """
 
-  templates: np.ndarray
-  media: np.ndarray
-  scores: np.ndarray | None
-  first: np.ndarray
-  second: np.ndarray
-  same: np.ndarray
+  templates: Int64[np.ndarray, " n"]
+  media: Int64[np.ndarray, " n"]
+  scores: Float64[np.ndarray, " n"] | None
+  first: Int[np.ndarray, " p"]
+  second: Int[np.ndarray, " p"]
+  same: Bool[np.ndarray, " p"]
   galleries: list[SubjectList]
   probes: list[SubjectList]
 
@@ -75,8 +76,8 @@ def read_templates(
   """Reads the files above.
 
   Args:
-    directory: of the data set.
-    count: of its images, which are those of faces.csv in that order, perhaps
+    directory: the directory of the data set.
+    count: how many images it has: those of faces.csv in that order, perhaps
       without some that were left out.
     names: gives their names; asked only if some were left out.
 
@@ -116,7 +117,9 @@ def read_templates(
   )
 
 
-def _read_pairs(path, known):
+def _read_pairs(
+  path: str, known: Bool[np.ndarray, " t"]
+) -> Int[np.ndarray, "p 3"]:
   try:
     pairs = np.load(path, allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
@@ -139,7 +142,9 @@ def _read_pairs(path, known):
   return pairs
 
 
-def _read_lists(directory, kind, known):
+def _read_lists(
+  directory: str, kind: str, known: Bool[np.ndarray, " t"]
+) -> list[SubjectList]:
   lists = []
   pattern = os.path.join(glob.escape(directory), f"{kind}_*.csv")
   for path in sorted(glob.glob(pattern)):
@@ -157,7 +162,9 @@ def _read_lists(directory, kind, known):
   return lists
 
 
-def _check_known(path, templates, known):
+def _check_known(
+  path: str, templates: Int[np.ndarray, " k"], known: Bool[np.ndarray, " t"]
+) -> None:
   """Refuses templates that have no image."""
   inside = (0 <= templates) & (templates < len(known))
   bad = templates[~inside | ~known[np.where(inside, templates, 0)]]
@@ -168,11 +175,11 @@ def _check_known(path, templates, known):
     )
 
 
-def _is_number(text):
+def _is_number(text: str) -> bool:
   return text.isascii() and text.isdigit() and len(text) <= 18
 
 
-def _is_score(text):
+def _is_score(text: str) -> bool:
   try:
     return text == "" or 0 <= float(text) < math.inf
   except ValueError:

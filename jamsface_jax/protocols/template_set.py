@@ -3,34 +3,45 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from jaxtyping import Float, Float32, Int64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.cosines import many_pair_cosines
+from jamsface_jax.metrics.identification import Identification, identify
+from jamsface_jax.metrics.identities import find_identities
 from jamsface_jax.metrics.roc import tar_name
-from jamsface_jax.metrics.score_counts import tally_pairs
-from jamsface_jax.protocols.figures import (
-  RANKS,
+from jamsface_jax.metrics.score_counts import count_scores
+from jamsface_jax.protocols.pair_figures import (
   curve_metrics,
   pair_facts,
+  pair_intervals,
+  supported_fars,
+)
+from jamsface_jax.protocols.pooling import Pooling, TemplatePooler
+from jamsface_jax.protocols.search_figures import (
+  RANKS,
   rank_name,
-  search,
   search_facts,
   search_intervals,
   search_metrics,
-  supported,
 )
-from jamsface_jax.protocols.pair_list import pair_intervals, people
-from jamsface_jax.protocols.pooling import Pooling, TemplatePooler
 from jamsface_jax.protocols.template_files import Templates
-from jamsface_jax.protocols.test_set import Evaluation, Settings, prefixed
+from jamsface_jax.protocols.test_set import (
+  Evaluation,
+  JudgingSettings,
+  prefixed,
+)
 
 
 class TemplateSet:
-  """Templates compared and searched, as IJB-B and IJB-C.
+  """Templates compared in pairs, and searched in galleries if there are any.
 
   Args:
-    name: of the set.
-    templates: which they are.
+    name: the name of the set.
+    templates: which images make them up, and which are compared.
+
+  Attributes:
+    has_scores: whether the detector's scores are known.
   """
 
   def __init__(self, name: str, templates: Templates):
@@ -51,9 +62,9 @@ class TemplateSet:
         " a pooling with D0, or write the set again with its scores."
       )
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""
-    fars = supported(settings.fars, int((~self._templates.same).sum()))
+    fars = supported_fars(settings.fars, int((~self._templates.same).sum()))
     names = ["auc", *map(tar_name, fars)]
     if self._templates.galleries:
       for probes in self._templates.probes:
@@ -61,15 +72,18 @@ class TemplateSet:
     return [f"{self.name}/{name}" for name in names]
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self,
+    blocks: Iterable[Float[np.ndarray, "k d"]],
+    settings: JudgingSettings,
+    *,
+    what: str,
   ) -> list[Evaluation]:
     """See `TestSet`; an evaluation for each pooling."""
-    templates = self._templates
     self.check(settings.poolings)
     pooler = TemplatePooler(
-      templates.templates,
-      templates.media,
-      templates.scores,
+      self._templates.templates,
+      self._templates.media,
+      self._templates.scores,
       poolings=settings.poolings,
       what=what,
     )
@@ -80,31 +94,32 @@ class TemplateSet:
       for pooling, units in pooler.units().items()
     ]
 
-  def _judge(self, units, pooling, settings):
-    templates = self._templates
-    first, second, same = templates.first, templates.second, templates.same
+  def _judge(
+    self,
+    units: Float32[np.ndarray, "t d"],
+    pooling: Pooling,
+    settings: JudgingSettings,
+  ) -> Evaluation:
+    first, second = self._templates.first, self._templates.second
+    same = self._templates.same
     scores = many_pair_cosines(units, first, second)
-    tally = tally_pairs(scores, same, first, second)
-    metrics = curve_metrics(tally.curve, settings.fars)
+    counts = count_scores(scores, same, first, second)
+    metrics = curve_metrics(counts.curve, settings.fars)
     intervals = {}
     if settings.replicates:
-      identities = people(len(units), first, second, same, self._subjects())
-      intervals = pair_intervals(
-        (scores, same, first, second, identities), settings, None
+      people = find_identities(
+        len(units), first, second, same, self._subjects()
       )
-    searches = {}
-    for probes in templates.probes if templates.galleries else ():
-      each = [search(units, probes, other) for other in templates.galleries]
-      for gallery, found in zip(templates.galleries, each, strict=True):
-        name = f"{probes.name}/{gallery.name}"
-        searches[name] = found
-        metrics |= prefixed(name, search_metrics(found))
-        intervals |= prefixed(name, search_intervals(found, settings))
-      all_metrics = [search_metrics(found) for found in each]
-      metrics |= {
-        f"{probes.name}/{name}": float(np.mean([m[name] for m in all_metrics]))
-        for name in all_metrics[0]
-      }
+      intervals = pair_intervals(
+        scores, same, people[first], people[second], settings, right=None
+      )
+    searches = self._search(units)
+    for probes, found in searches.items():
+      for gallery, one in found.items():
+        place = f"{probes}/{gallery}"
+        metrics |= prefixed(place, search_metrics(one))
+        intervals |= prefixed(place, search_intervals(one, settings))
+      metrics |= prefixed(probes, _mean_metrics([*found.values()]))
     switches = f"{pooling}"
     if settings.flip is not None:
       switches = f"F{settings.flip:d}{pooling}"
@@ -117,7 +132,7 @@ class TemplateSet:
       f" {len(units):,} templates ({switches})",
       metrics=prefixed(name, metrics),
       intervals=prefixed(name, intervals),
-      facts=pair_facts(tally)
+      facts=pair_facts(counts)
       | {
         "templates": len(units),
         "images": len(self.ids),
@@ -126,18 +141,53 @@ class TemplateSet:
         "feature_norm": pooling.norm,
       }
       | {
-        f"{key} {k}": v
-        for key, one in searches.items()
-        for k, v in search_facts(one).items()
+        f"{probes}/{gallery} {key}": value
+        for probes, found in searches.items()
+        for gallery, one in found.items()
+        for key, value in search_facts(one).items()
       },
-      tally=tally,
-      searches=searches,
+      score_counts=counts,
+      searches={
+        f"{probes}/{gallery}": one
+        for probes, found in searches.items()
+        for gallery, one in found.items()
+      },
     )
 
-  def _subjects(self):
+  def _search(
+    self, units: Float32[np.ndarray, "t d"]
+  ) -> dict[str, dict[str, Identification]]:
+    """Searches all probes in each gallery: by probes, then by gallery."""
+    if not self._templates.galleries:
+      return {}
+    return {
+      probes.name: {
+        gallery.name: identify(
+          units[probes.templates],
+          probes.subjects,
+          units[gallery.templates],
+          gallery.subjects,
+          same_images=False,
+        )
+        for gallery in self._templates.galleries
+      }
+      for probes in self._templates.probes
+    }
+
+  def _subjects(self) -> Int64[np.ndarray, " t"] | None:
     """The person of each template, from the lists; None if one is missing."""
     subjects = np.full(self._templates.templates.max() + 1, -1)
     for one in self._templates.galleries + self._templates.probes:
       subjects[one.templates] = one.subjects
     compared = np.union1d(self._templates.first, self._templates.second)
     return None if (subjects[compared] < 0).any() else subjects
+
+
+def _mean_metrics(found: Sequence[Identification]) -> dict[str, float]:
+  """The mean over galleries of each metric that all of them can measure."""
+  each = [search_metrics(one) for one in found]
+  return {
+    name: float(np.mean([metrics[name] for metrics in each]))
+    for name in each[0]
+    if all(name in metrics for metrics in each)
+  }

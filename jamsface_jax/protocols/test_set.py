@@ -1,29 +1,33 @@
-"""What every test set is and gives."""
+"""What every test set takes and gives: settings in, evaluations out.
+
+A test set says which images it needs and judges their embeddings, which may
+come from a network here or from another system. Embeddings arrive in blocks,
+and only what the protocol needs of them is kept.
+"""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, Int64
 
 from jamsface_jax.metrics.groups import GroupResult
-from jamsface_jax.metrics.identification import (
-  Identification,
-)
-from jamsface_jax.metrics.score_counts import Tally
+from jamsface_jax.metrics.identification import Identification
+from jamsface_jax.metrics.score_counts import ScoreCounts
 from jamsface_jax.protocols.pooling import Pooling
 
-SEED = 0  # Of the bootstrap: the same embeddings give the same intervals.
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class JudgingSettings:
   """How to judge.
 
   Attributes:
     fars: false accept rates at which to give TAR, those that the negatives can
       measure; None for every power of ten that they can.
-    poolings: of templates.
+    poolings: the ways to pool the images of a template.
     flip: whether embeddings are flip sums; None if nobody knows.
     plain: results go by the plain name of the set, of several poolings those of
       the first; all others have the switches in their name.
@@ -42,12 +46,12 @@ class Evaluation:
   """What came out of one protocol on one set.
 
   Attributes:
-    name: of the set, the prefix of its metrics.
+    name: the name of the result, which begins those of its metrics.
     headline: the result in a few words.
     metrics: `<set>/accuracy`, `<set>/eer`, ...
     intervals: 95 % intervals of some of them.
     facts: what was measured on: numbers of pairs, switches.
-    tally: of the scores of pairs, if pairs were compared.
+    score_counts: what is kept of the scores of pairs, if pairs were compared.
     threshold: cosine from which on a pair is accepted, if one was chosen.
     searches: identifications by name.
     groups: what came out for groups of people, if the set has them.
@@ -57,8 +61,8 @@ class Evaluation:
   headline: str
   metrics: dict[str, float]
   intervals: dict[str, tuple[float, float]]
-  facts: dict[str, object]
-  tally: Tally | None = None
+  facts: dict[str, Any]
+  score_counts: ScoreCounts | None = None
   threshold: float | None = None
   searches: dict[str, Identification] = dataclasses.field(default_factory=dict)
   groups: Sequence[GroupResult] = ()
@@ -69,36 +73,43 @@ class TestSet(Protocol):
   """A set and how it is judged.
 
   Attributes:
-    name: the prefix of its metrics.
+    name: the name of the set, which begins those of its metrics.
     ids: the images that it needs, in the order in which it wants them, int64.
   """
 
   name: str
-  ids: np.ndarray
+  ids: Int64[np.ndarray, " n"]
 
-  def rising_metrics(self, settings: Settings) -> list[str]:
+  def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """Names of the metrics that are better when larger."""
+    ...
 
   def judge(
-    self, blocks: Iterable[np.ndarray], settings: Settings, *, what: str
+    self,
+    blocks: Iterable[Float[np.ndarray, "k d"]],
+    settings: JudgingSettings,
+    *,
+    what: str,
   ) -> list[Evaluation]:
     """Judges embeddings.
 
     Args:
-      blocks: float32 [n, D] each, together the embeddings of `ids` in order.
-      settings: how.
-      what: the embeddings are, for messages.
+      blocks: floating-point numbers [k, D] each, together the embeddings of
+        `ids` in order.
+      settings: how to judge.
+      what: what the embeddings are, for messages.
 
     Raises:
       InputError: embeddings that cannot be compared.
     """
+    ...
 
 
-def set_name(name: str, settings: Settings) -> str:
-  """The name that results of single images go by."""
+def result_name(name: str, settings: JudgingSettings) -> str:
+  """The name that a result of single images goes by."""
   return name if settings.plain else f"{name}/F{settings.flip:d}"
 
 
-def prefixed(prefix: str, values: dict) -> dict:
+def prefixed(prefix: str, values: Mapping[str, Value]) -> dict[str, Value]:
   """The same values under names with a prefix."""
   return {f"{prefix}/{name}": value for name, value in values.items()}

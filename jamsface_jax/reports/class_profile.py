@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from jamsface_jax.metrics import folds
+from jamsface_jax.metrics.rank_correlation import rank_correlation
 from jamsface_jax.storage.run_directory import RunFile
 
 _BANDS = 12  # Of class size.
@@ -53,9 +53,7 @@ def describe(
     },
     "margins": {
       kind: {
-        "rank_correlation": _or_none(
-          folds.rank_correlation(class_sizes, values)
-        ),
+        "rank_correlation": _or_none(rank_correlation(class_sizes, values)),
         "bands": _bands(class_sizes, values),
         "sample": {
           "size": class_sizes[shown].tolist(),

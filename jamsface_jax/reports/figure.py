@@ -61,13 +61,13 @@ class Bars:
 
   Attributes:
     name: for the legend.
-    edges: ends of the bars, rising.
-    heights: of each bar, from 0 on.
+    edges: ends of the bars, rising; one more than there are bars.
+    heights: height of each bar, from 0 on.
     color: number of their colour.
   """
 
   name: str
-  edges: Real[np.ndarray, " n+1"]
+  edges: Real[np.ndarray, " edges"]
   heights: Real[np.ndarray, " n"]
   color: int = 0
 

@@ -71,21 +71,23 @@ def plot_evaluations(
     return
   folder.create()
   ours = {
-    one.name: RocLine.of(one.tally.curve) for one in evaluations if one.tally
+    one.name: RocLine.of(one.score_counts.curve)
+    for one in evaluations
+    if one.score_counts
   }
   curves = {**ours, **others}
   if curves:
     title = "ROC" if len(curves) > 1 else f"ROC of {next(iter(curves))}"
     _draw(folder.picture("roc"), [figures.roc_figure(title, curves)])
   for one in evaluations:
-    if one.tally:
+    if one.score_counts:
       _draw(
         folder.picture(f"scores_{one.name}"),
         [
           figures.scores_figure(
             f"Scores of {one.name}",
-            one.tally.negative_counts,
-            one.tally.positive_counts,
+            one.score_counts.negative_counts,
+            one.score_counts.positive_counts,
             one.threshold,
           )
         ],
@@ -93,7 +95,7 @@ def plot_evaluations(
       _draw(
         folder.picture(f"hardest_{one.name}"),
         figures.hardest_figures(
-          one.tally.hardest_positives, one.tally.hardest_negatives
+          one.score_counts.hardest_positives, one.score_counts.hardest_negatives
         ),
       )
     if one.searches:

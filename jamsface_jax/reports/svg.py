@@ -338,7 +338,7 @@ def _legend(figure: Figure, lines: Sequence[Line]) -> Iterator[Html]:
       "li",
       element("i", class_=f"key c{line.color % COLORS} d{line.dash % DASHES}"),
       f"{line.name} ",
-      element("output", figure.y.text(line.y[-1])),
+      element("output", figure.y.text(float(line.y[-1]))),
     )
     for line in lines
   ]
@@ -364,13 +364,15 @@ def _legend(figure: Figure, lines: Sequence[Line]) -> Iterator[Html]:
 
 def _sentence(figure: Figure, lines: Sequence[Line]) -> str:
   """The figure for who cannot see it."""
-  x, y = figure.x.text, figure.y.text
-  parts = [
-    f"{line.name} from {y(line.y[0])} at {x(line.x[0])} to"
-    f" {y(line.y[-1])} at {x(line.x[-1])}, least"
-    f" {y(line.y.min())}, most {y(line.y.max())}"
-    for line in lines
-  ]
+  parts = []
+  for line in lines:
+    xs = [figure.x.text(float(line.x[k])) for k in (0, -1)]
+    ys = [figure.y.text(float(line.y[k])) for k in (0, -1)]
+    ends = [figure.y.text(float(y)) for y in (line.y.min(), line.y.max())]
+    parts.append(
+      f"{line.name} from {ys[0]} at {xs[0]} to {ys[1]} at {xs[1]}, least"
+      f" {ends[0]}, most {ends[1]}"
+    )
   return f"{figure.title}, over {figure.x.label}: {'; '.join(parts)}"
 
 
@@ -382,7 +384,8 @@ def _numbers(figure: Figure, lines: Sequence[Line]) -> Html | str:
   for line in lines:
     rows = np.linspace(0, len(line.x) - 1, min(len(line.x), _TABLE_ROWS))
     rows = rows.round().astype(int)
-    columns.append(dict(zip(line.x[rows], line.y[rows], strict=True)))
+    x, y = line.x[rows].tolist(), line.y[rows].tolist()
+    columns.append(dict(zip(x, y, strict=True)))
   every = sorted({x for column in columns for x in column})
   rows = [
     [

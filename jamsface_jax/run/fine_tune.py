@@ -9,7 +9,8 @@ from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.run.checkpoint import CheckpointReader
-from jamsface_jax.run.state import Parts, TrainState, state_shapes
+from jamsface_jax.run.components import Components
+from jamsface_jax.run.state import TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -101,7 +102,7 @@ def begin_with(
   chosen: FineTune,
   state: TrainState,
   config: Settings,
-  parts: Parts,
+  components: Components,
   mesh: Mesh,
 ) -> TrainState:
   """Puts the kept parts into a first state; the rest of it stays.
@@ -110,7 +111,7 @@ def begin_with(
     chosen: what to keep, of whom.
     state: as created.
     config: of this run.
-    parts: of this run.
+    components: of this run.
     mesh: of this run; the other may have had another.
 
   Raises:
@@ -119,8 +120,8 @@ def begin_with(
   """
   reader = CheckpointReader(RunDirectory(chosen.workdir))
   reader.choose(chosen.step)
-  _check_fits(chosen, reader.metadata(chosen.step), config, parts)
-  shapes = state_shapes(parts, config.data.image_size, mesh)
+  _check_fits(chosen, reader.metadata(chosen.step), config, components)
+  shapes = state_shapes(components, config.data.image_size, mesh)
   params, batch_stats = dict(state.params), state.batch_stats
   if BACKBONE in chosen.keep:
     backbone = reader.restore_item(
@@ -138,7 +139,10 @@ def begin_with(
 
 
 def _check_fits(
-  chosen: FineTune, stored: dict[str, Any], config: Settings, parts: Parts
+  chosen: FineTune,
+  stored: dict[str, Any],
+  config: Settings,
+  components: Components,
 ) -> None:
   other = read_settings(RunDirectory(chosen.workdir))
   pairs = {
@@ -149,7 +153,7 @@ def _check_fits(
     if name not in _NOT_OF_WEIGHTS:
       pairs[f"model.{name}"] = getattr(other.model, name), value
   if set(chosen.keep) & set(HEAD_PARTS):
-    pairs["num_classes"] = stored["num_classes"], parts.head.num_classes
+    pairs["num_classes"] = stored["num_classes"], components.head.num_classes
     pairs["head.class_multiple"] = (
       other.head.class_multiple,
       config.head.class_multiple,

@@ -13,8 +13,9 @@ from jamsface_jax.data.sources import Source
 from jamsface_jax.errors import InputError
 from jamsface_jax.run import fine_tune
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.run.components import Components
 from jamsface_jax.run.fine_tune import FineTune
-from jamsface_jax.run.state import Parts, TrainState, create_state, state_shapes
+from jamsface_jax.run.state import TrainState, create_state, state_shapes
 from jamsface_jax.run.versions import versions
 from jamsface_jax.settings.names import flatten
 from jamsface_jax.settings.sections import Settings
@@ -43,7 +44,7 @@ def describe(
 
 def begin(
   config: Settings,
-  parts: Parts,
+  components: Components,
   mesh: Mesh,
   class_sizes: np.ndarray,
   checkpoints: Checkpoints,
@@ -61,10 +62,10 @@ def begin(
   step = checkpoints.newest_sound()
   if step is None:
     state = create_state(
-      *(config.seed, parts, config.data.image_size, mesh), class_sizes
+      *(config.seed, components, config.data.image_size, mesh), class_sizes
     )
     if beginning:
-      state = fine_tune.begin_with(beginning, state, config, parts, mesh)
+      state = fine_tune.begin_with(beginning, state, config, components, mesh)
     return state, 0, {}
   stored = checkpoints.metadata(step)
   theirs, ours = flatten(stored), flatten(metadata)
@@ -79,5 +80,5 @@ def begin(
       f"checkpoint {step} of this run has {', '.join(conflicts)}: give the same"
       " data and settings or choose another --workdir."
     )
-  shapes = state_shapes(parts, config.data.image_size, mesh)
+  shapes = state_shapes(components, config.data.image_size, mesh)
   return checkpoints.restore(step, shapes), step, stored

@@ -1,1 +1,1 @@
-"""Sections, defaults, variants, flags."""
+"""Every setting: sections, names, defaults, variants, flags, config.json."""

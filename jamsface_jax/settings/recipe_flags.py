@@ -70,7 +70,8 @@ def parse(
       "--config is needed: give a recipe, for example --config=configs/demo.py."
     )
   if not isinstance(config, ConfigDict):  # A stand-in: it did not load.
-    name = re.search(r" --?config[= ](\S+)", " ".join(argv))[1]
+    found = re.search(r" --?config[= ](\S+)", " ".join(argv))
+    name = found[1] if found else ""
     raise InputError(
       f"--config={name!r} cannot be read: use a file such as configs/demo.py."
     )

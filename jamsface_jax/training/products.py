@@ -8,13 +8,14 @@ from jax.experimental import multihost_utils
 from jamsface_jax.data.sources import Source
 from jamsface_jax.errors import one_line
 from jamsface_jax.head import parameters as head_lib
-from jamsface_jax.metrics import folds
+from jamsface_jax.metrics.rank_correlation import rank_correlation
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile, model_card, page, plots
+from jamsface_jax.run.components import Components
 from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
-from jamsface_jax.run.state import Parts, TrainState
+from jamsface_jax.run.state import TrainState
 from jamsface_jax.storage.run_directory import RunDirectory
 
 
@@ -28,21 +29,21 @@ def gather_margins(state: TrainState) -> dict[str, np.ndarray]:
 
 
 def rank_margins(
-  margins: Mapping[str, np.ndarray], source: Source, parts: Parts
+  margins: Mapping[str, np.ndarray], source: Source, components: Components
 ) -> dict[str, float]:
   """Rank correlation of learned margins with class size, named as metrics.
 
   Below 0 where poor classes have the larger margins, as JAMsFace wants.
   """
   return {
-    metric: folds.rank_correlation(
+    metric: rank_correlation(
       source.class_sizes, margins[name][: source.num_classes]
     )
-    for metric, name in _rank_names(parts).items()
+    for metric, name in _rank_names(components).items()
   }
 
 
-def _rank_names(parts: Parts) -> dict[str, str]:
+def _rank_names(components: Components) -> dict[str, str]:
   """The margins that are learned, by the metric of their rank correlation."""
   names = {
     "train/margin_angular_rank": head_lib.ANGULAR,
@@ -51,7 +52,7 @@ def _rank_names(parts: Parts) -> dict[str, str]:
   return {
     metric: name
     for metric, name in names.items()
-    if parts.head.margin(name).learned
+    if components.head.margin(name).learned
   }
 
 
@@ -84,7 +85,7 @@ def show(
   step: int,
   source: Source,
   margins: Mapping[str, np.ndarray],
-  parts: Parts,
+  components: Components,
   evaluations: list[Evaluation],
   progress: Progress,
 ) -> None:
@@ -97,7 +98,7 @@ def show(
     step: finished steps.
     source: gives the class sizes.
     margins: of all classes, [C].
-    parts: say which margins are learned.
+    components: say which margins are learned.
     evaluations: the last ones.
     progress: where to say it.
   """
@@ -107,7 +108,7 @@ def show(
       ("angular", head_lib.ANGULAR),
       ("cosine", head_lib.COSINE),
     )
-    if parts.head.margin(name).learned
+    if components.head.margin(name).learned
   }
   try:
     profile = class_profile.describe(source.class_sizes, learned)

@@ -23,21 +23,22 @@ from jamsface_jax.head import (
   WeightUpdate,
   class_sampling,
 )
-from jamsface_jax.run.state import Parts, TrainState, state_shapes
+from jamsface_jax.run.components import Components
+from jamsface_jax.run.state import TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
 
 Tree = TypeVar("Tree")
 
 
 def make_train_step(
-  config: Settings, parts: Parts, mesh: Mesh
+  config: Settings, components: Components, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Compiles `train_step` for these settings; it takes over its state."""
-  shapes = state_shapes(parts, config.data.image_size, mesh)
+  shapes = state_shapes(components, config.data.image_size, mesh)
   shardings = jax.tree.map(lambda shape: shape.sharding, shapes)
   step = partial(
     train_step,
-    parts=parts,
+    components=components,
     mesh=mesh,
     augmentation=dataclasses.asdict(config.augment),
     accumulation=config.optimizer.accumulation,
@@ -85,7 +86,7 @@ def train_step(
   state: TrainState,
   batch: Mapping[str, jax.Array],
   *,
-  parts: Parts,
+  components: Components,
   mesh: Mesh,
   augmentation: Mapping[str, Any],
   accumulation: int,
@@ -101,7 +102,7 @@ def train_step(
   Args:
     state: sharded as `state_shapes` says.
     batch: `images` uint8 [B, H, W, 3] and `labels` int32 [B], sharding BATCH.
-    parts: what the run is made of.
+    components: what the run is made of.
     mesh: the (data, model) mesh.
     augmentation: arguments of `augment`, beside key and images.
     accumulation: micro-batches; their mean gradient is that of the batch
@@ -120,13 +121,13 @@ def train_step(
   images = jnp.asarray(normalize(batch["images"]))
   images = augment(augment_key, images, **augmentation)
   labels = batch["labels"]
-  sample = _draw_classes(key, labels, parts.head, mesh)
+  sample = _draw_classes(key, labels, components.head, mesh)
 
   # Its gradients.
   forward_and_back = partial(
     _forward_and_back,
     params=state.params,
-    parts=parts,
+    components=components,
     mesh=mesh,
     sample=sample,
     fused_update=fused_update,
@@ -145,7 +146,7 @@ def train_step(
       jax.random.split(forward_key, accumulation),
     )
     loss = None
-  gradients = _subtract_reward(gradients, state, labels, parts)
+  gradients = _subtract_reward(gradients, state, labels, components)
 
   # Whether it counts, and what it changes.
   backbone_norm = optax.tree.norm(gradients.backbone)
@@ -153,25 +154,25 @@ def train_step(
   accept &= jnp.isfinite(backbone_norm)
   backbone = _update(
     accept,
-    parts.optimizers.backbone,
+    components.optimizers.backbone,
     gradients.backbone,
     state.opt_state["backbone"],
     state.params["backbone"],
   )
-  others = _update_margins_and_scalars(accept, gradients, state, parts)
+  others = _update_margins_and_scalars(accept, gradients, state, components)
   weights = _update_weights(
-    accept, gradients, loss, state, parts, mesh, clip_norm, sample
+    accept, gradients, loss, state, components, mesh, clip_norm, sample
   )
   statistics = _choose(
     accept, statistics, _Statistics(state.batch_stats, state.running)
   )
   next_state = _next_state(state, accept, backbone, others, weights, statistics)
 
-  metrics = gradients.metrics | _state_metrics(state, next_state, parts)
+  metrics = gradients.metrics | _state_metrics(state, next_state, components)
   metrics["train/gradient_norm"] = jnp.hypot(
     backbone_norm, weights.gradient_norm
   )
-  if loss is not None and fused_update and parts.head.skip_below:
+  if loss is not None and fused_update and components.head.skip_below:
     metrics["train/skipped_blocks"] = (loss.skipped + weights.skipped) / 2
   return next_state, metrics
 
@@ -192,7 +193,7 @@ def _forward_and_back(
   key: Key[Array, ""],
   *,
   params: Any,
-  parts: Parts,
+  components: Components,
   mesh: Mesh,
   sample: Sample | None,
   fused_update: bool,
@@ -201,7 +202,7 @@ def _forward_and_back(
   dropout_key, loss_key = jax.random.split(key)
 
   def embed(backbone: Any) -> tuple[jax.Array, Any]:
-    embeddings, updated = parts.model.apply(
+    embeddings, updated = components.model.apply(
       {"params": backbone, "batch_stats": statistics.batch_stats},
       images,
       train=True,
@@ -217,7 +218,7 @@ def _forward_and_back(
     params["head"],
     embeddings,
     labels,
-    head=parts.head,
+    head=components.head,
     mesh=mesh,
     loss_state=statistics.loss_state,
     key=loss_key,
@@ -227,7 +228,7 @@ def _forward_and_back(
   weights = None
   if not fused_update:
     weights = head_lib.weight_gradient(
-      params["head"], loss.residuals, head=parts.head, mesh=mesh
+      params["head"], loss.residuals, head=components.head, mesh=mesh
     )
   (backbone,) = pull_back(loss.embedding_gradient)
   gradients = _Gradients(
@@ -285,13 +286,13 @@ def _subtract_reward(
   gradients: _Gradients,
   state: TrainState,
   labels: Int32[Array, " b"],
-  parts: Parts,
+  components: Components,
 ) -> _Gradients:
   """The same of the loss: cross-entropy less what rewards large margins."""
 
   def reward_of(params: dict[str, jax.Array]) -> jax.Array:
-    reward = head_lib.margin_reward(params, labels, parts.head)
-    return jnp.asarray(parts.reward(state.step)) * reward
+    reward = head_lib.margin_reward(params, labels, components.head)
+    return jnp.asarray(components.reward(state.step)) * reward
 
   reward, reward_gradient = jax.value_and_grad(reward_of)(
     head_lib.margins_and_scalars(state.params["head"])
@@ -309,16 +310,16 @@ def _update_margins_and_scalars(
   accept: Bool[Array, ""],
   gradients: _Gradients,
   state: TrainState,
-  parts: Parts,
+  components: Components,
 ) -> tuple[dict[str, jax.Array], Any]:
   """The next margins and scalars of the head, and their optimizer's state."""
   return _update(
     accept,
-    parts.optimizers.margins_and_scalars,
+    components.optimizers.margins_and_scalars,
     gradients.margins_and_scalars,
     state.opt_state["head"]["small"],
     head_lib.margins_and_scalars(state.params["head"]),
-    then=partial(head_lib.constrain, head=parts.head),
+    then=partial(head_lib.constrain, head=components.head),
   )
 
 
@@ -327,7 +328,7 @@ def _update_weights(
   gradients: _Gradients,
   loss: LossResult | None,
   state: TrainState,
-  parts: Parts,
+  components: Components,
   mesh: Mesh,
   clip_norm: float,
   sample: Sample | None,
@@ -338,7 +339,7 @@ def _update_weights(
     norm = jnp.linalg.norm(gradients.weights)
     weights, opt_state = _update(
       accept,
-      parts.optimizers.weights,
+      components.optimizers.weights,
       head_lib.clip_factor(norm, clip_norm) * gradients.weights,
       opt_state,
       params[WEIGHTS],
@@ -350,9 +351,9 @@ def _update_weights(
     opt_state,
     loss.residuals,
     accept,
-    head=parts.head,
+    head=components.head,
     mesh=mesh,
-    optimizer=parts.optimizers.weights,
+    optimizer=components.optimizers.weights,
     clip_norm=clip_norm,
     sample=sample,
   )
@@ -403,16 +404,18 @@ def _next_state(
 
 
 def _state_metrics(
-  state: TrainState, next_state: TrainState, parts: Parts
+  state: TrainState, next_state: TrainState, components: Components
 ) -> dict[str, jax.Array]:
   """What is said of margins, loss, rate and rejected steps, by name."""
   in_all, in_a_row = next_state.rejected.astype(jnp.float32)
-  margins = head_lib.margin_statistics(next_state.params["head"], parts.head)
+  margins = head_lib.margin_statistics(
+    next_state.params["head"], components.head
+  )
   loss_state = next_state.running
   return {
     **{f"train/{name}": value for name, value in margins.items()},
     **{f"train/loss_{name}": value for name, value in loss_state.items()},
-    "train/learning_rate": jnp.float32(parts.schedule(state.step)),
+    "train/learning_rate": jnp.float32(components.schedule(state.step)),
     "train/rejected_steps": in_all,
     "train/rejected_in_a_row": in_a_row,
   }

@@ -11,8 +11,9 @@ from jamsface_jax.data.sources import Source
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
+from jamsface_jax.run.components import Components
 from jamsface_jax.run.progress import clock
-from jamsface_jax.run.state import Parts, state_shapes
+from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
@@ -20,17 +21,17 @@ from jamsface_jax.storage.run_directory import RunDirectory
 def opening(
   config: Settings,
   source: Source,
-  parts: Parts,
+  components: Components,
   mesh: Mesh,
   cost: memory.HeadCost,
   first: int,
   total_steps: int,
 ) -> str:
   """What the run is, in a few lines."""
-  weights = count_parameters(config, parts, mesh)
-  operations = count_operations(config, parts, mesh)
+  weights = count_parameters(config, components, mesh)
+  operations = count_operations(config, components, mesh)
   settings = config.head
-  rate = memory.measure_rate(parts.head, cost.examples)
+  rate = memory.measure_rate(components.head, cost.examples)
   # Forward and, twice that, backward of the backbone; the head.
   batch = config.data.batch_size
   step = (3 * operations * batch / mesh.size + cost.operations) / rate
@@ -43,8 +44,8 @@ def opening(
       f" {config.model.embedding_size} numbers, {config.model.dtype}",
       f"          {operations / 1e9:,.3g} Gflop an image, forward",
       f"head      loss {settings.loss}, scale {settings.scale:g}, margins"
-      f" angular {_margin_text(parts.head.angular)}, cosine"
-      f" {_margin_text(parts.head.cosine)}",
+      f" angular {_margin_text(components.head.angular)}, cosine"
+      f" {_margin_text(components.head.cosine)}",
       f"          {memory.describe(cost, memory.device_memory(), rate)}",
       f"devices   {mesh.size} {jax.devices()[0].platform}, mesh data"
       f" {mesh.shape['data']} x model {mesh.shape['model']},"
@@ -59,33 +60,37 @@ def opening(
   )
 
 
-def count_parameters(config: Settings, parts: Parts, mesh: Mesh) -> int:
+def count_parameters(
+  config: Settings, components: Components, mesh: Mesh
+) -> int:
   """Numbers that the backbone learns."""
-  shapes = state_shapes(parts, config.data.image_size, mesh)
+  shapes = state_shapes(components, config.data.image_size, mesh)
   return sum(p.size for p in jax.tree.leaves(shapes.params["backbone"]))
 
 
-def count_operations(config: Settings, parts: Parts, mesh: Mesh) -> float:
+def count_operations(
+  config: Settings, components: Components, mesh: Mesh
+) -> float:
   """Floating-point operations of the backbone's forward, for one image."""
   size = config.data.image_size
-  shapes = state_shapes(parts, size, mesh)
+  shapes = state_shapes(components, size, mesh)
   variables = {
     "params": shapes.params["backbone"],
     "batch_stats": shapes.batch_stats,
   }
   image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  forward = jax.jit(lambda v, x: parts.model.apply(v, x, train=False))
+  forward = jax.jit(lambda v, x: components.model.apply(v, x, train=False))
   return forward.lower(variables, image).cost_analysis()["flops"]
 
 
 def facts(
-  config: Settings, source: Source, parts: Parts, mesh: Mesh
+  config: Settings, source: Source, components: Components, mesh: Mesh
 ) -> dict[str, Any]:
   """What a report says of the data, the model and the devices; JSON values."""
   device = jax.devices()[0]
   return {
     "data_fingerprint": source.fingerprint,
-    "parameters": count_parameters(config, parts, mesh),
+    "parameters": count_parameters(config, components, mesh),
     "devices": mesh.size,
     "platform": device.platform,
     "device_kind": device.device_kind,

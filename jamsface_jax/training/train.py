@@ -18,14 +18,12 @@ from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run import fine_tune
 from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.run.components import make_components
 from jamsface_jax.run.goodput import Goodput
 from jamsface_jax.run.launches import note_launch
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.resuming import begin, describe
 from jamsface_jax.run.schedule import steps_of
-from jamsface_jax.run.state import (
-  make_parts,
-)
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -80,17 +78,17 @@ def train(
   sharding.check_divides(
     "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
-  source = open_source(config)
+  source = open_source(config.data)
   total_steps = steps_of(config.schedule.length, config, len(source))
-  parts = make_parts(config, source.num_classes, len(source))
-  head_lib.check_mesh(parts.head, mesh)
+  components = make_components(config, source.num_classes, len(source))
+  head_lib.check_mesh(components.head, mesh)
   cost = memory.estimate(
-    *(parts.head, micro_batch, mesh),
-    optimizer=parts.optimizers.weights,
+    *(components.head, micro_batch, mesh),
+    optimizer=components.optimizers.weights,
     fused_update=config.head.fused_update,
   )
-  memory.check_fits(cost, parts.head, mesh, memory.device_memory())
-  evaluator = Evaluator(config, parts, mesh, source.class_sizes)
+  memory.check_fits(cost, components.head, mesh, memory.device_memory())
+  evaluator = Evaluator(config, components, mesh, source.class_sizes)
   check_best(config, evaluator)
 
   with contextlib.ExitStack() as closing:
@@ -107,7 +105,7 @@ def train(
     closing.callback(checkpoints.close)
     metadata = describe(config, source, beginning)
     state, first, stored = begin(
-      *(config, parts, mesh, source.class_sizes),
+      *(config, components, mesh, source.class_sizes),
       *(checkpoints, metadata, beginning),
     )
     goodput.resume(stored.get("goodput", {}))
@@ -117,12 +115,14 @@ def train(
       writer = MetricWriter(run, first, also)
     progress = Progress(total_steps, first, quiet=not main_process)
     progress.note(
-      summary.opening(config, source, parts, mesh, cost, first, total_steps)
+      summary.opening(
+        config, source, components, mesh, cost, first, total_steps
+      )
     )
     note_launch(
       run,
       {"first": first, "total_steps": total_steps}
-      | summary.facts(config, source, parts, mesh),
+      | summary.facts(config, source, components, mesh),
     )
     log = StepLog(
       config,
@@ -147,7 +147,7 @@ def train(
       threads=config.data.threads,
     )
     closing.callback(stream.close)
-    step_fn = make_train_step(config, parts, mesh)
+    step_fn = make_train_step(config, components, mesh)
     profile = Profile(config.profiled_steps, run)
     closing.callback(profile.close)
     evaluations: list[Evaluation] = []
@@ -159,12 +159,12 @@ def train(
       with goodput.spent("evaluation"):
         evaluations = evaluator.run(state)
         margins = gather_margins(state)
-        of_classes = rank_margins(margins, source, parts)
+        of_classes = rank_margins(margins, source, components)
         of_classes |= evaluator.measure_centres(state)
         measured = log.add_evaluations(step, evaluations, of_classes)
         if main_process and step < total_steps:
           goodput.save()
-          show(run, step, source, margins, parts, evaluations, progress)
+          show(run, step, source, margins, components, evaluations, progress)
       checkpoints.note_metrics(step, measured)
       return evaluations
 
@@ -211,7 +211,7 @@ def train(
     goodput.save()
     progress.note(goodput.sentence())
     if main_process:
-      show(run, total_steps, source, margins, parts, evaluations, progress)
+      show(run, total_steps, source, margins, components, evaluations, progress)
       progress.close()
       summary.close(run, total_steps, evaluations)
   return 0

@@ -14,9 +14,9 @@ import numpy as np
 from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import compiler_options
-from jamsface_jax.embedding import embedder
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError, RunError
-from jamsface_jax.run.state import make_model
+from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
@@ -62,7 +62,7 @@ def export(
     onnx_file.packages()  # Before anything takes long.
   config = read_settings(run)
   mesh = sharding.make_mesh(-1)
-  _, variables, stored = embedder.load(
+  _, variables, stored = open_embedder(
     run, step=step, batch_size=mesh.size, flip=False, mesh=mesh
   )
   config = replaced(config, {"model.dtype": "float32"})

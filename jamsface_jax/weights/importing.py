@@ -16,7 +16,8 @@ from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.models import MODELS, init_backbone
 from jamsface_jax.run.checkpoint import Checkpoints
-from jamsface_jax.run.state import TrainState, make_model
+from jamsface_jax.run.components import make_model
+from jamsface_jax.run.state import TrainState
 from jamsface_jax.run.versions import versions
 from jamsface_jax.settings.names import replaced, settings_from
 from jamsface_jax.settings.sections import Settings

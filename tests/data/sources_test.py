@@ -240,7 +240,7 @@ def test_a_run_may_read_several_data_sets(shards, dataset):
     Settings(),
     {"data.image_size": 40, "data.directory": f"{dataset},{shards[0]}"},
   )
-  source = open_source(config)
+  source = open_source(config.data)
   one = RecordSource(dataset, 40)
   assert len(source) == 2 * 37 and source.num_classes == 24
   assert source.fingerprint != one.fingerprint
@@ -248,4 +248,4 @@ def test_a_run_may_read_several_data_sets(shards, dataset):
     source.labels()[37:], one.labels() + one.num_classes
   )
   config = replaced(config, {"data.directory": dataset})
-  assert open_source(config).fingerprint == one.fingerprint
+  assert open_source(config.data).fingerprint == one.fingerprint

@@ -5,6 +5,7 @@ import pytest
 from conftest import assert_one_sentence, convert
 
 from data_prep import clean
+from data_prep.inspection import label_noise
 from data_prep.writing.exclusions import read_exclusions
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
@@ -30,7 +31,7 @@ def people(rng, sizes, size=64, similarity=0.5):
 
 
 def find(embeddings, labels, **changes):
-  findings, thresholds = clean.find_noise(
+  findings, thresholds = label_noise.find_noise(
     embeddings, labels, **SETTINGS | changes
   )
   images = collections.defaultdict(set)
@@ -135,8 +136,8 @@ def test_duplicates_are_found_in_and_across_classes(planted):
 
 def test_similarities_equal_brute_force(monkeypatch):
   # Blocks that end in the middle of everything.
-  monkeypatch.setattr(clean, "_ROWS", 7)
-  monkeypatch.setattr(clean, "_COLUMNS", 5)
+  monkeypatch.setattr(label_noise, "_ROWS", 7)
+  monkeypatch.setattr(label_noise, "_COLUMNS", 5)
   rng = np.random.default_rng(1)
   images, classes = people(rng, rng.integers(1, 9, 23), size=8)
   images, classes = 3 * images[::-1], classes[::-1]  # Any length, any order.
@@ -144,10 +145,10 @@ def test_similarities_equal_brute_force(monkeypatch):
   cosines = rows @ rows.T
   kept = rng.random(len(rows)) < 0.8
   kept[classes == 4] = False  # A class of which nothing would be left.
-  means = clean._Means(images, classes, 23, kept)
+  means = label_noise._Means(images, classes, 23, kept)
   counts = kept | ~np.isin(classes, classes[kept])
-  own, _ = clean._own_and_random(images, classes, means)
-  nearest, similarity = clean._nearest_other(images, classes, means)
+  own, _ = label_noise._own_and_random(images, classes, means)
+  nearest, similarity = label_noise._nearest_other(images, classes, means)
   for i in range(len(rows)):
     mine = counts & (classes == classes[i]) & (np.arange(len(rows)) != i)
     expected = cosines[i, mine].mean() if mine.any() else np.nan
@@ -163,14 +164,14 @@ def test_similarities_equal_brute_force(monkeypatch):
     for a in range(23)
     for b in range(a + 1, 23)
   }
-  found = clean._alike_classes(means, 0.2)
+  found = label_noise._alike_classes(means, 0.2)
   assert found.keys() == {p for p, cosine in between.items() if cosine >= 0.2}
   assert len(found) > 5
   for pair, cosine in found.items():
     np.testing.assert_allclose(cosine, between[pair], atol=1e-5)
   close = {
     (i, j): cosine
-    for i, j, cosine in clean._close_pairs(images, np.arange(40), 0.6)
+    for i, j, cosine in label_noise._close_pairs(images, np.arange(40), 0.6)
   }
   upper = np.argwhere(np.triu(cosines[:40, :40] >= 0.6, 1))
   assert close.keys() == set(map(tuple, upper.tolist()))
@@ -199,9 +200,9 @@ def test_threshold_is_equally_many_spreads_away():
   # Medians 0.6 and 0; median deviations 0.1 and 0.05, whatever the ends are.
   own = np.array([0.4, 0.5, 0.6, 0.7, 0.8, np.nan], np.float32)
   other = np.array([-0.3, -0.05, 0.0, 0.05, 0.9], np.float32)
-  threshold = clean._threshold(own, other)
+  threshold = label_noise._threshold(own, other)
   assert (0.6 - threshold) / 0.1 == pytest.approx(threshold / 0.05, rel=1e-5)
-  assert clean._threshold(own * 0 + 1, other * 0) == 0.5
+  assert label_noise._threshold(own * 0 + 1, other * 0) == 0.5
 
 
 def test_one_of_several_copies_remains():

@@ -1,5 +1,6 @@
 """Verification sets come out as they were packed, and nothing in them runs."""
 
+import inspect
 import os
 import pickle
 
@@ -154,7 +155,7 @@ def test_interrupted_conversion_goes_on(tmp_path, monkeypatch):
   images = jpegs(46)
   images[5] = b"broken"
   # A shard for each image, so that some are complete when it stops.
-  defaults = DatasetWriter.__init__.__kwdefaults__
+  defaults = inspect.unwrap(DatasetWriter.__init__).__kwdefaults__
   monkeypatch.setitem(defaults, "shard_bytes", 1)
   whole = convert(tmp_path, (images, FLAGS), skip_bad=True)
   (tmp_path / "again").mkdir()

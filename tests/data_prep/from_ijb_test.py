@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep import from_ijb
+from data_prep.formats import ijb as ijb_files
 from data_prep.writing.writer import DatasetAssembler
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
@@ -119,7 +120,7 @@ def test_scores_and_lists_are_optional(ijb):
 
 def test_pairs_read_in_blocks(ijb, monkeypatch):
   whole = np.load(convert(ijb)[0] / "template_pairs.npy")
-  monkeypatch.setattr(from_ijb, "_LINES_AT_ONCE", 2)
+  monkeypatch.setattr(ijb_files, "_LINES_AT_ONCE", 2)
   blocks = np.load(convert(ijb, "e")[0] / "template_pairs.npy")
   np.testing.assert_array_equal(blocks, whole)
   path = ijb / "meta" / "ijbx_template_pair_label.txt"
@@ -258,10 +259,10 @@ TEXT = st.lists(
   max_size=6,
 ).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass"))
 READERS = [
-  lambda path: from_ijb.read_faces(path, None),
-  lambda path: from_ijb.read_faces(path, path),
-  lambda path: from_ijb.read_template_pairs(path, np.array(TEMPLATES)),
-  lambda path: from_ijb.read_subjects(path, np.array(TEMPLATES)),
+  lambda path: ijb_files.read_faces(path, None),
+  lambda path: ijb_files.read_faces(path, path),
+  lambda path: ijb_files.read_template_pairs(path, np.array(TEMPLATES)),
+  lambda path: ijb_files.read_subjects(path, np.array(TEMPLATES)),
 ]
 
 

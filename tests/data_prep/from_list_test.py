@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import from_list
-from data_prep.writing import conversion
+from data_prep.formats.image_list import read_entries
+from data_prep.writing import loading
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 
@@ -218,7 +219,7 @@ def test_loading_keeps_order_and_looks_little_ahead(images):
 
   for size, ahead in [(2**30, 2), (2**24, 4), (1, 37)]:
     pulled, found = [], []
-    for name, data, image_size in conversion.load_images(
+    for name, data, image_size in loading.load_images(
       items(size), lambda n: (root / n).read_bytes(), check=True, threads=2
     ):
       assert len(pulled) - len(found) <= ahead
@@ -305,7 +306,7 @@ def test_any_bytes_are_a_list_or_an_error(tmp_path_factory, data):
   path.write_bytes(data)
   try:
     sizes = from_list._count(str(path), set())
-    entries = list(from_list.read_entries(str(path)))
+    entries = list(read_entries(str(path)))
   except InputError as error:
     assert "\n" not in str(error)
     return

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep import from_pairs
-from data_prep.from_pairs import PROTOCOLS, Pair, equal_runs
+from data_prep.formats.pair_protocols import PROTOCOLS, Pair, equal_runs
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.pairs_file import read_pairs

@@ -1,5 +1,6 @@
 """A small data set of TFDS, prepared here as ArrayRecord, converts whole."""
 
+import inspect
 import io
 import os
 import sys
@@ -154,7 +155,7 @@ def test_broken_image_is_named_or_left_out(tmp_path, prepared):
 
 
 def test_interrupted_conversion_goes_on(tmp_path, prepared, monkeypatch):
-  defaults = DatasetWriter.__init__.__kwdefaults__
+  defaults = inspect.unwrap(DatasetWriter.__init__).__kwdefaults__
   monkeypatch.setitem(defaults, "shard_bytes", 3000)
   convert("named_faces", tmp_path / "whole", prepared)
   add = DatasetWriter.add

@@ -11,6 +11,7 @@ import pytest
 from conftest import assert_one_sentence
 
 from data_prep import inspect
+from data_prep.inspection.survey import picture_hash
 from data_prep.writing.exclusions import read_exclusions
 from data_prep.writing.writer import DatasetWriter
 
@@ -115,14 +116,14 @@ def test_duplicates_by_content(tmp_path):
 
 
 def test_picture_hash_tells_pictures_apart_but_not_their_quality():
-  hashes = [inspect.picture_hash(picture(seed)) for seed in range(2000)]
+  hashes = [picture_hash(picture(seed)) for seed in range(2000)]
   assert len(set(hashes)) == 2000
   same = collections.Counter()
   for seed in range(100):
     for quality in (95, 75):
       data = encode(picture(seed), quality=quality)
       pixels = cv2.imdecode(np.frombuffer(data, np.uint8), 1)[:, :, ::-1]
-      same[quality] += inspect.picture_hash(pixels) == hashes[seed]
+      same[quality] += picture_hash(pixels) == hashes[seed]
   assert same[95] >= 90 and same[75] >= 60, same
 
 
@@ -131,7 +132,7 @@ def test_picture_hash_sees_every_pair_of_neighbours():
 
   def hash_of(values):
     blocks = np.kron(values, np.ones((5, 5))).astype(np.uint8)
-    return inspect.picture_hash(np.repeat(blocks[:, :, None], 3, 2))
+    return picture_hash(np.repeat(blocks[:, :, None], 3, 2))
 
   for y, x in np.ndindex(7, 7):
     for neighbour in ((y, x + 1), (y + 1, x)):

@@ -179,7 +179,8 @@ def test_same_bytes_as_on_one_machine(
 
 KILLED = """
 import os, signal, sys
-from data_prep import from_folder, writer
+from data_prep import from_folder
+from data_prep.writing import writer
 accept = writer.DatasetAssembler.accept
 def accept_or_die(self, finished):
   if len(self.finished) == 3:

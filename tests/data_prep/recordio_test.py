@@ -501,7 +501,8 @@ def test_file_that_becomes_shorter(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from data_prep import from_recordio, writer
+from data_prep import from_recordio
+from data_prep.writing import writer
 add = writer.ShardWriter.add
 def add_or_die(self, *args):
   add_or_die.left -= 1

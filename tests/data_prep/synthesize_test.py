@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_prep import synthesize
-from data_prep.synthetic import photos
+from data_prep.synthetic import classes, photos
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 
@@ -120,7 +120,7 @@ def test_mislabelled_images_keep_their_names_and_classes_their_sizes(
 def test_a_class_too_large_to_be_mislabelled_is_refused():
   rng = np.random.default_rng(0)
   with pytest.raises(InputError, match="--mislabelled=0.2 of 106 images"):
-    synthesize.training_labels([100, 3, 3], 0.2, rng)
+    classes.training_labels([100, 3, 3], 0.2, rng)
 
 
 def test_no_identity_is_in_both_sets(output):
@@ -166,7 +166,7 @@ def test_pairs(output):
 
 
 def test_zipf_sizes_fall_with_the_rank():
-  sizes = synthesize.class_sizes("zipf:1.0", 600, 9000, 2, 100)
+  sizes = classes.class_sizes("zipf:1.0", 600, 9000, 2, 100)
   assert sizes.sum() == 9000 and len(sizes) == 600
   assert sizes.max() == 100 and 2 <= sizes.min() <= 4
   assert (np.diff(sizes) <= 0).all()
@@ -179,8 +179,8 @@ def test_zipf_sizes_fall_with_the_rank():
 
 
 def test_steeper_zipf_has_a_richer_head():
-  flat = synthesize.class_sizes("zipf:0", 100, 1000, 1, 500)
-  steep = synthesize.class_sizes("zipf:2", 100, 1000, 1, 500)
+  flat = classes.class_sizes("zipf:0", 100, 1000, 1, 500)
+  steep = classes.class_sizes("zipf:2", 100, 1000, 1, 500)
   assert set(flat) == {10}
   assert steep[0] == 500 and steep[-1] == 1 and steep.sum() == 1000
 
@@ -188,9 +188,9 @@ def test_steeper_zipf_has_a_richer_head():
 def test_sizes_of_a_file_are_its_quantiles(tmp_path):
   path = tmp_path / "sizes.txt"
   path.write_text("\n".join(map(str, range(1, 101))) + "\n")
-  as_is = synthesize.class_sizes(f"file:{path}", 4, None, 1, 1000)
+  as_is = classes.class_sizes(f"file:{path}", 4, None, 1, 1000)
   np.testing.assert_array_equal(as_is, [88, 63, 38, 13])
-  scaled = synthesize.class_sizes(f"file:{path}", 4, 404, 1, 1000)
+  scaled = classes.class_sizes(f"file:{path}", 4, 404, 1, 1000)
   np.testing.assert_array_equal(scaled, [176, 126, 76, 26])
 
 
@@ -227,7 +227,7 @@ def test_bad_size_files(tmp_path, text):
   path = tmp_path / "sizes.txt"
   path.write_text(text)
   with pytest.raises(InputError, match="--tail"):
-    synthesize.class_sizes(f"file:{path}", 4, None, 1, 100)
+    classes.class_sizes(f"file:{path}", 4, None, 1, 100)
 
 
 def test_an_existing_data_set_is_kept(output):

@@ -12,7 +12,8 @@ from conftest import save_untrained
 
 import jamsface_jax
 from jamsface_jax.devices import sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding import face_embedder
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.run_directory import RunDirectory
 
@@ -20,7 +21,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), np.uint8)
 
 
 def embed(workdir, images, *, batch_size, mesh, flip=True, step=None):
-  embedder, variables, _ = embedder_lib.load(
+  embedder, variables, _ = open_embedder(
     RunDirectory(workdir),
     step=step,
     batch_size=batch_size,
@@ -136,7 +137,7 @@ def test_any_number_of_images(embedder):
 
 
 def test_more_images_than_a_batch(embedder, monkeypatch):
-  monkeypatch.setattr(embedder_lib, "_MOST", 2)  # 16 on eight devices.
+  monkeypatch.setattr(face_embedder, "_MOST", 2)  # 16 on eight devices.
   rows = embedder(NOISE)
   monkeypatch.undo()
   np.testing.assert_allclose(rows, embedder(NOISE), atol=1e-6)

@@ -13,17 +13,18 @@ from conftest import convert
 from data_prep import from_ijb
 from jamsface_jax import evaluate
 from jamsface_jax.devices import sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError
-from jamsface_jax.evaluation.evaluator import open_tasks
+from jamsface_jax.evaluation.tasks import open_tasks
 from jamsface_jax.protocols.pooling import parse_pooling
-from jamsface_jax.protocols.test_set import Settings
+from jamsface_jax.protocols.test_set import JudgingSettings
+from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
-SETTINGS = Settings(
+SETTINGS = JudgingSettings(
   fars=None,
   poolings=[parse_pooling("D0N1")],
   flip=True,
@@ -34,7 +35,7 @@ SETTINGS = Settings(
 
 def scores_of(workdir, data, *, batch_size, mesh, flip=True):
   """Every metric, and the cosines that were kept."""
-  embedder, variables, _ = embedder_lib.load(
+  embedder, variables, _ = open_embedder(
     RunDirectory(workdir),
     step=None,
     batch_size=batch_size,
@@ -45,7 +46,10 @@ def scores_of(workdir, data, *, batch_size, mesh, flip=True):
   for task in open_tasks(data, 32):
     for one in task.evaluate(embedder, variables, SETTINGS, threads=2):
       metrics |= one.metrics
-      for hardest in one.tally.hardest_positives, one.tally.hardest_negatives:
+      for hardest in (
+        one.score_counts.hardest_positives,
+        one.score_counts.hardest_negatives,
+      ):
         kept.append(hardest.scores)
   return metrics, np.concatenate(kept)
 
@@ -147,7 +151,7 @@ def test_a_network_and_its_embeddings_are_judged_alike(
       f"--data={directory}",
       "--flip=both",
     )
-    embedder, variables, _ = embedder_lib.load(
+    embedder, variables, _ = open_embedder(
       RunDirectory(untrained),
       step=None,
       batch_size=16,
@@ -270,9 +274,9 @@ def test_colours_of_another_order_are_refused(
   with pytest.raises(InputError, match="color_order 'BGR'.*RGB"):
     run_evaluate(monkeypatch, tmp_path / "o", *flags)
   index.write_text(json.dumps(content))
-  read = embedder_lib.CheckpointReader.metadata
+  read = CheckpointReader.metadata
   monkeypatch.setattr(
-    embedder_lib.CheckpointReader,
+    CheckpointReader,
     "metadata",
     lambda self, step: read(self, step) | {"color_order": "BGR"},
   )

@@ -1,12 +1,9 @@
-"""The nearest class of new images, against NumPy in float64."""
+"""New images of people trained on, against NumPy in float64."""
 
-from functools import partial
+from unittest import mock
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from heads import SIZE, make_head, put, random_inputs
 
 from data_prep.writing.writer import DatasetWriter
 from jamsface_jax.augmentation.augment import normalize
@@ -18,56 +15,9 @@ from jamsface_jax.evaluation import evaluator as evaluator_lib
 from jamsface_jax.evaluation import known_people
 from jamsface_jax.head.parameters import WEIGHTS
 from jamsface_jax.run import state
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
-
-
-def cosines(weights, embeddings, head):
-  """Of every image to every class, the nearest sub-center counting."""
-  w = weights.reshape(-1, head.sub_centers, SIZE)[: head.num_classes]
-  w = w / np.linalg.norm(w, axis=2, keepdims=True)
-  x = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-  return np.einsum("bd,nkd->bnk", x, w).max(axis=2)
-
-
-@pytest.mark.parametrize("sub_centers", [1, 3])
-def test_cosines_to_the_true_and_the_nearest_other_class(mesh, sub_centers):
-  head = make_head(sub_centers=sub_centers)
-  params, embeddings, labels = random_inputs(head, 24)
-  sharded, _, _ = put(mesh, params, embeddings, labels)
-  nearest = jax.jit(partial(known_people.nearest_classes, head=head, mesh=mesh))
-  sizes = np.random.default_rng(0).integers(1, 500, 37)
-  true_vb, other_vb = nearest(
-    *(sharded[WEIGHTS], embeddings.astype(np.float32), labels),
-    known_people.priors(sizes, head=head, mesh=mesh),
-  )
-  plain = cosines(params[WEIGHTS], embeddings, head)
-  adjusted = plain - np.log(sizes) / head.scale
-  rows = np.arange(24)
-  for true, other, want in zip(
-    true_vb, other_vb, (plain, adjusted), strict=True
-  ):
-    np.testing.assert_allclose(true, want[rows, labels], atol=2e-6)
-    want[rows, labels] = -np.inf
-    np.testing.assert_allclose(other, want.max(axis=1), atol=2e-6)
-
-
-@pytest.mark.parametrize("sub_centers", [1, 2])
-def test_angles_between_centres(mesh, sub_centers, monkeypatch):
-  monkeypatch.setattr(known_people, "_SHOWN", 10)
-  head = make_head(sub_centers=sub_centers)
-  params, embeddings, labels = random_inputs(head, 8)
-  sharded, _, _ = put(mesh, params, embeddings, labels)
-  got = jax.jit(lambda w: known_people.centre_angles(w, head=head, mesh=mesh))(
-    sharded[WEIGHTS]
-  )
-  rows = np.arange(37 * sub_centers)
-  want = cosines(params[WEIGHTS], params[WEIGHTS][rows], head)
-  want[rows, rows // sub_centers] = -np.inf
-  shown = np.isin(rows // sub_centers, [0, 3, 7, 11, 14, 18, 22, 25, 29, 33])
-  np.testing.assert_allclose(
-    got, np.degrees(np.arccos(want.max(axis=1)))[shown], atol=1e-3
-  )
 
 
 def test_parts_are_alike_in_number_and_rise_in_size():
@@ -77,10 +27,6 @@ def test_parts_are_alike_in_number_and_rise_in_size():
   for number in range(9):
     assert sizes[part == number].max() <= sizes[part == number + 1].min()
   assert known_people.part_by_size(np.array([7, 3, 5])).tolist() == [2, 0, 1]
-
-
-class _Source:
-  name = "new"
 
 
 def test_accuracy_by_class_size():
@@ -93,7 +39,9 @@ def test_accuracy_by_class_size():
   for label in np.flatnonzero(sizes == 5):
     hardest[np.flatnonzero(labels == label)[:2]] = 0.7
   adjusted = sizes[labels] < 9
-  found = known_people.KnownSet(_Source, labels, sizes).judge(
+  source = mock.create_autospec(RecordSource, instance=True)
+  source.name = "new"
+  found = known_people.KnownPeople(source, labels, sizes).judge(
     true, hardest, adjusted
   )
   assert found.metrics == pytest.approx(
@@ -132,27 +80,16 @@ def test_classes_are_found_by_name(tmp_path):
   more = write("more", {"zoe": 2})
   new = write("new", {"zoe": 2, "bob": 1})
   sizes = np.array([3, 1, 2, 2])
-  (known,) = known_people.open_known(new, f"{training},{more}", 32, sizes)
+  (known,) = known_people.open_known_people(
+    new, f"{training},{more}", 32, sizes
+  )
   assert known.labels.tolist() == [3, 3, 1]
   assert isinstance(known.source, RecordSource)
-  assert known_people.open_known("", training, 32, sizes) == []
+  assert known_people.open_known_people("", training, 32, sizes) == []
   with pytest.raises(InputError, match=r"class 'zoe', which .*\(1 of 2\)"):
-    known_people.open_known(new, training, 32, sizes)
+    known_people.open_known_people(new, training, 32, sizes)
   with pytest.raises(InputError, match="data.directory, which is ''"):
-    known_people.open_known(new, "", 32, sizes)
-
-
-def test_an_image_of_length_zero_is_near_to_nothing(mesh):
-  head = make_head()
-  params, embeddings, labels = random_inputs(head, 8)
-  sharded, _, _ = put(mesh, params, embeddings, labels)
-  true, other = known_people.nearest_classes(
-    *(sharded[WEIGHTS], jnp.zeros((8, SIZE)), labels),
-    jnp.zeros((1, head.padded_classes)),
-    head=head,
-    mesh=mesh,
-  )
-  assert np.all(true == 0) and np.all(other == 0)
+    known_people.open_known_people(new, "", 32, sizes)
 
 
 def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
@@ -161,12 +98,12 @@ def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
   config.head.scale = 10.0  # The prior of a class counts as cosines do.
   config.data.directory = config.evaluation.known = str(dataset)
   config = make_settings(config)
-  source = sources.open_source(config)
+  source = sources.open_source(config.data)
   mesh = sharding.make_mesh(2)
-  parts = state.make_parts(config, source.num_classes, len(source))
-  first = state.create_state(0, parts, config.data.image_size, mesh)
+  components = make_components(config, source.num_classes, len(source))
+  first = state.create_state(0, components, config.data.image_size, mesh)
   sizes = 3 ** np.arange(source.num_classes)
-  evaluator = evaluator_lib.Evaluator(config, parts, mesh, sizes)
+  evaluator = evaluator_lib.Evaluator(config, components, mesh, sizes)
   (found,) = evaluator.run(first)
 
   images, labels = source.read(np.arange(len(source)))
@@ -175,7 +112,7 @@ def test_an_evaluation_looks_at_every_image_once(dataset, tmp_path):
   variables["batch_stats"] = first.batch_stats
   embeddings = sum(
     np.asarray(
-      parts.model.apply(variables, normalize(some), train=False),
+      components.model.apply(variables, normalize(some), train=False),
       np.float64,
     )
     for some in (images, images[:, :, ::-1])
@@ -214,11 +151,11 @@ def test_two_sets_of_one_name_are_refused(dataset):
   config.data.directory = str(dataset)
   config.evaluation.known = f"{dataset},{dataset}"
   config = make_settings(config)
-  source = sources.open_source(config)
-  parts = state.make_parts(config, source.num_classes, len(source))
+  source = sources.open_source(config.data)
+  components = make_components(config, source.num_classes, len(source))
   with pytest.raises(
     InputError, match="evaluation.known has a set of the name"
   ):
     evaluator_lib.Evaluator(
-      config, parts, sharding.make_mesh(1), source.class_sizes
+      config, components, sharding.make_mesh(1), source.class_sizes
     )

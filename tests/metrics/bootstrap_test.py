@@ -115,31 +115,3 @@ def test_interval_leaves_out_what_could_not_be_measured():
   values = np.r_[np.arange(101.0), np.nan]
   assert bootstrap.interval(values) == pytest.approx((2.5, 97.5))
   assert np.isnan(bootstrap.interval(np.array([np.nan]))).all()
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_people_are_what_positive_pairs_join(seed):
-  rng = np.random.default_rng(seed)
-  count = 60
-  first, second = rng.integers(0, count, (2, 45))
-  same = rng.random(45) < 0.8
-  got = bootstrap.connected_people(count, first, second, same)
-  # Flood from every image in turn.
-  neighbours = {i: {i} for i in range(count)}
-  for i, j in zip(first[same], second[same], strict=True):
-    neighbours[i].add(j)
-    neighbours[j].add(i)
-  for i in range(count):
-    reached, edge = set(), {i}
-    while edge:
-      reached |= edge
-      edge = set.union(*(neighbours[k] for k in edge)) - reached
-    assert {k for k in range(count) if got[k] == got[i]} == reached
-  assert set(got) == set(range(len(set(got))))
-
-
-def test_a_long_chain_is_one_person():
-  order = np.random.default_rng(0).permutation(5000)
-  same = np.ones(4999, bool)
-  got = bootstrap.connected_people(5000, order[:-1], order[1:], same)
-  assert not got.any()

@@ -68,6 +68,6 @@ def test_embeddings_without_direction_are_refused(value):
   with pytest.raises(InputError, match=message):
     cosines.row_lengths(embeddings, first=100, what="E.npy")
   with pytest.raises(InputError, match="row 5;"):
-    cosines.pair_cosines(embeddings, [0], [1], what="E.npy")
+    cosines.pair_cosines(embeddings, np.array([0]), np.array([1]), what="E.npy")
   with pytest.raises(InputError, match="row 5;"):
     cosines.unit_rows(embeddings, what="E.npy")

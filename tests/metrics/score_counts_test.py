@@ -3,14 +3,12 @@
 import numpy as np
 import pytest
 
-from jamsface_jax.metrics import cosines
 from jamsface_jax.metrics.score_counts import (
   EDGES,
   HARDEST,
-  PairTally,
-  tally_pairs,
+  ScoreCounter,
+  count_scores,
 )
-from jamsface_jax.protocols import all_pairs
 
 
 def make_scores(count=5000):
@@ -21,81 +19,54 @@ def make_scores(count=5000):
   return scores, same, first, second
 
 
-def check(tally, scores, same, first, second):
+def check(score_counts, scores, same, first, second):
   """Compares with everything sorted at once."""
   order = np.argsort(scores, kind="stable")
   lowest = [i for i in order if same[i]][:HARDEST]
   highest = [i for i in order[::-1] if not same[i]][:HARDEST]
   for hardest, wanted in (
-    (tally.hardest_positives, lowest),
-    (tally.hardest_negatives, highest),
+    (score_counts.hardest_positives, lowest),
+    (score_counts.hardest_negatives, highest),
   ):
     np.testing.assert_array_equal(hardest.scores, scores[wanted])
     np.testing.assert_array_equal(hardest.first, first[wanted])
     np.testing.assert_array_equal(hardest.second, second[wanted])
   for counts, kind in (
-    (tally.positive_counts, same),
-    (tally.negative_counts, ~same),
+    (score_counts.positive_counts, same),
+    (score_counts.negative_counts, ~same),
   ):
     wanted, _ = np.histogram(scores[kind], EDGES.astype(scores.dtype))
     np.testing.assert_array_equal(counts, wanted)
-  assert tally.num_positives == same.sum()
-  assert tally.curve.num_negatives == (~same).sum()
+  assert score_counts.num_positives == same.sum()
+  assert score_counts.curve.num_negatives == (~same).sum()
 
 
 def test_pairs_at_hand():
   pairs = make_scores()
-  check(tally_pairs(*pairs), *pairs)
+  check(count_scores(*pairs), *pairs)
 
 
 @pytest.mark.parametrize("block", [1, 7, 300])
 def test_pairs_in_blocks(block):
   scores, same, first, second = make_scores(2000)
-  pairs = PairTally(scores[same], first[same], second[same])
+  pairs = ScoreCounter(scores[same], first[same], second[same])
   places = np.flatnonzero(~same)
   for start in range(0, len(places), block):
     some = places[start : start + block]
     pairs.add(
       scores[some], lambda k, some=some: (first[some[k]], second[some[k]])
     )
-  check(pairs.tally(), scores, same, first, second)
+  check(pairs.counts(), scores, same, first, second)
 
 
 def test_few_pairs_and_cosines_rounded_past_one():
   scores = np.float32([1, 1, -1, 0])
   scores[0] = np.nextafter(np.float32(1), np.float32(2))
   same = np.array([True, False, False, False])
-  tally = tally_pairs(scores, same, np.arange(4), np.arange(4) + 4)
-  assert tally.positive_counts[-1] == 1 and tally.positive_counts.sum() == 1
-  assert tally.negative_counts[[0, 100, -1]].tolist() == [1, 1, 1]
-  np.testing.assert_array_equal(tally.hardest_negatives.first, [1, 3, 2])
-
-
-@pytest.mark.parametrize("tile", [(1024, 2048), (5, 7), (8, 4)])
-def test_all_pairs_are_each_counted_once(monkeypatch, tile):
-  monkeypatch.setattr(cosines, "TILE", tile)
-  rng = np.random.default_rng(1)
-  labels = rng.integers(0, 6, 50)
-  units = cosines.unit_rows(
-    np.eye(6)[labels] + rng.normal(size=(50, 6)), what="e"
+  score_counts = count_scores(scores, same, np.arange(4), np.arange(4) + 4)
+  assert (
+    score_counts.positive_counts[-1] == 1
+    and score_counts.positive_counts.sum() == 1
   )
-  tally = all_pairs.tally_all_pairs(units, labels)
-  first, second = np.triu_indices(50, 1)
-  scores = (units @ units.T)[first, second]
-  same = labels[first] == labels[second]
-  wanted = tally_pairs(scores, same, first, second)
-  # A tile's cosines may differ in the last bit.
-  assert tally.num_positives == wanted.num_positives
-  assert tally.curve.num_negatives == wanted.curve.num_negatives
-  assert tally.curve.auc() == pytest.approx(wanted.curve.auc(), abs=1e-4)
-  fars = [0.3, 0.1, 0.02]
-  np.testing.assert_allclose(
-    tally.curve.tar_at_far(fars), wanted.curve.tar_at_far(fars), atol=0.01
-  )
-  for name in ("hardest_positives", "hardest_negatives"):
-    got, known = getattr(tally, name), getattr(wanted, name)
-    np.testing.assert_allclose(got.scores, known.scores, atol=1e-6)
-    pairs = {frozenset(p) for p in zip(got.first, got.second, strict=True)}
-    assert pairs == {
-      frozenset(p) for p in zip(known.first, known.second, strict=True)
-    }
+  assert score_counts.negative_counts[[0, 100, -1]].tolist() == [1, 1, 1]
+  np.testing.assert_array_equal(score_counts.hardest_negatives.first, [1, 3, 2])

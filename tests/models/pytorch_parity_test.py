@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jamsface_jax.devices import sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.settings.sections import Model
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
@@ -47,7 +47,7 @@ def run_torch(network):
 
 def run_jax(workdir):
   mesh = sharding.make_mesh(-1)
-  embedder, variables, _ = embedder_lib.load(
+  embedder, variables, _ = open_embedder(
     RunDirectory(workdir), step=None, batch_size=8, flip=False, mesh=mesh
   )
   images = pixels()

@@ -17,6 +17,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.pods import chips, search, step_cost, tables
 from jamsface_jax.pods import work as work_lib
 from jamsface_jax.run import state
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
 
@@ -56,8 +57,8 @@ def test_bytes_are_those_of_the_state_that_trains(eight, model):
   config = settings(**{"mesh.model": model})
   cost = measure(config, eight)
   assert cost.mesh == {"data": 8 // model, "model": model}
-  parts = state.make_parts(config, 1000, 512)
-  first = state.create_state(0, parts, 16, sharding.make_mesh(model))
+  components = make_components(config, 1000, 512)
+  first = state.create_state(0, components, 16, sharding.make_mesh(model))
 
   def held(tree):
     device = jax.devices()[0]

@@ -12,7 +12,7 @@ import pytest
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.identification import Identification
 from jamsface_jax.metrics.roc import RocLine, roc
-from jamsface_jax.metrics.score_counts import tally_pairs
+from jamsface_jax.metrics.score_counts import count_scores
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import figures, plots, png
 from jamsface_jax.storage.run_directory import PictureFolder, RunFile
@@ -124,7 +124,7 @@ def make_pairs(seed, count, positives):
   same = np.arange(count) % positives == 0
   scores = np.clip(rng.normal(same * 0.5, 0.2), -1, 1)
   first, second = rng.integers(0, 100, (2, count))
-  return scores, same, tally_pairs(scores, same, first, second), first, second
+  return scores, same, count_scores(scores, same, first, second), first, second
 
 
 def evaluated(name, **fields):
@@ -138,7 +138,7 @@ def test_roc_lines_are_tar_at_far(tmp_path, drawn):
   *_, few, _, _ = make_pairs(2, 40, 2)
   plots.plot_evaluations(
     PictureFolder(str(tmp_path)),
-    [evaluated("a/many", tally=many)],
+    [evaluated("a/many", score_counts=many)],
     {"few": RocLine.of(few.curve)},
   )
   assert sorted(one.name for one in tmp_path.iterdir()) == [
@@ -167,9 +167,11 @@ def test_roc_lines_are_tar_at_far(tmp_path, drawn):
 
 
 def test_ticks_say_what_they_stand_at(tmp_path, drawn):
-  *_, tally, _, _ = make_pairs(1, 4000, 2)
+  *_, score_counts, _, _ = make_pairs(1, 4000, 2)
   plots.plot_evaluations(
-    PictureFolder(str(tmp_path)), [evaluated("a", tally=tally)], {}
+    PictureFolder(str(tmp_path)),
+    [evaluated("a", score_counts=score_counts)],
+    {},
   )
   (ax,) = drawn["roc.png"]
   texts = [one.get_text() for one in ax.get_xticklabels()]
@@ -184,10 +186,12 @@ def test_ticks_say_what_they_stand_at(tmp_path, drawn):
 
 def test_more_roc_lines_than_colours_differ(tmp_path, drawn):
   line = RocLine(np.array([0.1, 1]), np.array([0.5, 1]), 0.5)
-  *_, tally, _, _ = make_pairs(2, 40, 2)
+  *_, score_counts, _, _ = make_pairs(2, 40, 2)
   others = {str(i): line for i in range(23)}
   plots.plot_evaluations(
-    PictureFolder(str(tmp_path)), [evaluated("a", tally=tally)], others
+    PictureFolder(str(tmp_path)),
+    [evaluated("a", score_counts=score_counts)],
+    others,
   )
   (ax,) = drawn["roc.png"]
   styles = {(one.get_color(), one.get_linestyle()) for one in ax.get_lines()}
@@ -196,8 +200,8 @@ def test_more_roc_lines_than_colours_differ(tmp_path, drawn):
 
 @pytest.mark.parametrize("threshold", [0.25, None])
 def test_histograms_count_each_kind(tmp_path, drawn, threshold):
-  scores, same, tally, *_ = make_pairs(2, 900, 3)
-  one = evaluated("a", tally=tally, threshold=threshold)
+  scores, same, score_counts, *_ = make_pairs(2, 900, 3)
+  one = evaluated("a", score_counts=score_counts, threshold=threshold)
   plots.plot_evaluations(PictureFolder(str(tmp_path)), [one], {})
   check_picture(tmp_path / "scores_a.png", 6.4 * 150)
   (ax,) = drawn["scores_a.png"]
@@ -220,9 +224,11 @@ def test_histograms_count_each_kind(tmp_path, drawn, threshold):
 
 
 def test_hardest_pairs_have_their_numbers(tmp_path, drawn):
-  scores, same, tally, first, second = make_pairs(3, 900, 3)
+  scores, same, score_counts, first, second = make_pairs(3, 900, 3)
   plots.plot_evaluations(
-    PictureFolder(str(tmp_path)), [evaluated("a", tally=tally)], {}
+    PictureFolder(str(tmp_path)),
+    [evaluated("a", score_counts=score_counts)],
+    {},
   )
   check_picture(tmp_path / "hardest_a.png", 9.0 * 150)
   left, right = drawn["hardest_a.png"]
@@ -302,9 +308,11 @@ def test_classes_of_one_size_can_be_drawn(tmp_path, drawn):
 
 def test_drawing_leaves_no_global_state(tmp_path):
   before = dict(matplotlib.rcParams)
-  *_, tally, _, _ = make_pairs(4, 40, 2)
+  *_, score_counts, _, _ = make_pairs(4, 40, 2)
   plots.plot_evaluations(
-    PictureFolder(str(tmp_path)), [evaluated("a", tally=tally)], {}
+    PictureFolder(str(tmp_path)),
+    [evaluated("a", score_counts=score_counts)],
+    {},
   )
   assert dict(matplotlib.rcParams) == before
   code = (

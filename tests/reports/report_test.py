@@ -22,7 +22,7 @@ from data_prep.writing.writer import DatasetWriter
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.groups import GroupResult
-from jamsface_jax.metrics.score_counts import tally_pairs
+from jamsface_jax.metrics.score_counts import count_scores
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile
@@ -65,14 +65,14 @@ def evaluation(name, seed=0):
   rng = np.random.default_rng(seed)
   same = np.arange(600) % 2 == 0
   scores = np.clip(rng.normal(same * 0.5, 0.2), -1, 1)
-  tally = tally_pairs(scores, same, *rng.integers(0, 12, (2, 600)))
+  score_counts = count_scores(scores, same, *rng.integers(0, 12, (2, 600)))
   return Evaluation(
     name=name,
     headline="accuracy 91.00% +- 1.00% on 600 pairs",
     metrics={f"{name}/accuracy": 0.91, f"{name}/accuracy_std": 0.01},
     intervals={f"{name}/accuracy": (0.9, 0.92)},
     facts={"positives": 300},
-    tally=tally,
+    score_counts=score_counts,
     threshold=0.25,
   )
 
@@ -262,18 +262,22 @@ def test_headlines(workdir):
 
 def test_roc_and_scores_are_those_of_the_evaluation(workdir):
   _, tree = written(workdir)
-  tally = evaluation("lfw").tally
+  score_counts = evaluation("lfw").score_counts
   roc = json.loads(figure(tree, "ROC").get("data-chart"))
   (line,) = roc["lines"]
   assert roc["log"] and line["x"][0] == pytest.approx(1 / 300, rel=1e-5)
   np.testing.assert_allclose(
     line["y"],
-    tally.curve.tar_at_far(np.clip(np.array(line["x"]) * (1 + 1e-5), 0, 1)),
+    score_counts.curve.tar_at_far(
+      np.clip(np.array(line["x"]) * (1 + 1e-5), 0, 1)
+    ),
     atol=0.01,
   )
   scores = json.loads(figure(tree, "Scores").get("data-chart"))["lines"]
   for line, counts in zip(
-    scores, (tally.negative_counts, tally.positive_counts), strict=True
+    scores,
+    (score_counts.negative_counts, score_counts.positive_counts),
+    strict=True,
   ):
     assert "300 pairs" in line["name"]
     assert max(line["y"]) == pytest.approx(counts.max() / 300, rel=1e-5)
@@ -457,7 +461,7 @@ def test_names_and_settings_are_escaped(tmp_path, monkeypatch):
     EVIL,
     "iresnet50",
     "recipe",
-    "One of models.MODELS.",
+    "Name of the backbone, see docs/recipes.md.",
   ] in rows
 
 

@@ -17,6 +17,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import CheckpointReader, Checkpoints
+from jamsface_jax.run.components import make_components
 from jamsface_jax.storage.manifest import (
   MANIFEST_FILE,
   find_damage,
@@ -235,11 +236,11 @@ def test_other_metadata_is_refused(run_copy, dataset, name, value):
 
 def small_state():
   config = tiny_config("")
-  parts = state.make_parts(config, 12, 37)
+  components = make_components(config, 12, 37)
   mesh = sharding.make_mesh(-1)
   return (
-    state.create_state(0, parts, 32, mesh),
-    state.state_shapes(parts, 32, mesh),
+    state.create_state(0, components, 32, mesh),
+    state.state_shapes(components, 32, mesh),
   )
 
 
@@ -377,7 +378,7 @@ def test_state_comes_back_on_the_mesh_that_is_asked_for(tmp_path, mesh):
   checkpoints.save(3, current, {"a": [1, 2]})
   checkpoints.wait()
   shapes = state.state_shapes(
-    state.make_parts(tiny_config(""), 12, 37), 32, mesh
+    make_components(tiny_config(""), 12, 37), 32, mesh
   )
   restored = checkpoints.restore(3, shapes)
   assert checkpoints.metadata(3) == {"a": [1, 2]}

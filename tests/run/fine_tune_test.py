@@ -15,6 +15,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
 from jamsface_jax.run import fine_tune, state
 from jamsface_jax.run.checkpoint import CheckpointReader
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.step_log import StepLog
@@ -39,11 +40,11 @@ def few_classes(image_folder, tmp_path_factory):
 
 def begun(config, source, keep, num_classes=12):
   """The first state of a run that begins with parts of `source`."""
-  parts = state.make_parts(config, num_classes, 37)
+  components = make_components(config, num_classes, 37)
   mesh = sharding.make_mesh(2)
-  first = state.create_state(5, parts, 32, mesh)
+  first = state.create_state(5, components, 32, mesh)
   chosen = fine_tune.FineTune(str(source), 12, keep)
-  after = fine_tune.begin_with(chosen, first, config, parts, mesh)
+  after = fine_tune.begin_with(chosen, first, config, components, mesh)
   return jax.device_get(first), jax.device_get(after)
 
 
@@ -99,7 +100,7 @@ def test_another_model_is_refused(source, dataset):
 def test_every_setting_of_the_model_is_compared_but_the_named(source, dataset):
   """New settings too: whoever adds one must think about it."""
   same = tiny_config(dataset)
-  parts = state.make_parts(same, 12, 37)
+  components = make_components(same, 12, 37)
   chosen = fine_tune.FineTune(str(source), 12, ("backbone",))
   stored = {"color_order": "RGB", "num_classes": 12}
   may_differ = set()
@@ -108,7 +109,7 @@ def test_every_setting_of_the_model_is_compared_but_the_named(source, dataset):
     other = {str: "other", tuple: (9,), bool: True}.get(kind) or kind(7)
     config = replaced(same, {f"model.{name}": other})
     try:
-      fine_tune._check_fits(chosen, stored, config, parts)
+      fine_tune._check_fits(chosen, stored, config, components)
       may_differ.add(name)
     except InputError as error:
       assert f"model.{name} {value!r} and this run" in str(error)

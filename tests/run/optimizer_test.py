@@ -6,7 +6,7 @@ import pytest
 
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.head.update import clip_factor
-from jamsface_jax.run import state
+from jamsface_jax.run.components import make_head
 from jamsface_jax.run.optimizer import (
   make_optimizers,
 )
@@ -75,7 +75,7 @@ def params():
 
 
 def optimizers_of(config):
-  head = state.make_head(config, 4, 40)
+  head = make_head(config, 4, 40)
   return make_optimizers(config, optax.constant_schedule(0.1), head)
 
 

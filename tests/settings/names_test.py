@@ -50,6 +50,8 @@ def test_values_of_another_kind_and_unknown_names():
     settings_from({"head.scale": "a"})
   with pytest.raises(TypeError, match="data.threads=1.5"):
     settings_from({"data.threads": 1.5})
+  with pytest.raises(TypeError, match="head.scale=True"):
+    settings_from({"head.scale": True})
   with pytest.raises(TypeError, match="augment.flip=1"):
     settings_from({"augment.flip": 1})
   with pytest.raises(KeyError, match="head.scales"):

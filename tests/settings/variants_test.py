@@ -26,6 +26,40 @@ def test_any_recipe_with_any_loss(word):
   )
 
 
+def test_margins_are_those_of_the_papers():
+  """Angular and cosine, first values; what else a paper fixes, below."""
+  found = {
+    word: (values["angular_margin"], values["cosine_margin"])
+    for word, values in PUBLISHED.items()
+  }
+  assert found == {
+    "softmax": (0.0, 0.0),
+    "normface": (0.0, 0.0),
+    "sphereface": (0.0, 0.0),
+    "sphereface_r": (0.0, 0.0),
+    "cosface": (0.0, 0.35),
+    "arcface": (0.5, 0.0),
+    "fixed_joint": (0.3, 0.2),
+    "combined": (0.3, 0.2),
+    "adacos": (0.0, 0.0),
+    "adaptiveface": (0.0, 0.35),
+    "ldam": (0.0, 0.5),
+    "mv_softmax": (0.5, 0.0),
+    "curricularface": (0.5, 0.0),
+    "magface": (0.0, 0.0),
+    "adaface": (0.0, 0.4),
+    "elasticface": (0.5, 0.0),
+    "elasticface_cos": (0.0, 0.35),
+    "uniface": (0.0, 0.4),
+    "jamsface": (0.3, 0.2),
+  }
+  assert PUBLISHED["elasticface"]["elasticface.space"] == "angular"
+  assert PUBLISHED["elasticface_cos"]["elasticface.space"] == "cosine"
+  assert PUBLISHED["sphereface_r"]["combined.m"] == 1.7
+  assert PUBLISHED["ldam"]["margin_power"] == 0.25
+  assert PUBLISHED["mv_softmax"]["mv_softmax.t"] == 1.2
+
+
 @pytest.mark.parametrize("name", models.MODELS)
 def test_tiny_keeps_the_family_of_the_network(name):
   config = base_config()

@@ -10,6 +10,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.head.losses import make_loss
 from jamsface_jax.run import state
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import PUBLISHED, tiny
 from jamsface_jax.training.step import make_train_step
@@ -31,9 +32,9 @@ def tiny_config(**changes):
 
 def run_steps(config, mesh, steps=2, classes=10):
   source = NoiseSource(classes, 64, SIZE)
-  parts = state.make_parts(config, source.num_classes, len(source))
-  current = state.create_state(0, parts, SIZE, mesh, source.class_sizes)
-  step_fn = make_train_step(config, parts, mesh)
+  components = make_components(config, source.num_classes, len(source))
+  current = state.create_state(0, components, SIZE, mesh, source.class_sizes)
+  step_fn = make_train_step(config, components, mesh)
   rows = sharding.local_rows(32, mesh)
   metrics = None
   for k in range(steps):
@@ -76,8 +77,8 @@ def test_does_not_depend_on_the_mesh(mesh, one_device):
 
 def test_everything_moves_but_what_is_frozen(one_device):
   mesh, (got, _) = one_device
-  parts = state.make_parts(tiny_config(), 10, 64)
-  first = jax.device_get(state.create_state(0, parts, SIZE, mesh))
+  components = make_components(tiny_config(), 10, 64)
+  first = jax.device_get(state.create_state(0, components, SIZE, mesh))
   flat, _ = jax.tree_util.tree_flatten_with_path(
     (first.params, first.batch_stats)
   )
@@ -173,8 +174,8 @@ def test_lambda_pushes_margins_up(one_device):
 
 
 def test_optimizer_state_is_sharded_as_its_parameter(mesh):
-  parts = state.make_parts(tiny_config(), 10, 64)
-  created = state.create_state(0, parts, SIZE, mesh)
+  components = make_components(tiny_config(), 10, 64)
+  created = state.create_state(0, components, SIZE, mesh)
   model = mesh.shape["model"]
   momenta = [
     leaf
@@ -210,9 +211,9 @@ def test_augmentation_is_keyed_by_step(one_device, augments):
       "augment.shift": 0,
     }
   )
-  parts = state.make_parts(config, 10, 64)
-  current = state.create_state(0, parts, SIZE, mesh)
-  step_fn = make_train_step(config, parts, mesh)
+  components = make_components(config, 10, 64)
+  current = state.create_state(0, components, SIZE, mesh)
+  step_fn = make_train_step(config, components, mesh)
   images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
   batch = {"images": images, "labels": labels}
   losses = []
@@ -227,9 +228,9 @@ def test_is_compiled_once(one_device):
   """The first state and those that steps return are of one type."""
   mesh, _ = one_device
   config = tiny_config()
-  parts = state.make_parts(config, 10, 64)
-  created = state.create_state(0, parts, SIZE, mesh)
-  step_fn = make_train_step(config, parts, mesh)
+  components = make_components(config, 10, 64)
+  created = state.create_state(0, components, SIZE, mesh)
+  step_fn = make_train_step(config, components, mesh)
   images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
   batch = sharding.put_batch(
     {"images": images, "labels": labels}, np.arange(32), 32, mesh
@@ -279,12 +280,12 @@ def test_a_sampled_step_does_not_depend_on_the_mesh(mesh, one_device):
 def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
   mesh = sharding.make_mesh(4)
   config = tiny_config(**{"head.fused_update": fused})
-  parts = state.make_parts(config, 10, 64)
-  first = state.create_state(0, parts, SIZE, mesh)
+  components = make_components(config, 10, 64)
+  first = state.create_state(0, components, SIZE, mesh)
   bias = first.params["backbone"]["embedding_bn"]["bias"]
   first.params["backbone"]["embedding_bn"]["bias"] = bias * jnp.nan
   before = jax.device_get(first)
-  step_fn = make_train_step(config, parts, mesh)
+  step_fn = make_train_step(config, components, mesh)
   images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
   batch = {"images": images, "labels": labels}
   current = first

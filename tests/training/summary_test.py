@@ -16,6 +16,7 @@ from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.head import memory
 from jamsface_jax.run import state
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -27,19 +28,19 @@ def setup(**changes):
   config.update_from_flattened_dict(changes)
   config = make_settings(config)
   mesh = sharding.make_mesh(-1)
-  parts = state.make_parts(config, 12, 37)
-  return config, parts, mesh
+  components = make_components(config, 12, 37)
+  return config, components, mesh
 
 
-def by_hand(config, parts):
+def by_hand(config, components):
   """Twice the products of each convolution and of the last layer."""
   size = config.data.image_size
   variables, kept = {}, {}
   image = jnp.zeros((1, size, size, 3))
 
   def forward(key):
-    variables = parts.model.init(key, image, train=False)
-    _, seen = parts.model.apply(
+    variables = components.model.init(key, image, train=False)
+    _, seen = components.model.apply(
       variables, image, train=False, capture_intermediates=True
     )
     return variables["params"], seen["intermediates"]
@@ -57,28 +58,28 @@ def by_hand(config, parts):
 
 @pytest.mark.parametrize("width", [0.5, 1.0])
 def test_operations_of_the_backbone(width):
-  config, parts, mesh = setup(**{"model.width": width})
-  counted = summary.count_operations(config, parts, mesh)
-  wanted = by_hand(config, parts)
+  config, components, mesh = setup(**{"model.width": width})
+  counted = summary.count_operations(config, components, mesh)
+  wanted = by_hand(config, components)
   # The rest are normalisations and activations; borders are not multiplied.
   assert 0.85 * wanted < counted < 1.1 * wanted
 
 
 def test_opening_fits_a_screen_and_has_the_numbers():
-  config, parts, mesh = setup(
+  config, components, mesh = setup(
     **{"schedule.length": 40.0, "schedule.milestones": (10.0, 20.0)},
     **{"schedule.decay": "step"},
   )
   source = NoiseSource(12, 37, 32)
   cost = memory.estimate(
-    *(parts.head, 16, mesh),
-    optimizer=parts.optimizers.weights,
+    *(components.head, 16, mesh),
+    optimizer=components.optimizers.weights,
     fused_update=True,
   )
-  text = summary.opening(config, source, parts, mesh, cost, 8, 40)
+  text = summary.opening(config, source, components, mesh, cost, 8, 40)
   lines = text.splitlines()
   assert len(lines) <= 24
-  shapes = state.state_shapes(parts, 32, mesh).params["backbone"]
+  shapes = state.state_shapes(components, 32, mesh).params["backbone"]
   parameters = sum(np.prod(x.shape) for x in jax.tree.leaves(shapes))
   assert f"{parameters:,} parameters" in text
   assert "37 images of 12 classes (3 to 4 each)" in text
@@ -93,9 +94,11 @@ def test_opening_fits_a_screen_and_has_the_numbers():
 
 
 def test_the_rate_told_is_the_first_after_the_warm_up():
-  config, parts, _ = setup(**{"schedule.length": 40.0, "schedule.warmup": 4.0})
+  config, components, _ = setup(
+    **{"schedule.length": 40.0, "schedule.warmup": 4.0}
+  )
   told = float(summary._schedule_text(config).split()[2].rstrip(","))
-  assert told == pytest.approx(float(parts.schedule(4)), rel=1e-5)
+  assert told == pytest.approx(float(components.schedule(4)), rel=1e-5)
 
 
 def test_closing_names_what_to_type(tmp_path, capsys):

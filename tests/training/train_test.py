@@ -29,6 +29,7 @@ from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.reports import page as page_lib
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import CheckpointReader, Checkpoints
+from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -357,12 +358,12 @@ def test_restores_on_another_mesh(finished, dataset):
   config = tiny_config(dataset)
   want = read_state(config, finished)
   mesh = sharding.make_mesh(2)
-  parts = state.make_parts(config, 12, 37)
+  components = make_components(config, 12, 37)
   checkpoints = Checkpoints(
     RunDirectory(str(finished)), keep_last=3, keep_best=""
   )
   got = checkpoints.restore(
-    12, state.state_shapes(parts, config.data.image_size, mesh)
+    12, state.state_shapes(components, config.data.image_size, mesh)
   )
   checkpoints.close()
   weights = got.params["head"]["weights"]

@@ -14,10 +14,10 @@ import safetensors.numpy
 from conftest import assert_one_sentence
 
 from jamsface_jax.devices import sharding
-from jamsface_jax.embedding import embedder as embedder_lib
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.models import init_backbone
-from jamsface_jax.run.state import make_model
+from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -100,7 +100,7 @@ def pixels(count):
 
 
 def embed(workdir, images):
-  embedder, variables, _ = embedder_lib.load(
+  embedder, variables, _ = open_embedder(
     RunDirectory(workdir),
     step=None,
     batch_size=8,

@@ -1,0 +1,102 @@
+"""Encoded images: loaded in threads, and looked at."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TypeVar
+
+import simplejpeg
+
+from jamsface_jax.data import decoding
+
+Item = TypeVar("Item")
+# An item, its encoded image, and its (height, width) or what is wrong with it.
+Loaded = tuple[Item, bytes, tuple[int, int] | str]
+
+
+# A batch, of which two are in memory: many small images or a few large ones.
+_IMAGES_AT_ONCE = 1024
+
+_BYTES_AT_ONCE = 32 * 2**20
+
+
+def load_images(
+  items: Iterable[tuple[Item, int]],
+  load: Callable[[Item], bytes],
+  *,
+  check: bool,
+  threads: int,
+) -> Iterator[Loaded[Item]]:
+  """Loads images and finds their sizes, in threads and in order.
+
+  Args:
+    items: what is to be loaded, and about how many bytes each is.
+    load: returns an item's encoded image; OSError if there is none.
+    check: decode the images whole; otherwise look only at a JPEG's head.
+    threads: how many images are worked on at once.
+
+  Yields:
+    Item, encoded image, and its (height, width) or what is wrong with it.
+  """
+
+  def load_all(batch: list[Item]) -> list[Loaded[Item]]:
+    return [load_one(item) for item in batch]
+
+  def load_one(item: Item) -> Loaded[Item]:
+    try:
+      data = load(item)
+      return item, data, image_size(data, check=check)
+    except decoding.DecodingError as error:
+      return item, b"", str(error)
+    except OSError as error:
+      return item, b"", str(error.strerror)
+
+  with ThreadPoolExecutor(threads) as pool:
+    # While one batch is written, the threads work on the next.
+    before = []
+    runs = batches(items, _IMAGES_AT_ONCE, _BYTES_AT_ONCE)
+    for batch in chain(runs, [[]]):
+      # A call for every single image would cost as much as its decoding.
+      share = max(1, len(batch) // (4 * threads))
+      begun = [
+        pool.submit(load_all, batch[k : k + share])
+        for k in range(0, len(batch), share)
+      ]
+      for done in before:
+        yield from done.result()
+      before = begun
+
+
+def image_size(data: bytes, *, check: bool) -> tuple[int, int]:
+  """Returns the (height, width) of an encoded image.
+
+  Args:
+    data: the image.
+    check: decode it whole; otherwise look only at a JPEG's head.
+
+  Raises:
+    DecodingError: not an image, or a truncated one.
+  """
+  if check or data[:2] != b"\xff\xd8":
+    height, width, _ = decoding.decode_image(data).shape
+    return height, width
+  try:
+    height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
+  except ValueError as error:
+    raise decoding.DecodingError(f"broken JPEG: {error}") from None
+  return height, width
+
+
+def batches(
+  items: Iterable[tuple[Item, int]], most: int, enough_bytes: int
+) -> Iterator[list[Item]]:
+  """Runs of items, each closed when it has so many items or bytes."""
+  batch, size = [], 0
+  for item, item_bytes in items:
+    batch.append(item)
+    size += item_bytes
+    if len(batch) == most or size >= enough_bytes:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch

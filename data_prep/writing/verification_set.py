@@ -1,0 +1,113 @@
+"""Writes images and pairs of them as a data set."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from tqdm import tqdm
+
+from data_prep.formats.pair_protocols import Pair
+from data_prep.writing.loading import load_images
+from data_prep.writing.writer import SKIPPED_FILE, DatasetWriter
+from jamsface_jax.data import records
+from jamsface_jax.errors import InputError
+from jamsface_jax.protocols.groups_file import write_groups
+
+
+def write_verification_set(
+  directory: str,
+  *,
+  name: str,
+  source: str,
+  images: Mapping[str, str],
+  load: Callable[[str], bytes],
+  pairs: Sequence[Pair],
+  skip_bad: bool,
+  threads: int,
+  groups: Mapping[str, str] | None = None,
+) -> None:
+  """Writes images and the pairs of them as a data set, and says so.
+
+  Args:
+    directory: where the new data set goes.
+    name: the prefix of its metrics.
+    source: what is converted, for the writer.
+    images: maps the images' names to class names, in the order of the records.
+    load: returns the encoded bytes of an image.
+    pairs: pairs of `images`.
+    skip_bad: leave out unreadable images and the pairs with them.
+    threads: how many decode.
+    groups: the group of each class, by its name, if there are groups.
+
+  Raises:
+    InputError: a broken image, or no pairs of one kind.
+  """
+  # Decoded before anything is written: an image that goes takes pairs and
+  # perhaps its class along.
+  checked = load_images(
+    ((image, 0) for image in images), load, check=True, threads=threads
+  )
+  sizes = {
+    image: size
+    for image, _, size in tqdm(
+      checked, total=len(images), unit="image", disable=None
+    )
+  }
+  broken = {
+    image: size for image, size in sizes.items() if isinstance(size, str)
+  }
+  if broken and not skip_bad:
+    image, reason = next(iter(broken.items()))
+    raise InputError(
+      f"image {image!r} cannot be read ({reason}): mend it, or leave such"
+      " images and their pairs out with --skip_bad."
+    )
+  kept = [
+    pair
+    for pair in pairs
+    if pair.first not in broken and pair.second not in broken
+  ]
+  if len({pair.same for pair in kept}) != 2:
+    raise InputError(
+      f"the {len(kept)} pairs with readable images are all of one kind: a"
+      " protocol needs pairs of one person and pairs of two."
+    )
+  if len({pair.fold for pair in kept}) < 2:
+    raise InputError(
+      f"the {len(kept)} pairs with readable images are all in one fold: a"
+      " protocol needs two folds or more."
+    )
+  lines = "".join(
+    f"{pair.first}\t{pair.second}\t{pair.same:d}\t{pair.fold}\n"
+    for pair in kept
+  )
+  classes = sorted({images[image] for image in images if image not in broken})
+  labels = {person: label for label, person in enumerate(classes)}
+  digest = hashlib.sha256(
+    "\n".join([*images, lines, *broken]).encode()
+  ).hexdigest()
+  with DatasetWriter(
+    directory, name=name, classes=classes, source=f"{source} {digest}"
+  ) as writer:
+    for image in list(images)[writer.position :]:
+      if image in broken:
+        writer.skip(image, broken[image])
+      else:
+        writer.add(labels[images[image]], image, load(image), sizes[image])
+    path = os.path.join(directory, records.PAIRS_FILE)
+    with open(path, "w", encoding="utf-8") as file:
+      file.write(lines)
+    if groups:
+      write_groups(directory, {one: groups[one] for one in classes})
+  index = records.read_index(directory)
+  print(
+    f"{len(kept):,} pairs ({sum(pair.same for pair in kept):,} of one person)"
+    f" of {index.images:,} images in {directory}"
+    + (
+      f"; {len(broken)} images in {SKIPPED_FILE},"
+      f" {len(pairs) - len(kept)} pairs left out"
+      if broken
+      else ""
+    )
+  )
+  print(f"next: python -m jamsface_jax.evaluate --workdir=W --data={directory}")

@@ -1,0 +1,134 @@
+"""Test sets with the images that they need: what a network is judged on."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from jamsface_jax.data.sources import FolderSource, RecordSource, Source
+from jamsface_jax.embedding.embedder import Embedder
+from jamsface_jax.errors import InputError
+from jamsface_jax.protocols.all_pairs import ALL_PAIRS, AllPairs
+from jamsface_jax.protocols.opening import open_list, open_protocols
+from jamsface_jax.protocols.test_set import (
+  Evaluation,
+  JudgingSettings,
+  TestSet,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A test set and where its images come from.
+
+  Attributes:
+    source: the images, by the numbers that the test set has for them.
+    test_set: which of them it needs, and how it judges their embeddings.
+  """
+
+  source: Source
+  test_set: TestSet
+
+  def evaluate(
+    self,
+    embedder: Embedder,
+    variables: dict[str, Any],
+    settings: JudgingSettings,
+    *,
+    threads: int,
+    judges: bool = True,
+  ) -> list[Evaluation]:
+    """Embeds the images on all devices and judges the embeddings.
+
+    All processes must call it: each reads and embeds a part of every batch.
+
+    Args:
+      embedder: the embedder of the network.
+      variables: the variables of the network.
+      settings: how to judge.
+      threads: how many batches of images are read at once.
+      judges: whether this process does; False: it only embeds.
+
+    Returns:
+      Nothing if it does not judge.
+
+    Raises:
+      InputError: an image that cannot be read, or embeddings that cannot be
+        compared.
+    """
+    blocks = self._embed(embedder, variables, threads)
+    if not judges:
+      for _ in blocks:
+        pass
+      return []
+    return self.test_set.judge(
+      blocks, settings, what=f"embeddings of {self.test_set.name}"
+    )
+
+  def _embed(
+    self, embedder: Embedder, variables: dict[str, Any], threads: int
+  ) -> Iterator[Float32[np.ndarray, "n d"]]:
+    ids = self.test_set.ids
+
+    def read(numbers: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, "n h w 3"]:
+      images, _ = self.source.read(ids[numbers])
+      return images
+
+    return embedder.embed(variables, read, len(ids), threads=threads)
+
+
+def open_tasks(data: str, image_size: int) -> list[Task]:
+  """Opens test sets.
+
+  Args:
+    data: directories of data sets with a comma between; "" for none. With
+      ':all_pairs' behind it, all images of one are compared.
+    image_size: height and width that the network sees.
+
+  Raises:
+    InputError: not a data set, no protocol that fits, or two sets of one name.
+  """
+  tasks: dict[str, list[Task]] = {}
+  for place in filter(None, data.split(",")):
+    directory = place.removesuffix(f":{ALL_PAIRS}")
+    source = RecordSource(directory, image_size)
+    if source.name in tasks:
+      raise InputError(
+        f"data set {directory!r} has the name {source.name!r} of another: write"
+        " it again with another --name, since metrics are told apart by it."
+      )
+    if place == directory:
+      found = open_protocols(
+        source.name, directory, len(source), source.names, source.labels
+      )
+    else:
+      found = [AllPairs(source.name, source.labels())]
+    tasks[source.name] = [Task(source, one) for one in found]
+  return [task for of_set in tasks.values() for task in of_set]
+
+
+def open_folder_task(directory: str, protocol: str, image_size: int) -> Task:
+  """Opens a folder of images as a test set.
+
+  Args:
+    directory: the folder.
+    protocol: a pairs.txt or search.csv over the paths of its images, or
+      "all_pairs", with its sub-folders as people.
+    image_size: height and width that the network sees.
+
+  Raises:
+    InputError: no folder of images, or no protocol that fits.
+  """
+  if not os.path.isdir(directory):
+    raise InputError(
+      f"--data {directory!r} is not a folder: with --protocol, give one of"
+      " images."
+    )
+  source = FolderSource(directory, image_size)
+  if protocol == ALL_PAIRS:
+    name = os.path.basename(os.path.abspath(directory))
+    return Task(source, AllPairs(name, source.labels()))
+  return Task(source, open_list(protocol, source.names()))
