@@ -24,7 +24,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import cv2
 import tqdm
@@ -50,7 +50,9 @@ def _draw(job: tuple[int, int], seed: int, size: int) -> list[bytes]:
   return photos.draw_identity(seed, identity, numbers, size)
 
 
-def _progress(drawn: Iterable[list[bytes]], total: int) -> Iterator:
+def _progress(
+  drawn: Iterable[list[bytes]], total: int
+) -> Iterator[list[bytes]]:
   """Passes identities on; a bar on a terminal, ten lines elsewhere."""
   terminal = sys.stderr.isatty()
   done = 0
@@ -95,17 +97,12 @@ def synthesize(
   """
   names = ("train", "test", "held_out") if held_out else ("train", "test")
   directories = {name: os.path.join(output, name) for name in names}
-  for directory in directories.values():
-    if os.path.exists(os.path.join(directory, records.INDEX_FILE)):
-      raise InputError(
-        f"--output {output!r} holds a data set already ({directory}): choose"
-        " another directory or delete it first."
-      )
+  _refuse_existing(output, directories.values())
   identities = len(train_sizes) + test_identities
   # A counter of its own, which no image has.
   rng = photos.generator(seed, identities)
   folds = verification_pairs(test_identities, test_images, pairs, rng)
-  labels = iter(classes.training_labels(train_sizes, mislabelled, rng))
+  labels = classes.training_labels(train_sizes, mislabelled, rng).tolist()
   people = [person_name(identity) for identity in range(identities)]
   split = len(train_sizes)
   people_of = dict.fromkeys(names, people[:split]) | {"test": people[split:]}
@@ -134,28 +131,68 @@ def synthesize(
       )
       for name, directory in directories.items()
     }
-    written = {  # Before, if interrupted.
-      name: writer.position for name, writer in writers.items()
-    }
     drawn = pool.imap(draw, enumerate(drawn_sizes))
-    for identity, images in enumerate(_progress(drawn, sum(drawn_sizes))):
-      person, trained = people[identity], identity < split
-      for number, image in enumerate(images, start=1):
-        part = "test"
-        if trained:
-          part = "train" if number <= sizes[identity] else "held_out"
-        label = identity if trained else identity - split
-        if part == "train":
-          label = int(next(labels))
-        if written[part]:
-          written[part] -= 1
-          continue
-        name = f"{person}/{person}_{number:04d}.jpg"
-        writers[part].add(label, name, image, (size, size))
+    _write(
+      writers,
+      enumerate(_progress(drawn, sum(drawn_sizes))),
+      people=people,
+      train_sizes=train_sizes,
+      train_labels=iter(labels),
+      size=size,
+    )
     with tempfile.TemporaryDirectory() as scratch:
       path = os.path.join(scratch, records.PAIRS_FILE)
       write_pairs(path, folds, split)
       writers["test"].add_pairs(path)
+
+
+def _refuse_existing(output: str, directories: Iterable[str]) -> None:
+  """Refuses to write over a data set."""
+  for directory in directories:
+    if os.path.exists(os.path.join(directory, records.INDEX_FILE)):
+      raise InputError(
+        f"--output {output!r} holds a data set already ({directory}): choose"
+        " another directory or delete it first."
+      )
+
+
+def _write(
+  writers: Mapping[str, DatasetWriter],
+  drawn: Iterable[tuple[int, list[bytes]]],
+  *,
+  people: Sequence[str],
+  train_sizes: Sequence[int],
+  train_labels: Iterator[int],
+  size: int,
+) -> None:
+  """Writes the images of each identity into the sets that they belong to.
+
+  Args:
+    writers: "train", "test" and perhaps "held_out".
+    drawn: an identity and its images; first those to train on.
+    people: what the identities are called.
+    train_sizes: images to train on of each of the first of them; what it has
+      more is held out. All images of the others are for the test.
+    train_labels: the class of each image to train on.
+    size: height and width of the images in pixels.
+  """
+  # Before, if interrupted.
+  written = {name: writer.position for name, writer in writers.items()}
+  split = len(train_sizes)
+  for identity, images in drawn:
+    person, trained = people[identity], identity < split
+    for number, image in enumerate(images, start=1):
+      part = "test"
+      if trained:
+        part = "train" if number <= train_sizes[identity] else "held_out"
+      label = identity if trained else identity - split
+      if part == "train":
+        label = int(next(train_labels))
+      if written[part]:
+        written[part] -= 1
+        continue
+      name = f"{person}/{person}_{number:04d}.jpg"
+      writers[part].add(label, name, image, (size, size))
 
 
 class _Formatter(

@@ -2,7 +2,7 @@
 
 An identity is a fixed set of 3-D polygons (outline, eyes, brows, nose, mouth,
 ears, hair, moles) with colours, a skin texture and a relief for the light to
-fall on. `procedural_photos.py` takes pictures of it.
+fall on. `photos.py` takes pictures of it.
 
 Lengths are in units of the face's own frame: the eyes about 35 apart, x to the
 right, y down, z towards the viewer, origin between the eyes.

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -44,44 +44,19 @@ def write_verification_set(
   """
   # Decoded before anything is written: an image that goes takes pairs and
   # perhaps its class along.
-  checked = load_images(
-    ((image, 0) for image in images), load, check=True, threads=threads
-  )
-  sizes = {
-    image: size
-    for image, _, size in tqdm(
-      checked, total=len(images), unit="image", disable=None
-    )
-  }
-  broken = {
-    image: size for image, size in sizes.items() if isinstance(size, str)
-  }
+  sizes, broken = _look_at(images, load, threads)
   if broken and not skip_bad:
     image, reason = next(iter(broken.items()))
     raise InputError(
       f"image {image!r} cannot be read ({reason}): mend it, or leave such"
       " images and their pairs out with --skip_bad."
     )
-  kept = [
-    pair
-    for pair in pairs
-    if pair.first not in broken and pair.second not in broken
-  ]
-  if len({pair.same for pair in kept}) != 2:
-    raise InputError(
-      f"the {len(kept)} pairs with readable images are all of one kind: a"
-      " protocol needs pairs of one person and pairs of two."
-    )
-  if len({pair.fold for pair in kept}) < 2:
-    raise InputError(
-      f"the {len(kept)} pairs with readable images are all in one fold: a"
-      " protocol needs two folds or more."
-    )
+  kept = _without(broken, pairs)
   lines = "".join(
     f"{pair.first}\t{pair.second}\t{pair.same:d}\t{pair.fold}\n"
     for pair in kept
   )
-  classes = sorted({images[image] for image in images if image not in broken})
+  classes = sorted({images[image] for image in sizes})
   labels = {person: label for label, person in enumerate(classes)}
   digest = hashlib.sha256(
     "\n".join([*images, lines, *broken]).encode()
@@ -99,13 +74,57 @@ def write_verification_set(
       file.write(lines)
     if groups:
       write_groups(directory, {one: groups[one] for one in classes})
+  _print_result(directory, kept, len(broken), len(pairs) - len(kept))
+
+
+def _look_at(
+  images: Collection[str], load: Callable[[str], bytes], threads: int
+) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+  """The (height, width) of each sound image, and why the others are not."""
+  sizes, broken = {}, {}
+  looked_at = load_images(
+    ((image, 0) for image in images), load, check=True, threads=threads
+  )
+  for image, _, size in tqdm(
+    looked_at, total=len(images), unit="image", disable=None
+  ):
+    if isinstance(size, str):
+      broken[image] = size
+    else:
+      sizes[image] = size
+  return sizes, broken
+
+
+def _without(broken: Collection[str], pairs: Sequence[Pair]) -> list[Pair]:
+  """The pairs of sound images, if they are a protocol still."""
+  kept = [
+    pair
+    for pair in pairs
+    if pair.first not in broken and pair.second not in broken
+  ]
+  if len({pair.same for pair in kept}) != 2:
+    raise InputError(
+      f"the {len(kept)} pairs with readable images are all of one kind: a"
+      " protocol needs pairs of one person and pairs of two."
+    )
+  if len({pair.fold for pair in kept}) < 2:
+    raise InputError(
+      f"the {len(kept)} pairs with readable images are all in one fold: a"
+      " protocol needs two folds or more."
+    )
+  return kept
+
+
+def _print_result(
+  directory: str, pairs: Sequence[Pair], broken: int, left_out: int
+) -> None:
+  """Says what the set holds and what was left out, and a command for it."""
   index = records.read_index(directory)
   print(
-    f"{len(kept):,} pairs ({sum(pair.same for pair in kept):,} of one person)"
+    f"{len(pairs):,} pairs ({sum(pair.same for pair in pairs):,} of one person)"
     f" of {index.images:,} images in {directory}"
     + (
-      f"; {len(broken)} images in {SKIPPED_FILE},"
-      f" {len(pairs) - len(kept)} pairs left out"
+      f"; {broken} images in {SKIPPED_FILE}, {left_out} pairs left out"
       if broken
       else ""
     )

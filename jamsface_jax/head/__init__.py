@@ -9,8 +9,8 @@ It stands alone: of other packages it imports jax, optax and jaxtyping, and no
 more comes with it than with these (optax imports absl).
 
 Files, from the ground up: `margins`, `losses`, `layout`, `parameters`,
-`margin_rules`, `class_sampling`, `chunks`, `logits`, `forward`, `update`,
-`memory`. All collectives of the head are here.
+`margin_rules`, `class_sampling`, `chunks`, `logits`, `online_softmax`,
+`forward`, `update`, `memory`. All collectives of the head are here.
 """
 
 from jamsface_jax.head import class_sampling, losses, margins, memory

@@ -5,11 +5,9 @@
 where phi_i, and what little else differs between the losses of the field, is
 for `losses` to say.
 
-No [B, C] array is needed. `loss` walks the classes once, in chunks, and keeps
-for every example a running log-sum-exp and the running sum of exp(s cos) w_j;
-when the walk ends, that sum is the gradient of the embeddings (the online
-softmax of https://arxiv.org/abs/2205.14135, section 3.1, with class weights in
-the place of values). The gradient of the weights needs the normaliser of every
+No [B, C] array is needed. `loss` walks the classes once, in chunks, and has
+when the walk ends the loss and the gradient of the embeddings, see
+`online_softmax`. The gradient of the weights needs the normaliser of every
 example and so a second walk, see `update`. That makes four matrix products of
 2 B C D operations, two in each walk: the logits twice, but for those that
 `head.keep_bytes` has room for.
@@ -29,28 +27,21 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Float32, Int, Key
 
 from jamsface_jax.devices.sharding import BATCH, CLASSES, REPLICATED
-from jamsface_jax.head.chunks import (
-  Chunk,
-  count_chunks,
-  count_kept,
-  take_classes,
-  take_offsets,
-  walk,
-)
 from jamsface_jax.head.class_sampling import Sample
 from jamsface_jax.head.layout import COSINES, EXAMPLES, spec_of, varying
 from jamsface_jax.head.logits import (
-  MASKED,
   Examples,
-  Logits,
-  make_logits,
   one_hot_of_largest,
-  product,
-  product_unless_below,
   unit,
   unit_and_length,
 )
 from jamsface_jax.head.losses import LossInputs, LossState
+from jamsface_jax.head.online_softmax import (
+  Others,
+  Sums,
+  sum_others,
+  sum_over_shards,
+)
 from jamsface_jax.head.parameters import (
   ANGULAR,
   BIAS,
@@ -212,6 +203,18 @@ class _Batch(NamedTuple):
   noise_b: jax.Array
 
 
+# What a device returns, in groups that lie alike on the mesh: of examples;
+# gradients of unit embeddings and of lengths; those of margins and scalars; of
+# the batch; residuals by name.
+_Groups = tuple[
+  tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+  tuple[jax.Array, jax.Array],
+  dict[str, jax.Array],
+  tuple[LossState, jax.Array],
+  dict[str, Any],
+]
+
+
 def _local_loss(
   params: HeadParams,
   sample: Sample | None,
@@ -219,20 +222,8 @@ def _local_loss(
   loss_state: LossState,
   *,
   head: Head,
-) -> tuple[
-  tuple[jax.Array, jax.Array, jax.Array, jax.Array],
-  tuple[jax.Array, jax.Array],
-  dict[str, jax.Array],
-  tuple[LossState, jax.Array],
-  dict[str, Any],
-]:
-  """One device's part: examples of its `data` row, classes of its shard.
-
-  Returns:
-    What `loss` makes its result of, in groups that lie alike on the mesh: of
-    examples; gradients of unit embeddings and of lengths; those of margins and
-    scalars; of the batch; residuals by name.
-  """
+) -> _Groups:
+  """One device's part: examples of its `data` row, classes of its shard."""
   # What the loss sees, and what multiplies its cosines.
   true = _find_true_classes(params, batch, head)
   inputs, whole_batch = _observe(true, batch, loss_state, head)
@@ -240,20 +231,11 @@ def _local_loss(
   examples = _scaled_examples(batch, inputs, scale, head)
 
   # The walk, and the loss that it ends with.
-  sums = _walk_forward(params, sample, examples, inputs.state, bias, head)
-  others = _sum_over_shards(sums, bias, head)
-  variables = _Variables(
-    cosine_b=inputs.cosine,
-    rest_b=others.rest_b,
-    angular_b=inputs.angular,
-    cosine_margin_b=inputs.cosine_margin,
-    length_b=inputs.length,
-    scale=scale,
-    bias=bias,
-  )
-  gradient, loss_b = jax.grad(_mean_loss, has_aux=True)(
-    variables, inputs, true.offset_b, others, head
-  )
+  sums = sum_others(params, sample, examples, inputs.state, bias, head)
+  others = sum_over_shards(sums, bias, head)
+  gradient, loss_b = _differentiate(inputs, true, others, scale, bias, head)
+  correct_b = examples.scale * inputs.cosine > others.best_b
+  hardest_b = others.best_b / examples.scale
 
   # From derivatives by example to gradients.
   unit_gradient_bd = _unit_gradient(
@@ -265,23 +247,18 @@ def _local_loss(
     new_state = head.loss.update_after(
       whole_batch._replace(state=inputs.state), _of_whole_batch(others.rest_b)
     )
+  unit_gradient_bd = lax.psum_scatter(unit_gradient_bd, "model", tiled=True)
   residuals = Residuals(
-    examples,
-    RestGradients(others.counted_from_b, gradient.rest_b, gradient.cosine_b),
-    inputs.state,
-    sums.kept,
+    examples=examples,
+    gradients=RestGradients(
+      others.counted_from_b, gradient.rest_b, gradient.cosine_b
+    ),
+    loss_state=inputs.state,
+    kept=sums.kept,
   )
   return (
-    (
-      loss_b,
-      examples.scale * inputs.cosine > others.best_b,
-      inputs.cosine,
-      others.best_b / examples.scale,
-    ),
-    (
-      lax.psum_scatter(unit_gradient_bd, "model", tiled=True),
-      gradient.length_b,
-    ),
+    (loss_b, correct_b, inputs.cosine, hardest_b),
+    (unit_gradient_bd, gradient.length_b),
     of_params,
     (new_state, lax.pmean(sums.skipped, ("data", "model"))),
     residuals._asdict(),
@@ -397,195 +374,6 @@ def _of_whole_batch(values_b: Float32[Array, " b"]) -> Float32[Array, " batch"]:
   return lax.psum(mine, "data")
 
 
-class _Sums(NamedTuple):
-  """What the first walk has summed of this shard's classes but the true ones.
-
-  Attributes:
-    best_b: largest logit before classes are reweighted or weighed.
-    top_b: largest logit; the bias if classes count one by one.
-    sum_b: log-sum-exp = top + log(sum); if classes count one by one, the sum of
-      log(1 + exp(l - bias)).
-    weighted_bd: sum of exp(l - top) u, u the gradient of the cosine in x.
-    cosine_sum_b: sum of exp(l - top) cos; None if no scale has a gradient.
-    share_sum_b: sum of exp(l - top) / (1 + exp(l - top)); None if not one by
-      one.
-    kept: cosines to keep, or None.
-    skipped: number of blocks that were skipped; in the end their share.
-  """
-
-  best_b: jax.Array
-  top_b: jax.Array
-  sum_b: jax.Array
-  weighted_bd: jax.Array
-  cosine_sum_b: jax.Array | None
-  share_sum_b: jax.Array | None
-  kept: jax.Array | None
-  skipped: jax.Array
-
-
-def _walk_forward(
-  params: HeadParams,
-  sample: Sample | None,
-  examples: Examples,
-  loss_state: LossState,
-  bias: jax.Array,
-  head: Head,
-) -> _Sums:
-  """Sums over this shard's classes but the true ones."""
-  w_rk, offset_r = params[WEIGHTS], logit_offsets(params, head)
-  if sample is not None:
-    w_rk = take_classes(w_rk, sample.rows, head)
-    offset_r = take_offsets(offset_r, sample)
-
-  def step(chunk: Chunk, sums: _Sums) -> _Sums:
-    w_nk = chunk.cut(w_rk)
-    classes = chunk.classes(sample, offset_r, head)
-    logits = make_logits(examples, loss_state, w_nk, classes, head)
-    sums = _add_chunk(sums, logits, w_nk, examples, head)
-    if chunk.is_kept and sums.kept is not None:
-      sums = sums._replace(kept=chunk.keep(sums.kept, logits.cosine_kb))
-    return sums
-
-  chunks, size = count_chunks(len(w_rk) // head.sub_centers, head)
-  start = _nothing_summed(chunks, size, examples, bias, head)
-  sums = walk(len(w_rk), len(examples.labels), head, step, start)
-  return sums._replace(skipped=sums.skipped / chunks)
-
-
-def _nothing_summed(
-  chunks: int, size: int, examples: Examples, bias: jax.Array, head: Head
-) -> _Sums:
-  """The sums before the first chunk."""
-  count = len(examples.labels)
-  zeros_b, kept = jnp.zeros(count), None
-  if head.keep_bytes:
-    kept = count_kept(chunks, size, count, head)
-    kept = jnp.zeros((kept * size * head.sub_centers, count))
-  scale_has_gradient = head.learn_scale or head.loss.scale_has_gradient
-  sums = varying(
-    _Sums(
-      best_b=zeros_b + MASKED,
-      top_b=zeros_b,
-      sum_b=zeros_b,
-      weighted_bd=jnp.zeros(examples.embeddings.shape),
-      cosine_sum_b=zeros_b if scale_has_gradient else None,
-      share_sum_b=zeros_b if head.loss.one_by_one else None,
-      kept=kept,
-      skipped=jnp.float32(0.0),
-    )
-  )
-  first_top = bias if head.loss.one_by_one else MASKED
-  return sums._replace(top_b=sums.top_b + first_top)
-
-
-def _add_chunk(
-  sums: _Sums,
-  logits: Logits,
-  w_nk: Float32[Array, "nk d"],
-  examples: Examples,
-  head: Head,
-) -> _Sums:
-  """Adds the classes of one chunk, with weights `w_nk`, to the sums."""
-  one_by_one = head.loss.one_by_one
-  chunk_top_b = logits.others_nb.max(axis=0)
-  share_sum_b = sums.share_sum_b
-  if share_sum_b is not None:
-    top_b, shrink_b = sums.top_b, jnp.ones_like(sums.top_b)
-    above_nb = logits.others_nb - top_b[None]
-    e_nb = jax.nn.sigmoid(above_nb)
-    sum_b = sums.sum_b + jax.nn.softplus(above_nb).sum(axis=0)
-    share_sum_b += e_nb.sum(axis=0)
-  else:
-    top_b = jnp.maximum(sums.top_b, chunk_top_b)
-    shrink_b = jnp.exp(sums.top_b - top_b)
-    e_nb = jnp.exp(logits.others_nb - top_b[None])
-    sum_b = sums.sum_b * shrink_b + e_nb.sum(axis=0)
-  best_b = top_b
-  if _best_is_apart(head):
-    best_b = jnp.maximum(sums.best_b, logits.best_b(examples.scale))
-  cosine_sum_b = sums.cosine_sum_b
-  if cosine_sum_b is not None:
-    cosine_sum_b *= shrink_b
-    cosine_sum_b += (e_nb * logits.reweighted_nb).sum(axis=0)
-
-  def weigh() -> jax.Array:
-    e_kb = logits.gradient_of_rows(logits.gradient_of_cosines(e_nb))
-    return product(e_kb * logits.inverse_length_k1, w_nk, (0, 0), head)
-
-  share_b = chunk_top_b - top_b
-  if not one_by_one:  # The share so far is at least the share in the end.
-    share_b -= jnp.log(sum_b)
-  weighted_bd, skips = product_unless_below(
-    share_b, weigh, sums.weighted_bd.shape, head
-  )
-  return _Sums(
-    best_b=best_b,
-    top_b=top_b,
-    sum_b=sum_b,
-    weighted_bd=sums.weighted_bd * shrink_b[:, None] + weighted_bd,
-    cosine_sum_b=cosine_sum_b,
-    share_sum_b=share_sum_b,
-    kept=sums.kept,
-    skipped=sums.skipped + skips,
-  )
-
-
-def _best_is_apart(head: Head) -> bool:
-  """Whether the largest logit may be another than the largest cosine's."""
-  changed = head.loss.reweights_others or head.loss.one_by_one
-  return bool(changed or head.weigh_sample or head.logit_adjustment)
-
-
-class _Others(NamedTuple):
-  """What all shards together say of the other classes of each example.
-
-  Attributes:
-    best_b: largest logit before classes are reweighted or weighed.
-    sum_b: sum of exp(l - top); of log(1 + exp(l - bias)) if one by one.
-    cosine_sum_b: as in `_Sums`.
-    share_sum_b: as in `_Sums`.
-    rest_b: log-sum-exp; the sum if classes count one by one.
-    counted_from_b: the same; the bias if they do.
-  """
-
-  best_b: jax.Array
-  sum_b: jax.Array
-  cosine_sum_b: jax.Array | None
-  share_sum_b: jax.Array | None
-  rest_b: jax.Array
-  counted_from_b: jax.Array
-
-
-def _sum_over_shards(sums: _Sums, bias: jax.Array, head: Head) -> _Others:
-  """Brings the sums of all shards to one largest logit, and adds them."""
-  best_b = lax.pmax(sums.best_b, "model")
-  if head.loss.one_by_one:
-    top_b = bias
-    shrink_b = jnp.ones_like(sums.sum_b)
-  else:
-    top_b = lax.pmax(sums.top_b, "model") if _best_is_apart(head) else best_b
-    shrink_b = jnp.exp(sums.top_b - top_b)
-  sum_b, cosine_sum_b, share_sum_b = lax.psum(
-    jax.tree.map(
-      lambda sum_b: sum_b * shrink_b,
-      (sums.sum_b, sums.cosine_sum_b, sums.share_sum_b),
-    ),
-    "model",
-  )
-  if head.loss.one_by_one:
-    rest_b, counted_from_b = sum_b, jnp.broadcast_to(bias, sum_b.shape)
-  else:
-    rest_b = counted_from_b = top_b + jnp.log(sum_b)
-  return _Others(
-    best_b=best_b,
-    sum_b=sum_b,
-    cosine_sum_b=cosine_sum_b,
-    share_sum_b=share_sum_b,
-    rest_b=rest_b,
-    counted_from_b=counted_from_b,
-  )
-
-
 class _Variables(NamedTuple):
   """What the loss of the examples is differentiated in.
 
@@ -608,11 +396,34 @@ class _Variables(NamedTuple):
   bias: jax.Array
 
 
+def _differentiate(
+  inputs: LossInputs,
+  true: _TrueClasses,
+  others: Others,
+  scale: jax.Array,
+  bias: jax.Array,
+  head: Head,
+) -> tuple[_Variables, jax.Array]:
+  """Gradients of the mean loss by what it depends on, and the loss [B]."""
+  variables = _Variables(
+    cosine_b=inputs.cosine,
+    rest_b=others.rest_b,
+    angular_b=inputs.angular,
+    cosine_margin_b=inputs.cosine_margin,
+    length_b=inputs.length,
+    scale=scale,
+    bias=bias,
+  )
+  return jax.grad(_mean_loss, has_aux=True)(
+    variables, inputs, true.offset_b, others, head
+  )
+
+
 def _mean_loss(
   variables: _Variables,
   inputs: LossInputs,
   offset_b: jax.Array | float,
-  others: _Others,
+  others: Others,
   head: Head,
 ) -> tuple[jax.Array, jax.Array]:
   """This device's part of the mean loss, and the loss of each example."""
@@ -646,8 +457,8 @@ def _mean_loss(
 
 def _unit_gradient(
   gradient: _Variables,
-  sums: _Sums,
-  others: _Others,
+  sums: Sums,
+  others: Others,
   examples: Examples,
   true: _TrueClasses,
   head: Head,

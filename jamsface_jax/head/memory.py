@@ -25,12 +25,12 @@ class HeadCost:
   Attributes:
     weights: class weights.
     optimizer: state of their optimizer: momentum, or two moments.
-    gradient: theirs; 0 if the update is fused.
+    gradient: the gradient of the weights; 0 if the update is fused.
     sample: copies of the sampled classes' weights and optimizer state.
     kept: cosines kept from walk to walk.
     walk: the chunk at hand and the examples.
-    examples: those that it walks its classes with.
-    operations: of the matrix products of a step, floating-point.
+    examples: number of examples that a device walks its classes with.
+    operations: floating-point operations of a step's matrix products.
   """
 
   weights: int
@@ -72,9 +72,10 @@ def estimate(
 
   Args:
     head: what is fixed about it.
-    batch: examples of the global batch (of a micro-batch if accumulated).
+    batch: number of examples of the global batch (of a micro-batch if
+      gradients are accumulated).
     mesh: the (data, model) mesh.
-    optimizer: of the class weights.
+    optimizer: the one that the class weights have.
     fused_update: whether the update is fused.
   """
   model = mesh.shape["model"]
@@ -121,10 +122,10 @@ def check_fits(cost: HeadCost, head: Head, mesh: Mesh, memory: int) -> None:
   """Refuses a head that no device could hold.
 
   Args:
-    cost: of the head.
+    cost: what `estimate` returned.
     head: what is fixed about it.
     mesh: the (data, model) mesh.
-    memory: bytes of a device.
+    memory: bytes that a device may hold.
 
   Raises:
     InputError: names the bytes, and ways out with theirs.

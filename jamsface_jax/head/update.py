@@ -229,7 +229,7 @@ def _local_update(
     )
     gradient_nk, skips = _chunk_gradient(chunk, old[0], sources, head)
     gradient_nk = lax.psum(gradient_nk, "data")
-    new = _step_of_chunk(chunk, old, factor * gradient_nk, accept, optimizer)
+    new = _step_of_chunk(chunk, old, gradient_nk, factor, accept, optimizer)
     w_rk, state_rk = map_classes(chunk.put, (walked.w_rk, walked.state_rk), new)
     return _Walked(
       w_rk=w_rk,
@@ -273,6 +273,7 @@ def _step_of_chunk(
   chunk: Chunk,
   old: tuple[jax.Array, Any],
   gradient_nk: Float32[Array, "nk d"],
+  factor: Float32[Array, ""],
   accept: Bool[Array, ""],
   optimizer: optax.GradientTransformation,
 ) -> tuple[jax.Array, Any]:
@@ -280,7 +281,7 @@ def _step_of_chunk(
 
   def take_step() -> tuple[jax.Array, Any]:
     w_nk, state_nk = old
-    updates, state_nk = optimizer.update(gradient_nk, state_nk, w_nk)
+    updates, state_nk = optimizer.update(factor * gradient_nk, state_nk, w_nk)
     new = optax.apply_updates(w_nk, updates), state_nk
     return map_classes(chunk.unless_stale, old, new)
 

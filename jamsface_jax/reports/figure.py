@@ -180,7 +180,7 @@ class Axis:
     if 0 < size < 1e-3:
       mantissa, exponent = f"{value:.1e}".split("e")
       return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{0.0 if size < 1e-12 else value:.4g}"
+    return f"{value:.4g}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,6 +11,10 @@ def read_csv(
 ) -> Iterator[tuple[str, list[str]]]:
   """Yields `file:line` and the fields of each line below the header.
 
+  Args:
+    path: the file, UTF-8.
+    header: the names that its first line must have, in this order.
+
   Raises:
     InputError: no such file, another header, or a line of other length.
   """

@@ -31,20 +31,20 @@ Tree = TypeVar("Tree")
 
 
 def make_train_step(
-  config: Settings, components: Components, mesh: Mesh
+  settings: Settings, components: Components, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Compiles `train_step` for these settings; it takes over its state."""
-  shapes = state_shapes(components, config.data.image_size, mesh)
+  shapes = state_shapes(components, settings.data.image_size, mesh)
   shardings = jax.tree.map(lambda shape: shape.sharding, shapes)
   step = partial(
     train_step,
     components=components,
     mesh=mesh,
-    augmentation=dataclasses.asdict(config.augment),
-    accumulation=config.optimizer.accumulation,
-    fused_update=config.head.fused_update,
-    clip_norm=config.head.clip_norm,
-    seed=config.seed,
+    augmentation=dataclasses.asdict(settings.augment),
+    accumulation=settings.optimizer.accumulation,
+    fused_update=settings.head.fused_update,
+    clip_norm=settings.head.clip_norm,
+    seed=settings.seed,
   )
   return jax.jit(
     step,
@@ -115,15 +115,12 @@ def train_step(
   Returns:
     The next state, and float32 scalars by their name in `metrics.jsonl`.
   """
-  # What the step sees: images as augmented, and the classes that it walks.
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   augment_key, forward_key = jax.random.split(key)
   images = jnp.asarray(normalize(batch["images"]))
   images = augment(augment_key, images, **augmentation)
   labels = batch["labels"]
   sample = _draw_classes(key, labels, components.head, mesh)
-
-  # Its gradients.
   forward_and_back = partial(
     _forward_and_back,
     params=state.params,
@@ -132,39 +129,18 @@ def train_step(
     sample=sample,
     fused_update=fused_update,
   )
-  statistics = _Statistics(state.batch_stats, state.running)
-  if accumulation == 1:
-    statistics, gradients, loss = forward_and_back(
-      statistics, images, labels, forward_key
-    )
-  else:
-    statistics, gradients = _accumulate(
-      lambda *inputs: forward_and_back(*inputs)[:2],
-      statistics,
-      sharding.split_batch(images, accumulation, mesh),
-      sharding.split_batch(labels, accumulation, mesh),
-      jax.random.split(forward_key, accumulation),
-    )
-    loss = None
+  statistics, gradients, loss = _accumulate(
+    forward_and_back, state, images, labels, forward_key, accumulation, mesh
+  )
   gradients = _subtract_reward(gradients, state, labels, components)
-
-  # Whether it counts, and what it changes.
   backbone_norm = optax.tree.norm(gradients.backbone)
   accept = jnp.isfinite(gradients.metrics["train/loss"])
   accept &= jnp.isfinite(backbone_norm)
-  backbone = _update(
-    accept,
-    components.optimizers.backbone,
-    gradients.backbone,
-    state.opt_state["backbone"],
-    state.params["backbone"],
-  )
+
+  backbone = _update_backbone(accept, gradients, state, components)
   others = _update_margins_and_scalars(accept, gradients, state, components)
   weights = _update_weights(
     accept, gradients, loss, state, components, mesh, clip_norm, sample
-  )
-  statistics = _choose(
-    accept, statistics, _Statistics(state.batch_stats, state.running)
   )
   next_state = _next_state(state, accept, backbone, others, weights, statistics)
 
@@ -181,7 +157,7 @@ def _draw_classes(
   key: Key[Array, ""], labels: Int32[Array, " b"], head: Head, mesh: Mesh
 ) -> Sample | None:
   """The classes that the step walks; None: all."""
-  if head.sample_rate == 1:
+  if head.sample_rate >= 1:
     return None
   return class_sampling.draw(jax.random.fold_in(key, 2), labels, head, mesh)
 
@@ -256,30 +232,44 @@ def _example_means(loss: LossResult) -> dict[str, jax.Array]:
 
 
 def _accumulate(
-  gradients_of: Callable[..., tuple[_Statistics, _Gradients]],
-  statistics: _Statistics,
-  images: Float[Array, "parts b h w 3"],
-  labels: Int32[Array, "parts b"],
-  keys: Key[Array, " parts"],
-) -> tuple[_Statistics, _Gradients]:
-  """Mean gradients of micro-batches, one after the other."""
-  parts = len(images)
+  forward_and_back: Callable[..., tuple[_Statistics, _Gradients, LossResult]],
+  state: TrainState,
+  images: Float[Array, "b h w 3"],
+  labels: Int32[Array, " b"],
+  key: Key[Array, ""],
+  micro_batches: int,
+  mesh: Mesh,
+) -> tuple[_Statistics, _Gradients, LossResult | None]:
+  """Mean gradients of micro-batches, one after the other.
+
+  The result of the loss is had of a batch that is one micro-batch alone.
+  """
+  first = _Statistics(state.batch_stats, state.running)
+  if micro_batches == 1:
+    return forward_and_back(first, images, labels, key)
+
+  def gradients_of(
+    statistics: _Statistics, inputs: tuple[jax.Array, ...]
+  ) -> tuple[_Statistics, _Gradients]:
+    statistics, gradients, _ = forward_and_back(statistics, *inputs)
+    return statistics, gradients
 
   def step(
     carry: tuple[_Statistics, _Gradients], inputs: tuple[jax.Array, ...]
   ) -> tuple[tuple[_Statistics, _Gradients], None]:
     statistics, total = carry
-    statistics, new = gradients_of(statistics, *inputs)
+    statistics, new = gradients_of(statistics, inputs)
     return (statistics, jax.tree.map(jnp.add, total, new)), None
 
-  _, shapes = jax.eval_shape(
-    gradients_of, statistics, images[0], labels[0], keys[0]
+  inputs = (
+    sharding.split_batch(images, micro_batches, mesh),
+    sharding.split_batch(labels, micro_batches, mesh),
+    jax.random.split(key, micro_batches),
   )
+  _, shapes = jax.eval_shape(gradients_of, first, tuple(x[0] for x in inputs))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  (statistics, total), _ = jax.lax.scan(
-    step, (statistics, zeros), (images, labels, keys)
-  )
-  return statistics, jax.tree.map(lambda x: x / parts, total)
+  (statistics, total), _ = jax.lax.scan(step, (first, zeros), inputs)
+  return statistics, jax.tree.map(lambda x: x / micro_batches, total), None
 
 
 def _subtract_reward(
@@ -303,6 +293,22 @@ def _subtract_reward(
       jnp.subtract, gradients.margins_and_scalars, reward_gradient
     ),
     metrics=gradients.metrics | {"train/loss": loss},
+  )
+
+
+def _update_backbone(
+  accept: Bool[Array, ""],
+  gradients: _Gradients,
+  state: TrainState,
+  components: Components,
+) -> tuple[Any, Any]:
+  """The next parameters of the backbone, and their optimizer's state."""
+  return _update(
+    accept,
+    components.optimizers.backbone,
+    gradients.backbone,
+    state.opt_state["backbone"],
+    state.params["backbone"],
   )
 
 
@@ -374,6 +380,7 @@ def _update(
 
 
 def _choose(accept: Bool[Array, ""], new: Tree, old: Tree) -> Tree:
+  """The new values if the step is accepted, else the old."""
   return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
 
 
@@ -385,7 +392,19 @@ def _next_state(
   weights: WeightUpdate,
   statistics: _Statistics,
 ) -> TrainState:
-  """What was updated as a state; pairs: parameters, optimizer state."""
+  """Puts together what was updated, and counts the steps.
+
+  Args:
+    state: before the step.
+    accept: whether the step counts.
+    backbone: next parameters and optimizer state.
+    margins_and_scalars: the same of these.
+    weights: the same of the classes.
+    statistics: what the forward pass made of them, accepted or not.
+  """
+  statistics = _choose(
+    accept, statistics, _Statistics(state.batch_stats, state.running)
+  )
   in_all, in_a_row = state.rejected
   return TrainState(
     step=state.step + 1,

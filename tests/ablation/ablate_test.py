@@ -209,6 +209,11 @@ def test_the_best_choice_of_a_row_goes_on():
   )
   tuned = next(run for run in runs if (run.row, run.choice) == ("a", 1))
   assert "--config.evaluation.data=V" in tuned.settings
+  assert tuned.directory.path == "out/r/a/choice1/tuningseed7"
+  # Without settings of its own, a run that chooses may be compared too.
+  config.tuning.settings = ()
+  plain = plan_tuning(compared(config), "out")
+  assert plain[0].directory.path == "out/r/a/choice0/seed7"
   assert final.directory not in {run.directory for run in runs}
 
 

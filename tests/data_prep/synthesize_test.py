@@ -62,7 +62,9 @@ def test_same_seed_same_bytes_whatever_the_workers(output, tmp_path):
 def test_other_seed_other_images(output, tmp_path):
   run(tmp_path / "other", "--seed=1")
   one = {record.image for record in read_all(f"{output}/train")}
-  other = {record.image for record in read_all(tmp_path / "other" / "train")}
+  other = {
+    record.image for record in read_all(str(tmp_path / "other" / "train"))
+  }
   assert len(one) == len(other) == 60
   assert not one & other
 

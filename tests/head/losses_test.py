@@ -4,9 +4,11 @@ The oracles are written with arccos, a full softmax and Python loops over
 nothing but the batch, from the formulas, not from `losses`.
 """
 
+import dataclasses
 import math
 import pathlib
 import re
+import types
 from functools import partial
 
 import jax
@@ -14,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from heads import make_head, put, random_inputs
+from heads import SIZE, make_head, put, random_inputs
+from ml_collections import ConfigDict
 
 from jamsface_jax import head as head_lib
 from jamsface_jax.devices import sharding
+from jamsface_jax.errors import InputError
 from jamsface_jax.head import (
   ANGULAR,
   BIAS,
@@ -214,13 +218,9 @@ def inputs_of(head):
   return params, 0.7 * embeddings, labels
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_value_gradients_and_memory_are_the_paper_s(mesh, name):
-  loss, oracle, state = CASES[name]
-  keep_bytes = 1500 * (mesh.shape["data"] == 2)
-  head = make_head(loss=loss, keep_bytes=keep_bytes)
-  inputs = inputs_of(head)
-  one_step = optax.sgd(1.0)  # The weights' gradient is what they lose.
+def one_step(mesh, head, inputs, state):
+  """Loss and gradients under the sharded head; weights' by a fused step."""
+  sgd = optax.sgd(1.0)  # The weights' gradient is what they lose.
 
   @jax.jit
   def run(params, embeddings, labels, loss_state):
@@ -235,10 +235,10 @@ def test_value_gradients_and_memory_are_the_paper_s(mesh, name):
     )
     new = head_lib.update_weights(
       params,
-      one_step.init(params[WEIGHTS]),
+      sgd.init(params[WEIGHTS]),
       result.residuals,
       jnp.array(True),
-      optimizer=one_step,
+      optimizer=sgd,
       clip_norm=0.0,
       head=head,
       mesh=mesh,
@@ -250,8 +250,15 @@ def test_value_gradients_and_memory_are_the_paper_s(mesh, name):
     return result, gradients
 
   start = {k: jnp.float32(v) for k, v in state.items()}
-  got, gradients = run(*put(mesh, *inputs), start)
+  return run(*put(mesh, *inputs), start)
 
+
+def check(mesh, loss, oracle, state):
+  """Value, all gradients, memory and what is said of cosines, in float64."""
+  keep_bytes = 1500 * (mesh.shape["data"] == 2)
+  head = make_head(loss=loss, keep_bytes=keep_bytes)
+  inputs = inputs_of(head)
+  got, gradients = one_step(mesh, head, inputs, state)
   noise = np.asarray(jax.random.normal(KEY, (BATCH,)), np.float64)
 
   def mean(params, x):
@@ -274,17 +281,198 @@ def test_value_gradients_and_memory_are_the_paper_s(mesh, name):
   for statistic, value in got.loss_state.items():
     close(value, want_state[statistic])
   similarity = np.array(cosines(*inputs[:2]))
-  if name == "softmax":
+  if not loss.unit_weights:  # It knows lengths of weights, not of embeddings.
     similarity = inputs[1] @ inputs[0][WEIGHTS][:CLASSES].T
+    similarity /= np.linalg.norm(inputs[1], axis=1, keepdims=True)
   np.testing.assert_array_equal(
     got.correct, similarity.argmax(axis=1) == inputs[2]
   )
-  if name == "softmax":  # It knows lengths of weights, not of embeddings.
-    similarity /= np.linalg.norm(inputs[1], axis=1, keepdims=True)
   rows = np.arange(BATCH)
   close(got.true_cosine, similarity[rows, inputs[2]])
   similarity[rows, inputs[2]] = -np.inf
   close(got.hardest_cosine, similarity.max(axis=1))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_gradients_and_memory_are_the_paper_s(mesh, name):
+  check(mesh, *CASES[name])
+
+
+# What the recipe of CONTRIBUTING.md makes of each flag of `Loss` alone: a class
+# that overrides what it answers otherwise, and leaves the rest as it is.
+
+
+@dataclasses.dataclass(frozen=True)
+class Reweighting(losses.Loss):
+  reweights_others = True
+
+  def reweight_others(self, cosine_nb, threshold_b, state):
+    hard_nb = cosine_nb > threshold_b[None]
+    return (
+      jnp.where(hard_nb, 1.5 * cosine_nb, cosine_nb),
+      jnp.where(hard_nb, 1.5, 1.0),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledByLength(losses.Loss):
+  scale_has_gradient = True
+
+  def scale(self, x, s):
+    return s + 0.5 * x.length
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing(losses.Loss):
+  draws = True
+
+  def similarity(self, x):
+    return x.cosine - 0.2 * x.noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Remembering(losses.Loss):
+  remembers = True
+
+  def start(self, num_classes):
+    return {"margin": 0.3}
+
+  def update_before(self, batch):
+    return {"margin": batch.state["margin"] + 0.5 * batch.cosine.mean()}
+
+  def similarity(self, x):
+    return x.cosine - x.state["margin"]
+
+  def update_after(self, batch, rest):
+    return {"margin": batch.state["margin"] + 0.1 * rest.mean()}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsAsTheyAre(losses.Loss):
+  unit_weights = False
+
+
+@dataclasses.dataclass(frozen=True)
+class OneByOne(losses.Loss):
+  one_by_one = True
+
+
+def reweighting(params, x, y, scale, **_):
+  cosine = cosines(params, x)
+  hard = cosine > jax.lax.stop_gradient(cosine[ROWS, y])[:, None]
+  changed = jnp.where(hard, 1.5 * cosine, cosine)
+  return cross_entropy(scale * changed, scale * cosine[ROWS, y], y), {}
+
+
+def scaled_by_length(params, x, y, scale, **_):
+  scale = scale + 0.5 * jnp.linalg.norm(x, axis=1)
+  logits = scale[:, None] * cosines(params, x)
+  return cross_entropy(logits, logits[ROWS, y], y), {}
+
+
+def drawing(params, x, y, scale, noise, **_):
+  cosine = cosines(params, x)
+  phi = cosine[ROWS, y] - 0.2 * noise
+  return cross_entropy(scale * cosine, scale * phi, y), {}
+
+
+def remembering(params, x, y, scale, state, **_):
+  cosine = cosines(params, x)
+  true = cosine[ROWS, y]
+  margin = state["margin"] + 0.5 * jax.lax.stop_gradient(true).mean()
+  others = (scale * cosine).at[ROWS, y].set(-jnp.inf)
+  rest = jax.nn.logsumexp(others, axis=1)
+  loss = cross_entropy(scale * cosine, scale * (true - margin), y)
+  return loss, {"margin": margin + 0.1 * rest.mean()}
+
+
+def weights_as_they_are(params, x, y, scale, **_):
+  unit_x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+  logits = scale * unit_x @ params[WEIGHTS][:CLASSES].T
+  return cross_entropy(logits, logits[ROWS, y], y), {}
+
+
+def one_by_one(params, x, y, scale, **_):
+  logits, b = scale * cosines(params, x), params[BIAS]
+  others = jnp.log(1 + jnp.exp(logits - b)).at[ROWS, y].set(0)
+  true = jnp.log(1 + jnp.exp(b - logits[ROWS, y]))
+  return true + others.sum(axis=1), {}
+
+
+FLAGS = {
+  "reweights_others": (Reweighting(), reweighting, {}),
+  "scale_has_gradient": (ScaledByLength(), scaled_by_length, {}),
+  "draws": (Drawing(), drawing, {}),
+  "remembers": (Remembering(), remembering, {"margin": 0.3}),
+  "unit_weights": (WeightsAsTheyAre(), weights_as_they_are, {}),
+  "one_by_one": (OneByOne(), one_by_one, {}),
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_loss_with_one_flag_alone(flag):
+  check(sharding.make_mesh(4), *FLAGS[flag])
+
+
+def test_each_flag_has_its_case():
+  plain = losses.Loss()
+  flags = [k for k, v in vars(losses.Loss).items() if isinstance(v, bool)]
+  assert set(FLAGS) == set(flags)
+  for flag, (loss, _, _) in FLAGS.items():
+    assert [k for k in flags if getattr(loss, k) != getattr(plain, k)] == [flag]
+
+
+def test_the_head_asks_nothing_that_loss_does_not_declare():
+  folder = pathlib.Path(head_lib.__file__).parent
+  text = "".join(path.read_text() for path in folder.glob("*.py"))
+  asked = set(re.findall(r"\bhead\.loss\.(\w+)", text))
+  assert len(asked) > 10
+  assert asked <= set(vars(losses.Loss))
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_loss_with_one_flag_alone_trains(flag):
+  """From first values that `init` and `start` give, in samples of classes."""
+  loss = FLAGS[flag][0]
+  mesh = sharding.make_mesh(4)
+  head = make_head(loss=loss, sample_rate=0.9, learn_scale=True)
+  params = head_lib.init(jax.random.key(0), head, mesh)
+  assert (BIAS in params) == loss.one_by_one
+  state = {k: jnp.float32(v) for k, v in loss.start(CLASSES).items()}
+  rng = np.random.default_rng(0)
+  labels = np.arange(BATCH) % CLASSES
+  centres = rng.normal(size=(CLASSES, SIZE))
+  _, *batch = put(mesh, {}, centres[labels], labels)
+  sgd = optax.sgd(2.0)
+
+  @jax.jit
+  def step(params, state, key):
+    sample = class_sampling.draw(key, batch[1], head, mesh)
+    on_head = {"head": head, "mesh": mesh, "sample": sample}
+    result = head_lib.loss(params, *batch, loss_state=state, key=key, **on_head)
+    new = head_lib.update_weights(
+      params,
+      sgd.init(params[WEIGHTS]),
+      result.residuals,
+      jnp.array(True),
+      optimizer=sgd,
+      clip_norm=1.0,
+      **on_head,
+    )
+    moved = {
+      name: params[name] - 0.1 * gradient
+      for name, gradient in result.margins_and_scalars_gradient.items()
+    }
+    moved = head_lib.constrain(moved, head)
+    values = result.cross_entropy.mean(), result.correct.mean()
+    return moved | {WEIGHTS: new.weights}, result.loss_state, values
+
+  said = []
+  for k in range(30):
+    params, state, values = step(params, state, jax.random.key(k))
+    said.append(values)
+  (first, _), (last, correct) = said[0], said[-1]
+  assert last < first and correct > 0.9
 
 
 def test_cases_differ_and_none_is_without_effect():
@@ -409,6 +597,61 @@ def test_first_values():
   assert losses.UniFace(**JOINT, weight=1.0, rate=0.1).first_bias(
     1000
   ) == pytest.approx(math.log(1000))
+
+
+def test_a_loss_that_does_not_exist_is_refused_with_the_ones_that_do():
+  settings = types.SimpleNamespace(
+    loss="arcfac", continuation="smooth", straight_through=False
+  )
+  with pytest.raises(InputError) as error:
+    losses.make_loss(settings)
+  assert str(error.value) == (
+    "head.loss='arcfac' is unknown: use one of joint, softmax, combined,"
+    " sphereface, adacos, mv_softmax, curricularface, magface, adaface,"
+    " elasticface, uniface."
+  )
+
+
+@pytest.mark.parametrize(
+  "section",
+  [lambda fields: types.SimpleNamespace(**fields), ConfigDict],
+  ids=["attributes", "ConfigDict"],
+)
+def test_losses_are_made_of_any_settings_with_their_fields(section):
+  """Each value of each loss, from objects and from a ConfigDict alike."""
+  rng = np.random.default_rng(0)
+  for loss in [
+    losses.Joint(smooth=True, straight_through=True),
+    losses.Softmax(),
+    losses.Combined(1.35, straight_through=True),
+    losses.SphereFace(4.0, 5.0, 1000.0),
+    losses.AdaCos(),
+    losses.MVSoftmax(smooth=True, straight_through=True, t=1.2),
+    losses.CurricularFace(smooth=True, straight_through=True, momentum=0.01),
+    losses.MagFace(2.0, 9.0, 0.45, 0.8, 3.5),
+    losses.AdaFace(0.333, 0.3),
+    losses.ElasticFace(True, True, deviation=0.05, space="cosine"),
+    losses.UniFace(True, True, weight=0.7, rate=0.25),
+  ]:
+    fields = {f.name: getattr(loss, f.name) for f in dataclasses.fields(loss)}
+    fields |= {
+      name: float(rng.uniform(0.1, 0.9))
+      for name, value in fields.items()
+      if isinstance(value, float) and name != "rate"
+    }
+    words = {name.replace("_", ""): name for name in losses.NAMES}
+    word = words[type(loss).__name__.lower()]
+    own = set(fields) - {"smooth", "straight_through", "rate"}
+    settings = section(
+      {
+        "loss": word,
+        "continuation": "smooth",
+        "straight_through": True,
+        "sample_rate": 0.25,
+        word: section({name: fields[name] for name in own}),
+      }
+    )
+    assert losses.make_loss(settings) == dataclasses.replace(loss, **fields)
 
 
 def test_learned_scale_of_a_loss_that_reweights_others(mesh):

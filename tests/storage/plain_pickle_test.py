@@ -202,6 +202,8 @@ def copies(inner, times):
       b"(K\x01K\x01\x85", b"(K\x01\x8a\x06\x00\x00\x00\x00\x00\x01\x85"
     ),
     b"N" + b"r\xff\xff\xff\xff" + b".",  # A memo of 2**32 places.
+    b"N" + b"r\x00\x00\x10\x00" + b".",  # Of as many as there is room for.
+    b"Np1000000\n.",
     b"N" + b"\x85" * 50_000 + b".",  # Deeply nested.
     b"](" * 50_000 + b".",
     b"]q\x00" + b"(" + b"h\x00" * 50_000 + b"e.",  # A list of itself.
