@@ -3,6 +3,7 @@
 import ast
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from conftest import assert_one_sentence
 
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import InputError
-from jamsface_jax.run.progress import Progress
+from jamsface_jax.run.progress import StepProgress
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.metric_writer import MetricWriter
 
@@ -231,6 +232,46 @@ def test_imports_point_down(path):
     assert FLOOR.get(below, COMMANDS) < floor, imported
 
 
+def files_of_a_run():
+  """Names of all that lies in a run's directory."""
+  run = RunDirectory("w")
+  values = [
+    getattr(run, name)
+    for name, one in vars(RunDirectory).items()
+    if isinstance(one, property) and name != "absolute"
+  ]
+  paths = [one if isinstance(one, str) else one.path for one in values]
+  # The word has other meanings too.
+  return {os.path.basename(path) for path in paths} - {"evaluation"} | {"lock"}
+
+
+# What a comparison of runs has beside them, and the template of a card.
+OTHER_FILES = {
+  "ablate.py": "compiled",
+  "ablation/tables.py": "results.json",
+  "reports/model_card.py": "model_card.md",
+}
+
+
+@pytest.mark.parametrize(
+  "path",
+  sorted((ROOT / "jamsface_jax").rglob("*.py")),
+  ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_files_of_a_run_are_named_in_one_place(path):
+  relative = str(path.relative_to(ROOT / "jamsface_jax"))
+  if relative == "storage/run_directory.py":
+    return
+  names = files_of_a_run() - {OTHER_FILES.get(relative)}
+  assert len(names) > 12
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Constant):
+      assert node.value not in names, f"line {node.lineno}: {node.value}"
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.path.join":
+      joined = ast.unparse(node.args[0])
+      assert not re.search(r"workdir|\brun\b", joined), f"line {node.lineno}"
+
+
 def test_recipes_need_no_jax():
   code = "import sys, jamsface_jax.config; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -276,5 +317,5 @@ def test_converting_needs_no_matplotlib():
 
 
 def test_progress_when_all_steps_were_rejected(capsys):
-  Progress(9, 0, quiet=False).show(3, {"train/images_per_second": 5.0})
+  StepProgress(9, 0, quiet=False).show(3, {"train/images_per_second": 5.0})
   assert "step 3/9: all steps rejected, 5 images/s" in capsys.readouterr().out

@@ -203,7 +203,7 @@ def _run_all(
     cores = sorted(os.sched_getaffinity(0))
   free = [cores[k::jobs] or cores for k in range(jobs)]
   failed = {}
-  progress = Progress(total, total - len(trials), quiet=False)
+  progress = Progress(total, total - len(trials), unit=" runs", quiet=False)
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
 
     def run_on_free_cores(trial: Trial) -> str | None:
@@ -221,7 +221,7 @@ def _run_all(
         if why:
           failed[trial] = why
           progress.note(f"{trial.directory.path}: {why}")
-        progress.step()
+        progress.advance()
     except KeyboardInterrupt:
       pool.shutdown(cancel_futures=True)
       raise

@@ -6,7 +6,7 @@ several if they are small, ahead. There is no iterator state: a run that resumes
 at step k starts at k.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -69,7 +69,7 @@ def batches(
   start: int,
   total_steps: int,
   threads: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
   """Yields this process's rows of batches `start` to `total_steps` - 1.
 
   Args:

@@ -25,7 +25,7 @@ from jamsface_jax.embedding.files import (
   EmbeddingFiles,
 )
 from jamsface_jax.errors import InputError, RunError
-from jamsface_jax.run.progress import _Progress
+from jamsface_jax.run.progress import ImageProgress
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
@@ -190,12 +190,18 @@ def _embed_blocks(
 
   batches = read_ahead(read, start=0, stop=len(numbers), threads=threads)
   files.open(jax.process_index())
-  with _Progress(_count_images(files, numbers)) as progress:
+  several = jax.process_count() > 1
+  with ImageProgress(
+    _count_images(files, numbers),
+    # Of several processes the first speaks, of its own share.
+    title=f"1 of {jax.process_count()} processes" if several else None,
+    quiet=jax.process_index() > 0,
+  ) as progress:
     for (number, block), embeddings in embedder.run(variables, batches):
       count = len(block.names)
       rows = _rows(embeddings[:count], block, scale=scale, dtype=dtype)
       files.write(number, rows, block.names, block.broken)
-      progress.add(count)
+      progress.advance(count)
   files.close()
 
 

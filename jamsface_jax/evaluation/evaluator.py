@@ -33,10 +33,10 @@ CENTRE_ANGLE = "train/centre_angle_mean"
 
 
 class Evaluator:
-  """Evaluates states on the sets of `config.evaluation`.
+  """Evaluates states on the sets of `settings.evaluation`.
 
   Args:
-    config: the settings of the run.
+    settings: the settings of the run.
     components: the network, its head and how they are trained.
     mesh: the (data, model) mesh.
     class_sizes: how many training images each class has, int [C].
@@ -48,12 +48,12 @@ class Evaluator:
 
   def __init__(
     self,
-    config: Settings,
+    settings: Settings,
     components: Components,
     mesh: Mesh,
     class_sizes: Int64[np.ndarray, " c"],
   ):
-    chosen = config.evaluation
+    chosen = settings.evaluation
     self._settings = JudgingSettings(
       fars=chosen.fars,
       poolings=[parse_pooling(chosen.pooling)],
@@ -61,12 +61,12 @@ class Evaluator:
       plain=True,
       replicates=0,
     )
-    self._threads = config.data.threads
-    self._tasks = open_tasks(chosen.data, config.data.image_size)
+    self._threads = settings.data.threads
+    self._tasks = open_tasks(chosen.data, settings.data.image_size)
     self._known_people = open_known_people(
       chosen.known,
-      config.data.directory,
-      config.data.image_size,
+      settings.data.directory,
+      settings.data.image_size,
       class_sizes,
     )
     _check_names(self._tasks, self._known_people)
@@ -85,7 +85,7 @@ class Evaluator:
       components.model,
       mesh=mesh,
       batch_size=chosen.batch_size,
-      image_size=config.data.image_size,
+      image_size=settings.data.image_size,
       flip=chosen.flip,
     )
 

@@ -1,6 +1,7 @@
 """A run that begins with parts of another one."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -25,8 +26,12 @@ BACKBONE = "backbone"
 # Settings of the model that change neither the shapes nor the meaning of its
 # weights; all others must agree.
 _NOT_OF_WEIGHTS = (
-  *("dropout", "drop_path", "mask_ratio"),
-  *("dtype", "remat", "batch_norm_group"),
+  "dropout",
+  "drop_path",
+  "mask_ratio",
+  "dtype",
+  "remat",
+  "batch_norm_group",
 )
 
 
@@ -35,8 +40,8 @@ class FineTune:
   """What a run began with.
 
   Attributes:
-    workdir: absolute, of the other run.
-    step: of its checkpoint.
+    workdir: absolute path of the other run.
+    step: finished steps of its checkpoint.
     keep: "backbone" and names of `HEAD_PARTS`.
   """
 
@@ -98,30 +103,31 @@ def plan_fine_tune(
   return chosen
 
 
-def begin_with(
+def apply_fine_tune(
   chosen: FineTune,
   state: TrainState,
-  config: Settings,
+  settings: Settings,
   components: Components,
   mesh: Mesh,
 ) -> TrainState:
   """Puts the kept parts into a first state; the rest of it stays.
 
   Args:
-    chosen: what to keep, of whom.
-    state: as created.
-    config: of this run.
-    components: of this run.
-    mesh: of this run; the other may have had another.
+    chosen: which parts of which run to keep.
+    state: a first state, as created.
+    settings: those of this run.
+    components: those of this run.
+    mesh: that of this run; the other may have had another.
 
   Raises:
     InputError: the other run had another model, colour order or, if parts of
       the head are kept, other classes.
+    RunError: its checkpoint cannot be read.
   """
   reader = CheckpointReader(RunDirectory(chosen.workdir))
   reader.choose(chosen.step)
-  _check_fits(chosen, reader.metadata(chosen.step), config, components)
-  shapes = state_shapes(components, config.data.image_size, mesh)
+  _check_fits(chosen, reader.metadata(chosen.step), settings, components)
+  shapes = state_shapes(components, settings.data.image_size, mesh)
   params, batch_stats = dict(state.params), state.batch_stats
   if BACKBONE in chosen.keep:
     backbone = reader.restore_item(
@@ -131,7 +137,7 @@ def begin_with(
     )
     params["backbone"] = backbone["params"]
     batch_stats = backbone["batch_stats"]
-  kept = [leaf for n in chosen.keep for leaf in HEAD_PARTS.get(n, ())]
+  kept = [leaf for part in chosen.keep for leaf in HEAD_PARTS.get(part, ())]
   if kept:
     head = reader.restore_item(chosen.step, "head", shapes.params["head"])
     params["head"] = params["head"] | {name: head[name] for name in kept}
@@ -140,23 +146,24 @@ def begin_with(
 
 def _check_fits(
   chosen: FineTune,
-  stored: dict[str, Any],
-  config: Settings,
+  stored: Mapping[str, Any],
+  settings: Settings,
   components: Components,
 ) -> None:
+  """Refuses parts of a run whose numbers would mean something else here."""
   other = read_settings(RunDirectory(chosen.workdir))
   pairs = {
     "color_order": (stored["color_order"], records.COLOR_ORDER),
-    "data.image_size": (other.data.image_size, config.data.image_size),
+    "data.image_size": (other.data.image_size, settings.data.image_size),
   }
-  for name, value in dataclasses.asdict(config.model).items():
+  for name, value in dataclasses.asdict(settings.model).items():
     if name not in _NOT_OF_WEIGHTS:
       pairs[f"model.{name}"] = getattr(other.model, name), value
   if set(chosen.keep) & set(HEAD_PARTS):
     pairs["num_classes"] = stored["num_classes"], components.head.num_classes
     pairs["head.class_multiple"] = (
       other.head.class_multiple,
-      config.head.class_multiple,
+      settings.head.class_multiple,
     )
   for name, (theirs, ours) in pairs.items():
     if theirs != ours:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 from jamsface_jax.storage.run_directory import RunDirectory
 
@@ -52,7 +52,7 @@ class Goodput:
     return before
 
   @contextlib.contextmanager
-  def spent(self, kind: str) -> Iterator[None]:
+  def spent(self, kind: str) -> Generator[None, None, None]:
     """A context whose time counts as this kind."""
     before = self.run(kind)
     try:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
 
 from jamsface_jax.head.parameters import (
   ANGULAR,
@@ -31,16 +33,16 @@ class Optimizers(NamedTuple):
   """One for each kind of parameter, see the head of this file.
 
   Attributes:
-    backbone: with weight decay, its gradient clipped.
-    weights: of the classes, with weight decay.
-    margins_and_scalars: of what else the head has: margins, scale, bias.
+    backbone: the backbone's, with weight decay, its gradient clipped.
+    weights: that of the class weights, with weight decay.
+    margins_and_scalars: that of all else the head has: margins, scale, bias.
   """
 
   backbone: optax.GradientTransformation
   weights: optax.GradientTransformation
   margins_and_scalars: optax.GradientTransformation
 
-  def init(self, params: Any) -> Any:
+  def init(self, params: dict[str, PyTree]) -> dict[str, PyTree]:
     """Makes the state of all three; below `head` it is split by class."""
     return {
       "backbone": self.backbone.init(params["backbone"]),
@@ -55,19 +57,37 @@ class Optimizers(NamedTuple):
 
 
 def make_optimizers(
-  config: Settings, schedule: optax.Schedule, head: Head
+  settings: Settings, schedule: optax.Schedule, head: Head
 ) -> Optimizers:
-  """Builds the optimizers of the backbone and of the head."""
-  settings = config.optimizer
-  main = _main(settings, schedule)
+  """Builds the optimizers of the backbone and of the head.
+
+  Args:
+    settings: those of the run.
+    schedule: learning rate by step, of all but margins and scale.
+    head: says what is learned of the head.
+  """
+  chosen = settings.optimizer
+  main = _main(chosen, schedule)
   backbone = main
-  if settings.clip_norm:
-    backbone = optax.chain(optax.clip_by_global_norm(settings.clip_norm), main)
+  if chosen.clip_norm:
+    backbone = optax.chain(optax.clip_by_global_norm(chosen.clip_norm), main)
+  return Optimizers(
+    backbone=optax.partition(
+      {"learned": backbone, "frozen": optax.set_to_zero()}, _groups_of_backbone
+    ),
+    weights=main,
+    margins_and_scalars=_of_margins_and_scalars(settings, schedule, head),
+  )
 
-  def margin_rate(step):
-    return config.head.margin_rate * schedule(step)
 
-  frozen = optax.set_to_zero()
+def _of_margins_and_scalars(
+  settings: Settings, schedule: optax.Schedule, head: Head
+) -> optax.GradientTransformation:
+  """The optimizer of all that a head has but weights, each at its own rate."""
+
+  def margin_rate(step: ArrayLike) -> ArrayLike:
+    return settings.head.margin_rate * schedule(step)
+
   learns = {
     ANGULAR: head.angular.learned,
     COSINE: head.cosine.learned,
@@ -76,23 +96,18 @@ def make_optimizers(
     CLASS_SIZES: False,
   }
 
-  return Optimizers(
-    backbone=optax.partition(
-      {"learned": backbone, "frozen": frozen}, _groups_of_backbone
-    ),
-    weights=main,
-    margins_and_scalars=optax.partition(
-      {
-        ANGULAR: _of_margin(head.angular, margin_rate),
-        COSINE: _of_margin(head.cosine, margin_rate),
-        LOG_SCALE: optax.sgd(margin_rate),
-        BIAS: optax.sgd(schedule, momentum=settings.momentum),
-        "frozen": frozen,
-      },
-      lambda params: {
-        name: name if learns[name] else "frozen" for name in params
-      },
-    ),
+  def group(params: dict[str, PyTree]) -> dict[str, str]:
+    return {name: name if learns[name] else "frozen" for name in params}
+
+  return optax.partition(
+    {
+      ANGULAR: _of_margin(head.angular, margin_rate),
+      COSINE: _of_margin(head.cosine, margin_rate),
+      LOG_SCALE: optax.sgd(margin_rate),
+      BIAS: optax.sgd(schedule, momentum=settings.optimizer.momentum),
+      "frozen": optax.set_to_zero(),
+    },
+    group,
   )
 
 
@@ -107,14 +122,16 @@ def _main(
   class was not sampled, as PyTorch's SparseAdam counts.
   """
 
-  def decays(params):
+  def decays(params: PyTree) -> PyTree[bool]:
     return jax.tree.map(lambda p: settings.decay_vectors or p.ndim > 1, params)
 
   if settings.name == "adamw":
     b1, b2 = settings.betas
     return optax.adamw(
       schedule,
-      *(b1, b2, settings.eps),
+      b1=b1,
+      b2=b2,
+      eps=settings.eps,
       weight_decay=settings.weight_decay,
       mask=decays,
     )
@@ -129,8 +146,8 @@ def _of_margin(
 ) -> optax.GradientTransformation:
   """The optimizer of one kind of margins; `constrain` keeps their bounds."""
 
-  def rate_from_start(step):
-    return jnp.where(step < margin.start, 0.0, rate(step))
+  def rate_from_start(step: ArrayLike) -> Array:
+    return jnp.where(jnp.less(step, margin.start), 0.0, rate(step))
 
   sgd = optax.sgd(rate_from_start)
   if margin.bounds == "box":
@@ -148,30 +165,35 @@ def _through_sigmoid(
   """
   width = upper - lower
 
-  def free(p):
+  def free(bounded: Array) -> Array:
     # A parameter on a bound would never leave it.
-    share = jnp.clip((p - lower) / width, 1e-4, 1 - 1e-4)
+    share = jnp.clip((bounded - lower) / width, 1e-4, 1 - 1e-4)
     return jnp.log(share) - jnp.log1p(-share)
 
-  def bound(r):
-    return lower + width * jax.nn.sigmoid(r)
+  def bound(free: Array) -> Array:
+    return lower + width * jax.nn.sigmoid(free)
 
-  def update(slopes, state, params):
+  def slope(free: Array) -> Array:
+    return width * jax.nn.sigmoid(free) * jax.nn.sigmoid(-free)
+
+  def update(
+    updates: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params | None = None,
+  ) -> tuple[optax.Updates, optax.OptState]:
     r = jax.tree.map(free, params)
-    slopes = jax.tree.map(
-      lambda slope, r: slope * width * jax.nn.sigmoid(r) * jax.nn.sigmoid(-r),
-      slopes,
-      r,
-    )
-    steps, state = optimizer.update(slopes, state, r)
+    gradients = jax.tree.map(lambda g, r: g * slope(r), updates, r)
+    steps, state = optimizer.update(gradients, state, r)
     moves = jax.tree.map(lambda r, step: bound(r + step) - bound(r), r, steps)
     return moves, state
 
   return optax.GradientTransformation(optimizer.init, update)
 
 
-def _groups_of_backbone(params: Any) -> Any:
-  def group(path, _):
+def _groups_of_backbone(params: PyTree) -> PyTree[str]:
+  """Says of each parameter of a backbone whether it is learned."""
+
+  def group(path: tuple[Any, ...], _: Any) -> str:
     # The field keeps the scale of the last batch normalisation at 1: the
     # softmax sees directions only.
     frozen = [entry.key for entry in path][-2:] == ["embedding_bn", "scale"]

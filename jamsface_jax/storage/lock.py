@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from jamsface_jax.errors import InputError
 
@@ -14,7 +14,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextlib.contextmanager
-def hold(workdir: str, lock_file: str) -> Iterator[None]:
+def hold(workdir: str, lock_file: str) -> Generator[None, None, None]:
   """Holds the work directory, made if missing, for this process alone.
 
   The lock is `flock` on a file: the kernel lets go of it when the process

@@ -21,7 +21,7 @@ def write_manifest(directory: str) -> None:
     directory: complete, and not changed any more.
 
   Raises:
-    OSError: of the file system.
+    OSError: the file system refuses.
   """
   files = {}
   for path in _files(directory):

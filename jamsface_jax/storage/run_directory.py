@@ -11,7 +11,9 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Generator
 from typing import IO, Any
 
 from jamsface_jax.errors import InputError
@@ -69,7 +71,7 @@ class RunFile:
     return json.loads(self.read_text())
 
   @contextlib.contextmanager
-  def written_whole(self, mode: str = "w") -> Iterator[IO[Any]]:
+  def written_whole(self, mode: str = "w") -> Generator[IO[Any], None, None]:
     """Opens it for writing; it has its new content when the block has ended.
 
     Args:
@@ -205,7 +207,7 @@ class RunDirectory:
       os.makedirs(self.path, exist_ok=True)
 
   @contextlib.contextmanager
-  def created_whole(self) -> Iterator["RunDirectory"]:
+  def created_whole(self) -> Generator["RunDirectory", None, None]:
     """Makes the directory under another name, its own when the block has ended.
 
     Raises:
@@ -327,6 +329,12 @@ class RunDirectory:
   def tensorboard(self) -> str:
     """Directory of TensorBoard's files, absolute."""
     return os.path.join(self.absolute, "tensorboard")
+
+  def new_events_file(self) -> str:
+    """Path of a file that TensorBoard will find; its directory is made."""
+    os.makedirs(self.tensorboard, exist_ok=True)
+    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+    return os.path.join(self.tensorboard, name)
 
   @property
   def compiled(self) -> str:

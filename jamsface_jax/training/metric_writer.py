@@ -1,13 +1,16 @@
-"""Numbers of a run to `metrics.jsonl`, TensorBoard, W&B, by one process."""
+"""Numbers of a run to its file of metrics, TensorBoard and W&B."""
 
 import json
 import math
-import os
-import socket
 import time
 from collections.abc import Mapping
+from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+# Made by protobuf as it is imported.
+from tensorboardX.proto.event_pb2 import (
+  Event,  # ty: ignore[missing-module-member]
+  SessionLog,  # ty: ignore[missing-module-member]
+)
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
@@ -21,7 +24,7 @@ class MetricWriter:
   """Appends metrics; a resumed run takes back what it will write again.
 
   Args:
-    run: directory of the run.
+    run: directory of the run; where it is not written to, nothing is.
     finished: steps that the run resumes from; later lines are dropped.
     wandb_log: gets the same numbers, if there is one.
 
@@ -35,31 +38,26 @@ class MetricWriter:
     self._wandb_log = wandb_log
     self._file = run.metrics
     self.last: set[str] = drop_after(run.metrics, finished)
-    os.makedirs(run.tensorboard, exist_ok=True)
     # SummaryWriter writes in a thread, whose errors (a full disk) go nowhere
     # and whose end makes the next call wait for ever.
-    self._events = RecordWriter(
-      os.path.join(
-        run.tensorboard,
-        f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}",
-      )
-    )
+    self._events = RecordWriter(run.new_events_file()) if run.writes else None
     self._add_event(file_version="brain.Event:2")
-    # TensorBoard hides what an earlier run wrote from this step on.
+    # TensorBoard hides what an earlier launch wrote from this step on.
     self._add_event(
       step=finished + 1, session_log=SessionLog(status=SessionLog.START)
     )
 
-  def _add_event(self, **fields) -> None:
-    event = Event(wall_time=time.time(), **fields)
-    self._events.write(event.SerializeToString())
+  def _add_event(self, **fields: Any) -> None:
+    if self._events:
+      event = Event(wall_time=time.time(), **fields)
+      self._events.write(event.SerializeToString())
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes one line.
 
     Args:
       step: finished steps.
-      metrics: names as "train/loss" or "lfw/accuracy".
+      metrics: values by name, "train/loss" or "lfw/accuracy".
 
     Raises:
       RunError: the disk is full.
@@ -91,4 +89,5 @@ class MetricWriter:
       if self._wandb_log:
         self._wandb_log.close()
     finally:
-      self._events.close()
+      if self._events:
+        self._events.close()

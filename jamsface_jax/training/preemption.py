@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
@@ -28,10 +29,10 @@ class Preemption:
       signal.signal(signal.SIGTERM, self._note)
     signal.signal(signal.SIGINT, self._interrupt)
 
-  def _note(self, *_) -> None:
+  def _note(self, number: int, frame: FrameType | None) -> None:
     self._requested = True
 
-  def _interrupt(self, *_) -> None:
+  def _interrupt(self, number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     self.exit_code = EXIT_INTERRUPTED
     # Not print: it may be the very thing that was interrupted.
@@ -42,7 +43,11 @@ class Preemption:
       self._requested = True
 
   def requested(self, step: int) -> bool:
-    """Asked after each step; all processes get the same answer."""
+    """Asked after each step; all processes get the same answer.
+
+    Args:
+      step: finished steps.
+    """
     if self._distributed:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._requested

@@ -1,7 +1,7 @@
 """A trace of some steps, for TensorBoard's profiler, XProf and Perfetto."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ class Profile:
   https://ui.perfetto.dev opens.
 
   Args:
-    steps: the first and the last of them are traced; empty: none.
+    steps: numbers of the steps to trace; empty: none.
     run: directory of the run.
   """
 
@@ -27,7 +27,7 @@ class Profile:
     self._running = False
 
   @contextlib.contextmanager
-  def step(self, step: int) -> Iterator[None]:
+  def step(self, step: int) -> Generator[None, None, None]:
     """A context for the work of one step, which viewers then know by number.
 
     Starts the trace if this step is the first of those to come.
@@ -39,7 +39,12 @@ class Profile:
       yield
 
   def after(self, step: int, results: Any) -> None:
-    """Ends it after the last of them, when its results are there."""
+    """Ends the trace after the last of its steps, when that has been done.
+
+    Args:
+      step: the step that has been started.
+      results: arrays that are there when it has been done.
+    """
     if self._running and step + 1 not in self._steps:
       jax.block_until_ready(results)
       self.close()

@@ -3,16 +3,17 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Int64
 
 from jamsface_jax.errors import RunError
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run.goodput import Goodput
-from jamsface_jax.run.progress import Progress
+from jamsface_jax.run.progress import StepProgress
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.metric_writer import MetricWriter
@@ -20,9 +21,11 @@ from jamsface_jax.training.metric_writer import MetricWriter
 
 @dataclasses.dataclass
 class _Pending:
+  """A step whose metrics may still be computed."""
+
   step: int
-  metrics: dict[str, jax.Array]
-  ids: np.ndarray
+  metrics: Mapping[str, Float[Array, ""]]
+  ids: Int64[np.ndarray, " n"]
 
 
 # Parts of the names of metrics that are states of the run, which are not
@@ -37,43 +40,49 @@ class StepLog:
   finite, and measures speed and the share of time spent waiting for data.
 
   Args:
-    config: of the run.
+    settings: those of the run.
     run: directory of the run.
-    writer: None on all processes but one.
+    writer: gets each line.
     progress: shows each line.
     goodput: clock of the run.
-    total_steps: of the run.
+    total_steps: steps of the whole run.
     begun: what `state` was at the checkpoint that the run goes on from; {} at
       the start.
   """
 
   def __init__(
     self,
-    config: Settings,
+    settings: Settings,
     run: RunDirectory,
-    writer: MetricWriter | None,
-    progress: Progress,
+    *,
+    writer: MetricWriter,
+    progress: StepProgress,
     goodput: Goodput,
     total_steps: int,
     begun: Mapping[str, Any],
   ):
-    self._log_every = config.log_every
-    self._batch_size = config.data.batch_size
+    self._log_every = settings.log_every
+    self._batch_size = settings.data.batch_size
     self._run = run
     self._writer = writer
     self._progress = progress
     self._goodput = goodput
     self._total_steps = total_steps
-    self._reject_in_a_row = config.optimizer.reject_in_a_row
+    self._reject_in_a_row = settings.optimizer.reject_in_a_row
     self._pending: _Pending | None = None
     self._sums: dict[str, float] = dict(begun.get("sums", {}))
-    self._count = begun.get("count", 0)
+    self._count: int = begun.get("count", 0)
     self._waited = 0.0
     self._timed = 0  # Steps since `_since`.
     self._since: float | None = None
 
+  @property
+  def last_metrics(self) -> set[str]:
+    """Names of the metrics that the step which the run goes on from has."""
+    return self._writer.last
+
   @contextlib.contextmanager
-  def waiting(self) -> Iterator[None]:
+  def waiting(self) -> Generator[None, None, None]:
     """A context whose time counts as waiting for data."""
     begin = time.monotonic()
     with self._goodput.spent("data"):
@@ -81,9 +90,18 @@ class StepLog:
     self._waited += time.monotonic() - begin
 
   def add(
-    self, step: int, metrics: dict[str, jax.Array], ids: np.ndarray
+    self,
+    step: int,
+    metrics: Mapping[str, Float[Array, ""]],
+    ids: Int64[np.ndarray, " n"],
   ) -> None:
-    """Notes a step that has just been started."""
+    """Notes a step that has just been started.
+
+    Args:
+      step: finished steps, once it is.
+      metrics: values by name, on the devices.
+      ids: the examples that this process had in it.
+    """
     self.catch_up()
     self._pending = _Pending(step, metrics, ids)
 
@@ -97,7 +115,7 @@ class StepLog:
     in_a_row = int(metrics.pop("train/rejected_in_a_row"))
     if in_a_row > self._reject_in_a_row:
       self._stop(step, metrics, ids)
-    self._progress.step()
+    self._progress.advance()
     if in_a_row:
       self._progress.note(
         f"step {step}: loss {metrics['train/loss']}, gradient norm"
@@ -115,21 +133,21 @@ class StepLog:
     if step % self._log_every == 0 or step == self._total_steps:
       self._write(step, metrics)
 
-  def _write(self, step: int, latest: dict[str, float]) -> None:
+  def _write(self, step: int, latest: Mapping[str, float]) -> None:
+    """Writes and shows a line: means since the last one, states as they are."""
     means = {k: v / self._count for k, v in self._sums.items()}
     for name, value in latest.items():  # States of the run are not averaged.
       if any(kind in name for kind in _STATES):
         means[name] = value
-    elapsed = time.monotonic() - self._since
-    if self._timed:
+    if self._timed and self._since is not None:
+      elapsed = time.monotonic() - self._since
       means["train/images_per_second"] = (
         self._timed * self._batch_size / elapsed
       )
       means["train/data_wait_fraction"] = min(self._waited / elapsed, 1.0)
     means |= self._goodput.shares()
     self._goodput.save()
-    if self._writer:
-      self._writer.write(step, means)
+    self._writer.write(step, means)
     self._progress.show(step, means)
     self._sums, self._count = {}, 0
     self._restart_clock()
@@ -140,14 +158,14 @@ class StepLog:
   def add_evaluations(
     self,
     step: int,
-    evaluations: list[Evaluation],
+    evaluations: Sequence[Evaluation],
     further: Mapping[str, float],
   ) -> dict[str, float]:
     """Writes what was measured at a step; returns all of it.
 
     Args:
       step: finished steps.
-      evaluations: on the sets of `config.evaluation`.
+      evaluations: those of the sets of `settings.evaluation`.
       further: more metrics.
     """
     measured = dict(further)
@@ -156,7 +174,7 @@ class StepLog:
       self._progress.note(
         f"step {step}: {evaluation.name} {evaluation.headline}"
       )
-    if measured and self._writer:
+    if measured:
       self._writer.write(step, measured)
     # An evaluation's time is not training's.
     self._restart_clock()
@@ -167,13 +185,13 @@ class StepLog:
 
     The lines before it are on the disk when this returns.
     """
-    if self._writer:
-      self._writer.sync()
+    self._writer.sync()
     return {"sums": dict(self._sums), "count": self._count}
 
   def _stop(
-    self, step: int, metrics: dict[str, float], ids: np.ndarray
-  ) -> None:
+    self, step: int, metrics: Mapping[str, float], ids: Int64[np.ndarray, " n"]
+  ) -> NoReturn:
+    """Ends the run for a loss that is not finite; notes what is known."""
     file = self._run.not_finite(step, jax.process_index())
     values = {k: str(v) for k, v in metrics.items()}
     file.write_json({"step": step, "metrics": values, "ids": ids.tolist()})
@@ -187,6 +205,4 @@ class StepLog:
   def close(self) -> None:
     """Ends the bar and the files."""
     self._progress.close()
-    if self._writer:
-      self._writer.close()
-      self._writer = None
+    self._writer.close()

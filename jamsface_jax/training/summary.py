@@ -1,58 +1,54 @@
 """What a run says of itself at its start and at its end."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from jamsface_jax.data.sources import Source
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.run.components import Components
 from jamsface_jax.run.progress import clock
 from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.training.setup import Setup
 
 
-def opening(
-  config: Settings,
-  source: Source,
-  components: Components,
-  mesh: Mesh,
-  cost: memory.HeadCost,
-  first: int,
-  total_steps: int,
-) -> str:
-  """What the run is, in a few lines."""
-  weights = count_parameters(config, components, mesh)
-  operations = count_operations(config, components, mesh)
-  settings = config.head
-  rate = memory.measure_rate(components.head, cost.examples)
+def opening(setup: Setup, first: int) -> str:
+  """What the run is, in a few lines.
+
+  Args:
+    setup: what the run is.
+    first: steps done before.
+  """
+  settings, source, mesh = setup.settings, setup.source, setup.mesh
+  head, cost, total_steps = settings.head, setup.head_cost, setup.total_steps
+  operations = count_operations(setup)
+  rate = memory.measure_rate(setup.components.head, cost.examples)
   # Forward and, twice that, backward of the backbone; the head.
-  batch = config.data.batch_size
+  batch, size = settings.data.batch_size, settings.data.image_size
   step = (3 * operations * batch / mesh.size + cost.operations) / rate
   return "\n".join(
     [
       f"data      {len(source):,} images of {source.num_classes:,} classes"
       f" ({source.class_sizes.min()} to {source.class_sizes.max()} each)",
-      f"model     {config.model.name}, {weights:,} parameters,"
-      f" {config.data.image_size}x{config.data.image_size} pixels to"
-      f" {config.model.embedding_size} numbers, {config.model.dtype}",
+      f"model     {settings.model.name}, {count_parameters(setup):,}"
+      f" parameters, {size}x{size} pixels to"
+      f" {settings.model.embedding_size} numbers, {settings.model.dtype}",
       f"          {operations / 1e9:,.3g} Gflop an image, forward",
-      f"head      loss {settings.loss}, scale {settings.scale:g}, margins"
-      f" angular {_margin_text(components.head.angular)}, cosine"
-      f" {_margin_text(components.head.cosine)}",
+      f"head      loss {head.loss}, scale {head.scale:g}, margins"
+      f" angular {_margin_text(setup.components.head.angular)}, cosine"
+      f" {_margin_text(setup.components.head.cosine)}",
       f"          {memory.describe(cost, memory.device_memory(), rate)}",
       f"devices   {mesh.size} {jax.devices()[0].platform}, mesh data"
       f" {mesh.shape['data']} x model {mesh.shape['model']},"
       f" {jax.process_count()} process(es)",
       f"steps     {first} done of {total_steps}, {batch:,} images each:"
       f" {total_steps * batch / len(source):.3g} epochs",
-      f"schedule  {_schedule_text(config)}",
+      f"schedule  {_schedule_text(settings)}",
       f"time      at least {clock((total_steps - first) * step)}, were all of"
       f" it products of matrices at {rate / 1e9:,.0f} Gflop/s a device; the"
       " first steps will tell",
@@ -60,49 +56,52 @@ def opening(
   )
 
 
-def count_parameters(
-  config: Settings, components: Components, mesh: Mesh
-) -> int:
+def count_parameters(setup: Setup) -> int:
   """Numbers that the backbone learns."""
-  shapes = state_shapes(components, config.data.image_size, mesh)
+  size = setup.settings.data.image_size
+  shapes = state_shapes(setup.components, size, setup.mesh)
   return sum(p.size for p in jax.tree.leaves(shapes.params["backbone"]))
 
 
-def count_operations(
-  config: Settings, components: Components, mesh: Mesh
-) -> float:
+def count_operations(setup: Setup) -> float:
   """Floating-point operations of the backbone's forward, for one image."""
-  size = config.data.image_size
-  shapes = state_shapes(components, size, mesh)
+  size, model = setup.settings.data.image_size, setup.components.model
+  shapes = state_shapes(setup.components, size, setup.mesh)
   variables = {
     "params": shapes.params["backbone"],
     "batch_stats": shapes.batch_stats,
   }
   image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  forward = jax.jit(lambda v, x: components.model.apply(v, x, train=False))
-  return forward.lower(variables, image).cost_analysis()["flops"]
+  forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
+  cost: Any = forward.lower(variables, image).cost_analysis()
+  return cost["flops"]
 
 
-def facts(
-  config: Settings, source: Source, components: Components, mesh: Mesh
-) -> dict[str, Any]:
-  """What a report says of the data, the model and the devices; JSON values."""
+def facts(setup: Setup, first: int) -> dict[str, Any]:
+  """What a report says of a launch: steps, data, model, devices; JSON values.
+
+  Args:
+    setup: what the run is.
+    first: steps done before.
+  """
   device = jax.devices()[0]
   return {
-    "data_fingerprint": source.fingerprint,
-    "parameters": count_parameters(config, components, mesh),
-    "devices": mesh.size,
+    "first": first,
+    "total_steps": setup.total_steps,
+    "data_fingerprint": setup.source.fingerprint,
+    "parameters": count_parameters(setup),
+    "devices": setup.mesh.size,
     "platform": device.platform,
     "device_kind": device.device_kind,
     "processes": jax.process_count(),
   }
 
 
-def _schedule_text(config: Settings) -> str:
+def _schedule_text(settings: Settings) -> str:
   """The learning rate from the first step on, in words."""
-  schedule = config.schedule
-  peak = config.optimizer.learning_rate
-  peak *= config.data.batch_size / config.optimizer.reference_batch
+  schedule = settings.schedule
+  peak = settings.optimizer.learning_rate
+  peak *= settings.data.batch_size / settings.optimizer.reference_batch
   texts = [f"learning rate {peak:g}"]
   if schedule.warmup:
     texts.append(f"warm-up {schedule.warmup:g} {schedule.unit}")
@@ -115,6 +114,7 @@ def _schedule_text(config: Settings) -> str:
 
 
 def _margin_text(margin: head_lib.Margin) -> str:
+  """How one kind of margins comes by its values, in words."""
   if not margin.learned:
     by_size = ", falling with class size" if margin.power else ""
     return f"{margin.initial:g} (fixed{by_size})"
@@ -123,26 +123,28 @@ def _margin_text(margin: head_lib.Margin) -> str:
   return f"learned from {margin.initial:g}, lambda {margin.strength:g}"
 
 
-def close(
-  run: RunDirectory, total_steps: int, evaluations: list[Evaluation]
-) -> None:
-  """Prints the last lines of a run, and keeps them.
+def closing(
+  run: RunDirectory, total_steps: int, evaluations: Sequence[Evaluation]
+) -> str:
+  """The last lines of a run: what came out, where it is, what to type next.
 
-  They say what came out, where it is, and what to type next.
+  Args:
+    run: directory of the run.
+    total_steps: steps of the whole run.
+    evaluations: the last ones.
   """
   quoted = shlex.quote(run.path)
-  lines = [f"finished {total_steps} steps"]
-  for one in evaluations:
-    lines.append(f"{one.name}: {one.headline}")
-  lines += [
-    f"work directory: {run.path}",
-    f"report: {run.report.path}, to open in a browser",
-    f"next: python -m jamsface_jax.embed --workdir={quoted} --images=DIR"
-    " --output=E",
-    f"      python -m jamsface_jax.evaluate --workdir={quoted} --data=DATASET",
-    f"      python -m jamsface_jax.export --workdir={quoted} --format=onnx"
-    " --output=FILE",
-  ]
-  text = "\n".join(lines)
-  run.summary.write_text(text + "\n")
-  print(text)
+  return "\n".join(
+    [
+      f"finished {total_steps} steps",
+      *(f"{one.name}: {one.headline}" for one in evaluations),
+      f"work directory: {run.path}",
+      f"report: {run.report.path}, to open in a browser",
+      f"next: python -m jamsface_jax.embed --workdir={quoted} --images=DIR"
+      " --output=E",
+      f"      python -m jamsface_jax.evaluate --workdir={quoted}"
+      " --data=DATASET",
+      f"      python -m jamsface_jax.export --workdir={quoted} --format=onnx"
+      " --output=FILE",
+    ]
+  )

@@ -10,6 +10,21 @@ from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
 
+def open_wandb(settings: Settings, run: RunDirectory) -> "WandbLog | None":
+  """Opens the log there if the settings ask for one and the run is written to.
+
+  Args:
+    settings: those of the run.
+    run: directory of the run.
+
+  Raises:
+    InputError: see `WandbLog`.
+  """
+  if not settings.wandb.project or not run.writes:
+    return None
+  return WandbLog(settings, run)
+
+
 class WandbLog:
   """A run there, the same one however often this one is started again.
 
@@ -17,7 +32,7 @@ class WandbLog:
   `W/wandb`, for `wandb sync` to send.
 
   Args:
-    config: all settings, which are shown with the run; `config.wandb` says
+    settings: all of them, which are shown with the run; `settings.wandb` says
       where it goes.
     run: directory of the run, which keeps its id.
 
@@ -25,8 +40,8 @@ class WandbLog:
     InputError: the package wandb is missing, or refuses.
   """
 
-  def __init__(self, config: Settings, run: RunDirectory):
-    project = config.wandb.project
+  def __init__(self, settings: Settings, run: RunDirectory):
+    project = settings.wandb.project
     try:
       import wandb  # Here: most runs do without.
     except ImportError:
@@ -37,12 +52,12 @@ class WandbLog:
     try:
       self._run = wandb.init(
         project=project,
-        entity=config.wandb.entity or None,
+        entity=settings.wandb.entity or None,
         name=os.path.basename(run.absolute),
         id=_run_id(run),
         resume="allow",
         dir=run.path,
-        config=dataclasses.asdict(config),
+        config=dataclasses.asdict(settings),
         settings=wandb.Settings(console="off"),
       )
     except wandb.Error as error:

@@ -131,7 +131,8 @@ def test_broken_images_are_nan_and_listed(untrained, image_folder, tmp_path):
 def test_embeddings_that_are_not_finite_stop_the_run(value, dtype):
   raw = np.ones((3, 4), np.float32)
   raw[1] = value
-  block = Block(np.zeros((3, 2, 2, 3)), ["a", "b", "c"], np.zeros(3), {})
+  pixels = np.zeros((3, 2, 2, 3), np.uint8)
+  block = Block(pixels, ["a", "b", "c"], np.zeros(3, np.int64), {})
   with pytest.raises(RunError, match=f"'b' is not a finite {dtype}"):
     writing._rows(raw, block, scale=False, dtype=dtype)
 

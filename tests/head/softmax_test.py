@@ -362,6 +362,52 @@ def test_no_block_is_skipped_that_counts(mesh):
   assert not np.allclose(every[0], all_blocks[0], rtol=1e-5, atol=1e-7)
 
 
+def test_the_blocks_that_are_skipped_are_those_of_small_shares():
+  """Counted block by block, of one class each, in both walks."""
+  mesh = sharding.make_mesh(4)
+  head = make_head(skip_below=1e-9, scale=64.0, chunk=1)
+  params, _, labels = random_inputs(head, 8)
+  noise = 0.1 * np.random.default_rng(1).normal(size=(8, SIZE))
+  inputs = (params, params[WEIGHTS][labels] + noise, labels)
+  sgd = optax.sgd(0.1)
+
+  @jax.jit
+  def run(params, *batch):
+    loss = head_lib.loss(params, *batch, **START, head=head, mesh=mesh)
+    new = head_lib.update_weights(
+      params,
+      sgd.init(params[WEIGHTS]),
+      loss.residuals,
+      jnp.array(True),
+      optimizer=sgd,
+      clip_norm=0.0,
+      head=head,
+      mesh=mesh,
+    )
+    return loss.skipped, new.skipped
+
+  w = params[WEIGHTS] / np.linalg.norm(params[WEIGHTS], axis=1, keepdims=True)
+  x = inputs[1] / np.linalg.norm(inputs[1], axis=1, keepdims=True)
+  logits = 64 * x @ w.T
+  logits[np.arange(8), labels] = logits[:, 37:] = -1e30
+  rest = np.log(np.exp(logits).sum(axis=1))
+  wrong = 1 - np.exp(-oracle_of(head, inputs)[0])
+  skipped = np.zeros(2)
+  for rows in (np.arange(4), np.arange(4, 8)):  # Of each `data` row.
+    for first in range(0, 40, 10):  # Of each shard.
+      so_far = np.full(4, -1e30)
+      for c in range(first, first + 10):
+        logit = logits[rows, c]
+        so_far = np.logaddexp(so_far, logit)
+        share = logit - so_far
+        skipped[0] += share.max() < np.log(1e-9)
+        share = np.exp(logit - rest[rows]) * wrong[rows]
+        skipped[1] += share.max() < 1e-9 and c not in labels[rows]
+  got = run(*put(mesh, *inputs))
+  np.testing.assert_allclose(got, skipped / 80, rtol=1e-6)
+  assert 0.02 < got[0] < got[1] < 1
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("weigh", [True, False])
 @pytest.mark.parametrize(("sub_centers", "adjustment"), [(1, 0.0), (2, 1.0)])

@@ -44,7 +44,7 @@ def begun(config, source, keep, num_classes=12):
   mesh = sharding.make_mesh(2)
   first = state.create_state(5, components, 32, mesh)
   chosen = fine_tune.FineTune(str(source), 12, keep)
-  after = fine_tune.begin_with(chosen, first, config, components, mesh)
+  after = fine_tune.apply_fine_tune(chosen, first, config, components, mesh)
   return jax.device_get(first), jax.device_get(after)
 
 

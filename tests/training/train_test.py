@@ -78,7 +78,9 @@ def test_a_run_leaves_what_it_promises(finished, dataset, capsys):
   assert read_state(tiny_config(dataset), finished).step == 12
   # The same command again: nothing is trained, the result is said again.
   assert train(tiny_config(dataset), RunDirectory(str(finished))) == 0
-  assert "tiny: accuracy" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "tiny: accuracy" in out
+  assert (finished / "summary.txt").read_text() in out
   assert read_lines(finished) == lines
 
 

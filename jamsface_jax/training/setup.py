@@ -1,0 +1,85 @@
+"""What a run is before it has a state: nothing here is written or changes."""
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from jamsface_jax.data.sources import Source, open_source
+from jamsface_jax.devices import sharding
+from jamsface_jax.errors import InputError
+from jamsface_jax.evaluation.evaluator import Evaluator
+from jamsface_jax.head import memory
+from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.run.components import Components, make_components
+from jamsface_jax.run.schedule import steps_of
+from jamsface_jax.settings.sections import Settings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+  """All that is known of a run before its directory is touched.
+
+  Attributes:
+    settings: those of the run.
+    mesh: the (data, model) mesh.
+    source: the training data.
+    components: model, head, optimizers and schedules.
+    head_cost: memory and work of the head.
+    evaluator: judges states.
+    total_steps: steps of the whole run.
+  """
+
+  settings: Settings
+  mesh: Mesh
+  source: Source
+  components: Components
+  head_cost: memory.HeadCost
+  evaluator: Evaluator
+  total_steps: int
+
+
+def prepare(settings: Settings) -> Setup:
+  """Opens data and test sets, builds the components, and sees that all fits.
+
+  Raises:
+    InputError: a setting or the data is at fault, or the head does not fit.
+  """
+  mesh = sharding.make_mesh(settings.mesh.model)
+  micro_batch = settings.data.batch_size // settings.optimizer.accumulation
+  sharding.check_divides(
+    "data.batch_size / optimizer.accumulation", micro_batch, mesh
+  )
+  source = open_source(settings.data)
+  total_steps = steps_of(settings.schedule.length, settings, len(source))
+  components = make_components(settings, source.num_classes, len(source))
+  head_lib.check_mesh(components.head, mesh)
+  head_cost = memory.estimate(
+    components.head,
+    micro_batch,
+    mesh,
+    optimizer=components.optimizers.weights,
+    fused_update=settings.head.fused_update,
+  )
+  memory.check_fits(head_cost, components.head, mesh, memory.device_memory())
+  evaluator = Evaluator(settings, components, mesh, source.class_sizes)
+  _check_best(settings, evaluator)
+  return Setup(
+    settings=settings,
+    mesh=mesh,
+    source=source,
+    components=components,
+    head_cost=head_cost,
+    evaluator=evaluator,
+    total_steps=total_steps,
+  )
+
+
+def _check_best(settings: Settings, evaluator: Evaluator) -> None:
+  """Refuses a `keep_best` that no evaluation will measure."""
+  wanted = settings.checkpoint.keep_best
+  choices = evaluator.rising_metrics()
+  if wanted and wanted not in choices:
+    raise InputError(
+      f"checkpoint.keep_best={wanted!r} is not measured by the sets of"
+      f" evaluation.data: use one of {', '.join(choices) or 'none'}, or ''."
+    )

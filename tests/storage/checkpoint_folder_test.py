@@ -1,0 +1,74 @@
+"""What becomes of a checkpoint, told by the names in the folder."""
+
+import os
+
+import pytest
+
+from jamsface_jax.storage.run_directory import RunDirectory
+
+
+@pytest.fixture
+def folder(tmp_path):
+  folder = RunDirectory(str(tmp_path)).checkpoints
+  assert not folder.exists()
+  folder.create()
+  return folder
+
+
+def begin(folder, step):
+  os.makedirs(os.path.join(folder.saving_place(step), "backbone"))
+  with open(f"{folder.saving_place(step)}/backbone/x", "w") as file:
+    file.write("numbers")
+
+
+def save(folder, *steps):
+  for step in steps:
+    begin(folder, step)
+    folder.complete(step)
+
+
+def test_a_checkpoint_counts_when_it_is_complete(folder):
+  begin(folder, 12)
+  assert folder.steps() == []
+  folder.complete(12)
+  save(folder, 4)
+  assert folder.steps() == [4, 12]
+  names = sorted(os.listdir(folder.place(12)))
+  assert names == ["backbone", "manifest.json"]
+  assert folder.find_damage(12, ()) is None
+  with open(f"{folder.place(12)}/backbone/x", "w") as file:
+    file.write("numberS")
+  assert "other bytes" in folder.find_damage(12, ())
+  assert folder.find_damage(12, ("head",)) is None
+
+
+def test_removing_and_discarding_touch_one_step(folder):
+  save(folder, 4, 40)
+  begin(folder, 8)
+  begin(folder, 80)
+  folder.remove(4)
+  folder.discard(8)
+  assert sorted(os.listdir(folder.path)) == ["40", "80.saving"]
+
+
+def test_sweeping_leaves_what_is_whole_or_of_others(folder):
+  save(folder, 4, 8, 12)
+  os.rename(folder.place(8), folder.place(8) + ".deleting")
+  begin(folder, 16)
+  os.rename(folder.saving_place(16), folder.saving_place(16) + ".orbax-tmp")
+  os.mkdir(folder.place(2) + ".damaged")
+  os.mkdir(os.path.join(folder.path, "notes"))
+  assert folder.sweep() == [16]
+  assert sorted(os.listdir(folder.path)) == ["12", "2.damaged", "4", "notes"]
+
+
+def test_damaged_ones_are_kept_side_by_side(folder):
+  for _ in range(3):
+    save(folder, 4)
+    aside = folder.set_aside(4)
+    assert os.path.isdir(aside)
+  assert sorted(os.listdir(folder.path)) == [
+    "4.damaged",
+    "4.damaged.2",
+    "4.damaged.3",
+  ]
