@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jamsface_jax.errors import InputError
-from jamsface_jax.run.metrics_file import read_metrics
+from jamsface_jax.run.metrics_file import drop_after, read_metrics, read_scores
 from jamsface_jax.storage.run_directory import RunFile
 
 
@@ -46,3 +46,30 @@ def test_broken_metrics_are_refused(tmp_path, line):
 def test_missing_metrics_are_refused(tmp_path):
   with pytest.raises(InputError, match="No such file"):
     read_metrics(RunFile(str(tmp_path / "metrics.jsonl")))
+
+
+LINES = [
+  '{"step": 1, "train/loss": 3.0}\n',
+  '{"step": 2, "train/loss": 2.0}\n',
+  '{"step": 2, "lfw/auc": 0.5, "lfw/eer": null}\n',
+  '{"step": 3, "train/loss": 1.0, "lfw/auc": null}\n',
+  '{"step": 4, "lfw/auc": 0.9}\n',
+  '{"step": 5, "lfw/auc": 1.0',  # Torn.
+]
+
+
+def test_lines_after_the_step_to_go_on_from_are_dropped(tmp_path):
+  file = RunFile(str(tmp_path / "metrics.jsonl"))
+  assert drop_after(file, 2) == set() and not file.exists()
+  file.write_text("".join(LINES))
+  assert drop_after(file, 9) == set()
+  assert file.read_lines() == LINES[:5]
+  assert drop_after(file, 2) == {"step", "train/loss", "lfw/auc", "lfw/eer"}
+  assert file.read_lines() == LINES[:3]
+
+
+def test_scores_are_those_that_were_measured(tmp_path):
+  file = RunFile(str(tmp_path / "metrics.jsonl"))
+  assert read_scores(file, "lfw/auc") == {}
+  file.write_text("".join(LINES))
+  assert read_scores(file, "lfw/auc") == {2: 0.5, 4: 0.9}
