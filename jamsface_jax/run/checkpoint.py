@@ -76,7 +76,10 @@ class CheckpointReader:
       return step
     newest, damaged = self._newest_sound(("backbone", "metadata"))
     if newest is None:
-      raise RunError(f"the checkpoints in {self._folder.path!r} have gone.")
+      raise RunError(
+        f"the checkpoints in {self._folder.path!r} went away while they were"
+        " read: run the same command again."
+      )
     for bad, damage in damaged.items():
       _warn(f"checkpoint {bad} is damaged ({damage}): step {newest} is read.")
     return newest
