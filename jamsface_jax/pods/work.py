@@ -29,12 +29,28 @@ from jamsface_jax.pods.program import (
 
 # What neither computes nor moves an array, or only says what others do.
 _FREE = {
-  *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
-  *("after-all", "partition-id", "replica-id", "iota", "opt-barrier"),
-  *("while", "conditional", "call", "async-start", "async-done"),
+  "after-all",
+  "async-done",
+  "async-start",
+  "bitcast",
+  "call",
+  "conditional",
+  "constant",
+  "get-tuple-element",
+  "iota",
+  "opt-barrier",
+  "parameter",
+  "partition-id",
+  "replica-id",
+  "tuple",
+  "while",
   # The end of a pair; its start has the operands.
-  *("copy-done", "slice-done", "all-reduce-done", "all-gather-done"),
-  *("collective-permute-done", "async-update"),
+  "all-gather-done",
+  "all-reduce-done",
+  "async-update",
+  "collective-permute-done",
+  "copy-done",
+  "slice-done",
 }
 
 
