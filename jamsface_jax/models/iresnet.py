@@ -106,19 +106,19 @@ class Block(nn.Module):
     def conv(kernel: int, stride: int, name: str) -> nn.Conv:
       return _conv(self.channels, kernel, stride, self.dtype, name)
 
-    y = batch_norm("bn1")(x, train)
-    y = conv(3, 1, "conv1")(y)
-    y = batch_norm("bn2")(y, train)
-    y = PReLU(name="prelu")(y)
-    y = conv(3, self.stride, "conv2")(y)
-    y = batch_norm("bn3")(y, train)
-    if self.squeeze_reduction:
-      y = SqueezeExcitation(self.squeeze_reduction, self.dtype, name="se")(y)
-    # Last, as in PyTorch: files keep layers in this order.
+    shortcut = x
     if self.stride != 1 or x.shape[-1] != self.channels:
-      x = conv(1, self.stride, "shortcut_conv")(x)
-      x = batch_norm("shortcut_bn")(x, train)
-    return y + x
+      shortcut = conv(1, self.stride, "shortcut_conv")(x)
+      shortcut = batch_norm("shortcut_bn")(shortcut, train)
+    x = batch_norm("bn1")(x, train)
+    x = conv(3, 1, "conv1")(x)
+    x = batch_norm("bn2")(x, train)
+    x = PReLU(name="prelu")(x)
+    x = conv(3, self.stride, "conv2")(x)
+    x = batch_norm("bn3")(x, train)
+    if self.squeeze_reduction:
+      x = SqueezeExcitation(self.squeeze_reduction, self.dtype, name="se")(x)
+    return x + shortcut
 
 
 class IResNet(nn.Module):

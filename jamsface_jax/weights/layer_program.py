@@ -6,7 +6,7 @@ needs to know layers and these, and no network.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -51,7 +51,9 @@ class LayerProgram:
 
   Attributes:
     equations: those of `LAYER`, with the module's path joined by "/" as the
-      parameter `path`, and those of JAX between them, in order.
+      parameter `path`, and those of JAX between them. All that an equation's
+      first operand needs stands before what the second needs, as in graphs
+      that PyTorch writes: a shortcut comes after the path that it is beside.
     images: stands for the images, float32 [1, H, W, 3].
     result: stands for the embeddings, float32 [1, D].
     parameters: what stands for a parameter, with its path.
@@ -111,9 +113,31 @@ def trace(model: nn.Module, image_size: int) -> LayerProgram:
     for keys, _ in jax.tree.leaves_with_path(shapes)
   ]
   return LayerProgram(
-    equations=jaxpr.eqns,
+    equations=list(_by_operand(jaxpr)),
     images=images,
     result=jaxpr.outvars[0],
     parameters=dict(zip(parameters, paths, strict=True)),
     modules=modules,
   )
+
+
+def _by_operand(
+  jaxpr: jax.extend.core.Jaxpr,
+) -> Iterator[jax.extend.core.JaxprEqn]:
+  """The equations that the result needs, in the order of `LayerProgram`."""
+  makers: dict[Value, jax.extend.core.JaxprEqn] = {
+    equation.outvars[0]: equation for equation in jaxpr.eqns
+  }
+  waiting = [makers[jaxpr.outvars[0]]]
+  while waiting:
+    missing = [
+      makers[value]
+      for value in waiting[-1].invars
+      if isinstance(value, jax.extend.core.Var) and value in makers
+    ]
+    if missing:
+      waiting.append(missing[0])
+    else:
+      equation = waiting.pop()
+      yield equation
+      del makers[equation.outvars[0]]

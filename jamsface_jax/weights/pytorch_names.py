@@ -1,11 +1,10 @@
 """The layers of a backbone, and the names that they have in PyTorch.
 
 A network is described once, by its Flax module: its layers are those that the
-module makes, in the order in which it runs them, which is the order of the
-published PyTorch modules too. What the module cannot say, names in published
-files, is here: those of insightface's arcface_torch (`iresnet.py`,
-`mobilefacenet.py`, `vit.py`), and of squeeze and excitation, which it lacks,
-face.evoLVe's.
+module makes, in the order in which it makes them. What the module cannot say is
+here: the names in published files, and where their order is another. Names are
+those of insightface's arcface_torch (`iresnet.py`, `mobilefacenet.py`,
+`vit.py`), and of squeeze and excitation, which it lacks, face.evoLVe's.
 """
 
 import dataclasses
@@ -63,9 +62,10 @@ class Layer:
 
 
 def layers(model: nn.Module) -> tuple[Layer, ...]:
-  """Lists the layers of a backbone in the order in which it runs them.
+  """Lists the layers of a backbone in the order of PyTorch's modules.
 
-  Parameters outside of layers come first, as in PyTorch's `state_dict`.
+  It is the order in which they run, shortcuts after the path that they are
+  beside; parameters outside of layers come first, as in a `state_dict`.
   """
   # A frozen dataclass has a hash, of which nn.Module's annotations do not know.
   return _layers(model)  # ty: ignore[invalid-argument-type]
@@ -92,9 +92,14 @@ def _layers(model: nn.Module) -> tuple[Layer, ...]:
       path = path or last
       kind = _kind(model, path, shapes)
       found.setdefault(path, Layer(kind, torch_name(model, path), path))
-  return tuple(
-    sorted(found.values(), key=lambda layer: layer.kind != PARAMETER)
-  )
+  blocks = list(dict.fromkeys(path.partition("/")[0] for path in found))
+
+  def place(layer: Layer) -> tuple[bool, int, bool]:
+    block, _, rest = layer.flax.partition("/")
+    is_layer = layer.kind != PARAMETER
+    return is_layer, blocks.index(block), rest.startswith("shortcut")
+
+  return tuple(sorted(found.values(), key=place))
 
 
 def torch_name(model: nn.Module, path: str) -> str:
