@@ -19,6 +19,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
 ENV PATH="/opt/venv/bin:$PATH"
 WORKDIR /source
+# A pipe fails where any part of it does.
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # What a change of code leaves alone comes first: the packages, by their pins.
 # The package that asks for them is empty here, but for its version: so are the
 # folders that setup.cfg lists, those of recipes lie in configs/.

@@ -58,16 +58,19 @@ def main() -> int:
     directory = arguments.workdir or temporary
     data = arguments.data or draw_faces(os.path.join(directory, "data"))
     command = command_for(data, arguments.steps)
-    whole, killed = (os.path.join(directory, n) for n in ("whole", "killed"))
+    whole, killed = (
+      RunDirectory(os.path.join(directory, name))
+      for name in ("whole", "killed")
+    )
     environment = os.environ | {
       "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": os.path.join(directory, "compiled"),
     }
-    finish([*command, f"--workdir={whole}"], environment)
+    finish([*command, f"--workdir={whole.path}"], environment)
     counts = kill_often(
-      [*command, f"--workdir={killed}"], environment, killed, arguments
+      [*command, f"--workdir={killed.path}"], environment, killed, arguments
     )
-    finish([*command, f"--workdir={killed}"], environment)
+    finish([*command, f"--workdir={killed.path}"], environment)
     compare(whole, killed)
   print(
     f"{counts['kills']} kills by SIG{arguments.signal} in {arguments.steps}"
@@ -125,14 +128,14 @@ def finish(command: list[str], environment: dict[str, str]) -> None:
 def kill_often(
   command: list[str],
   environment: dict[str, str],
-  workdir: str,
+  run: RunDirectory,
   arguments: argparse.Namespace,
 ) -> dict[str, int]:
   """Starts and kills; counts what the kills hit."""
   rng = random.Random(arguments.seed)
   counts = collections.Counter(kills=0)
   while counts["kills"] < arguments.kills:
-    before = last_step(workdir)
+    before = last_step(run)
     process = subprocess.Popen(
       command,
       env=environment,
@@ -140,10 +143,9 @@ def kill_often(
       stderr=subprocess.PIPE,
       text=True,
     )
-    aim_and_wait(rng, process, workdir, arguments)
+    aim_and_wait(rng, process, run, arguments)
     process.send_signal(getattr(signal, f"SIG{arguments.signal}"))
-    process.wait(_LIMIT)
-    errors = process.stderr.read()
+    _, errors = process.communicate(timeout=_LIMIT)
     if process.returncode == 0:
       raise RunError(
         f"the run ended after {counts['kills']} kills: give more --steps."
@@ -153,84 +155,86 @@ def kill_often(
     if process.returncode not in expected:
       raise RunError(f"exit code {process.returncode}: {errors}")
     counts["kills"] += 1
-    counts[what_was_hit(workdir, before, process.returncode)] += 1
+    counts[what_was_hit(run, before, process.returncode)] += 1
   return counts
 
 
 def aim_and_wait(
   rng: random.Random,
   process: subprocess.Popen,
-  workdir: str,
+  run: RunDirectory,
   arguments: argparse.Namespace,
 ) -> None:
   """Waits for the instant of the next kill."""
   aim = rng.choice(("save", "save", "step", "evaluation", "start"))
-  before, begin = last_step(workdir), time.monotonic()
+  before, begin = last_step(run), time.monotonic()
   if aim == "start":
     patience = rng.uniform(0, 8)
-    while time.monotonic() - begin < patience and last_step(workdir) == before:
+    while time.monotonic() - begin < patience and last_step(run) == before:
       time.sleep(0.002)
     return
   progress = arguments.steps / arguments.kills
   target = before + rng.uniform(1, progress)
   while process.poll() is None and time.monotonic() - begin < _LIMIT:
-    if aim == "save" and saving(workdir):
+    if aim == "save" and saving(run):
       break
-    if aim == "step" and last_step(workdir) > target:
+    if aim == "step" and last_step(run) > target:
       break
-    if aim == "evaluation" and evaluating(workdir):
+    if aim == "evaluation" and evaluating(run):
       time.sleep(rng.uniform(0, 0.02))  # Some are over soon.
       return
     time.sleep(0.002)
   time.sleep(rng.uniform(0, 0.25))
 
 
-def saving(workdir: str) -> bool:
+def saving(run: RunDirectory) -> bool:
   """Whether a checkpoint is being written."""
-  directory = RunDirectory(workdir).checkpoints.path
-  names = os.listdir(directory) if os.path.isdir(directory) else ()
-  return any(".saving" in name for name in names)
+  return any(".saving" in name for name in checkpoint_names(run))
 
 
-def evaluating(workdir: str) -> bool:
+def checkpoint_names(run: RunDirectory) -> list[str]:
+  """What lies among the checkpoints, unfinished ones too."""
+  folder = run.checkpoints
+  return os.listdir(folder.path) if folder.exists() else []
+
+
+def evaluating(run: RunDirectory) -> bool:
   """Whether a step's metrics are there whose evaluation is not."""
-  lines = read_lines(workdir)
+  lines = read_lines(run)
   if not lines or lines[-1]["step"] % EVALUATE_EVERY:
     return False
   return "train/loss" in lines[-1]
 
 
-def what_was_hit(workdir: str, before: int, code: int) -> str:
+def what_was_hit(run: RunDirectory, before: int, code: int) -> str:
   """What a process was doing when it was killed, by what it left."""
   if code == EXIT_PREEMPTED:
     return "step"
-  directory = RunDirectory(workdir).checkpoints.path
-  names = os.listdir(directory) if os.path.isdir(directory) else ()
+  names = checkpoint_names(run)
   if any(".saving" in name for name in names):
     return "save"
   if any(".deleting" in name for name in names):
     return "cleaning"
-  if last_step(workdir) <= before:
+  if last_step(run) <= before:
     return "start"
-  return "evaluation" if evaluating(workdir) else "step"
+  return "evaluation" if evaluating(run) else "step"
 
 
-def read_lines(workdir: str) -> list[dict]:
+def read_lines(run: RunDirectory) -> list[dict]:
   """The whole lines of the metrics so far."""
-  path = RunDirectory(workdir).metrics.path
-  if not os.path.exists(path):
+  if not run.metrics.exists():
     return []
-  with open(path, encoding="utf-8") as file:
-    return [json.loads(line) for line in file if line.endswith("\n")]
+  lines = run.metrics.read_lines()
+  return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def last_step(workdir: str) -> int:
+def last_step(run: RunDirectory) -> int:
   """The step of the last line of metrics, 0 if there is none."""
-  lines = read_lines(workdir)
+  lines = read_lines(run)
   return lines[-1]["step"] if lines else 0
 
 
-def compare(whole: str, killed: str) -> None:
+def compare(whole: RunDirectory, killed: RunDirectory) -> None:
   """Stops unless both runs have come to the same.
 
   Raises:
@@ -238,14 +242,14 @@ def compare(whole: str, killed: str) -> None:
   """
   timed = ("train/images_per_second", "train/data_wait_fraction")
 
-  def learned(workdir: str) -> list[dict]:
+  def learned(run: RunDirectory) -> list[dict]:
     return [
       {
         name: value
         for name, value in line.items()
         if name not in timed and not name.startswith("goodput/")
       }
-      for line in read_lines(workdir)
+      for line in read_lines(run)
     ]
 
   for theirs, ours in zip(learned(whole), learned(killed), strict=True):
@@ -255,13 +259,13 @@ def compare(whole: str, killed: str) -> None:
   jax.tree.map(np.testing.assert_array_equal, whole_state, killed_state)
 
 
-def read_state(workdir: str) -> state.TrainState:
+def read_state(run: RunDirectory) -> state.TrainState:
   """The last state of a run, on the host."""
-  config = read_settings(RunDirectory(workdir))
+  config = read_settings(run)
   source = open_source(config.data)
   components = make_components(config, source.num_classes, len(source))
   mesh = sharding.make_mesh(-1)
-  checkpoints = Checkpoints(RunDirectory(workdir), keep_last=1, keep_best="")
+  checkpoints = Checkpoints(run, keep_last=1, keep_best="")
   step = steps_of(config.schedule.length, config, len(source))
   shapes = state.state_shapes(components, config.data.image_size, mesh)
   restored = checkpoints.restore(step, shapes)

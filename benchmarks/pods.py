@@ -1,6 +1,6 @@
 """Which numbers of identities fit which pods: the tables of docs/pods.md.
 
-IResNet-100, bfloat16, batch 64 a chip, by `compile_check`'s own measure: the
+IResNet-100, bfloat16, batch 64 a device, by `compile_check`'s own measure: the
 training step is compiled for each topology; no TPU is needed, libtpu is (pip
 install -e '.[compile]'). Every cell takes minutes; with --cache what was
 compiled before is read back.
@@ -22,12 +22,14 @@ import json
 import runpy
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 
 from jamsface_jax.devices import sharding
-from jamsface_jax.pods import chips, step_cost
+from jamsface_jax.pods import step_cost
+from jamsface_jax.pods.accelerators import open_topologies
 from jamsface_jax.pods.step_cost import StepCost
 from jamsface_jax.run import state
 from jamsface_jax.run.components import make_components
@@ -39,13 +41,13 @@ from jamsface_jax.training.step import make_train_step
 RECIPE = runpy.run_path(str(recipe_flags.recipes_directory() / "ms1m_r100.py"))
 CLASSES = (93_431, 360_232, 2_059_906, 10_000_000, 29_000_000)
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v4:4x4x4", "v5p:8x8x16", "v6e:8x8")
-BATCH = 64  # Of a chip.
+BATCH = 64  # Of a device.
 IMAGES = 5_179_510  # For the schedule alone.
 GIB = 2**30
 
 # What was changed, as settings before and after, at 93,431 classes.
 CHANGES = {
-  "batch normalisation of each chip's own examples": (
+  "batch normalisation of each device's own examples": (
     {"model.batch_norm_group": 0},
     {"model.batch_norm_group": BATCH},
   ),
@@ -57,18 +59,18 @@ CHANGES = {
 }
 
 
-def settings(chips_: int, **changes) -> Settings:
-  """The recipe of the table, for so many chips."""
+def settings(devices: int, **changes: Any) -> Settings:
+  """The recipe of the table, for so many devices."""
   config = RECIPE["get_config"]()
-  config.data.batch_size = BATCH * chips_
+  config.data.batch_size = BATCH * devices
   config.model.batch_norm_group = BATCH
   config.update_from_flattened_dict(changes)
   return make_settings(config)
 
 
-def measure(name: str, classes: int, cache: str, **changes) -> StepCost:
+def measure(name: str, classes: int, cache: str, **changes: Any) -> StepCost:
   """One cell."""
-  (topology,) = chips.open_topologies([name])
+  (topology,) = open_topologies([name])
   return step_cost.measure(
     settings(len(topology.devices), **changes),
     num_classes=classes,
@@ -158,9 +160,9 @@ def print_changes(name: str, cache: str) -> None:
 
 
 def print_scaling(topologies, classes, cache, changes) -> None:
-  """Images a second a chip, against the first topology."""
+  """Images a second a device, against the first topology."""
   print(
-    "| topology | chips | classes | step ms | collectives ms | images/s"
+    "| topology | devices | classes | step ms | collectives ms | images/s"
     " | efficiency |"
   )
   print("|---" * 7 + "|")
@@ -187,7 +189,7 @@ MEASURED = (
 )
 
 
-def measured_settings(number: int):
+def measured_settings(number: int) -> tuple[Settings, int]:
   """Settings and number of classes of a row of `MEASURED`."""
   name, width, classes, batch, model = MEASURED[number]
   config = RECIPE["get_config"]()
@@ -196,7 +198,7 @@ def measured_settings(number: int):
   config.mesh.model = model
   config.model.name, config.model.width = name, width
   config.model.dtype = config.head.product_dtype = "float32"
-  return config, classes
+  return make_settings(config), classes
 
 
 def run_steps(number: int) -> dict[str, int]:
@@ -205,7 +207,7 @@ def run_steps(number: int) -> dict[str, int]:
   Returns:
     Bytes: predicted of all devices, and measured.
   """
-  (topology,) = chips.open_topologies(["cpu:8"])
+  (topology,) = open_topologies(["cpu:8"])
   config, classes = measured_settings(number)
   cost = step_cost.measure(
     config, num_classes=classes, num_images=IMAGES, topology=topology

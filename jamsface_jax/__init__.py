@@ -18,8 +18,8 @@ def load(
   """Opens a trained network, to turn images in memory into embeddings.
 
   Args:
-    workdir: of a training run.
-    step: of the checkpoint; None for the newest.
+    workdir: work directory of a training run.
+    step: number of the checkpoint to open; None for the newest.
     flip: add the embedding of the mirrored image, as evaluation does.
 
   Returns:

@@ -4,8 +4,8 @@ python -m jamsface_jax
 """
 
 import ast
-import importlib.util
-import pathlib
+import importlib.resources
+import re
 import sys
 
 from jamsface_jax.errors import InputError, run_command
@@ -22,18 +22,21 @@ def commands(package: str) -> dict[str, str]:
   """The modules of a package that are commands, and what each does.
 
   Args:
-    package: its name; its modules are read, not imported.
+    package: name of the package; its modules are read, not imported.
 
   Returns:
     First line of the docstring by name of the module.
   """
   found = {}
-  (directory,) = importlib.util.find_spec(package).submodule_search_locations
-  for path in sorted(pathlib.Path(directory).glob("[a-z]*.py")):
+  directory = importlib.resources.files(package)
+  for path in sorted(directory.iterdir(), key=lambda path: path.name):
+    if not re.fullmatch(r"[a-z]\w*\.py", path.name):
+      continue
     text = path.read_text(encoding="utf-8")
     if "\n  run_command(" in text:
-      doc = ast.get_docstring(ast.parse(text))
-      found[f"{package}.{path.stem}"] = doc.split("\n")[0]
+      doc = ast.get_docstring(ast.parse(text)) or ""
+      name = path.name.removesuffix(".py")
+      found[f"{package}.{name}"] = doc.split("\n")[0]
   return found
 
 

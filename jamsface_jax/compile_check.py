@@ -14,17 +14,9 @@ from absl import flags
 
 from jamsface_jax.data.sources import open_source
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
-from jamsface_jax.pods import chips
-from jamsface_jax.pods.search import choose, compare, save_memory
-from jamsface_jax.pods.tables import (
-  as_json,
-  details,
-  mesh_table,
-  title,
-  topology_table,
-  ways_table,
-  why,
-)
+from jamsface_jax.pods.accelerators import ACCELERATORS, open_topologies
+from jamsface_jax.pods.check import check
+from jamsface_jax.pods.tables import topology_table
 from jamsface_jax.settings import recipe_flags
 from jamsface_jax.settings.defaults import make_settings
 from jamsface_jax.settings.sections import Settings
@@ -35,7 +27,7 @@ _TOPOLOGY = flags.DEFINE_multi_string(
   "topology",
   None,
   "KIND:SHAPE, such as v5e:16x16, 2*v5e:16x16 (two slices), h100:8, cpu:8; may"
-  f" be repeated. Kinds: {', '.join(chips.CHIPS)}, cpu.",
+  f" be repeated. Kinds: {', '.join(ACCELERATORS)}, cpu.",
 )
 _MESH = flags.DEFINE_string(
   "mesh",
@@ -68,10 +60,9 @@ def main() -> int:
     source = open_source(settings.data)
     classes = source.num_classes if classes is None else classes
     images = len(source) if images is None else images
-  topologies = chips.open_topologies(_TOPOLOGY.value)
   best, report = [], []
-  for topology in topologies:
-    costs = compare(
+  for topology in open_topologies(_TOPOLOGY.value or ()):
+    chosen, found = check(
       settings,
       topology,
       num_classes=classes,
@@ -80,31 +71,8 @@ def main() -> int:
       models=_MESH.value,
       cache=_CACHE.value,
     )
-    chosen = choose(costs)
     best.append(chosen)
-    print(f"\n{title(settings, topology, chosen, classes)}\n")
-    if len(costs) > 1:
-      print(f"{mesh_table(costs)}\n\n{why(chosen, costs)}\n")
-    print(details(chosen, topology))
-    saved = []
-    if not chosen.fits:
-      saved = save_memory(
-        settings,
-        topology,
-        chosen,
-        num_classes=classes,
-        num_images=images,
-        cache=_CACHE.value,
-      )
-      print(f"\n{ways_table(chosen, saved)}")
-    report.append(
-      {
-        "topology": topology.name,
-        "chosen": as_json(chosen),
-        "meshes": [as_json(cost) for cost in costs],
-        "ways_out": [{"settings": w, **as_json(c)} for w, c in saved],
-      }
-    )
+    report.append(found)
   if len(best) > 1:
     print(f"\n{topology_table(best)}")
   if _OUTPUT.value:

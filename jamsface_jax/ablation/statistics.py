@@ -44,10 +44,10 @@ class Cell:
   Attributes:
     values: the metric by seed.
     mean: over seeds.
-    interval: of the mean, a percentile bootstrap over seeds.
+    interval: interval of the mean, a percentile bootstrap over seeds.
     difference: mean difference from the reference, of seeds that both have.
-    difference_interval: of that, by Student's t.
-    p: of the two-sided paired t-test.
+    difference_interval: interval of the difference, by Student's t.
+    p: p value of the two-sided paired t-test.
     p_holm: the same, corrected for as many rows as there are.
   """
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import NoReturn, Protocol, runtime_checkable
 
 import jax
@@ -55,7 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def joined(arguments: argparse.Namespace) -> Iterator[None]:
+def joined(arguments: argparse.Namespace) -> Generator[None]:
   """A context in which this process is one of those that the flags speak of.
 
   Raises:
@@ -184,7 +184,7 @@ def _started_together(environment: Mapping[str, str]) -> bool:
 
 
 @contextlib.contextmanager
-def ending_together(timeout: float = PROCESS_TIMEOUT) -> Iterator[None]:
+def ending_together(timeout: float = PROCESS_TIMEOUT) -> Generator[None]:
   """A context that ends every process of a run when one fails or dies.
 
   Without it the others would wait in a collective for the one that is gone. A

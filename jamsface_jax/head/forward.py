@@ -101,14 +101,14 @@ class LossResult(NamedTuple):
   """The loss of a batch, and all gradients of its mean but one.
 
   Attributes:
-    cross_entropy: of every example, float32 [B] (nats), split over `data`; with
-      what the loss adds to it.
+    cross_entropy: that of every example with what the loss adds to it, float32
+      [B] (nats), split over `data`.
     correct: whether the true class has the largest cosine of the classes
       walked, margins apart; bool [B], split over `data`.
     true_cosine: to the true class, float32 [B], split over `data`.
     hardest_cosine: the largest to another of the classes walked, likewise.
     embedding_gradient: as the embeddings, sharding BATCH.
-    margins_and_scalars_gradient: of each parameter of the head but its weights,
+    margins_and_scalars_gradient: gradient of each parameter but the weights,
       by name.
     loss_state: what the loss remembers after this batch, float32 scalars.
     residuals: for `weight_gradient` or `update_weights`.
@@ -382,9 +382,9 @@ class _Variables(NamedTuple):
     rest_b: what the other classes come to.
     angular_b: margin a of the true class.
     cosine_margin_b: its margin c.
-    length_b: of the embedding.
-    scale: of the head, a scalar.
-    bias: of losses that count other classes one by one, a scalar.
+    length_b: length of the embedding.
+    scale: scale of the head, a scalar.
+    bias: threshold of losses that count other classes one by one, a scalar.
   """
 
   cosine_b: jax.Array

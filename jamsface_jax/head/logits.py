@@ -34,7 +34,7 @@ class Examples(NamedTuple):
   All are split over `data` alone.
 
   Attributes:
-    embeddings: of length 1, float32 [B, D].
+    embeddings: scaled to length 1, float32 [B, D].
     labels: int32 [B].
     scale: what multiplies the cosines of an example, float32 [B].
     threshold: what `Loss.threshold` says, float32 [B]; None if the loss does
@@ -54,7 +54,7 @@ class Logits(NamedTuple):
     cosine_kb: with every sub-center, float32 [n K, B].
     cosine_nb: with the nearest of each class, float32 [n, B].
     reweighted_nb: the same as the loss has them.
-    derivative_nb: of `reweighted_nb` in `cosine_nb`; None: 1.
+    derivative_nb: derivative of `reweighted_nb` in `cosine_nb`; None: 1.
     others_nb: logits, masked where a class does not count or is the true one.
     counts_nb: where it does and is not.
     is_true_nb: whether it is the true one.
@@ -182,7 +182,7 @@ def product_unless_below(
   Args:
     log_share_b: log of the largest probability of the block for each example.
     make_product: multiplies; is not called on the device if it is skipped.
-    shape: of the product.
+    shape: shape of the product.
     head: what is fixed about the head.
 
   Returns:

@@ -44,7 +44,7 @@ class LossInputs(NamedTuple):
     cosine: to the true class.
     angular: its margin a, radians.
     cosine_margin: its margin c.
-    length: of the embedding before it was scaled to 1.
+    length: length of the embedding before it was scaled to 1.
     noise: standard normal numbers, or zeros for losses that draw none.
     state: what the loss remembers, scalars by name.
   """
@@ -112,7 +112,7 @@ class Loss:
     """Cosines to other classes as the softmax sees them.
 
     Args:
-      cosine_nb: of n other classes and all examples of a device.
+      cosine_nb: cosines of n other classes with all examples of a device.
       threshold_b: what `threshold` said of these.
       state: what the loss remembers.
 
@@ -429,7 +429,7 @@ class ElasticFace(Joint):
   normal number.
 
   Attributes:
-    deviation: of the margin.
+    deviation: standard deviation of the margin.
     space: "angular" or "cosine": which margin.
   """
 

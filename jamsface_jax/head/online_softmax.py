@@ -77,7 +77,7 @@ def sum_others(
   """Walks this shard's classes, and sums over all but the true ones.
 
   Args:
-    params: of the head, this device's part.
+    params: parameters of the head, this device's part.
     sample: this device's slots of the classes to walk; None: all of its shard.
     examples: those of this device.
     loss_state: what the loss remembers.

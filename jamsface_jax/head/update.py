@@ -338,7 +338,7 @@ def clip_factor(norm: Float[Array, ""], largest: float) -> Float[Array, ""]:
   """What a gradient of this norm is multiplied by to keep below the largest.
 
   Args:
-    norm: of the gradient, scalar.
+    norm: norm of the gradient, scalar.
     largest: norm that it may have; 0: any, the factor is 1.
   """
   return jnp.minimum(1.0, largest / norm) if largest else jnp.float32(1.0)

@@ -1,10 +1,11 @@
 """Backbones by name: images in, embeddings out."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.models.iresnet import STEM_CHANNELS, IResNet
@@ -20,21 +21,39 @@ FAMILIES: dict[str, type[nn.Module]] = {
   "mobilefacenet": MobileFaceNet,
   "vit": ViT,
 }
-# A width here is of the name itself; `width` multiplies it.
-_NAMED = {
-  "iresnet18": ("iresnet", {"stages": (2, 2, 2, 2)}),
-  "iresnet34": ("iresnet", {"stages": (3, 4, 6, 3)}),
-  "iresnet50": ("iresnet", {"stages": (3, 4, 14, 3)}),
-  "iresnet100": ("iresnet", {"stages": (3, 13, 30, 3)}),
-  "iresnet200": ("iresnet", {"stages": (6, 26, 60, 6)}),
-  "mbf": ("mobilefacenet", {"stages": (1, 4, 6, 2)}),
-  "mbf_large": ("mobilefacenet", {"stages": (2, 8, 12, 4), "scale": 4}),
-  "vit_t": ("vit", {"stages": (12,), "width": 0.5}),
-  "vit_s": ("vit", {"stages": (12,), "width": 1.0}),
-  "vit_b": ("vit", {"stages": (24,), "width": 1.0}),
-  "vit_l": ("vit", {"stages": (24,), "width": 1.5}),
+
+
+@dataclasses.dataclass(frozen=True)
+class _Published:
+  """What a published name fixes.
+
+  Attributes:
+    family: a key of `FAMILIES`.
+    stages: blocks of each stage.
+    width: the name's own, which `model.width` multiplies.
+    scale: the attribute of a MobileFaceNet; no other family has it.
+  """
+
+  family: str
+  stages: tuple[int, ...]
+  width: float = 1.0
+  scale: int = 2
+
+
+_PUBLISHED = {
+  "iresnet18": _Published("iresnet", (2, 2, 2, 2)),
+  "iresnet34": _Published("iresnet", (3, 4, 6, 3)),
+  "iresnet50": _Published("iresnet", (3, 4, 14, 3)),
+  "iresnet100": _Published("iresnet", (3, 13, 30, 3)),
+  "iresnet200": _Published("iresnet", (6, 26, 60, 6)),
+  "mbf": _Published("mobilefacenet", (1, 4, 6, 2)),
+  "mbf_large": _Published("mobilefacenet", (2, 8, 12, 4), scale=4),
+  "vit_t": _Published("vit", (12,), width=0.5),
+  "vit_s": _Published("vit", (12,)),
+  "vit_b": _Published("vit", (24,)),
+  "vit_l": _Published("vit", (24,), width=1.5),
 }
-MODELS = tuple(FAMILIES) + tuple(_NAMED)
+MODELS = (*FAMILIES, *_PUBLISHED)
 # Channels of the narrowest layer at width 1, all of which must be whole
 # numbers; those of a token are split over the heads.
 _UNITS = {
@@ -42,11 +61,14 @@ _UNITS = {
   "mobilefacenet": UNIT_CHANNELS,
   "vit": TOKEN_CHANNELS // HEADS,
 }
+# How many stages a family has, where it is not free, and what they look like.
+_STAGES = {"mobilefacenet": 4, "vit": 1}
+_EXAMPLES = {"iresnet": "(1,1,1)", "mobilefacenet": "(1,4,6,2)", "vit": "(12,)"}
 
 
 def family(name: str) -> str:
   """Returns the key of `FAMILIES` that a name of `MODELS` belongs to."""
-  return name if name in FAMILIES else _NAMED[name][0]
+  return name if name in FAMILIES else _PUBLISHED[name].family
 
 
 def make_model(
@@ -77,10 +99,12 @@ def make_model(
     width: multiplies all channel counts.
     stages: blocks per stage for the name of a family (four for
       "mobilefacenet", one for "vit"), empty for the others.
-    stem_stride: of the first convolution of an IResNet, 1 (as published) or 2.
-    squeeze_reduction: of squeeze and excitation in an IResNet; 0: none.
-    drop_path: of a ViT, probability to leave out a path in training, [0, 1).
-    mask_ratio: of a ViT, share of tokens hidden in training, [0, 1).
+    stem_stride: stride of an IResNet's first convolution, 1 (as published) or
+      2.
+    squeeze_reduction: channels for one number in between of an IResNet's
+      squeeze and excitation; 0: it has none.
+    drop_path: probability that a ViT leaves out a path in training, [0, 1).
+    mask_ratio: share of tokens that a ViT does not see in training, [0, 1).
     dropout: rate before the embedding layer, in training, [0, 1).
     dtype: compute dtype, one of `DTYPES`; parameters are float32.
     remat: recompute each block in the backward pass, to save memory.
@@ -93,26 +117,8 @@ def make_model(
   Raises:
     InputError: a setting is out of range or does not fit the others.
   """
-  if name not in MODELS:
-    raise InputError(
-      f"model.name={name!r} is unknown: use one of {', '.join(MODELS)}."
-    )
-  kind, fixed = _NAMED.get(name, (name, {}))
-  if name in FAMILIES:
-    wanted = {"iresnet": len(stages), "mobilefacenet": 4, "vit": 1}[name]
-    if not stages or min(stages) < 1 or len(stages) != wanted:
-      examples = {"iresnet": "(1,1,1)", "mobilefacenet": "(1,4,6,2)"}
-      raise InputError(
-        f"model.stages={stages} does not describe {name!r}: give the"
-        " number of blocks of each stage, such as"
-        f" {examples.get(name, '(12,)')}."
-      )
-  elif stages:
-    raise InputError(
-      f"model.stages={stages} contradicts model.name={name!r},"
-      f" which fixes them: leave stages empty, or use the name {kind!r}."
-    )
-  whole = _UNITS[kind] * fixed.get("width", 1.0)
+  shape = _shape(name, stages)
+  whole = _UNITS[shape.family] * shape.width
   if not width * whole >= 1 or width * whole % 1:
     raise InputError(
       f"model.width={width} makes {width * whole:g} channels in the narrowest"
@@ -128,12 +134,7 @@ def make_model(
     raise InputError(
       f"model.embedding_size={embedding_size} is no length: use 1 or more."
     )
-  rates = {"dropout": dropout, "drop_path": drop_path, "mask_ratio": mask_ratio}
-  for setting, rate in rates.items():
-    if not 0 <= rate < 1:
-      raise InputError(
-        f"model.{setting}={rate} is no rate: use at least 0 and below 1."
-      )
+  _check_rates(dropout=dropout, drop_path=drop_path, mask_ratio=mask_ratio)
   if dtype not in DTYPES:
     raise InputError(
       f"model.dtype={dtype!r} is not supported: use one of {', '.join(DTYPES)}."
@@ -144,25 +145,17 @@ def make_model(
       f"model.batch_norm_group={batch_norm_group} gives no statistics:"
       " use 2 or more examples, or 0 for the whole batch."
     )
-  # What only some families have, with the value that means "as without it".
-  special = {
-    "stem_stride": ("iresnet", stem_stride, 1),
-    "squeeze_reduction": ("iresnet", squeeze_reduction, 0),
-    "drop_path": ("vit", drop_path, 0),
-    "mask_ratio": ("vit", mask_ratio, 0),
-  }
-  options = {"scale": fixed.get("scale", 2)} if kind == "mobilefacenet" else {}
-  for setting, (owner, value, neutral) in special.items():
-    if kind == owner:
-      options[setting] = value
-    elif value != neutral:
-      raise InputError(
-        f"model.{setting}={value} is for {owner!r} only, not for"
-        f" model.name={name!r}: leave it at {neutral}."
-      )
-  return FAMILIES[kind](
-    stages=tuple(fixed.get("stages", stages)),
-    width=width * fixed.get("width", 1.0),
+  options = _options(
+    name,
+    shape,
+    stem_stride=stem_stride,
+    squeeze_reduction=squeeze_reduction,
+    drop_path=drop_path,
+    mask_ratio=mask_ratio,
+  )
+  return FAMILIES[shape.family](
+    stages=shape.stages,
+    width=width * shape.width,
     embedding_size=embedding_size,
     dropout=dropout,
     dtype=dtype,
@@ -172,8 +165,93 @@ def make_model(
   )
 
 
-def init_backbone(key: jax.Array, model: nn.Module, image_size: int) -> Any:
-  """Makes the variables of a backbone: `params` and `batch_stats`."""
+def _shape(name: str, stages: tuple[int, ...]) -> _Published:
+  """What a name and `model.stages` say together.
+
+  Raises:
+    InputError: the name is unknown, or the stages do not fit it.
+  """
+  if name not in MODELS:
+    raise InputError(
+      f"model.name={name!r} is unknown: use one of {', '.join(MODELS)}."
+    )
+  if name in FAMILIES:
+    if (
+      not stages
+      or min(stages) < 1
+      or len(stages) != _STAGES.get(name, len(stages))
+    ):
+      raise InputError(
+        f"model.stages={stages} does not describe {name!r}: give the"
+        f" number of blocks of each stage, such as {_EXAMPLES[name]}."
+      )
+    return _Published(name, tuple(stages))
+  shape = _PUBLISHED[name]
+  if stages:
+    raise InputError(
+      f"model.stages={stages} contradicts model.name={name!r}, which fixes"
+      f" them: leave stages empty, or use the name {shape.family!r}."
+    )
+  return shape
+
+
+def _check_rates(**rates: float) -> None:
+  """Refuses what is no rate, by the name of its setting."""
+  for setting, rate in rates.items():
+    if not 0 <= rate < 1:
+      raise InputError(
+        f"model.{setting}={rate} is no rate: use at least 0 and below 1."
+      )
+
+
+def _options(
+  name: str,
+  shape: _Published,
+  *,
+  stem_stride: int,
+  squeeze_reduction: int,
+  drop_path: float,
+  mask_ratio: float,
+) -> dict[str, Any]:
+  """The attributes that only the family of a name has.
+
+  Raises:
+    InputError: a setting of another family is not at the value that means "as
+      without it".
+  """
+  special = {
+    "stem_stride": ("iresnet", stem_stride, 1),
+    "squeeze_reduction": ("iresnet", squeeze_reduction, 0),
+    "drop_path": ("vit", drop_path, 0),
+    "mask_ratio": ("vit", mask_ratio, 0),
+  }
+  options: dict[str, Any] = {}
+  if shape.family == "mobilefacenet":
+    options["scale"] = shape.scale
+  for setting, (owner, value, neutral) in special.items():
+    if shape.family == owner:
+      options[setting] = value
+    elif value != neutral:
+      raise InputError(
+        f"model.{setting}={value} is for {owner!r} only, not for"
+        f" model.name={name!r}: leave it at {neutral}."
+      )
+  return options
+
+
+def init_backbone(
+  key: PRNGKeyArray, model: nn.Module, image_size: int
+) -> dict[str, Any]:
+  """Makes the first variables of a backbone.
+
+  Args:
+    key: what the first values are drawn from.
+    model: what `make_model` returned.
+    image_size: height and width of the images, in pixels.
+
+  Returns:
+    `params` and `batch_stats`, trees of float32 arrays.
+  """
   # Two images: batch normalisation of one has no variance.
   images = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
-  return model.init(key, images, train=False)
+  return dict(model.init(key, images, train=False))

@@ -1,34 +1,36 @@
 """A convolution whose gradient is not slow on a CPU when it has a stride."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(
-  x: jax.Array,
-  kernel: jax.Array,
+  x: Float[Array, "b h w c"],
+  kernel: Float[Array, "k l g f"],
   strides: tuple[int, int],
-  padding: tuple[tuple[int, int], tuple[int, int]],
+  padding: Sequence[tuple[int, int]],
   **rest: Any,
-) -> jax.Array:
+) -> Float[Array, "b i j f"]:
   """`lax.conv_general_dilated`, to be that of a `nn.Conv`.
 
   A stride s leaves the gradient of the input with s^2 - 1 zeros beside each
   number of the output's gradient, and XLA:CPU multiplies by all of them. There
-  it is computed by `input_slopes` instead: 278 to 106 ms for 3x3 kernels of
+  it is computed by `input_gradient` instead: 278 to 106 ms for 3x3 kernels of
   stride 2 on 32 images of 112x112x64 (two cores, jaxlib 0.10.2). Other
   platforms have kernels of their own for it.
 
   Args:
     x: [B, H, W, C].
-    kernel: [h, w, C, F].
-    strides: along H and W.
+    kernel: [h, w, C, F]; [h, w, C/n, F] for n groups.
+    strides: steps of the window along H and W.
     padding: zeros before and after, along H and W.
     **rest: what else `nn.Conv` passes.
 
@@ -42,24 +44,26 @@ def convolve(
     return plain(x, kernel)
 
   @jax.custom_vjp
-  def strided(x, kernel):
+  def strided(x: Array, kernel: Array) -> Array:
     return plain(x, kernel)
 
-  def forward(x, kernel):
+  def forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
     return plain(x, kernel), (x, kernel)
 
-  def backward(saved, slopes):
+  def backward(
+    saved: tuple[Array, Array], gradient: Array
+  ) -> tuple[Array, Array]:
     x, kernel = saved
 
-    def by_xla(slopes, x, kernel):
-      return jax.vjp(lambda x: plain(x, kernel), x)[1](slopes)[0]
+    def by_xla(gradient: Array, x: Array, kernel: Array) -> Array:
+      return jax.vjp(lambda x: plain(x, kernel), x)[1](gradient)[0]
 
-    def by_phase(slopes, x, kernel):
-      return input_slopes(slopes, kernel, x.shape, strides, padding)
+    def by_phase(gradient: Array, x: Array, kernel: Array) -> Array:
+      return input_gradient(gradient, kernel, x.shape, strides, padding)
 
-    of_kernel = jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](slopes)[0]
+    of_kernel = jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](gradient)[0]
     of_x = lax.platform_dependent(
-      slopes, x, kernel, cpu=by_phase, default=by_xla
+      gradient, x, kernel, cpu=by_phase, default=by_xla
     )
     return of_x, of_kernel
 
@@ -67,13 +71,13 @@ def convolve(
   return strided(x, kernel)
 
 
-def input_slopes(
-  slopes: jax.Array,
-  kernel: jax.Array,
+def input_gradient(
+  gradient: Float[Array, "b i j f"],
+  kernel: Float[Array, "k l c f"],
   shape: tuple[int, ...],
   strides: tuple[int, int],
-  padding: tuple[tuple[int, int], tuple[int, int]],
-) -> jax.Array:
+  padding: Sequence[tuple[int, int]],
+) -> Float[Array, "b h w c"]:
   """Gradient of a convolution in its input, one phase of the stride at a time.
 
   Of stride s and padding p, row s q + r of the input meets the kernel's rows k
@@ -82,59 +86,58 @@ def input_slopes(
   polyphase decomposition).
 
   Args:
-    slopes: gradient of the result, [B, H', W', F].
+    gradient: the gradient of the result, [B, H', W', F].
     kernel: [h, w, C, F].
-    shape: of the input, (B, H, W, C).
-    strides: along H and W.
+    shape: the input's, (B, H, W, C).
+    strides: steps of the window along H and W.
     padding: zeros before and after, along H and W.
 
   Returns:
     [B, H, W, C].
   """
-  kernel = kernel.swapaxes(2, 3).astype(slopes.dtype)
+  kernel = kernel.swapaxes(2, 3).astype(gradient.dtype)
 
-  def phase(axis, r):
-    """The taps that meet phase r, the first row's first, and their padding."""
+  def phase(axis: int, r: int) -> tuple[slice, tuple[int, int], int]:
+    """The taps that meet phase r, the first row's first; padding; rows."""
     s, p = strides[axis], padding[axis][0]
     last = (r + p) % s  # The smallest tap, of the last row met.
     first = last + (kernel.shape[axis] - 1 - last) // s * s
     rows = -(-(shape[1 + axis] - r) // s)
     above = (first - r - p) // s
-    below = rows + (r + p - last) // s - slopes.shape[1 + axis]
+    below = rows + (r + p - last) // s - gradient.shape[1 + axis]
     return slice(first, None, -s), (above, below), rows
 
-  def of_phase(i, j):
-    (down, vertical, rows), (across, horizontal, columns) = (
-      phase(0, i),
-      phase(1, j),
-    )
+  def of_phase(i: int, j: int) -> Array:
+    down, vertical, rows = phase(0, i)
+    across, horizontal, columns = phase(1, j)
     if down.start < 0 or across.start < 0:  # No tap meets it.
-      return jnp.zeros((shape[0], rows, columns, shape[3]), slopes.dtype)
+      return jnp.zeros((shape[0], rows, columns, shape[3]), gradient.dtype)
     return lax.conv_general_dilated(
-      slopes,
+      gradient,
       kernel[down, across],
       (1, 1),
       (vertical, horizontal),
       dimension_numbers=_LAYOUT,
     )
 
-  def interleave(parts, axis):
-    """Puts one of each part in turn; parts differ by at most one in length."""
-    longest = parts[0].shape[axis]
-    width = [(0, 0)] * 4
-
-    def filled(part):
-      width[axis] = (0, longest - part.shape[axis])
-      return jnp.pad(part, width)
-
-    both = jnp.stack([filled(part) for part in parts], axis + 1)
-    merged = both.reshape(
-      *both.shape[:axis], longest * len(parts), *both.shape[axis + 2 :]
-    )
-    return lax.slice_in_dim(merged, 0, shape[axis], axis=axis)
-
   by_row = [
-    interleave([of_phase(i, j) for j in range(strides[1])], 2)
+    _interleave([of_phase(i, j) for j in range(strides[1])], 2, shape[2])
     for i in range(strides[0])
   ]
-  return interleave(by_row, 1)
+  return _interleave(by_row, 1, shape[1])
+
+
+def _interleave(parts: list[Array], axis: int, length: int) -> Array:
+  """Puts one of each part in turn; parts differ by at most one in length."""
+  longest = parts[0].shape[axis]
+  width = [(0, 0)] * 4
+
+  def filled(part: Array) -> Array:
+    width[axis] = (0, longest - part.shape[axis])
+    return jnp.pad(part, width)
+
+  both = jnp.stack([filled(part) for part in parts], axis + 1)
+  merged = both.reshape(
+    *both.shape[:axis], longest * len(parts), *both.shape[axis + 2 :]
+  )
+  return lax.slice_in_dim(merged, 0, length, axis=axis)

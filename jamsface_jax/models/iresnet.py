@@ -14,6 +14,8 @@ block, 1x1 convolutions without bias.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
 
 from jamsface_jax.models.convolution import convolve
 from jamsface_jax.models.layers import BatchNorm, PReLU, torch_linear_init
@@ -47,7 +49,7 @@ class SqueezeExcitation(nn.Module):
   """Scales each channel by a function of the means of all channels.
 
   Attributes:
-    reduction: channels over the numbers in between.
+    reduction: channels of the input for one number in between.
     dtype: compute dtype.
   """
 
@@ -55,11 +57,11 @@ class SqueezeExcitation(nn.Module):
   dtype: jax.typing.DTypeLike
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Scales `x` [B, H, W, C]; keeps dtype and shape."""
     channels = x.shape[-1]
 
-    def conv(size, name):
+    def conv(size: int, name: str) -> nn.Conv:
       return nn.Conv(
         size,
         kernel_size=(1, 1),
@@ -80,7 +82,8 @@ class Block(nn.Module):
   Attributes:
     channels: channels of the result.
     stride: stride of the second convolution and of the shortcut.
-    squeeze_reduction: of squeeze and excitation before the sum; 0: none.
+    squeeze_reduction: `reduction` of the squeeze and excitation before the sum;
+      0: there is none.
     dtype: compute dtype.
     batch_norm_group: examples per statistics group; 0 means the whole batch.
   """
@@ -92,23 +95,26 @@ class Block(nn.Module):
   batch_norm_group: int
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, x: Float[Array, "b h w c"], train: bool
+  ) -> Float[Array, "b i j f"]:
     """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels]."""
 
-    def batch_norm(name):
+    def batch_norm(name: str) -> BatchNorm:
       return BatchNorm(self.batch_norm_group, self.dtype, name=name)
+
+    def conv(kernel: int, stride: int, name: str) -> nn.Conv:
+      return _conv(self.channels, kernel, stride, self.dtype, name)
 
     shortcut = x
     if self.stride != 1 or x.shape[-1] != self.channels:
-      shortcut = _conv(
-        self.channels, 1, self.stride, self.dtype, "shortcut_conv"
-      )(x)
+      shortcut = conv(1, self.stride, "shortcut_conv")(x)
       shortcut = batch_norm("shortcut_bn")(shortcut, train)
     x = batch_norm("bn1")(x, train)
-    x = _conv(self.channels, 3, 1, self.dtype, "conv1")(x)
+    x = conv(3, 1, "conv1")(x)
     x = batch_norm("bn2")(x, train)
     x = PReLU(name="prelu")(x)
-    x = _conv(self.channels, 3, self.stride, self.dtype, "conv2")(x)
+    x = conv(3, self.stride, "conv2")(x)
     x = batch_norm("bn3")(x, train)
     if self.squeeze_reduction:
       x = SqueezeExcitation(self.squeeze_reduction, self.dtype, name="se")(x)
@@ -128,8 +134,8 @@ class IResNet(nn.Module):
     width: multiplies all channel counts; 1 means 64 after the stem.
     stem_stride: stride of the first convolution; 1 as published, 2 makes all
       that follows four times cheaper.
-    squeeze_reduction: channels over the numbers in between of squeeze and
-      excitation, 16 where it is used; 0: none.
+    squeeze_reduction: `reduction` of squeeze and excitation, 16 where it is
+      used; 0: there is none.
     embedding_size: length of the result.
     dropout: rate before the embedding layer, in training.
     dtype: dtype of convolutions and activations. Parameters, batch
@@ -150,7 +156,9 @@ class IResNet(nn.Module):
   batch_norm_group: int
 
   @nn.compact
-  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, images: Float32[Array | np.ndarray, "b h w 3"], train: bool
+  ) -> Float32[Array, "b d"]:
     """Embeds a batch.
 
     Args:

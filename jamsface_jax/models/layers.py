@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jamsface_jax.errors import InputError
 
@@ -38,7 +39,9 @@ class BatchNorm(nn.Module):
   epsilon: float = 1e-5
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, x: Float[Array, "b *s c"], train: bool
+  ) -> Float[Array, "b *s c"]:
     """Normalises `x` [B, ..., C]; `train` uses and records its statistics.
 
     Raises:
@@ -98,7 +101,7 @@ class PReLU(nn.Module):
   """
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
     """Applies it to `x` [..., C]; keeps dtype and shape."""
     initial = nn.initializers.constant(0.25)
     slope = self.param("slope", initial, (x.shape[-1],)).astype(x.dtype)
@@ -108,7 +111,7 @@ class PReLU(nn.Module):
     return x * jnp.where(x >= 0, jnp.ones_like(slope), slope)
 
 
-def torch_linear_init(fan_in: int) -> Callable[..., jax.Array]:
+def torch_linear_init(fan_in: int) -> Callable[..., Array]:
   """The default initialiser of PyTorch's `nn.Linear`, for kernel and bias.
 
   Args:
@@ -119,7 +122,11 @@ def torch_linear_init(fan_in: int) -> Callable[..., jax.Array]:
   """
   bound = fan_in**-0.5
 
-  def init(key, shape, dtype=jnp.float32):
+  def init(
+    key: PRNGKeyArray,
+    shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike = jnp.float32,
+  ) -> Array:
     return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
   return init

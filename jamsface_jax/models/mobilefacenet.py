@@ -11,6 +11,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
 
 from jamsface_jax.models.layers import BatchNorm, PReLU
 
@@ -21,12 +23,12 @@ class ConvBlock(nn.Module):
   """Convolution without bias, batch normalisation, PReLU.
 
   Attributes:
-    channels: of the result.
+    channels: channels of the result.
     dtype: compute dtype.
     batch_norm_group: examples per statistics group; 0 means the whole batch.
     kernel: height and width of the kernel; 0 means the whole image, unpadded.
-    stride: of the convolution.
-    groups: of the convolution.
+    stride: steps of the convolution along height and width.
+    groups: groups of channels that the convolution keeps apart.
     activation: False leaves the PReLU out.
   """
 
@@ -39,7 +41,9 @@ class ConvBlock(nn.Module):
   activation: bool = True
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, x: Float[Array | np.ndarray, "b h w c"], train: bool
+  ) -> Float[Array, "b i j f"]:
     """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels]."""
     size = (self.kernel, self.kernel) if self.kernel else x.shape[1:3]
     # Kaiming's normal initial values for ReLU, by the number of outputs.
@@ -63,9 +67,10 @@ class Bottleneck(nn.Module):
   """Expand by 1x1, 3x3 within each channel, project by 1x1.
 
   Attributes:
-    channels: of the result.
+    channels: channels of the result.
     expanded: channels in between.
-    stride: of the middle convolution; at 1 the input is added to the result.
+    stride: steps of the middle convolution; at 1 the input is added to the
+      result.
     dtype: compute dtype.
     batch_norm_group: examples per statistics group; 0 means the whole batch.
   """
@@ -77,7 +82,9 @@ class Bottleneck(nn.Module):
   batch_norm_group: int
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, x: Float[Array, "b h w c"], train: bool
+  ) -> Float[Array, "b i j f"]:
     """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels]."""
     conv = partial(
       ConvBlock, dtype=self.dtype, batch_norm_group=self.batch_norm_group
@@ -122,7 +129,9 @@ class MobileFaceNet(nn.Module):
   batch_norm_group: int
 
   @nn.compact
-  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, images: Float32[Array | np.ndarray, "b h w 3"], train: bool
+  ) -> Float32[Array, "b d"]:
     """Embeds a batch.
 
     Args:

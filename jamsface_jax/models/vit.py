@@ -8,6 +8,8 @@ ReLU6, and an embedding head that reads all tokens at once.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int32
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.models.layers import BatchNorm, torch_linear_init
@@ -29,7 +31,7 @@ class Attention(nn.Module):
   dtype: jax.typing.DTypeLike
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
     """Maps `x` [B, T, D] to the same shape."""
     batch, tokens, channels = x.shape
     qkv = nn.Dense(
@@ -61,16 +63,18 @@ class Block(nn.Module):
   dtype: jax.typing.DTypeLike
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, x: Float[Array, "b t d"], train: bool
+  ) -> Float32[Array, "b t d"]:
     """Maps `x` [B, T, D] to the same shape."""
 
-    def keep(path):
+    def keep(path: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
       # A whole path of an example at once: https://arxiv.org/abs/1603.09382.
       return nn.Dropout(
         self.drop_path, broadcast_dims=(1, 2), deterministic=not train
       )(path)
 
-    def dense(channels, name):
+    def dense(channels: int, name: str) -> nn.Dense:
       return nn.Dense(channels, dtype=self.dtype, kernel_init=_INIT, name=name)
 
     y = _layer_norm("norm1")(x)
@@ -111,7 +115,9 @@ class ViT(nn.Module):
   batch_norm_group: int
 
   @nn.compact
-  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, images: Float32[Array | np.ndarray, "b h w 3"], train: bool
+  ) -> Float32[Array, "b d"]:
     """Embeds a batch.
 
     Args:
@@ -153,8 +159,7 @@ class ViT(nn.Module):
     if hiding:
       noise = jax.random.uniform(self.make_rng("dropout"), x.shape[:2])
       order = jnp.argsort(noise, axis=1)
-      kept = order[:, : int(tokens * (1 - self.mask_ratio)), None]
-      x = jnp.take_along_axis(x, kept, axis=1)
+      x = _first_tokens(x, order, int(tokens * (1 - self.mask_ratio)))
     # Argument 2 is `train` (0 is the module): Python branches on it.
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     for i in range(1, depth + 1):
@@ -162,13 +167,7 @@ class ViT(nn.Module):
       x = block(rate, self.dtype, name=f"block{i}")(x, train)
     x = _layer_norm("norm")(x)
     if hiding:
-      hidden = jnp.broadcast_to(
-        mask_token, (x.shape[0], tokens - x.shape[1], channels)
-      )
-      places = jnp.argsort(order, axis=1)[:, :, None]
-      x = jnp.take_along_axis(
-        jnp.concatenate([x, hidden], axis=1), places, axis=1
-      )
+      x = _put_back(x, order, mask_token)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = x.reshape(x.shape[0], -1)
     for size, number in ((channels, 1), (self.embedding_size, 2)):
@@ -186,6 +185,29 @@ class ViT(nn.Module):
         name=f"feature{number}_bn",
       )(x, train)
     return x
+
+
+def _first_tokens(
+  x: Float32[Array, "b t d"], order: Int32[Array, "b t"], count: int
+) -> Float32[Array, "b k d"]:
+  """The tokens that come first in an order, another one for each example."""
+  return jnp.take_along_axis(x, order[:, :count, None], axis=1)
+
+
+def _put_back(
+  x: Float32[Array, "b k d"],
+  order: Int32[Array, "b t"],
+  mask_token: Float32[Array, "1 1 d"],
+) -> Float32[Array, "b t d"]:
+  """Undoes `_first_tokens`; what it left out is the mask token."""
+  batch, count, channels = x.shape
+  hidden = jnp.broadcast_to(
+    mask_token, (batch, order.shape[1] - count, channels)
+  )
+  places = jnp.argsort(order, axis=1)[:, :, None]
+  return jnp.take_along_axis(
+    jnp.concatenate([x, hidden], axis=1), places, axis=1
+  )
 
 
 def _layer_norm(name: str) -> nn.LayerNorm:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jamsface_jax.pods.program import Program
+from jamsface_jax.pods.program import Program, numbers
 
 COLLECTIVES = (
   "all-reduce",
@@ -25,11 +25,12 @@ class Collective:
 
   Attributes:
     kind: one of `COLLECTIVES`.
-    axis: of the mesh, "data", "model" or "data+model"; "other" if it is
-      neither.
-    group: devices that take part in one.
-    dtype: of the largest array.
-    bytes: of all arrays together on one device, the larger of input and result.
+    axis: the mesh axis that it runs along, "data", "model" or "data+model";
+      "other" if it is neither.
+    group: how many devices take part in one.
+    dtype: XLA's name of the largest array's.
+    bytes: size of all arrays together on one device, the larger of input and
+      result.
     arrays: how many are sent as one.
     runs: how often a step sends it.
     looped: whether a loop is around it.
@@ -47,7 +48,7 @@ class Collective:
   origin: str
 
 
-def collectives(
+def find_collectives(
   program: Program, mesh_shape: Mapping[str, int]
 ) -> list[Collective]:
   """Lists every collective of a program, in its order.
@@ -119,10 +120,10 @@ def _groups(text: str, devices: int) -> np.ndarray | None:
     r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text
   )
   if iota:
-    shape, dims = (_numbers(iota[k]) for k in (1, 2))
+    shape, dims = (numbers(iota[k]) for k in (1, 2))
     ids = np.arange(math.prod(dims)).reshape(dims)
     if iota[3]:
-      ids = ids.transpose(_numbers(iota[3]))
+      ids = ids.transpose(numbers(iota[3]))
     return ids.reshape(shape)
   # mesh['a'=4,'b'=4], device_ids=([4,4]T(1,0)) {'b'}: the order if it is not
   # that of the numbers, and a part of an axis as 'a':(2)4.
@@ -135,12 +136,13 @@ def _groups(text: str, devices: int) -> np.ndarray | None:
     return _groups_of_mesh(*found.groups())
   pairs = re.search(r"source_target_pairs=\{(\{[\d,{}\s]*\})\}", text)
   if pairs:
-    pairs = re.findall(r"\{(\d+),(\d+)\}", pairs[1])
-    return np.array([[int(a), int(b)] for a, b in pairs if a != b][:1])
+    ends = re.findall(r"\{(\d+),(\d+)\}", pairs[1])
+    return np.array([[int(a), int(b)] for a, b in ends if a != b][:1])
   return None
 
 
 def _groups_of_mesh(axes: str, order: str | None, wanted: str) -> np.ndarray:
+  """Devices of each group along the wanted axes of a mesh, in XLA's words."""
   parts = {
     name: (int(before or 1), int(length or 0))
     for name, before, length in re.findall(
@@ -161,14 +163,10 @@ def _groups_of_mesh(axes: str, order: str | None, wanted: str) -> np.ndarray:
   ids = np.arange(math.prod(dims))
   iota = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", order or "")
   if iota:
-    ids = ids.reshape(_numbers(iota[1]))
+    ids = ids.reshape(numbers(iota[1]))
     if iota[2]:
-      ids = ids.transpose(_numbers(iota[2]))
+      ids = ids.transpose(numbers(iota[2]))
   elif order:
-    ids = np.array(_numbers(order))
+    ids = np.array(numbers(order))
   ids = ids.reshape(dims).transpose(kept + along)
   return ids.reshape(-1, math.prod(dims[k] for k in along))
-
-
-def _numbers(text: str) -> list[int]:
-  return [int(n) for n in text.split(",")]

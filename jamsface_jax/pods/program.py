@@ -28,8 +28,9 @@ class Array:
 
   Attributes:
     dtype: XLA's name of it, such as "f32".
-    shape: of the part on one device.
-    layout: of XLA's text: order of axes from the fastest, tiles, memory space.
+    shape: that of the part on one device.
+    layout: what XLA's text says in braces: order of axes from the fastest,
+      tiles, memory space.
   """
 
   dtype: str
@@ -46,27 +47,26 @@ class Array:
     """Bytes of the elements, without padding."""
     bits = _BITS.get(self.dtype)
     if bits is None:
-      bits = int(re.search(r"\d+", self.dtype)[0])
+      bits = _number(r"(\d+)", self.dtype)
     return -(-self.size * bits // 8)
 
   @property
   def padded_bytes(self) -> int:
     """Bytes with the padding of its first tile: what memory moves."""
     order, _, tiles = self.layout.partition(":")
-    tile = re.match(r"T\(([\d,]+)\)", tiles)
-    if not tile or not self.size:
+    first = re.match(r"T\(([\d,]+)\)", tiles)
+    if not first or not self.size:
       return self.bytes
-    tile = [int(n) for n in tile[1].split(",")]
-    order = [int(n) for n in order.split(",") if n]
+    axes = [int(n) for n in order.split(",") if n]
     padded = list(self.shape)
-    # Tiles cover the fastest axes; their last number is of the fastest.
-    for axis, length in zip(order, reversed(tile), strict=False):
+    # Tiles cover the fastest axes; their last number is the fastest axis's.
+    for axis, length in zip(axes, reversed(numbers(first[1])), strict=False):
       padded[axis] = -(-padded[axis] // length) * length
     return self.bytes * math.prod(padded) // self.size
 
   @property
   def in_main_memory(self) -> bool:
-    """Whether it lies in the device's memory and not in the chip's own."""
+    """Whether it lies in the device's memory, not in the one of its cores."""
     return "S(" not in self.layout
 
 
@@ -75,10 +75,10 @@ class Instruction:
   """One line of a program.
 
   Attributes:
-    name: of the result.
+    name: what other lines call its result.
     opcode: XLA's name of the operation.
     results: one array, or those of a tuple, flat.
-    operands: names.
+    operands: names of what goes in.
     called: computations by role: `calls`, `body`, `condition`, ...; branches
       under "0", "1", ...
     text: the whole line.
@@ -107,8 +107,9 @@ class Program:
   """A compiled program.
 
   Attributes:
-    computations: by name; instructions by name, in the order of the text.
-    entry: name of the one that runs.
+    computations: each by its name: its instructions by theirs, in the order of
+      the text.
+    entry: name of the computation that runs.
   """
 
   computations: Mapping[str, Computation]
@@ -125,7 +126,9 @@ class Program:
     if self.entry:
       yield from self._executed(self.entry, 1, False)
 
-  def _executed(self, name, runs, looped):
+  def _executed(
+    self, name: str, runs: int, looped: bool
+  ) -> Iterator[tuple[Instruction, Computation, int, bool]]:
     computation = self.computations[name]
     for instruction in computation.values():
       yield instruction, computation, runs, looped
@@ -138,7 +141,7 @@ class Program:
         largest = max(called.values(), key=lambda n: len(self.computations[n]))
         yield from self._executed(largest, runs, looped)
       elif instruction.opcode in ("call", "async-start"):
-        inner = called.get("to_apply") or called.get("calls")
+        inner = called.get("to_apply") or called["calls"]
         yield from self._executed(inner, runs, looped)
 
   def turns(self, loop: Instruction, computation: Computation) -> int | None:
@@ -158,7 +161,9 @@ class Program:
       return None
     return max(limit - start, 0)
 
-  def _compared_in(self, root, condition):
+  def _compared_in(
+    self, root: Instruction, condition: Computation
+  ) -> tuple[int, int] | None:
     """Element of the carry and constant of a condition `carry[i] < n`."""
     if root.opcode == "fusion":
       inner = self.computations[root.called["calls"]]
@@ -167,7 +172,7 @@ class Program:
       outer = []
       for side in sides:
         if side.opcode == "parameter":
-          number = int(re.search(r"parameter\((\d+)\)", side.text)[1])
+          number = _number(r"parameter\((\d+)\)", side.text)
           side = self._behind(condition, root.operands[number])
         outer.append(side)
       root, sides = inner_root, outer
@@ -177,9 +182,10 @@ class Program:
       return None
     if [s.opcode for s in sides] != ["get-tuple-element", "constant"]:
       return None
-    return int(sides[0].attribute("index")), _constant(sides[1])
+    index, limit = sides[0].attribute("index"), _constant(sides[1])
+    return None if index is None or limit is None else (int(index), limit)
 
-  def _behind(self, computation, name):
+  def _behind(self, computation: Computation, name: str) -> Instruction:
     """The instruction that a name stands for, copies and the like apart."""
     instruction = computation[name]
     while instruction.opcode in ("copy", "bitcast", "convert", "copy-done"):
@@ -188,14 +194,17 @@ class Program:
         instruction = computation[instruction.operands[0]]
     return instruction
 
-  def _initial(self, loop, computation, index):
+  def _initial(
+    self, loop: Instruction, computation: Computation, index: int
+  ) -> int | None:
+    """The constant that an element of a loop's carry starts at."""
     carry = self._behind(computation, loop.operands[0])
     if carry.opcode != "tuple":
       return None
     first = self._behind(computation, carry.operands[index])
     return _constant(first) if first.opcode == "constant" else None
 
-  def _counts_up(self, body, index):
+  def _counts_up(self, body: Computation, index: int) -> bool:
     """Whether a body adds 1 to this element of its carry."""
     root = next(i for i in body.values() if i.is_root)
     if root.opcode != "tuple":
@@ -214,12 +223,30 @@ class Program:
 
 def _constant(instruction: Instruction) -> int | None:
   found = re.search(r"constant\((-?\d+)\)", instruction.text)
-  return found and int(found[1])
+  return int(found[1]) if found else None
+
+
+def _number(pattern: str, text: str) -> int:
+  """The number that a pattern's group finds.
+
+  Raises:
+    ValueError: there is none.
+  """
+  found = re.search(pattern, text)
+  if not found:
+    raise ValueError(f"no {pattern!r} in {text[:80]!r}")
+  return int(found[1])
+
+
+def numbers(text: str) -> list[int]:
+  """Reads numbers with commas between."""
+  return [int(n) for n in text.split(",")]
 
 
 def parse(text: str) -> Program:
   """Reads what `jax.stages.Compiled.as_text` returns; "": an empty program."""
-  computations, entry, current = {}, "", None
+  computations: dict[str, Computation] = {}
+  entry, current = "", None
   for line in text.splitlines():
     if current is None:
       head = _COMPUTATION.match(line)

@@ -3,9 +3,8 @@
 from typing import Any
 
 from jamsface_jax.errors import InputError
-from jamsface_jax.pods import step_cost
-from jamsface_jax.pods.chips import Topology
-from jamsface_jax.pods.step_cost import StepCost
+from jamsface_jax.pods.accelerators import Topology
+from jamsface_jax.pods.step_cost import StepCost, measure
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 
@@ -20,7 +19,22 @@ def compare(
   models: str,
   cache: str,
 ) -> list[StepCost]:
-  """Compiles a step for each size of the model axis that is asked for."""
+  """Compiles a step for each size of the model axis that is asked for.
+
+  Args:
+    config: all settings.
+    topology: the devices to compile for.
+    num_classes: number of identities.
+    num_images: number of images of the training set.
+    batch_per_device: examples on each device, or None for what the settings
+      say.
+    models: sizes, comma between; "auto": all that fit; "": that of the
+      settings.
+    cache: see `step_cost.measure`.
+
+  Raises:
+    InputError: `models` is no list of sizes, or a setting does not fit.
+  """
   each = len(topology.devices) // topology.slices
   if models == "auto":
     wanted = [n for n in range(1, each + 1) if each % n == 0]
@@ -41,7 +55,7 @@ def compare(
     if batch_per_device is not None:
       changes["data.batch_size"] = batch_per_device * len(topology.devices)
     costs.append(
-      step_cost.measure(
+      measure(
         replaced(config, changes),
         num_classes=num_classes,
         num_images=num_images,
@@ -70,7 +84,19 @@ def save_memory(
   num_images: int,
   cache: str,
 ) -> list[tuple[str, StepCost]]:
-  """Compiles each way out, and sorts them by what they save, most first."""
+  """Compiles each way out of a cost that does not fit.
+
+  Args:
+    config: all settings.
+    topology: the devices to compile for.
+    cost: what does not fit.
+    num_classes: number of identities.
+    num_images: number of images of the training set.
+    cache: see `step_cost.measure`.
+
+  Returns:
+    The settings in words and their cost, those that save most first.
+  """
   base = replaced(
     config,
     {"mesh.model": cost.mesh["model"], "data.batch_size": cost.batch},
@@ -79,7 +105,7 @@ def save_memory(
   found = [
     (
       words,
-      step_cost.measure(
+      measure(
         replaced(base, changes),
         num_classes=num_classes,
         num_images=num_images,
@@ -87,6 +113,43 @@ def save_memory(
         cache=cache,
       ),
     )
-    for words, changes in step_cost.ways_out(base, each)
+    for words, changes in ways_out(base, each)
   ]
   return sorted(found, key=lambda way: way[1].total)
+
+
+def ways_out(
+  config: Settings, devices: int
+) -> list[tuple[str, dict[str, Any]]]:
+  """Changes that may save memory: in words, and settings by name.
+
+  Args:
+    config: all settings.
+    devices: how many a slice has.
+  """
+  model = devices if config.mesh.model == -1 else config.mesh.model
+  changes: list[dict[str, Any]] = []
+  if model < devices:
+    changes.append({"mesh.model": devices})
+    if 2 * model < devices and devices % (2 * model) == 0:
+      changes.append({"mesh.model": 2 * model})
+  if not config.head.fused_update:
+    changes.append(
+      {"head.fused_update": True, "optimizer.accumulation": 1}
+      if config.optimizer.accumulation > 1
+      else {"head.fused_update": True}
+    )
+  if config.model.dtype == "float32":
+    changes.append({"model.dtype": "bfloat16"})
+  if not config.model.remat:
+    changes.append({"model.remat": True})
+  if config.data.batch_size % (2 * devices) == 0:
+    changes.append({"data.batch_size": config.data.batch_size // 2})
+  if config.head.sample_rate == 1 and config.head.fused_update:
+    changes.append({"head.sample_rate": 0.1})
+  if config.head.keep_mib:
+    changes.append({"head.keep_mib": 0})
+  return [
+    (" ".join(f"{name}={value}" for name, value in change.items()), change)
+    for change in changes
+  ]

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,21 +21,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jamsface_jax.devices import sharding
-from jamsface_jax.head import memory as memory_lib
-from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.head import memory
 from jamsface_jax.head.chunks import chunk_classes
-from jamsface_jax.pods import collectives as collectives_lib
-from jamsface_jax.pods import program as program_lib
-from jamsface_jax.pods import work as work_lib
-from jamsface_jax.pods.chips import Topology
+from jamsface_jax.head.parameters import check_mesh
+from jamsface_jax.pods.accelerators import Topology
+from jamsface_jax.pods.collectives import Collective, find_collectives
+from jamsface_jax.pods.program import parse
+from jamsface_jax.pods.work import Work, each_work, unknown_loops
 from jamsface_jax.run.components import make_components
 from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.whole_file import written_whole
 from jamsface_jax.training.step import make_train_step
-
-_GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +43,11 @@ class StepCost:
   Attributes:
     topology: its name.
     mesh: sizes of the `data` and the `model` axis.
-    batch: global.
-    backbone: its parameters.
-    backbone_optimizer: momentum and the like of it.
+    batch: number of examples on all devices together.
+    backbone: its parameters and batch statistics.
+    backbone_optimizer: momentum and the like for the backbone.
     head: class weights, margins and scale.
-    head_optimizer: momentum and the like of them.
+    head_optimizer: momentum and the like for the head.
     inputs: images and labels of a batch.
     temporaries: activations, gradients, the chunk of the head at hand; None if
       the compiler refused the program before it knew.
@@ -58,11 +55,12 @@ class StepCost:
     program: its instructions, which lie in the same memory.
     total: all that the step holds at once.
     memory: what a program may use.
-    operations: floating-point, of products and convolutions.
-    moved: from and to the device's memory.
+    operations: number of floating-point operations of products and
+      convolutions.
+    moved: what goes from and to the device's memory.
     collectives: what is sent.
     unknown_loops: loops whose turns depend on data, counted as one turn.
-    compute_seconds: estimate: the slower of arithmetic at the chip's peak and
+    compute_seconds: estimate: the slower of arithmetic at the device's peak and
       memory at its bandwidth, instruction by instruction.
     compiler_seconds: estimate of the compiler itself; 0 if it makes none.
     collective_seconds: estimate, none of it behind arithmetic.
@@ -84,7 +82,7 @@ class StepCost:
   memory: int
   operations: int
   moved: int
-  collectives: list[collectives_lib.Collective]
+  collectives: list[Collective]
   unknown_loops: int
   compute_seconds: float
   compiler_seconds: float
@@ -103,7 +101,7 @@ class StepCost:
 
   @property
   def seconds(self) -> float:
-    """Estimated time of a step; 0 where nothing is known of the chip."""
+    """Estimated time of a step; 0 where nothing is known of the devices."""
     compute = max(self.compute_seconds, self.compiler_seconds)
     return compute + self.collective_seconds
 
@@ -130,9 +128,9 @@ def measure(
 
   Args:
     config: all settings; `mesh.model` is the split of classes.
-    num_classes: N.
-    num_images: of the training set: the schedule needs it.
-    topology: of which devices.
+    num_classes: number of identities.
+    num_images: number of images of the training set, for the schedule.
+    topology: the devices to compile for, of `open_topologies`.
     cache: directory of earlier results, by a hash of the program; "": none.
 
   Raises:
@@ -145,107 +143,139 @@ def measure(
     "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
   if not config.head.chunk_classes:
-    kind = "cpu" if topology.chip is None else "accelerator"
+    kind = "cpu" if topology.accelerator is None else "accelerator"
     config = replaced(config, {"head.chunk_classes": chunk_classes(kind)})
   components = make_components(config, num_classes, num_images)
-  head_lib.check_mesh(components.head, mesh)
-  size = config.data.image_size
-  state = state_shapes(components, size, mesh)
-  by_example = NamedSharding(mesh, sharding.BATCH)
-  inputs = {
-    "images": ((batch, size, size, 3), np.uint8),
-    "labels": ((batch,), np.int32),
-  }
-  inputs = {
-    name: jax.ShapeDtypeStruct(shape, dtype, sharding=by_example)
-    for name, (shape, dtype) in inputs.items()
-  }
-  lowered = make_train_step(config, components, mesh).lower(state, inputs)
-  compiled = _compile(lowered, mesh, topology, cache)
-  of_head = memory_lib.estimate(
-    *(components.head, micro_batch, mesh),
+  check_mesh(components.head, mesh)
+  state = state_shapes(components, config.data.image_size, mesh)
+  inputs = _input_shapes(batch, config.data.image_size, mesh)
+  step = make_train_step(config, components, mesh)
+  # What jax.jit returns is more than callable.
+  lowered = step.lower(state, inputs)  # ty: ignore[missing-attribute]
+  compiled = _compile_once(lowered, mesh, topology, cache)
+  program = parse(compiled.text)
+  work = list(each_work(program))
+  sent = find_collectives(program, mesh.shape)
+  times = estimate(work, sent, topology)
+  of_head = memory.estimate(
+    components.head,
+    micro_batch,
+    mesh,
     optimizer=components.optimizers.weights,
     fused_update=config.head.fused_update,
   )
-  held = {
-    "backbone": (state.params["backbone"], state.batch_stats),
-    "backbone_optimizer": state.opt_state["backbone"],
-    "head": state.params["head"],
-    "head_optimizer": state.opt_state["head"],
-    "inputs": inputs,
-  }
   return StepCost(
     topology=topology.name,
     mesh=dict(mesh.shape),
     batch=batch,
-    **{name: _device_bytes(tree) for name, tree in held.items()},
+    backbone=_device_bytes((state.params["backbone"], state.batch_stats)),
+    backbone_optimizer=_device_bytes(state.opt_state["backbone"]),
+    head=_device_bytes(state.params["head"]),
+    head_optimizer=_device_bytes(state.opt_state["head"]),
+    inputs=_device_bytes(inputs),
+    temporaries=compiled.temporaries,
     head_temporaries=of_head.total - of_head.weights - of_head.optimizer,
+    program=compiled.program,
+    total=compiled.total,
     memory=topology.memory,
-    **compiled,
+    operations=sum(w.operations * w.runs for w in work),
+    moved=sum(w.bytes * w.runs for w in work),
+    collectives=sent,
+    unknown_loops=unknown_loops(program),
+    compute_seconds=times.compute,
+    compiler_seconds=times.compiler,
+    collective_seconds=times.collectives,
+    compile_seconds=compiled.compile_seconds,
   )
 
 
+def _input_shapes(
+  batch: int, image_size: int, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Images and labels of a batch, with where they lie."""
+  by_example = NamedSharding(mesh, sharding.BATCH)
+  shape = (batch, image_size, image_size, 3)
+  return {
+    "images": jax.ShapeDtypeStruct(shape, np.uint8, sharding=by_example),
+    "labels": jax.ShapeDtypeStruct((batch,), np.int32, sharding=by_example),
+  }
+
+
 def _device_bytes(tree: Any) -> int:
+  """Bytes of a tree of sharded shapes on one device."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
   )
 
 
-def _compile(
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+  """What a compiler says of a program; bytes are of one device.
+
+  Attributes:
+    temporaries: see `StepCost`; None if it refused the program.
+    program: bytes of the instructions.
+    total: bytes of all that the program holds at once.
+    text: the compiled program; "" if it was refused.
+    compile_seconds: what compiling took.
+  """
+
+  temporaries: int | None
+  program: int
+  total: int
+  text: str
+  compile_seconds: float
+
+
+def _compile_once(
   lowered: jax.stages.Lowered, mesh: Mesh, topology: Topology, cache: str
-) -> dict[str, Any]:
-  """What the compiled program says, or what an earlier one said."""
-  path = ""
-  if cache:
-    key = hashlib.sha256(lowered.as_text().encode())
-    compiler = mesh.devices.flat[0].client.platform_version
-    where = topology.name, mesh.device_ids.tolist()
-    key.update(repr((where, jaxlib.__version__, compiler)).encode())
-    path = os.path.join(cache, f"{key.hexdigest()[:32]}.json.gz")
-  if path and os.path.exists(path):
+) -> _Compiled:
+  """Compiles a program, or reads what an earlier time said of the same one."""
+  if not cache:
+    return _compile(lowered)
+  key = hashlib.sha256(lowered.as_text().encode())
+  compiler = mesh.devices.flat[0].client.platform_version
+  where = topology.name, mesh.device_ids.tolist()
+  key.update(repr((where, jaxlib.__version__, compiler)).encode())
+  path = os.path.join(cache, f"{key.hexdigest()[:32]}.json.gz")
+  if os.path.exists(path):
     with gzip.open(path, "rt", encoding="utf-8") as file:
-      found = json.load(file)
-  else:
-    found = _read_off(lowered)
-    if path:
-      os.makedirs(cache, exist_ok=True)
-      with written_whole(path, "wb") as file:
-        file.write(gzip.compress(json.dumps(found).encode()))
-  program = program_lib.parse(found.pop("text"))
-  work = list(work_lib.work(program))
-  collectives = collectives_lib.collectives(program, mesh.shape)
-  return found | {
-    "operations": sum(w.operations * w.runs for w in work),
-    "moved": sum(w.bytes * w.runs for w in work),
-    "collectives": collectives,
-    "unknown_loops": work_lib.unknown_loops(program),
-    **estimate(work, collectives, topology),
-  }
+      return _Compiled(**json.load(file))
+  compiled = _compile(lowered)
+  os.makedirs(cache, exist_ok=True)
+  with written_whole(path, "wb") as file:
+    text = json.dumps(dataclasses.asdict(compiled))
+    file.write(gzip.compress(text.encode()))
+  return compiled
 
 
-def _read_off(lowered: jax.stages.Lowered) -> dict[str, Any]:
+def _compile(lowered: jax.stages.Lowered) -> _Compiled:
   """Compiles a program: its bytes by part, its text, and the time it took."""
   begin = time.perf_counter()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    found = {"temporaries": None, "program": 0, "total": refused(error)}
-    text = ""
-  else:
-    memory = compiled.memory_analysis()
-    text = compiled.as_text()
-    found = {
-      "temporaries": memory.temp_size_in_bytes,
-      "program": memory.generated_code_size_in_bytes,
-      "total": memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes
-      + memory.temp_size_in_bytes
-      + memory.generated_code_size_in_bytes,
-    }
-  elapsed = time.perf_counter() - begin
-  return found | {"text": text, "compile_seconds": elapsed}
+    return _Compiled(
+      temporaries=None,
+      program=0,
+      total=refused(error),
+      text="",
+      compile_seconds=time.perf_counter() - begin,
+    )
+  # JAX: None where a backend does not say. Those of topologies do.
+  found: Any = compiled.memory_analysis()
+  return _Compiled(
+    temporaries=found.temp_size_in_bytes,
+    program=found.generated_code_size_in_bytes,
+    total=found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    - found.alias_size_in_bytes
+    + found.temp_size_in_bytes
+    + found.generated_code_size_in_bytes,
+    text=compiled.as_text() or "",
+    compile_seconds=time.perf_counter() - begin,
+  )
 
 
 def refused(error: jax.errors.JaxRuntimeError) -> int:
@@ -263,63 +293,42 @@ def refused(error: jax.errors.JaxRuntimeError) -> int:
   return int(float(found[1]) * unit)
 
 
+@dataclasses.dataclass(frozen=True)
+class Seconds:
+  """Estimated seconds of a step; 0 where nothing is known.
+
+  Attributes:
+    compute: arithmetic and memory, instruction by instruction the slower one.
+    compiler: the compiler's own cycles for the same.
+    collectives: all that is sent, none of it behind arithmetic.
+  """
+
+  compute: float
+  compiler: float
+  collectives: float
+
+
 def estimate(
-  work: list[work_lib.Work],
-  collectives: list[collectives_lib.Collective],
-  topology: Topology,
-) -> dict[str, float]:
-  """Seconds of a step, by their names in `StepCost`; 0 where none are known."""
-  chip = topology.chip
-  if chip is None:
-    names = ("compute_seconds", "compiler_seconds", "collective_seconds")
-    return dict.fromkeys(names, 0.0)
-  compute = sum(
-    w.runs * max(w.operations * w.passes / chip.peak, w.bytes / chip.bandwidth)
-    for w in work
-  )
-  cycles = sum(w.runs * w.cycles for w in work)
-  return {
-    "compute_seconds": compute,
-    "compiler_seconds": cycles / chip.cycles if chip.cycles else 0.0,
-    "collective_seconds": sum(
-      c.runs * topology.seconds(c.kind, c.bytes, c.group) for c in collectives
-    ),
-  }
-
-
-# What may be tried where a step does not fit, and the settings for it.
-def ways_out(
-  config: Settings, devices: int
-) -> list[tuple[str, Mapping[str, Any]]]:
-  """Changes that may save memory: in words, and settings by name.
+  work: list[Work], sent: list[Collective], topology: Topology
+) -> Seconds:
+  """Estimates the time of a step from what its instructions do.
 
   Args:
-    config: all settings.
-    devices: of a slice.
+    work: what each instruction does.
+    sent: what each collective sends.
+    topology: the devices that do it.
   """
-  model = devices if config.mesh.model == -1 else config.mesh.model
-  changes: list[dict[str, Any]] = []
-  if model < devices:
-    changes.append({"mesh.model": devices})
-    if 2 * model < devices and devices % (2 * model) == 0:
-      changes.append({"mesh.model": 2 * model})
-  if not config.head.fused_update:
-    changes.append(
-      {"head.fused_update": True, "optimizer.accumulation": 1}
-      if config.optimizer.accumulation > 1
-      else {"head.fused_update": True}
-    )
-  if config.model.dtype == "float32":
-    changes.append({"model.dtype": "bfloat16"})
-  if not config.model.remat:
-    changes.append({"model.remat": True})
-  if config.data.batch_size % (2 * devices) == 0:
-    changes.append({"data.batch_size": config.data.batch_size // 2})
-  if config.head.sample_rate == 1 and config.head.fused_update:
-    changes.append({"head.sample_rate": 0.1})
-  if config.head.keep_mib:
-    changes.append({"head.keep_mib": 0})
-  return [
-    (" ".join(f"{name}={value}" for name, value in change.items()), change)
-    for change in changes
-  ]
+  one = topology.accelerator
+  if one is None:
+    return Seconds(0.0, 0.0, 0.0)
+  cycles = sum(w.runs * w.cycles for w in work)
+  return Seconds(
+    compute=sum(
+      w.runs * max(w.operations * w.passes / one.peak, w.bytes / one.bandwidth)
+      for w in work
+    ),
+    compiler=cycles / one.cycles if one.cycles else 0.0,
+    collectives=sum(
+      c.runs * topology.seconds(c.kind, c.bytes, c.group) for c in sent
+    ),
+  )

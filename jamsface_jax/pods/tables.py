@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from jamsface_jax.pods.chips import Topology
+from jamsface_jax.pods.accelerators import Topology
 from jamsface_jax.pods.step_cost import StepCost
 from jamsface_jax.settings.sections import Settings
 

@@ -7,10 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Int64
 
 from jamsface_jax.data.pipeline import Batch
-from jamsface_jax.devices import sharding
 from jamsface_jax.evaluation.evaluator import CENTRE_ANGLE
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run.checkpoint import Checkpoints
@@ -45,7 +43,6 @@ class Loop:
     progress: shows lines to the user.
     products: writes report, card and plots.
     stream: batches of this process from the next step on.
-    rows: the rows of a global batch that this process has.
     profile: traces the steps that are to be.
     train_step: one step, compiled; it takes over the state.
     state: the state after the last step.
@@ -62,7 +59,6 @@ class Loop:
   progress: StepProgress
   products: Products
   stream: Iterator[Batch]
-  rows: Int64[np.ndarray, " n"]
   profile: Profile
   train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
   state: TrainState
@@ -102,10 +98,7 @@ class Loop:
       with self.log.waiting():
         batch = next(self.stream)
       ids = batch.pop("ids")
-      placed = sharding.put_batch(
-        batch, self.rows, self.setup.settings.data.batch_size, self.setup.mesh
-      )
-      self.state, metrics = self.train_step(self.state, placed)
+      self.state, metrics = self.train_step(self.state, self.setup.put(batch))
     self.profile.after(step, metrics)
     self.log.add(step, metrics, ids)  # Looks at the step before: no waiting.
     self.checkpoints.check()

@@ -19,7 +19,7 @@ class Preemption:
   Ctrl-C ends the process at once, which does no harm either.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.exit_code: int = EXIT_PREEMPTED
     self._requested = False
     self._distributed = jax.process_count() > 1

@@ -1,9 +1,14 @@
 """What a run is before it has a state: nothing here is written or changes."""
 
 import dataclasses
+import functools
+from collections.abc import Generator
 
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Int64
 
+from jamsface_jax.data.pipeline import Batch, batches
 from jamsface_jax.data.sources import Source, open_source
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
@@ -36,6 +41,40 @@ class Setup:
   head_cost: memory.HeadCost
   evaluator: Evaluator
   total_steps: int
+
+  @functools.cached_property
+  def rows(self) -> Int64[np.ndarray, " n"]:
+    """The rows of a global batch that this process has."""
+    return sharding.local_rows(self.settings.data.batch_size, self.mesh)
+
+  def batches_from(self, step: int) -> Generator[Batch, None, None]:
+    """Reads this process's rows of the batches after so many steps.
+
+    Args:
+      step: finished steps.
+    """
+    return batches(
+      self.source,
+      seed=self.settings.seed,
+      sampling=self.settings.data.sampling,
+      batch_size=self.settings.data.batch_size,
+      rows=self.rows,
+      start=step,
+      total_steps=self.total_steps,
+      threads=self.settings.data.threads,
+    )
+
+  def put(self, batch: Batch) -> dict[str, Array]:
+    """Makes a global batch of this process's rows and those of the others.
+
+    Args:
+      batch: rows of this process.
+
+    Returns:
+      The arrays, one example a row, sharding BATCH.
+    """
+    size = self.settings.data.batch_size
+    return sharding.put_batch(batch, self.rows, size, self.mesh)
 
 
 def prepare(settings: Settings) -> Setup:

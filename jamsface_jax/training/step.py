@@ -71,8 +71,8 @@ class _Gradients(NamedTuple):
 
   Attributes:
     backbone: as its parameters.
-    margins_and_scalars: of the head, by name.
-    weights: of the classes; None where these are updated as it comes.
+    margins_and_scalars: gradients of those of the head, by name.
+    weights: gradient of the class weights; None if they move as it comes.
     metrics: means over examples, float32 scalars by name.
   """
 
@@ -110,7 +110,7 @@ def train_step(
       `fused_update=False`.
     fused_update: update the class weights as their gradient comes.
     clip_norm: largest norm of the class weights' gradient; 0: any.
-    seed: of augmentation, dropout and sampled classes.
+    seed: seed of augmentation, dropout and sampled classes.
 
   Returns:
     The next state, and float32 scalars by their name in `metrics.jsonl`.

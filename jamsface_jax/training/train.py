@@ -4,8 +4,6 @@ import contextlib
 
 import jax
 
-from jamsface_jax.data.pipeline import batches
-from jamsface_jax.devices import sharding
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.fine_tune import BACKBONE, plan_fine_tune
 from jamsface_jax.run.goodput import Goodput
@@ -83,11 +81,10 @@ def train(
     progress = StepProgress(
       setup.total_steps, restored.step, quiet=not run.writes
     )
-    writer = MetricWriter(run, restored.step, open_wandb(settings, run))
     log = StepLog(
       settings,
       run,
-      writer=writer,
+      writer=MetricWriter(run, restored.step, open_wandb(settings, run)),
       progress=progress,
       goodput=goodput,
       total_steps=setup.total_steps,
@@ -96,17 +93,7 @@ def train(
     stack.enter_context(contextlib.closing(log))
     progress.note(summary.opening(setup, restored.step))
     note_launch(run, summary.facts(setup, restored.step))
-    rows = sharding.local_rows(settings.data.batch_size, setup.mesh)
-    stream = batches(
-      setup.source,
-      seed=settings.seed,
-      sampling=settings.data.sampling,
-      batch_size=settings.data.batch_size,
-      rows=rows,
-      start=restored.step,
-      total_steps=setup.total_steps,
-      threads=settings.data.threads,
-    )
+    stream = setup.batches_from(restored.step)
     stack.enter_context(contextlib.closing(stream))
     profile = Profile(settings.profiled_steps, run)
     stack.enter_context(contextlib.closing(profile))
@@ -121,7 +108,6 @@ def train(
       progress=progress,
       products=Products(run, setup.source, setup.components.head, progress),
       stream=stream,
-      rows=rows,
       profile=profile,
       train_step=make_train_step(settings, setup.components, setup.mesh),
       state=restored.state,

@@ -3,17 +3,16 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.export
 import numpy as np
+from jaxtyping import Array
 
 from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.devices import sharding
-from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.components import make_model
@@ -22,7 +21,13 @@ from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.version import __version__
-from jamsface_jax.weights import onnx_file, weight_files
+from jamsface_jax.weights import onnx_file, onnx_graph, weight_files
+from jamsface_jax.weights.comparison import (
+  Network,
+  difference,
+  noise,
+  reference,
+)
 from jamsface_jax.weights.pytorch_names import to_pytorch
 
 NORMALIZATION = "pixel / 127.5 - 1"
@@ -33,9 +38,6 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 CHECKED_BATCHES = (1, 4, 64)
 TOLERANCE = 1e-4
 
-# uint8 pixels [N, H, W, 3] to float32 [N, D].
-Network = Callable[[np.ndarray], np.ndarray]
-
 
 def export(
   run: RunDirectory,
@@ -45,10 +47,18 @@ def export(
   step: int | None,
   input_dtype: str,
 ) -> None:
-  """Writes one file; see the flags of this command.
+  """Writes one file.
 
   The file has another name until it is complete and has been checked: onnx and
   stablehlo by running them, the others by reading them.
+
+  Args:
+    run: whose network it is.
+    format: "onnx", "stablehlo", "safetensors" or "numpy".
+    output: path of the new file.
+    step: which of the run's checkpoints; None: the newest.
+    input_dtype: "uint8" for pixels or "float32" for what is normalised, of onnx
+      and stablehlo.
 
   Raises:
     InputError: no such network, `output` exists, or a package is missing.
@@ -95,7 +105,7 @@ def describe(config: Settings, stored: dict[str, Any]) -> dict[str, str]:
   """What an exported file says of itself, as texts.
 
   Args:
-    config: of the work directory.
+    config: the settings of the run.
     stored: the checkpoint's metadata, with its step.
   """
   described = {
@@ -119,111 +129,125 @@ def _write(
   path: str,
   format: str,
   model: nn.Module,
-  variables: dict,
+  variables: dict[str, Any],
   metadata: dict[str, str],
   *,
   image_size: int,
   uint8: bool,
 ) -> None:
-  """Writes and checks a file."""
-  arrays = to_pytorch(model, variables)
+  """Writes and checks a file.
+
+  Raises:
+    RunError: it is not what was to be written.
+  """
   if format in ("safetensors", "numpy"):
     write = {
       "safetensors": weight_files.write_safetensors,
       "numpy": weight_files.write_npz,
     }[format]
+    arrays = to_pytorch(model, variables)
     write(path, arrays, metadata)
     _check_arrays(path, arrays)
     return
-
-  kind = "pixels uint8" if uint8 else "normalised float32"
-  if format == "onnx":
-    last = ", {0}, {0}, 3]" if uint8 else ", 3, {0}, {0}]"
-    metadata |= {"input": f"{kind} [N" + last.format(image_size)}
-    data = onnx_file.build(
-      model, arrays, metadata, image_size=image_size, uint8=uint8
-    )
-  else:
-    metadata |= {"input": f"{kind} [N, {image_size}, {image_size}, 3]"}
-    data = _stablehlo(
-      model, variables, metadata, image_size=image_size, uint8=uint8
-    )
-  with open(path, "wb") as file:
-    file.write(data)
-  run = _open_onnx if format == "onnx" else _open_stablehlo
-  _check(path, run(path, uint8), model, variables, image_size)
+  write = {"onnx": _write_onnx, "stablehlo": _write_stablehlo}[format]
+  network = write(
+    path, model, variables, metadata, image_size=image_size, uint8=uint8
+  )
+  _check(path, network, reference(model, variables), image_size)
 
 
-def _stablehlo(
+def _write_onnx(
+  path: str,
   model: nn.Module,
-  variables: dict,
+  variables: dict[str, Any],
   metadata: dict[str, str],
   *,
   image_size: int,
   uint8: bool,
-) -> bytes:
-  """An artefact of jax.export that holds the variables."""
+) -> Network:
+  """Writes a graph; returns it as onnxruntime opens it."""
+  shape = f"{image_size}, {image_size}"
+  layout = f"[N, {shape}, 3]" if uint8 else f"[N, 3, {shape}]"
+  data = onnx_graph.build(
+    model,
+    to_pytorch(model, variables),
+    metadata | {"input": f"{_kind(uint8)} {layout}"},
+    image_size=image_size,
+    uint8=uint8,
+  )
+  with open(path, "wb") as file:
+    file.write(data)
+  return onnx_file.session(path)
 
-  def forward(images):
-    images = normalize(images) if uint8 else images
-    return model.apply(variables, images, train=False)
+
+def _write_stablehlo(
+  path: str,
+  model: nn.Module,
+  variables: dict[str, Any],
+  metadata: dict[str, str],
+  *,
+  image_size: int,
+  uint8: bool,
+) -> Network:
+  """Writes an artefact of jax.export; returns it as that opens it."""
+  layout = f"[N, {image_size}, {image_size}, 3]"
+
+  def forward(images: Array) -> Any:
+    ready = normalize(images) if uint8 else images
+    return model.apply(variables, ready, train=False)
 
   # The one text of an artefact that jax.export hands back.
-  forward.__name__ = json.dumps(metadata)
+  forward.__name__ = json.dumps(
+    metadata | {"input": f"{_kind(uint8)} {layout}"}
+  )
   (batch,) = jax.export.symbolic_shape("N")
   images = jax.ShapeDtypeStruct(
     (batch, image_size, image_size, 3), np.uint8 if uint8 else np.float32
   )
   exported = jax.export.export(jax.jit(forward), platforms=PLATFORMS)(images)
-  return bytes(exported.serialize())
-
-
-def _open_onnx(path: str, uint8: bool) -> Network:
-  return onnx_file.session(path)
-
-
-def _open_stablehlo(path: str, uint8: bool) -> Network:
+  with open(path, "wb") as file:
+    file.write(exported.serialize())
   with open(path, "rb") as file:
     loaded = jax.export.deserialize(bytearray(file.read()))
   call = jax.jit(loaded.call)
-  return lambda pixels: call(pixels if uint8 else normalize(pixels))
+  return lambda pixels: np.asarray(call(pixels if uint8 else normalize(pixels)))
+
+
+def _kind(uint8: bool) -> str:
+  """What goes into an exported network, in words."""
+  return "pixels uint8" if uint8 else "normalised float32"
 
 
 def _check(
-  path: str,
-  network: Network,
-  model: nn.Module,
-  variables: dict,
-  image_size: int,
+  path: str, network: Network, expected: Network, image_size: int
 ) -> None:
-  """Compares what was written with the network, on noise."""
+  """Compares what was written with the network, on noise.
+
+  Raises:
+    RunError: they differ.
+  """
   rng = np.random.default_rng(0)
-  reference = jax.jit(
-    lambda variables, pixels: model.apply(
-      variables, normalize(pixels), train=False
-    ),
-    compiler_options=compiler_options(jax.default_backend()),
-  )
   for batch in CHECKED_BATCHES:
-    shape = (batch, image_size, image_size, 3)
-    pixels = rng.integers(0, 256, shape, np.uint8)
-    expected = np.asarray(reference(variables, pixels))
-    difference = np.abs(np.asarray(network(pixels)) - expected).max()
-    share = difference / np.abs(expected).max()
-    if not share < TOLERANCE:
+    pixels = noise(rng, batch, image_size)
+    found = difference(network(pixels), expected(pixels))
+    if not found.share < TOLERANCE:
       raise RunError(
         f"{path!r} computes something else than the network: embeddings of"
-        f" {batch} images differ by {difference:.2g}, {share:.2g} of the"
-        " largest number."
+        f" {batch} images differ by {found.largest:.2g}, {found.share:.2g} of"
+        " the largest number."
       )
     print(
-      f"batch {batch}: largest difference {difference:.2g}, {share:.1g} of the"
-      " largest number"
+      f"batch {batch}: largest difference {found.largest:.2g},"
+      f" {found.share:.1g} of the largest number"
     )
 
 
 def _check_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
-  """Reads back what was written."""
+  """Reads back what was written.
+
+  Raises:
+    RunError: it is not the same.
+  """
   found = weight_files.read(path).arrays
   if list(found) != list(arrays) or not all(
     np.array_equal(found[name], arrays[name], equal_nan=True) for name in arrays

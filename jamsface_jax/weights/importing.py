@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.data.records import COLOR_ORDER, file_digest
-from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.models import MODELS, init_backbone
 from jamsface_jax.run.checkpoint import Checkpoints
@@ -24,8 +22,9 @@ from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import onnx_file, weight_files
+from jamsface_jax.weights.comparison import difference, noise, reference
 from jamsface_jax.weights.exporting import NORMALIZATION
-from jamsface_jax.weights.matching import match_layers, match_names, match_order
+from jamsface_jax.weights.matching import match
 from jamsface_jax.weights.pytorch_names import (
   from_pytorch,
   pytorch_shapes,
@@ -45,10 +44,18 @@ def import_weights(
   image_size: int | None,
   color_order: str | None,
 ) -> None:
-  """Makes a work directory; see the flags of this command.
+  """Makes a work directory of a file of weights.
 
   Its checkpoint, of step 0, has a backbone and neither classes nor an
   optimizer; its metadata say under `origin` what it was made of.
+
+  Args:
+    path: the file of weights.
+    run: the new work directory.
+    model: a name of `SHORT_NAMES` or `MODELS`; None: what the file says.
+    embedding_size: length of an embedding; None: what the file says, or 512.
+    image_size: height and width in pixels; None: what the file says, or 112.
+    color_order: "RGB" or "BGR"; None: what the file says, or RGB.
 
   Raises:
     InputError: the file cannot be read or does not fit, or the work directory
@@ -60,49 +67,47 @@ def import_weights(
     )
   onnx = path.endswith(".onnx")
   file = onnx_file.read(path) if onnx else weight_files.read(path)
-  config, color_order = make_config(
-    path, file.metadata, model, embedding_size, image_size, color_order
+  settings, order = make_settings(
+    path,
+    file.metadata,
+    model=model,
+    embedding_size=embedding_size,
+    image_size=image_size,
+    color_order=color_order,
   )
-  network, size = make_model(config), config.data.image_size
+  network, size = make_model(settings), settings.data.image_size
   shapes = jax.eval_shape(
     lambda key: init_backbone(key, network, size), jax.random.key(0)
   )
-  expected = pytorch_shapes(network, shapes)
-  what = f"{path!r} does not fit {config.model.name!r}"
-  if onnx and "mask_token" in expected:  # Training's alone: no graph has it.
-    file.arrays["mask_token"] = np.zeros(expected["mask_token"], np.float32)
-  arrays, matched = match_names(file.arrays, expected), "names"
-  if arrays is None and onnx:
-    arrays, matched = match_layers(what, file, network, expected), "layers"
-  elif arrays is None:
-    arrays = match_order(what, file.arrays, expected, ordered=file.ordered)
-    matched = "order"
+  what = f"{path!r} does not fit {settings.model.name!r}"
+  arrays, matched = match(what, file, network, pytorch_shapes(network, shapes))
   check_numbers(path, arrays)
-  if color_order == "BGR":
+  if order == "BGR":
     first = next(name for name in arrays if arrays[name].ndim == 4)
     arrays[first] = arrays[first][:, ::-1]
   variables = from_pytorch(network, shapes, arrays)
   if onnx:
-    check_onnx(path, network, variables, size, color_order)
+    check_onnx(path, network, variables, size, order)
   origin = {
     "file": os.path.basename(path),
     "sha256": file_digest(path)[0],
     "matched_by": matched,
-    "color_order": color_order,
+    "color_order": order,
     "metadata": dict(file.metadata),
   }
-  save(run, config, variables, origin)
+  save(run, settings, variables, origin)
   count = sum(array.size for array in jax.tree.leaves(variables["params"]))
   print(
-    f"{run.path}: {config.model.name}, {count:,} parameters, matched by"
+    f"{run.path}: {settings.model.name}, {count:,} parameters, matched by"
     f" {matched}\nnext: python -m jamsface_jax.embed --workdir={run.path}"
     " --images=DIR --output=E"
   )
 
 
-def make_config(
+def make_settings(
   path: str,
   metadata: Mapping[str, str],
+  *,
   model: str | None,
   embedding_size: int | None,
   image_size: int | None,
@@ -111,29 +116,22 @@ def make_config(
   """Settings of the work directory, and the colour order of the file.
 
   Args:
-    path: of the file.
-    metadata: what it says of itself, as `export.describe` does.
-    model: see the flags; so the others.
-    embedding_size: see the flags.
-    image_size: see the flags.
-    color_order: see the flags.
+    path: the file of weights, for messages.
+    metadata: what it says of itself, as `exporting.describe` does.
+    model: see `import_weights`; so the others.
+    embedding_size: see there.
+    image_size: see there.
+    color_order: see there.
 
   Raises:
     InputError: flags and file contradict each other, or nothing says which
       network it is.
   """
   settings = Settings()
-  name = SHORT_NAMES.get(model, model)
-  if "model" in metadata:
-    try:
-      described = json.loads(metadata["model"]).items()
-      settings = settings_from({f"model.{k}": v for k, v in described})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-      raise InputError(
-        f"{path!r} has settings of a model that this version does not know"
-        f" ({one_line(error, 100)}): use the version that wrote"
-        " it."
-      ) from None
+  name = model and SHORT_NAMES.get(model, model)
+  said = "model" in metadata
+  if said:
+    settings = _described(path, metadata["model"])
   elif name is None:
     raise InputError(
       f"--model is missing, and {path!r} does not say it: give one of"
@@ -145,7 +143,7 @@ def make_config(
       f" networks here take {NORMALIZATION!r}: give another file."
     )
 
-  def choose(flag, asked, stored, default):
+  def choose(flag: str, asked: Any, stored: Any, default: Any) -> Any:
     if stored is not None and asked not in (None, stored):
       raise InputError(
         f"--{flag}={asked} contradicts {path!r}, which says {stored}: leave the"
@@ -153,33 +151,49 @@ def make_config(
       )
     return next(v for v in (stored, asked, default) if v is not None)
 
-  said = "model" in metadata
-  stored_size = metadata.get("image_size", "")
+  stored = settings.model
+  size = metadata.get("image_size", "")
+  stored_size = int(size) if size.isdecimal() else None
   order = choose(
     "color_order", color_order, metadata.get("color_order"), COLOR_ORDER
   )
+  length = stored.embedding_size if said else None
   found = {
-    "model.name": choose(
-      "model", name, settings.model.name if said else None, None
-    ),
+    "model.name": choose("model", name, stored.name if said else None, None),
     "model.embedding_size": choose(
-      "embedding_size",
-      embedding_size,
-      settings.model.embedding_size if said else None,
-      512,
+      "embedding_size", embedding_size, length, 512
     ),
-    "data.image_size": choose(
-      "image_size",
-      image_size,
-      int(stored_size) if stored_size.isdecimal() else None,
-      112,
-    ),
+    "data.image_size": choose("image_size", image_size, stored_size, 112),
   }
   return replaced(settings, found), order
 
 
+def _described(path: str, text: str) -> Settings:
+  """Settings with those of a model that a file says.
+
+  Raises:
+    InputError: they are not understood.
+  """
+  try:
+    described = json.loads(text).items()
+    return settings_from({f"model.{k}": v for k, v in described})
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise InputError(
+      f"{path!r} has settings of a model that this version does not know"
+      f" ({one_line(error, 100)}): use the version that wrote it."
+    ) from None
+
+
 def check_numbers(path: str, arrays: Mapping[str, np.ndarray]) -> None:
-  """Refuses numbers that no trained network has."""
+  """Refuses numbers that no trained network has.
+
+  Args:
+    path: the file of weights, for messages.
+    arrays: what it holds, by PyTorch's names.
+
+  Raises:
+    InputError: a number is not finite, no number, or a variance below 0.
+  """
   for name, array in arrays.items():
     if array.dtype.kind in "OUSVc" and array.dtype.name != "bfloat16":
       raise InputError(f"{path!r} has no numbers in {name!r}: it is damaged.")
@@ -197,47 +211,60 @@ def check_numbers(path: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def check_onnx(
-  path: str, model: nn.Module, variables: dict, size: int, color_order: str
+  path: str,
+  model: nn.Module,
+  variables: dict[str, Any],
+  size: int,
+  color_order: str,
 ) -> None:
   """Compares what was imported with the graph, on noise.
+
+  Args:
+    path: the ONNX file.
+    model: the backbone.
+    variables: its `params` and `batch_stats`, for images in RGB.
+    size: height and width of the images, in pixels.
+    color_order: which the graph takes.
 
   Raises:
     InputError: they compute different things.
   """
-  rng = np.random.default_rng(0)
-  pixels = rng.integers(0, 256, (2, size, size, 3), np.uint8)
+  pixels = noise(np.random.default_rng(0), 2, size)
   given = pixels if color_order == COLOR_ORDER else pixels[..., ::-1]
   try:
     expected = onnx_file.session(path)(given)
   except Exception as error:  # onnxruntime has a class per kind of failure.
     raise InputError(
       f"{path!r} cannot be run on {size}x{size} images"
-      f" ({one_line(error)}): give the --image_size that it"
-      " has."
+      f" ({one_line(error)}): give the --image_size that it has."
     ) from None
-  apply = jax.jit(
-    lambda variables, pixels: model.apply(
-      variables, normalize(pixels), train=False
-    ),
-    compiler_options=compiler_options(jax.default_backend()),
-  )
-  difference = np.abs(apply(variables, pixels) - expected).max()
-  share = difference / np.abs(expected).max()
-  print(f"largest difference from {os.path.basename(path)}: {difference:.2g}")
-  if not share < _TOLERANCE:
+  found = difference(reference(model, variables)(pixels), expected)
+  name = os.path.basename(path)
+  print(f"largest difference from {name}: {found.largest:.2g}")
+  if not found.share < _TOLERANCE:
     raise InputError(
       f"{path!r} has the layers of the network but computes something else:"
-      f" embeddings differ by {share:.2g} of the largest number."
+      f" embeddings differ by {found.share:.2g} of the largest number."
     )
 
 
 def save(
   run: RunDirectory,
-  config: Settings,
-  variables: dict,
+  settings: Settings,
+  variables: dict[str, Any],
   origin: dict[str, Any],
 ) -> None:
-  """Writes a work directory, under another name until it is complete."""
+  """Writes a work directory, under another name until it is complete.
+
+  Args:
+    run: the new work directory.
+    settings: all settings of it.
+    variables: `params` and `batch_stats` of the backbone.
+    origin: what it was made of, for the checkpoint's metadata.
+
+  Raises:
+    InputError: it cannot be written.
+  """
   state = TrainState(
     step=jnp.int32(0),
     # Orbax keeps nothing that is empty.
@@ -255,8 +282,8 @@ def save(
     "num_images": 0,
     "data_fingerprint": f"none: imported from {origin['file']}",
     "color_order": COLOR_ORDER,
-    "image_size": config.data.image_size,
-    "embedding_size": config.model.embedding_size,
+    "image_size": settings.data.image_size,
+    "embedding_size": settings.model.embedding_size,
     "versions": versions(),
     "origin": origin,
   }
@@ -264,4 +291,4 @@ def save(
     checkpoints = Checkpoints(partial, keep_last=1, keep_best="")
     checkpoints.save(0, state, metadata)
     checkpoints.close()
-    check_or_save(config, partial)
+    check_or_save(settings, partial)

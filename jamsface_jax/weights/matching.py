@@ -1,22 +1,58 @@
 """Which array of a file belongs to which parameter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import flax.linen as nn
 import numpy as np
 
 from jamsface_jax.errors import InputError
-from jamsface_jax.weights import onnx_file
+from jamsface_jax.weights.onnx_file import OnnxFile, OnnxLayer
 from jamsface_jax.weights.pytorch_names import (
   BATCH_NORM,
   FLAT_LINEAR,
   LINEAR,
+  Layer,
   layers,
 )
+from jamsface_jax.weights.weight_files import WeightFile
 
 # What wrappers put before the names of a network.
 PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
 _LISTED = 8  # Names in a message, of each kind.
+
+
+def match(
+  what: str,
+  file: WeightFile | OnnxFile,
+  model: nn.Module,
+  expected: Mapping[str, tuple[int, ...]],
+) -> tuple[dict[str, np.ndarray], str]:
+  """Finds the array of each parameter in a file.
+
+  Args:
+    what: the start of a message.
+    file: what was read.
+    model: the backbone.
+    expected: shapes by PyTorch's names, of `pytorch_shapes`.
+
+  Returns:
+    The arrays by PyTorch's names, and what they were found by: "names",
+    "layers" or "order".
+
+  Raises:
+    InputError: what does not fit.
+  """
+  arrays = file.arrays
+  if isinstance(file, OnnxFile) and "mask_token" in expected:
+    # Training's alone: no graph has it.
+    token = np.zeros(expected["mask_token"], np.float32)
+    arrays = arrays | {"mask_token": token}
+  named = match_names(arrays, expected)
+  if named is not None:
+    return named, "names"
+  if isinstance(file, OnnxFile):
+    return match_layers(what, file, model, expected), "layers"
+  return match_order(what, arrays, expected, ordered=file.ordered), "order"
 
 
 def match_names(
@@ -25,8 +61,8 @@ def match_names(
   """Takes the arrays by the names of PyTorch's network.
 
   Args:
-    arrays: of the file.
-    expected: shapes by name.
+    arrays: what the file holds, by its names.
+    expected: shapes by PyTorch's names.
 
   Returns:
     The expected arrays, in the expected order; None if one is missing, is of
@@ -65,8 +101,8 @@ def match_order(
 
   Args:
     what: the start of a message.
-    arrays: of the file; whole numbers, such as counters, are skipped.
-    expected: shapes by name.
+    arrays: what the file holds; whole numbers, such as counters, are skipped.
+    expected: shapes by PyTorch's names.
     ordered: whether their order means anything.
 
   Returns:
@@ -109,7 +145,7 @@ def match_order(
 
 def match_layers(
   what: str,
-  file: onnx_file.OnnxFile,
+  file: OnnxFile,
   model: nn.Module,
   expected: Mapping[str, tuple[int, ...]],
 ) -> dict[str, np.ndarray]:
@@ -122,7 +158,7 @@ def match_layers(
     what: the start of a message.
     file: the graph.
     model: the backbone.
-    expected: shapes by name.
+    expected: shapes by PyTorch's names.
 
   Returns:
     The expected arrays by PyTorch's names.
@@ -135,35 +171,22 @@ def match_layers(
       f"{what}: {file.obstacle} has no place in such a network; give the"
       " --model that it is, or its PyTorch file."
     )
-  found, waiting = {}, list(file.layers)
+  found: dict[str, np.ndarray] = {}
+  waiting = list(file.layers)
   folded: np.ndarray | None = None
   for layer in layers(model):
     names = [n for n in expected if n.rpartition(".")[0] == layer.torch]
     last_is_linear = found and not waiting and layer.kind == BATCH_NORM
     if layer.kind == BATCH_NORM and (folded is not None or last_is_linear):
-      channels = expected[names[0]]
-      bias = np.zeros(channels, np.float32) if folded is None else folded
-      # With an epsilon of 1e-5 the factor is exactly 1.
-      given = {
-        "weight": np.ones(channels, np.float32),
-        "bias": bias,
-        "running_mean": np.zeros(channels, np.float32),
-        "running_var": np.full(channels, 1 - 1e-5, np.float32),
-      }
+      given = _plain_batch_norm(expected[names[0]], folded)
       folded = None
     else:
       if not waiting:
         raise _misfit(what, [layer.torch], [], [])
-      next_layer = waiting.pop(0)
-      given = dict(next_layer.arrays)
-      kind = LINEAR if layer.kind == FLAT_LINEAR else layer.kind
-      if next_layer.kind != kind:
-        raise _misfit(
-          what, [], [], [f"a {next_layer.kind} instead of {layer.torch}"]
-        )
+      given = _take_layer(what, layer, waiting.pop(0))
       if f"{layer.torch}.bias" not in expected:
         folded = given.pop("bias", None)
-      elif kind == LINEAR and "bias" not in given:
+      elif layer.kind in (LINEAR, FLAT_LINEAR) and "bias" not in given:
         given["bias"] = np.zeros(expected[f"{layer.torch}.bias"], np.float32)
     for name in names:
       array = given.get(name.rpartition(".")[2])
@@ -178,8 +201,35 @@ def match_layers(
   return found
 
 
+def _take_layer(
+  what: str, layer: Layer, given: OnnxLayer
+) -> dict[str, np.ndarray]:
+  """The arrays of a graph's layer that is to be this one.
+
+  Raises:
+    InputError: it is of another kind.
+  """
+  kind = LINEAR if layer.kind == FLAT_LINEAR else layer.kind
+  if given.kind != kind:
+    raise _misfit(what, [], [], [f"a {given.kind} instead of {layer.torch}"])
+  return dict(given.arrays)
+
+
+def _plain_batch_norm(
+  shape: tuple[int, ...], bias: np.ndarray | None
+) -> dict[str, np.ndarray]:
+  """A batch normalisation that adds a bias and does nothing else."""
+  return {
+    "weight": np.ones(shape, np.float32),
+    "bias": np.zeros(shape, np.float32) if bias is None else bias,
+    "running_mean": np.zeros(shape, np.float32),
+    # With an epsilon of 1e-5 the factor is exactly 1.
+    "running_var": np.full(shape, 1 - 1e-5, np.float32),
+  }
+
+
 def _misfit(
-  what: str, missing: Sequence, extra: Sequence, other: Sequence
+  what: str, missing: list[str], extra: list[str], other: list[str]
 ) -> InputError:
   """An error with lists of what does not fit."""
   parts = []

@@ -1,19 +1,24 @@
-"""Every layer of a backbone under its names here and in PyTorch.
+"""The layers of a backbone, and the names that they have in PyTorch.
 
-Layers stand in the order in which PyTorch's modules register and run them,
-with the names of insightface's arcface_torch (`iresnet.py`, `mobilefacenet.py`,
-`vit.py`); those of squeeze and excitation, which it lacks, are face.evoLVe's.
-Of the transformer, parameters outside layers come first, as in a `state_dict`.
+A network is described once, by its Flax module: its layers are those that the
+module makes, in the order in which it makes them. What the module cannot say is
+here: the names in published files, and where their order is another. Names are
+those of insightface's arcface_torch (`iresnet.py`, `mobilefacenet.py`,
+`vit.py`), and of squeeze and excitation, which it lacks, face.evoLVe's.
 """
 
 import dataclasses
+import functools
+import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
 import jax
 import numpy as np
 
+from jamsface_jax.models import init_backbone
 from jamsface_jax.models.iresnet import IResNet
 from jamsface_jax.models.mobilefacenet import MobileFaceNet
 from jamsface_jax.models.vit import ViT
@@ -38,6 +43,7 @@ _TENSORS = {
   PRELU: (("weight", "params", "slope"),),
   PARAMETER: (("", "params", ""),),
 }
+_SIZE = 32  # Of the images that layers are listed with: any will do.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,27 +61,77 @@ class Layer:
   flax: str
 
 
-def layers(model: nn.Module) -> list[Layer]:
-  """Lists the layers of a backbone, see the head of this file."""
+def layers(model: nn.Module) -> tuple[Layer, ...]:
+  """Lists the layers of a backbone in the order of PyTorch's modules.
+
+  It is the order in which they run, shortcuts after the path that they are
+  beside; parameters outside of layers come first, as in a `state_dict`.
+  """
+  # A frozen dataclass has a hash, of which nn.Module's annotations do not know.
+  return _layers(model)  # ty: ignore[invalid-argument-type]
+
+
+@functools.cache  # A deep network takes seconds.
+def _layers(model: nn.Module) -> tuple[Layer, ...]:
+  # The order is lost in what leaves a transformation, whose trees are sorted:
+  # it is taken inside, of blocks that are none.
+  model = model.clone(remat=False)
+  shapes: dict[str, Any] = {}
+
+  def init(key: jax.Array) -> None:
+    variables = init_backbone(key, model, _SIZE)
+    shapes.update(flax.traverse_util.flatten_dict(variables, sep="/"))
+
+  jax.eval_shape(init, jax.random.key(0))
+  shapes = {name: array.shape for name, array in shapes.items()}
+  found: dict[str, Layer] = {}
+  for name in shapes:
+    collection, _, rest = name.partition("/")
+    path, _, last = rest.rpartition("/")
+    if collection == "params":
+      path = path or last
+      kind = _kind(model, path, shapes)
+      found.setdefault(path, Layer(kind, torch_name(model, path), path))
+  blocks = list(dict.fromkeys(path.partition("/")[0] for path in found))
+
+  def place(layer: Layer) -> tuple[bool, int, bool]:
+    block, _, rest = layer.flax.partition("/")
+    is_layer = layer.kind != PARAMETER
+    return is_layer, blocks.index(block), rest.startswith("shortcut")
+
+  return tuple(sorted(found.values(), key=place))
+
+
+def torch_name(model: nn.Module, path: str) -> str:
+  """What a module of a backbone is called in PyTorch.
+
+  Args:
+    model: the backbone.
+    path: the module's path, joined by "/".
+
+  Returns:
+    The prefix of the names of its tensors, joined by ".".
+  """
   match model:
     case IResNet():
-      return list(_iresnet(model))
+      rename = _iresnet
     case MobileFaceNet():
-      return list(_mobilefacenet(model))
+      rename = _mobilefacenet
     case ViT():
-      return list(_vit(model))
-  raise TypeError(f"{type(model).__name__} has no names in PyTorch")
+      rename = _vit
+    case _:
+      raise TypeError(f"{type(model).__name__} has no names in PyTorch")
+  return ".".join(map(rename, path.split("/")))
 
 
 def to_pytorch(
-  model: nn.Module, variables: Mapping, layer_list: list[Layer] | None = None
+  model: nn.Module, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
   """Renames and transposes the variables of a backbone to PyTorch's.
 
   Args:
     model: the backbone.
     variables: `params` and `batch_stats`, arrays or NumPy arrays.
-    layer_list: part of `layers(model)`; default: all.
 
   Returns:
     Arrays by their name in the `state_dict`, in its order, without the
@@ -83,18 +139,19 @@ def to_pytorch(
   """
   flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
   channels = _last_channels(model, flat)
-  arrays = {}
-  for layer in layers(model) if layer_list is None else layer_list:
-    for torch, path in _tensors(layer):
-      if path in flat:
-        array = np.asarray(flat[path])
-        arrays[torch] = _transpose(layer.kind, array, channels)
-  return arrays
+  return {
+    torch: _transpose(layer.kind, np.asarray(flat[path]), channels)
+    for layer in layers(model)
+    for torch, path in _tensors(layer)
+    if path in flat
+  }
 
 
 def from_pytorch(
-  model: nn.Module, shapes: Mapping, arrays: Mapping[str, np.ndarray]
-) -> dict:
+  model: nn.Module,
+  shapes: Mapping[str, Any],
+  arrays: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
   """The inverse of `to_pytorch`.
 
   Args:
@@ -120,7 +177,7 @@ def from_pytorch(
 
 
 def pytorch_shapes(
-  model: nn.Module, shapes: Mapping
+  model: nn.Module, shapes: Mapping[str, Any]
 ) -> dict[str, tuple[int, ...]]:
   """The shapes of what `to_pytorch` returns.
 
@@ -133,6 +190,27 @@ def pytorch_shapes(
   return {k: a.shape for k, a in to_pytorch(model, views).items()}
 
 
+def _kind(
+  model: nn.Module, path: str, shapes: Mapping[str, tuple[int, ...]]
+) -> str:
+  """The kind of a layer, by the names and shapes of its variables."""
+  if f"batch_stats/{path}/mean" in shapes:
+    return BATCH_NORM
+  if f"params/{path}/scale" in shapes:
+    return LAYER_NORM
+  if f"params/{path}/slope" in shapes:
+    return PRELU
+  kernel = shapes.get(f"params/{path}/kernel")
+  if kernel is None:
+    return PARAMETER
+  if len(kernel) == 4:
+    return CONV
+  # It reads a map of several rows and columns, whose axes PyTorch has in
+  # another order.
+  flattens = isinstance(model, IResNet) and path == "embedding_fc"
+  return FLAT_LINEAR if flattens else LINEAR
+
+
 def _tensors(layer: Layer) -> Iterator[tuple[str, str]]:
   """The tensors of a layer: name in PyTorch, path here."""
   for torch, collection, name in _TENSORS[layer.kind]:
@@ -142,7 +220,7 @@ def _tensors(layer: Layer) -> Iterator[tuple[str, str]]:
     )
 
 
-def _last_channels(model: nn.Module, flat: Mapping) -> int:
+def _last_channels(model: nn.Module, flat: Mapping[str, Any]) -> int:
   """Channels of the map that an IResNet flattens."""
   if isinstance(model, IResNet):
     return flat["params/final_bn/scale"].shape[0]
@@ -164,6 +242,7 @@ def _transpose(kind: str, array: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _transpose_back(kind: str, array: np.ndarray, channels: int) -> np.ndarray:
+  """From PyTorch's axes to those here; vectors stay."""
   if kind == CONV and array.ndim == 4:
     return array.transpose(2, 3, 1, 0)
   if kind == LINEAR and array.ndim == 2:
@@ -175,73 +254,56 @@ def _transpose_back(kind: str, array: np.ndarray, channels: int) -> np.ndarray:
   return array
 
 
-def _iresnet(model: IResNet) -> Iterator[Layer]:
-  yield Layer(CONV, "conv1", "stem_conv")
-  yield Layer(BATCH_NORM, "bn1", "stem_bn")
-  yield Layer(PRELU, "prelu", "stem_prelu")
-  for stage, depth in enumerate(model.stages, start=1):
-    for i in range(depth):
-      torch, path = f"layer{stage}.{i}", f"stage{stage}_block{i + 1}"
-      yield Layer(BATCH_NORM, f"{torch}.bn1", f"{path}/bn1")
-      yield Layer(CONV, f"{torch}.conv1", f"{path}/conv1")
-      yield Layer(BATCH_NORM, f"{torch}.bn2", f"{path}/bn2")
-      yield Layer(PRELU, f"{torch}.prelu", f"{path}/prelu")
-      yield Layer(CONV, f"{torch}.conv2", f"{path}/conv2")
-      yield Layer(BATCH_NORM, f"{torch}.bn3", f"{path}/bn3")
-      if model.squeeze_reduction:
-        yield Layer(CONV, f"{torch}.se.fc1", f"{path}/se/fc1")
-        yield Layer(CONV, f"{torch}.se.fc2", f"{path}/se/fc2")
-      if i == 0:
-        yield Layer(CONV, f"{torch}.downsample.0", f"{path}/shortcut_conv")
-        yield Layer(BATCH_NORM, f"{torch}.downsample.1", f"{path}/shortcut_bn")
-  yield Layer(BATCH_NORM, "bn2", "final_bn")
-  yield Layer(FLAT_LINEAR, "fc", "embedding_fc")
-  yield Layer(BATCH_NORM, "features", "embedding_bn")
+def _iresnet(name: str) -> str:
+  """What a module is called within the one that holds it; so the two below."""
+  if block := re.fullmatch(r"stage(\d+)_block(\d+)", name):
+    return f"layer{block[1]}.{int(block[2]) - 1}"
+  names = {
+    "stem_conv": "conv1",
+    "stem_bn": "bn1",
+    "stem_prelu": "prelu",
+    "shortcut_conv": "downsample.0",
+    "shortcut_bn": "downsample.1",
+    "final_bn": "bn2",
+    "embedding_fc": "fc",
+    "embedding_bn": "features",
+  }
+  return names.get(name, name)
 
 
-def _mobilefacenet(model: MobileFaceNet) -> Iterator[Layer]:
-  def conv_block(torch, path, activation=True):
-    yield Layer(CONV, f"{torch}.layers.0", f"{path}/conv")
-    yield Layer(BATCH_NORM, f"{torch}.layers.1", f"{path}/bn")
-    if activation:
-      yield Layer(PRELU, f"{torch}.layers.2", f"{path}/prelu")
-
-  def bottleneck(torch, path):
-    yield from conv_block(f"{torch}.layers.0", f"{path}/expand")
-    yield from conv_block(f"{torch}.layers.1", f"{path}/depthwise")
-    yield from conv_block(f"{torch}.layers.2", f"{path}/project", False)
-
-  yield from conv_block("layers.0", "stem")
-  for stage, depth in enumerate(model.stages, start=1):
-    if stage > 1:
-      yield from bottleneck(f"layers.{2 * stage - 2}", f"stage{stage}_down")
-    elif depth == 1:
-      yield from conv_block("layers.1", "stage1_conv")
-      continue
-    for i in range(depth):
-      yield from bottleneck(
-        f"layers.{2 * stage - 1}.layers.{i}", f"stage{stage}_block{i + 1}"
-      )
-  yield from conv_block("conv_sep", "last")
-  yield from conv_block("features.layers.0", "pool", False)
-  yield Layer(LINEAR, "features.layers.2", "embedding_fc")
-  yield Layer(BATCH_NORM, "features.layers.3", "output_bn")
+def _mobilefacenet(name: str) -> str:
+  if block := re.fullmatch(r"stage(\d+)_block(\d+)", name):
+    return f"layers.{2 * int(block[1]) - 1}.layers.{int(block[2]) - 1}"
+  if halving := re.fullmatch(r"stage(\d+)_down", name):
+    return f"layers.{2 * int(halving[1]) - 2}"
+  names = {
+    "stem": "layers.0",
+    "stage1_conv": "layers.1",
+    "last": "conv_sep",
+    "pool": "features.layers.0",
+    "embedding_fc": "features.layers.2",
+    "output_bn": "features.layers.3",
+    # Within a bottleneck, and within a block of one convolution.
+    "expand": "layers.0",
+    "depthwise": "layers.1",
+    "project": "layers.2",
+    "conv": "layers.0",
+    "bn": "layers.1",
+    "prelu": "layers.2",
+  }
+  return names[name]
 
 
-def _vit(model: ViT) -> Iterator[Layer]:
-  yield Layer(PARAMETER, "pos_embed", "pos_embed")
-  yield Layer(PARAMETER, "mask_token", "mask_token")
-  yield Layer(CONV, "patch_embed.proj", "patch_embed")
-  for i in range(model.stages[0]):
-    torch, path = f"blocks.{i}", f"block{i + 1}"
-    yield Layer(LAYER_NORM, f"{torch}.norm1", f"{path}/norm1")
-    yield Layer(LINEAR, f"{torch}.attn.qkv", f"{path}/attn/qkv")
-    yield Layer(LINEAR, f"{torch}.attn.proj", f"{path}/attn/proj")
-    yield Layer(LAYER_NORM, f"{torch}.norm2", f"{path}/norm2")
-    yield Layer(LINEAR, f"{torch}.mlp.fc1", f"{path}/fc1")
-    yield Layer(LINEAR, f"{torch}.mlp.fc2", f"{path}/fc2")
-  yield Layer(LAYER_NORM, "norm", "norm")
-  for number in (1, 2):
-    torch = 2 * number - 2
-    yield Layer(LINEAR, f"feature.{torch}", f"feature{number}_fc")
-    yield Layer(BATCH_NORM, f"feature.{torch + 1}", f"feature{number}_bn")
+def _vit(name: str) -> str:
+  if block := re.fullmatch(r"block(\d+)", name):
+    return f"blocks.{int(block[1]) - 1}"
+  names = {
+    "patch_embed": "patch_embed.proj",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+    "feature1_fc": "feature.0",
+    "feature1_bn": "feature.1",
+    "feature2_fc": "feature.2",
+    "feature2_bn": "feature.3",
+  }
+  return names.get(name, name)

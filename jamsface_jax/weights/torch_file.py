@@ -8,7 +8,7 @@ and a file of raw numbers for every storage. The pickle is read by
 import dataclasses
 import math
 import zipfile
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -25,7 +25,7 @@ from jamsface_jax.storage.plain_pickle import (
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 _MAX_DIMENSIONS = 8
-_BYTE_ORDERS = {b"little": "<", b"big": ">"}
+_BYTE_ORDERS: dict[bytes, Literal["<", ">"]] = {b"little": "<", b"big": ">"}
 _STORAGES = {
   "DoubleStorage": np.dtype(np.float64),
   "FloatStorage": np.dtype(np.float32),
@@ -53,7 +53,7 @@ def read_torch(path: str) -> dict:
   """Reads a file of `torch.save`.
 
   Args:
-    path: of a zip archive.
+    path: a zip archive.
 
   Returns:
     What was saved: nested dicts, lists and tuples of numbers, texts, and
@@ -153,7 +153,9 @@ class _Unpickler(PlainUnpickler):
   }
   globals = PlainUnpickler.globals | _GLOBALS
 
-  def __init__(self, archive: zipfile.ZipFile, prefix: str, order: str):
+  def __init__(
+    self, archive: zipfile.ZipFile, prefix: str, order: Literal["<", ">"]
+  ):
     super().__init__(_read_member(archive, prefix + "data.pkl"))
     self._archive = archive
     self._prefix = prefix

@@ -10,6 +10,7 @@ import math
 import operator
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -101,7 +102,7 @@ def write_safetensors(
   """Writes a safetensors file, arrays in the order given.
 
   Args:
-    path: of the new file.
+    path: the new file.
     arrays: float32.
     metadata: texts, which the format keeps as `__metadata__`.
   """
@@ -128,7 +129,8 @@ def write_npz(
 ) -> None:
   """Writes NumPy's `.npz`, with the texts as JSON in the entry `metadata`."""
   with open(path, "wb") as file:  # By name, NumPy would add an ending.
-    np.savez(file, **{METADATA: json.dumps(metadata)}, **arrays)
+    texts = {METADATA: np.array(json.dumps(metadata))}
+    np.savez(file, allow_pickle=True, **texts, **arrays)
 
 
 def _read_safetensors(path: str) -> WeightFile:
@@ -175,7 +177,8 @@ class _Entry:
   stop: int
 
 
-def _entry(name, dtype, shape, data_offsets) -> _Entry:
+def _entry(name: str, dtype: Any, shape: Any, data_offsets: Any) -> _Entry:
+  """Reads what a header says; errors of many kinds if it makes no sense."""
   start, stop = map(operator.index, data_offsets)
   shape = tuple(map(operator.index, shape))
   return _Entry(name, _DTYPES[dtype], shape, start, stop)

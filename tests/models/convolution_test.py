@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jamsface_jax.models.convolution import convolve, input_slopes
+from jamsface_jax.models.convolution import convolve, input_gradient
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def dense_input_slopes(slopes, kernel, shape, strides, padding):
+def dense_input_gradient(gradient, kernel, shape, strides, padding):
   """The definition, tap by tap, in float64."""
   (above, below), (left, right) = padding
   batch, height, width, channels = shape
   padded = np.zeros(
     (batch, above + height + below, left + width + right, channels)
   )
-  for row in range(slopes.shape[1]):
-    for column in range(slopes.shape[2]):
+  for row in range(gradient.shape[1]):
+    for column in range(gradient.shape[2]):
       top, start = row * strides[0], column * strides[1]
       padded[
         :, top : top + kernel.shape[0], start : start + kernel.shape[1]
-      ] += np.einsum("bf,hwcf->bhwc", slopes[:, row, column], kernel)
+      ] += np.einsum("bf,hwcf->bhwc", gradient[:, row, column], kernel)
   return padded[:, above : above + height, left : left + width]
 
 
@@ -31,7 +31,7 @@ def dense_input_slopes(slopes, kernel, shape, strides, padding):
 @pytest.mark.parametrize("window", [1, 2, 3, 5])
 @pytest.mark.parametrize("strides", [(2, 2), (1, 2), (3, 2)])
 @pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 1), (0, 2))])
-def test_input_slopes_are_the_definition(size, window, strides, padding):
+def test_input_gradient_are_the_definition(size, window, strides, padding):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(3, *size, 2))
   kernel = rng.normal(size=(window, window, 2, 4))
@@ -42,11 +42,11 @@ def test_input_slopes_are_the_definition(size, window, strides, padding):
     padding,
     dimension_numbers=LAYOUT,
   )
-  slopes = rng.normal(size=result.shape)
-  got = input_slopes(
-    jnp.asarray(slopes), jnp.asarray(kernel), x.shape, strides, padding
+  gradient = rng.normal(size=result.shape)
+  got = input_gradient(
+    jnp.asarray(gradient), jnp.asarray(kernel), x.shape, strides, padding
   )
-  want = dense_input_slopes(slopes, kernel, x.shape, strides, padding)
+  want = dense_input_gradient(gradient, kernel, x.shape, strides, padding)
   np.testing.assert_allclose(got, want, atol=2e-5)
 
 

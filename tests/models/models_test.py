@@ -36,7 +36,7 @@ def tiny(**changes):
 
 def variable_shapes(model, images):
   return jax.eval_shape(
-    lambda: model.init(jax.random.key(0), images, train=False)
+    lambda x: model.init(jax.random.key(0), x, train=False), images
   )
 
 
@@ -54,7 +54,13 @@ def random_variables(model, images):
 
 def make_images(count, size=12, seed=1):
   rng = np.random.default_rng(seed)
-  return rng.uniform(-1, 1, (count, size, size, 3)).astype(np.float32)
+  images = rng.uniform(-1, 1, (count, size, size, 3))
+  return jnp.asarray(images, jnp.float32)
+
+
+def normal(seed, *shape):
+  draw = np.random.default_rng(seed).normal(size=shape)
+  return jnp.asarray(draw, jnp.float32)
 
 
 def train_forward(model, variables, images, **kwargs):
@@ -242,7 +248,7 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
 def test_block_matches_numpy():
   rng = np.random.default_rng(2)
   # An even size: padding (0, 1) instead of (1, 1) would show.
-  x = rng.normal(size=(3, 6, 8, 2)).astype(np.float32)
+  x = jnp.asarray(rng.normal(size=(3, 6, 8, 2)), jnp.float32)
   block = Block(
     channels=3,
     stride=2,
@@ -253,7 +259,7 @@ def test_block_matches_numpy():
   variables = random_variables(block, x)
   actual, _ = train_forward(block, variables, x)
   params = jax.tree.map(np.float64, variables["params"])
-  expected = block_oracle(x.astype(np.float64), params, stride=2)
+  expected = block_oracle(np.float64(x), params, stride=2)
   assert expected.shape == (3, 3, 4, 3)
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
@@ -270,7 +276,7 @@ def test_batch_norm_matches_numpy(shape, group_size):
   actual, updated = train_forward(layer, variables, x)
   before = jax.tree.map(np.float64, variables)
   expected, means, variances = batch_norm_oracle(
-    x.astype(np.float64), before["params"], group_size
+    np.float64(x), before["params"], group_size
   )
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
   for name, groups in (("mean", means), ("var", variances)):
@@ -278,7 +284,7 @@ def test_batch_norm_matches_numpy(shape, group_size):
     np.testing.assert_allclose(updated["batch_stats"][name], kept, rtol=1e-5)
 
   running = before["batch_stats"]
-  evaluated = layer.apply(variables, x, train=False)
+  evaluated = layer.apply(variables, jnp.asarray(x), train=False)
   expected = (x - running["mean"]) / np.sqrt(running["var"] + 1e-5)
   expected = expected * before["params"]["scale"] + before["params"]["bias"]
   np.testing.assert_allclose(evaluated, expected, rtol=1e-4, atol=1e-5)
@@ -297,7 +303,7 @@ def test_batch_norm_survives_cancellation():
   }
   actual, _ = train_forward(layer, variables, x)
   unit = {"scale": 1.0, "bias": 0.0}
-  expected = batch_norm_oracle(x.astype(np.float64), unit)[0]
+  expected = batch_norm_oracle(np.float64(x), unit)[0]
   np.testing.assert_allclose(actual, expected, atol=5e-3)
   # A constant channel: its variance must not round to below zero.
   for value in (1234.567, 3e-4, -77.7):
@@ -340,7 +346,7 @@ def test_prelu_and_its_gradients():
   slope = np.array([0.1, 0.5, -2.0], np.float32)
 
   def apply(slope, x):
-    return PReLU().apply({"params": {"slope": slope}}, x)
+    return PReLU().apply({"params": {"slope": slope}}, jnp.asarray(x))
 
   y, vjp = jax.vjp(apply, slope, x)
   np.testing.assert_allclose(y, [[-0.2, 3.0, 2.0], [0.5, -2.0, 0.0]])
@@ -476,20 +482,23 @@ def float64(variables):
 
 
 def test_squeeze_and_excitation_matches_numpy():
-  x = np.random.default_rng(6).normal(size=(3, 4, 5, 8)).astype(np.float32)
+  x = normal(6, 3, 4, 5, 8)
   layer = SqueezeExcitation(reduction=4, dtype="float32")
-  shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), x))
+  shapes = jax.eval_shape(lambda x: layer.init(jax.random.key(0), x), x)
   draw = np.random.default_rng(7).normal
   variables = jax.tree.map(
     lambda leaf: draw(0, 2, leaf.shape).astype(np.float32), shapes
   )
   params = float64(variables)
-  means = x.astype(np.float64).mean((1, 2))
+  means = np.float64(x).mean((1, 2))
   hidden = np.maximum(means @ params["fc1"]["kernel"][0, 0], 0)
   gates = 1 / (1 + np.exp(-hidden @ params["fc2"]["kernel"][0, 0]))
   assert hidden.shape == (3, 2) and 0.05 < gates.std()
   np.testing.assert_allclose(
-    layer.apply(variables, x), x * gates[:, None, None], rtol=1e-4, atol=1e-5
+    layer.apply(variables, x),
+    np.float64(x) * gates[:, None, None],
+    rtol=1e-4,
+    atol=1e-5,
   )
 
 
@@ -516,26 +525,26 @@ def conv_block_oracle(x, params, stride, padding, activation=True):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_bottleneck_matches_numpy(stride):
-  x = np.random.default_rng(7).normal(size=(3, 6, 8, 4)).astype(np.float32)
+  x = normal(7, 3, 6, 8, 4)
   block = Bottleneck(4, 6, stride, dtype="float32", batch_norm_group=0)
   variables = random_variables(block, x)
   actual, _ = train_forward(block, variables, x)
   params = float64(variables)
-  y = conv_block_oracle(x.astype(np.float64), params["expand"], 1, 0)
+  y = conv_block_oracle(np.float64(x), params["expand"], 1, 0)
   y = conv_block_oracle(y, params["depthwise"], stride, 1)
   y = conv_block_oracle(y, params["project"], 1, 0, activation=False)
-  expected = x + y if stride == 1 else y
+  expected = np.float64(x) + y if stride == 1 else y
   assert params["depthwise"]["conv"]["kernel"].shape == (3, 3, 1, 6)
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_window_of_the_whole_image_per_channel():
-  x = np.random.default_rng(8).normal(size=(4, 5, 5, 6)).astype(np.float32)
+  x = normal(8, 4, 5, 5, 6)
   block = ConvBlock(6, "float32", 0, kernel=0, groups=6, activation=False)
   variables = random_variables(block, x)
   actual, _ = train_forward(block, variables, x)
   expected = conv_block_oracle(
-    x.astype(np.float64), float64(variables), 1, 0, activation=False
+    np.float64(x), float64(variables), 1, 0, activation=False
   )
   assert actual.shape == (4, 1, 1, 6)
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
@@ -564,11 +573,11 @@ def attention_oracle(x, params):
 
 
 def test_transformer_block_matches_numpy():
-  x = np.random.default_rng(9).normal(size=(2, 5, 32)).astype(np.float32)
+  x = normal(9, 2, 5, 32)
   block = vit.Block(drop_path=0.0, dtype="float32")
   variables = random_variables(block, x)
   variables["params"]["fc1"]["bias"] += 2
-  params, expected = float64(variables), x.astype(np.float64)
+  params, expected = float64(variables), np.float64(x)
   y = layer_norm_oracle(expected, params["norm1"])
   expected = expected + attention_oracle(y, params["attn"])
   y = layer_norm_oracle(expected, params["norm2"])
@@ -616,7 +625,7 @@ def test_hidden_tokens_are_not_seen():
 
 
 def test_dropped_paths_leave_the_example_as_it_was():
-  x = np.random.default_rng(10).normal(size=(64, 3, 32)).astype(np.float32)
+  x = normal(10, 64, 3, 32)
   block = vit.Block(drop_path=0.5, dtype="float32")
   variables = random_variables(block, x)
   y = block.apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)})

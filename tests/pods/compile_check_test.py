@@ -14,8 +14,8 @@ from conftest import assert_one_sentence
 
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
-from jamsface_jax.pods import chips, search, step_cost, tables
-from jamsface_jax.pods import work as work_lib
+from jamsface_jax.pods import accelerators, search, step_cost, tables
+from jamsface_jax.pods.work import Work
 from jamsface_jax.run import state
 from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
@@ -43,7 +43,7 @@ def settings(**changes):
 @pytest.fixture(scope="module")
 def eight():
   """The eight fake CPUs of the tests as a topology."""
-  return chips.Topology("cpu:8", None, (8,), 1, jax.devices(), 2**30)
+  return accelerators.Topology("cpu:8", None, (8,), 1, jax.devices(), 2**30)
 
 
 def measure(config, topology, classes=1000):
@@ -128,7 +128,7 @@ def test_refused_and_the_ways_out(eight, capsys):
 
 def test_ways_out_are_only_those_that_change_something():
   def words(**changes):
-    return [w for w, _ in step_cost.ways_out(settings(**changes), 8)]
+    return [w for w, _ in search.ways_out(settings(**changes), 8)]
 
   plain = words(**{"mesh.model": 2, "head.fused_update": False})
   assert plain[:3] == ["mesh.model=8", "mesh.model=4", "head.fused_update=True"]
@@ -199,8 +199,8 @@ def test_bytes_of_a_refusal(message, expected):
 
 
 def test_seconds_of_collectives_by_hand():
-  v5e = chips.CHIPS["v5e"]
-  pod = chips.Topology("v5e:16x16", v5e, (16, 16), 1, (), 0)
+  v5e = accelerators.ACCELERATORS["v5e"]
+  pod = accelerators.Topology("v5e:16x16", v5e, (16, 16), 1, (), 0)
   gigabyte = 10**9
   # Both axes are rings: 4 links of 50 GB/s, 8 hops at most along each.
   gather = gigabyte * 255 / 256 / 200e9 + 16e-6
@@ -209,25 +209,27 @@ def test_seconds_of_collectives_by_hand():
   one = gigabyte * 15 / 16 / 100e9 + 8e-6
   assert pod.seconds("reduce-scatter", gigabyte, 16) == pytest.approx(one)
   # 4 do not close to a ring: one link each way, 3 hops.
-  part = chips.Topology("v5e:4x4", v5e, (4, 4), 1, (), 0)
+  part = accelerators.Topology("v5e:4x4", v5e, (4, 4), 1, (), 0)
   line = gigabyte * 15 / 16 / 100e9 + 6e-6
   assert part.seconds("all-gather", gigabyte, 16) == pytest.approx(line)
   two = dataclasses.replace(pod, slices=2)
   assert two.seconds("all-gather", gigabyte, 512) > 50 * gather
-  assert dataclasses.replace(pod, chip=None).seconds("all-gather", 1, 2) == 0
+  assert (
+    dataclasses.replace(pod, accelerator=None).seconds("all-gather", 1, 2) == 0
+  )
 
 
 def test_estimate_by_hand(eight):
-  chip = chips.Chip(1, 1e12, 1e9, 1e9, 1, 1, 1e8, 0, 1e6)
-  ring = dataclasses.replace(eight, chip=chip)
+  one = accelerators.Accelerator(1, 1e12, 1e9, 1e9, 1, 1, 1e8, 0, 1e6)
+  ring = dataclasses.replace(eight, accelerator=one)
   work = [
-    work_lib.Work(10**9, 6, 10**6, 3000, 2),
-    work_lib.Work(0, 1, 10**7, 500, 1),
+    Work(10**9, 6, 10**6, 3000, 2),
+    Work(0, 1, 10**7, 500, 1),
   ]
   found = step_cost.estimate(work, [], ring)
   # 6 passes of 1 ms beat 1 ms of memory, twice; then 10 ms of memory.
-  assert found["compute_seconds"] == pytest.approx(2 * 6e-3 + 10e-3)
-  assert found["compiler_seconds"] == pytest.approx(6.5e-3)
+  assert found.compute == pytest.approx(2 * 6e-3 + 10e-3)
+  assert found.compiler == pytest.approx(6.5e-3)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from jamsface_jax.devices import sharding
-from jamsface_jax.pods import collectives, work
-from jamsface_jax.pods import program as program_lib
+from jamsface_jax.pods.collectives import find_collectives
+from jamsface_jax.pods.program import arrays, parse
+from jamsface_jax.pods.work import each_work, unknown_loops
 
 ROWS, SIZE, TURNS = 24, 40, 7
 
@@ -19,7 +20,15 @@ def compiled(function, *shapes, **options):
 
 
 def program_of(function, *shapes):
-  return program_lib.parse(compiled(function, *shapes).as_text())
+  return parse(compiled(function, *shapes).as_text())
+
+
+def operations(program):
+  return sum(w.operations * w.runs for w in each_work(program))
+
+
+def moved_bytes(program):
+  return sum(w.bytes * w.runs for w in each_work(program))
 
 
 def looped(x, w):
@@ -36,15 +45,15 @@ def test_a_loop_counts_as_often_as_it_turns():
   shapes = (ROWS, SIZE), (SIZE, SIZE)
   once = 2 * ROWS * SIZE * SIZE
   loop, flat = program_of(looped, *shapes), program_of(unrolled, *shapes)
-  assert work.operations(flat) == work.operations(loop) == TURNS * once
-  assert work.unknown_loops(loop) == 0
+  assert operations(flat) == operations(loop) == TURNS * once
+  assert unknown_loops(loop) == 0
   # XLA's own account has the body once; its bytes of the flat one are ours.
   costs = compiled(looped, *shapes).cost_analysis()
   assert costs["flops"] < 2 * once
   account = compiled(unrolled, *shapes).cost_analysis()
   moved = account["bytes accessed"]
-  assert work.moved_bytes(flat) == pytest.approx(moved, rel=0.02)
-  assert work.moved_bytes(loop) == pytest.approx(moved, rel=0.1)
+  assert moved_bytes(flat) == pytest.approx(moved, rel=0.02)
+  assert moved_bytes(loop) == pytest.approx(moved, rel=0.1)
 
 
 def test_loops_in_loops_and_slices():
@@ -60,8 +69,8 @@ def test_loops_in_loops_and_slices():
     return lax.fori_loop(0, chunks, chunk, w)
 
   compiled_ = compiled(walk, (chunks * ROWS, SIZE), donate_argnums=0)
-  program = program_lib.parse(compiled_.as_text())
-  assert work.unknown_loops(program) == 0
+  program = parse(compiled_.as_text())
+  assert unknown_loops(program) == 0
   runs = [
     runs
     for instruction, _, runs, _ in program.executed()
@@ -70,7 +79,7 @@ def test_loops_in_loops_and_slices():
   ]
   assert max(runs) == chunks * TURNS
   chunk_bytes = ROWS * SIZE * 4
-  moved = work.moved_bytes(program)
+  moved = moved_bytes(program)
   least = chunks * TURNS * 2 * chunk_bytes
   assert least <= moved <= least + 8 * chunks * chunk_bytes
 
@@ -79,7 +88,7 @@ def test_a_loop_that_ends_on_data_is_said():
   def until(x):
     return lax.while_loop(lambda x: x.sum() < 9.0, lambda x: x + 1.0, x)
 
-  assert work.unknown_loops(program_of(until, (SIZE,))) == 1
+  assert unknown_loops(program_of(until, (SIZE,))) == 1
 
 
 @pytest.mark.parametrize("which", ["forward", "images", "weights"])
@@ -90,7 +99,10 @@ def test_convolutions_agree_with_the_account_of_xla(which, stride):
 
   def conv(x, w):
     return lax.conv_general_dilated(
-      *(x, w, (stride, stride), ((1, 1), (1, 1))),
+      x,
+      w,
+      (stride, stride),
+      ((1, 1), (1, 1)),
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
@@ -102,7 +114,7 @@ def test_convolutions_agree_with_the_account_of_xla(which, stride):
     done = compiled(conv, images, weights)
   else:
     done = compiled(backward, images, weights, (4, size, size, 16))
-  found = work.operations(program_lib.parse(done.as_text()))
+  found = operations(parse(done.as_text()))
   assert found == done.cost_analysis()["flops"]
   # All three make the same products.
   inside = sum(
@@ -133,7 +145,7 @@ def test_collectives_with_their_axes_and_turns(model):
   )
   rows = 8 * 6
   done = jax.jit(function).lower(jnp.zeros((rows, SIZE))).compile()
-  found = collectives.collectives(program_lib.parse(done.as_text()), mesh.shape)
+  found = find_collectives(parse(done.as_text()), mesh.shape)
   whole = rows * SIZE * 4
   by_kind = {(c.kind, c.axis): c for c in found}
   assert len(by_kind) == len(found)
@@ -173,9 +185,7 @@ ENTRY %main (p: f32[5]) -> f32[5] {{
   ROOT %r = f32[5]{{0}} all-reduce(%p), replica_groups={groups}, to_apply=%add
 }}
 """
-  (found,) = collectives.collectives(
-    program_lib.parse(text), {"data": 2, "model": 4}
-  )
+  (found,) = find_collectives(parse(text), {"data": 2, "model": 4})
   assert (found.axis, found.group) == expected
   assert (found.bytes, found.arrays) == (20, 1)
 
@@ -194,7 +204,7 @@ ENTRY %main (p: f32[5]) -> f32[5] {{
   ],
 )
 def test_bytes_of_an_array(text, plain, padded, main):
-  (array,) = program_lib.arrays(text)
+  (array,) = arrays(text)
   assert array.bytes == plain
   assert array.padded_bytes == padded
   assert array.in_main_memory == main

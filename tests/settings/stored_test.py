@@ -32,7 +32,8 @@ def test_the_file_is_that_of_the_recipe(run):
 
 
 def test_one_process_of_several_writes(run):
-  check_or_save(make_settings(recipe("demo")), run)
+  reader = RunDirectory(run.path, writes=False)
+  check_or_save(make_settings(recipe("demo")), reader)
   assert not run.config.exists()
 
 

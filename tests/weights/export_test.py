@@ -21,7 +21,7 @@ from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.weights import exporting, onnx_file
+from jamsface_jax.weights import exporting, onnx_file, onnx_graph
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
   layers,
@@ -207,6 +207,28 @@ def test_every_variable_has_one_name():
     assert len(set(torch_names)) == len(torch_names)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers_have_the_order_of_the_network(name):
+  """Whatever is recomputed in training; files without names rely on it."""
+  model, _, _ = variables_of(name)
+  names = [layer.torch for layer in layers(model)]
+  assert [x.torch for x in layers(model.clone(remat=True))] == names
+  expected = {
+    "iresnet": "layer2.0.prelu layer2.0.conv2 layer2.0.bn3"
+    " layer2.0.downsample.0 layer2.0.downsample.1 layer2.1.bn1",
+    "squeeze": "layer1.0.bn3 layer1.0.se.fc1 layer1.0.se.fc2"
+    " layer1.0.downsample.0",
+    "mbf": "layers.1.layers.0 layers.1.layers.1 layers.1.layers.2"
+    " layers.2.layers.0.layers.0",
+    "mbf_blocks": "layers.1.layers.1.layers.2.layers.1"
+    " layers.2.layers.0.layers.0",
+    "vit": "pos_embed mask_token patch_embed.proj blocks.0.norm1"
+    " blocks.0.attn.qkv blocks.0.attn.proj blocks.0.norm2 blocks.0.mlp.fc1",
+  }[name].split()
+  first = names.index(expected[0])
+  assert names[first : first + len(expected)] == expected
+
+
 def test_networks_of_half_precision_are_exported_in_full(tmp_path):
   exact = make_workdir(tmp_path / "", "iresnet")
   (tmp_path / "half").mkdir()
@@ -220,13 +242,13 @@ def test_networks_of_half_precision_are_exported_in_full(tmp_path):
 
 def test_a_wrong_graph_gets_no_name(tmp_path, monkeypatch):
   workdir = make_workdir(tmp_path, "iresnet")
-  build = onnx_file.build
+  build = onnx_graph.build
 
   def wrong(model, arrays, metadata, **settings):
     arrays = arrays | {"fc.bias": arrays["fc.bias"] + np.float32(0.01)}
     return build(model, arrays, metadata, **settings)
 
-  monkeypatch.setattr(onnx_file, "build", wrong)
+  monkeypatch.setattr(onnx_graph, "build", wrong)
   with pytest.raises(RunError, match="computes something else"):
     export(workdir, "onnx", tmp_path / "x.onnx")
   assert not list(tmp_path.glob("x.onnx*"))

@@ -1,5 +1,6 @@
 """Published weights become work directories, or are refused with a list."""
 
+import dataclasses
 import json
 import os
 import zipfile
@@ -24,7 +25,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.weights import onnx_file
+from jamsface_jax.weights import onnx_graph
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
   from_pytorch,
@@ -51,7 +52,7 @@ def arrays_of(name, seed=0):
 
 
 def texts_of(name):
-  settings = json.dumps(settings_of(name).to_dict())
+  settings = json.dumps(dataclasses.asdict(settings_of(name).model))
   return {"model": settings, "image_size": str(SIZE)}
 
 
@@ -175,7 +176,7 @@ def published(request, tmp_path_factory):
     del NETWORKS[name]
   arrays = to_pytorch(model, variables)
   path = str(tmp_path_factory.mktemp("published") / "network.onnx")
-  data = onnx_file.build(model, arrays, {}, image_size=size, uint8=False)
+  data = onnx_graph.build(model, arrays, {}, image_size=size, uint8=False)
   with open(path, "wb") as file:
     file.write(data)
   fold(path, arrays, norms=20)
@@ -308,7 +309,7 @@ def test_files_of_onnx_that_are_refused(tmp_path):
   with pytest.raises(InputError, match="cannot be read"):
     take(tmp_path / "nowhere.onnx", tmp_path / "run", model="r50")
   model, _, variables = variables_of("iresnet")
-  data = onnx_file.build(
+  data = onnx_graph.build(
     model, to_pytorch(model, variables), {}, image_size=SIZE, uint8=True
   )
   graph = onnx.load_from_string(data)

@@ -28,20 +28,22 @@ HOP_SECONDS = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
+class Accelerator:
   """One kind of accelerator.
 
   Attributes:
     memory: bytes that a program may use.
     peak: floating-point operations a second in bfloat16.
-    bandwidth: bytes a second between chip and memory.
+    bandwidth: bytes a second from and to its memory.
     link: bytes a second one way over one link to a neighbour.
-    dimensions: of the torus of links; 0: every chip reaches every other of its
-      group at `link`.
-    ring: an axis of the torus closes to a ring if its length is a multiple.
+    dimensions: number of axes of the torus of links; 0: each of a group reaches
+      every other at `link`.
+    ring: an axis of the torus closes to a ring if its length is a multiple of
+      it.
     far: bytes a second one way beyond the slice or machine.
-    group: chips that fast links join, if there is no torus.
-    cycles: of the compiler's estimates, a second; 0: it makes none.
+    group: how many fast links join, if there is no torus; else 0.
+    cycles: the cycles a second that the compiler's estimates count; 0: it makes
+      none.
   """
 
   memory: int
@@ -55,25 +57,104 @@ class Chip:
   cycles: float
 
 
-def _tpu(memory, peak, bandwidth, link, dimensions, ring, far, per_cycle):
-  # The clock is the peak over the operations of one cycle of its matrix units.
-  return Chip(
-    *(int(memory * _GIB), peak, bandwidth, link, dimensions, ring, far, 0),
-    cycles=peak / per_cycle,
+_NVLINK_GROUP = 8  # GPUs of a machine.
+
+
+def _tpu(
+  *,
+  gib: float,
+  peak: float,
+  bandwidth: float,
+  link: float,
+  dimensions: int,
+  ring: int,
+  far: float,
+  units: int,
+  side: int,
+) -> Accelerator:
+  """A TPU with so many matrix units of side x side in a chip."""
+  return Accelerator(
+    memory=int(gib * _GIB),
+    peak=peak,
+    bandwidth=bandwidth,
+    link=link,
+    dimensions=dimensions,
+    ring=ring,
+    far=far,
+    group=0,
+    # The clock is the peak over the operations of one cycle of these units.
+    cycles=peak / (units * 2 * side**2),
   )
 
 
-def _gpu(memory, peak, bandwidth, link, far):
-  return Chip(int(memory), peak, bandwidth, link, 0, 1, far, 8, 0.0)
+def _gpu(
+  *, memory: float, peak: float, bandwidth: float, link: float, far: float
+) -> Accelerator:
+  """A GPU of NVIDIA's machines of eight."""
+  return Accelerator(
+    memory=int(memory),
+    peak=peak,
+    bandwidth=bandwidth,
+    link=link,
+    dimensions=0,
+    ring=1,
+    far=far,
+    group=_NVLINK_GROUP,
+    cycles=0.0,
+  )
 
 
-CHIPS = {
-  "v4": _tpu(30.75, 275e12, 1228e9, 50e9, 3, 4, 3.125e9, 8 * 2 * 128**2),
-  "v5e": _tpu(15.75, 197e12, 819e9, 50e9, 2, 16, 3.125e9, 4 * 2 * 128**2),
-  "v5p": _tpu(95.74, 459e12, 2765e9, 100e9, 3, 4, 6.25e9, 8 * 2 * 128**2),
-  "v6e": _tpu(31.25, 918e12, 1638e9, 100e9, 2, 16, 12.5e9, 4 * 2 * 256**2),
-  "h100": _gpu(80e9, 989e12, 3350e9, 450e9, 50e9),
-  "a100": _gpu(80e9, 312e12, 2039e9, 300e9, 25e9),
+ACCELERATORS = {
+  "v4": _tpu(
+    gib=30.75,
+    peak=275e12,
+    bandwidth=1228e9,
+    link=50e9,
+    dimensions=3,
+    ring=4,
+    far=3.125e9,
+    units=8,
+    side=128,
+  ),
+  "v5e": _tpu(
+    gib=15.75,
+    peak=197e12,
+    bandwidth=819e9,
+    link=50e9,
+    dimensions=2,
+    ring=16,
+    far=3.125e9,
+    units=4,
+    side=128,
+  ),
+  "v5p": _tpu(
+    gib=95.74,
+    peak=459e12,
+    bandwidth=2765e9,
+    link=100e9,
+    dimensions=3,
+    ring=4,
+    far=6.25e9,
+    units=8,
+    side=128,
+  ),
+  "v6e": _tpu(
+    gib=31.25,
+    peak=918e12,
+    bandwidth=1638e9,
+    link=100e9,
+    dimensions=2,
+    ring=16,
+    far=12.5e9,
+    units=4,
+    side=256,
+  ),
+  "h100": _gpu(
+    memory=80e9, peak=989e12, bandwidth=3350e9, link=450e9, far=50e9
+  ),
+  "a100": _gpu(
+    memory=80e9, peak=312e12, bandwidth=2039e9, link=300e9, far=25e9
+  ),
 }
 # Of a CPU only the memory is known: no estimate of time is made.
 _CPU = "cpu"
@@ -85,16 +166,16 @@ class Topology:
 
   Attributes:
     name: as given, such as "v5e:16x16", "2*v5e:16x16", "h100:8" or "cpu:8".
-    chip: their kind; None for CPUs.
-    shape: of the torus of a slice, or the number of devices.
-    slices: groups that only the data center network joins.
-    devices: for a mesh. For GPUs they are CPUs in their stead, so that memory
-      of temporaries is what XLA makes of the program for a CPU.
+    accelerator: their kind; None for CPUs.
+    shape: sizes of the torus of a slice, or the number of devices.
+    slices: number of groups that only the data center network joins.
+    devices: what a mesh is made of. For GPUs they are CPUs in their stead, so
+      that memory of temporaries is what XLA makes of the program for a CPU.
     memory: bytes of a device that a program may use.
   """
 
   name: str
-  chip: Chip | None
+  accelerator: Accelerator | None
   shape: tuple[int, ...]
   slices: int
   devices: Sequence[Any]
@@ -103,44 +184,47 @@ class Topology:
   @property
   def is_stand_in(self) -> bool:
     """Whether the program is compiled for CPUs in the place of GPUs."""
-    return self.chip is not None and self.devices[0].platform == "cpu"
+    return self.accelerator is not None and self.devices[0].platform == "cpu"
 
   def seconds(self, kind: str, size: int, group: int) -> float:
     """Estimates the time of one collective, as rings over all links at hand.
 
     Args:
-      kind: one of `hlo.COLLECTIVES`.
+      kind: one of `collectives.COLLECTIVES`.
       size: bytes on one device, of the larger of input and result.
       group: devices that take part.
 
     Returns:
       Seconds; 0 for CPUs.
     """
-    chip, devices = self.chip, math.prod(self.shape)
-    if chip is None or group == 1:
+    one, devices = self.accelerator, math.prod(self.shape)
+    if one is None or group == 1:
       return 0.0
     passes = 2 if kind == "all-reduce" else 1
     share = (group - 1) / group
     if kind == "collective-permute":
       share = 1.0
-    if group > devices or (chip.group and group > chip.group):
-      return passes * (size * share / chip.far + 10 * HOP_SECONDS)
-    if not chip.dimensions:
-      return passes * (size * share / chip.link + HOP_SECONDS)
+    if group > devices or (one.group and group > one.group):
+      return passes * (size * share / one.far + 10 * HOP_SECONDS)
+    if not one.dimensions:
+      return passes * (size * share / one.link + HOP_SECONDS)
     # A group of fewer devices has fewer of the axes for itself.
     axes = sorted((n for n in self.shape if n > 1), reverse=True)
     used = round(len(axes) * math.log(group) / math.log(devices))
     axes = axes[: max(used, 1)]
     rate, hops = 0.0, 0
     for length in axes:
-      closes = length % chip.ring == 0
-      rate += chip.link * (2 if closes else 1)
+      closes = length % one.ring == 0
+      rate += one.link * (2 if closes else 1)
       hops += length // 2 if closes else length - 1
     return passes * (size * share / rate + hops * HOP_SECONDS)
 
 
 def open_topologies(names: Sequence[str]) -> list[Topology]:
   """Makes the devices of several topologies; before JAX looks for its own.
+
+  Args:
+    names: KIND:SHAPE of each, as the flag --topology takes them.
 
   Raises:
     InputError: a name is not understood, or libtpu is not installed.
@@ -153,13 +237,15 @@ def open_topologies(names: Sequence[str]) -> list[Topology]:
   if counts:
     jax.config.update("jax_num_cpu_devices", max(counts))
   return [
-    _open(name, *parts) for name, parts in zip(names, parsed, strict=True)
+    _open(name, slices, kind, shape)
+    for name, (slices, kind, shape) in zip(names, parsed, strict=True)
   ]
 
 
 def _parse(name: str) -> tuple[int, str, tuple[int, ...]]:
+  """Number of slices, kind and shape of a topology's name."""
   found = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", name)
-  kinds = (*CHIPS, _CPU)
+  kinds = (*ACCELERATORS, _CPU)
   if not found or found[2] not in kinds:
     raise InputError(
       f"--topology={name!r} is unknown: use a kind of {', '.join(kinds)} and a"
@@ -167,8 +253,8 @@ def _parse(name: str) -> tuple[int, str, tuple[int, ...]]:
     )
   slices, kind = int(found[1] or 1), found[2]
   shape = tuple(int(n) for n in found[3].split("x"))
-  dimensions = CHIPS[kind].dimensions if kind in CHIPS else 0
-  if len(shape) != max(dimensions, 1) or min(*shape, slices) < 1:
+  dimensions = ACCELERATORS[kind].dimensions if kind in ACCELERATORS else 0
+  if len(shape) != max(dimensions, 1) or min((*shape, slices)) < 1:
     raise InputError(
       f"--topology={name!r} has the wrong shape: {kind} needs"
       f" {max(dimensions, 1)} numbers of 1 or more, x between."
@@ -181,12 +267,21 @@ def _parse(name: str) -> tuple[int, str, tuple[int, ...]]:
   return slices, kind, shape
 
 
-def _open(name, slices, kind, shape) -> Topology:
-  chip = CHIPS.get(kind)
-  if chip is None or not chip.dimensions:
+def _open(
+  name: str, slices: int, kind: str, shape: tuple[int, ...]
+) -> Topology:
+  """Makes the devices of a topology.
+
+  Raises:
+    InputError: libtpu is not installed, or knows no such shape.
+  """
+  accelerator = ACCELERATORS.get(kind)
+  if accelerator is None or not accelerator.dimensions:
     devices = jax.devices("cpu")[: math.prod(shape)]
-    memory = chip.memory if chip else _host_memory() // len(devices)
-    return Topology(name, chip, shape, slices, devices, memory)
+    memory = (
+      accelerator.memory if accelerator else _host_memory() // len(devices)
+    )
+    return Topology(name, accelerator, shape, slices, devices, memory)
   # Where there is no TPU, libtpu would ask the network which one there is.
   # It takes no TPU: other programs may have libtpu open.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -210,7 +305,9 @@ def _open(name, slices, kind, shape) -> Topology:
       f" ({one_line(error)}): install libtpu (pip install"
       " -e '.[compile]') and give a shape that exists."
     ) from None
-  return Topology(name, chip, shape, slices, description.devices, chip.memory)
+  return Topology(
+    name, accelerator, shape, slices, description.devices, accelerator.memory
+  )
 
 
 def _host_memory() -> int:

@@ -1,0 +1,101 @@
+"""Breaks the code in one line at a time, and sees whether a test notices.
+
+  make mutants
+  python tests/mutate.py --only=head/           # those of some files
+  python tests/mutate.py --only=head/ --jobs=1
+
+`mutants.toml` lists the changes: a file, what stands there once, what takes its
+place, and the tests that must then fail. Each is tried in a copy of the
+repository; a table says which were killed. Exit code 1 if one survived.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+
+ROOT = pathlib.Path(__file__).parents[1]
+LIST = pathlib.Path(__file__).with_name("mutants.toml")
+NOT_COPIED = (".git", ".venv", "build", "dist", "data", "runs", "__pycache__")
+MINUTES = 15
+
+
+def read_mutants(only: str = "") -> list[dict[str, str]]:
+  """The changes of `mutants.toml` whose file has `only` in its path."""
+  with open(LIST, "rb") as file:
+    mutants = tomllib.load(file)["mutant"]
+  return [one for one in mutants if only in one["file"]]
+
+
+def apply(mutant: dict[str, str], root: pathlib.Path) -> None:
+  """Makes a change below a copy of the repository."""
+  path = root / mutant["file"]
+  text = path.read_text(encoding="utf-8")
+  assert text.count(mutant["old"]) == 1, f"{mutant['file']}: {mutant['old']!r}"
+  path.write_text(text.replace(mutant["old"], mutant["new"]), encoding="utf-8")
+
+
+def is_killed(mutant: dict[str, str]) -> bool:
+  """Whether the tests that are named with a change fail with it."""
+  with tempfile.TemporaryDirectory() as folder:
+    copy = pathlib.Path(folder) / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    apply(mutant, copy)
+    command = [
+      sys.executable,
+      "-m",
+      "pytest",
+      "-x",
+      "-q",
+      *mutant["tests"].split(),
+    ]
+    done = subprocess.run(
+      [*command, "-p", "no:cacheprovider"],
+      cwd=copy,
+      env=os.environ | {"PYTHONPATH": str(copy)},
+      capture_output=True,
+      text=True,
+      timeout=60 * MINUTES,
+    )
+  # 1: tests failed. All else, such as a test that is not there, is a mistake.
+  if done.returncode not in (0, 1):
+    sys.exit(f"{mutant}:\n{done.stdout}{done.stderr}")
+  return done.returncode == 1
+
+
+def main() -> int:
+  """Tries the mutants and prints what became of each."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--only", default="", help="part of the files' paths")
+  parser.add_argument("--jobs", type=int, default=2, help="tried at once")
+  arguments = parser.parse_args()
+  mutants, survived = read_mutants(arguments.only), 0
+  begin = time.monotonic()
+  with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+    for number, (mutant, killed) in enumerate(
+      zip(mutants, pool.map(is_killed, mutants), strict=True), start=1
+    ):
+      survived += not killed
+      new = " ".join(mutant["new"].split()) or "(nothing)"
+      print(
+        f"{number:3}/{len(mutants)} {'killed' if killed else 'SURVIVED':9}"
+        f"{mutant['file']}: {new}",
+        flush=True,
+      )
+  print(
+    f"{len(mutants) - survived} of {len(mutants)} killed in"
+    f" {time.monotonic() - begin:.0f} s"
+  )
+  return int(bool(survived))
+
+
+if __name__ == "__main__":
+  sys.exit(main())
