@@ -362,10 +362,11 @@ def test_no_block_is_skipped_that_counts(mesh):
   assert not np.allclose(every[0], all_blocks[0], rtol=1e-5, atol=1e-7)
 
 
-def test_the_blocks_that_are_skipped_are_those_of_small_shares():
+@pytest.mark.parametrize(("scale", "below"), [(64.0, 1e-9), (8.0, 0.05)])
+def test_the_blocks_that_are_skipped_are_those_of_small_shares(scale, below):
   """Counted block by block, of one class each, in both walks."""
   mesh = sharding.make_mesh(4)
-  head = make_head(skip_below=1e-9, scale=64.0, chunk=1)
+  head = make_head(skip_below=below, scale=scale, chunk=1)
   params, _, labels = random_inputs(head, 8)
   noise = 0.1 * np.random.default_rng(1).normal(size=(8, SIZE))
   inputs = (params, params[WEIGHTS][labels] + noise, labels)
@@ -388,7 +389,7 @@ def test_the_blocks_that_are_skipped_are_those_of_small_shares():
 
   w = params[WEIGHTS] / np.linalg.norm(params[WEIGHTS], axis=1, keepdims=True)
   x = inputs[1] / np.linalg.norm(inputs[1], axis=1, keepdims=True)
-  logits = 64 * x @ w.T
+  logits = scale * x @ w.T
   logits[np.arange(8), labels] = logits[:, 37:] = -1e30
   rest = np.log(np.exp(logits).sum(axis=1))
   wrong = 1 - np.exp(-oracle_of(head, inputs)[0])
@@ -400,12 +401,12 @@ def test_the_blocks_that_are_skipped_are_those_of_small_shares():
         logit = logits[rows, c]
         so_far = np.logaddexp(so_far, logit)
         share = logit - so_far
-        skipped[0] += share.max() < np.log(1e-9)
+        skipped[0] += share.max() < np.log(below)
         share = np.exp(logit - rest[rows]) * wrong[rows]
-        skipped[1] += share.max() < 1e-9 and c not in labels[rows]
+        skipped[1] += share.max() < below and c not in labels[rows]
   got = run(*put(mesh, *inputs))
   np.testing.assert_allclose(got, skipped / 80, rtol=1e-6)
-  assert 0.02 < got[0] < got[1] < 1
+  assert 0.02 < got[0] < 1 and 0.02 < got[1] < 1
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

@@ -13,6 +13,7 @@ from jamsface_jax.run import state
 from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import PUBLISHED, tiny
+from jamsface_jax.training import step as step_lib
 from jamsface_jax.training.step import make_train_step
 
 SIZE = 32
@@ -297,6 +298,33 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
   assert list(after.rejected) == [2, 2]
   assert metrics["train/rejected_steps"] == 2
   assert not np.isfinite(metrics["train/loss"])
+  for part in ("params", "batch_stats", "opt_state"):
+    jax.tree.map(
+      np.testing.assert_array_equal, getattr(after, part), getattr(before, part)
+    )
+
+
+def test_a_gradient_that_is_not_finite_rejects_the_step_too(monkeypatch):
+  """Loss and class weights are finite; the backbone's gradient is not."""
+  mesh = sharding.make_mesh(4)
+  config = tiny_config()
+  components = make_components(config, 10, 64)
+  first = state.create_state(0, components, SIZE, mesh)
+  before = jax.device_get(first)
+  loss = step_lib.head_lib.loss
+
+  def overflowing(*args, **settings):
+    result = loss(*args, **settings)
+    return result._replace(embedding_gradient=result.embedding_gradient * 1e39)
+
+  monkeypatch.setattr(step_lib.head_lib, "loss", overflowing)
+  images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
+  batch = {"images": images, "labels": labels}
+  placed = sharding.put_batch(batch, sharding.local_rows(32, mesh), 32, mesh)
+  step_fn = make_train_step(config, components, mesh)
+  after, metrics = jax.device_get(step_fn(first, placed))
+  assert np.isfinite(metrics["train/loss"])
+  assert list(after.rejected) == [1, 1]
   for part in ("params", "batch_stats", "opt_state"):
     jax.tree.map(
       np.testing.assert_array_equal, getattr(after, part), getattr(before, part)
