@@ -72,7 +72,6 @@ SKIPPED = {
   "pip install": "test_extras has what they name",
   "pods_env/bin/pip install": "likewise",
   "python3 -m venv": "of Python",
-  "source <(": "of bash; commands_test completes",
   "printf": "builds an image, which needs Docker",
   "docker": "likewise",
   "gcloud": "needs an account",
@@ -433,7 +432,7 @@ FLAGS = set().union(
       path.read_text(encoding="utf-8"),
     )
     for folder in ("jamsface_jax", "data_prep", "benchmarks")
-    for path in (ROOT / folder).glob("*.py")
+    for path in (ROOT / folder).rglob("*.py")
   ),
   ("debug", "log_level", "help", "config"),
 )

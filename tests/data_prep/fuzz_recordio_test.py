@@ -209,7 +209,8 @@ def test_traps_are_read_fast(paths, data):
   begin = time.process_time()
   with recordio.RecordFile(str(paths[0]), None) as file:
     count = sum(1 for _ in file.records())
-  assert time.process_time() - begin < 5 and count >= 1
+  # Some seconds, since annotations are checked at every call; not minutes.
+  assert time.process_time() - begin < 20 and count >= 1
   tracemalloc.start()
   with recordio.RecordFile(str(paths[0]), None) as file:
     for record, _ in zip(file.records(), range(100), strict=False):

@@ -282,7 +282,7 @@ def test_cluster_of_another_token(cluster, monkeypatch):
     [
       sys.executable,
       "-c",
-      "from data_prep import ray_engine\n"
+      "from data_prep.writing import ray_engine\n"
       "from jamsface_jax.errors import run_command\n"
       "run_command(lambda: list(ray_engine.run(str, [1], 1)))",
     ],
