@@ -41,11 +41,18 @@ def apply(mutant: dict[str, str], root: pathlib.Path) -> None:
   path.write_text(text.replace(mutant["old"], mutant["new"]), encoding="utf-8")
 
 
+def _left_out(folder: str, names: list[str]) -> list[str]:
+  """What a copy goes without: only at the top is `data` not code."""
+  if pathlib.Path(folder) == ROOT:
+    return [name for name in names if name in NOT_COPIED]
+  return [name for name in names if name == "__pycache__"]
+
+
 def is_killed(mutant: dict[str, str]) -> bool:
   """Whether the tests that are named with a change fail with it."""
   with tempfile.TemporaryDirectory() as folder:
     copy = pathlib.Path(folder) / "copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    shutil.copytree(ROOT, copy, ignore=_left_out)
     apply(mutant, copy)
     command = [
       sys.executable,
