@@ -321,7 +321,7 @@ def test_other_data_is_refused(image_folder, finished, dataset, tmp_path):
   with pytest.raises(InputError, match="data_fingerprint"):
     train(
       tiny_config(str(tmp_path / "other"), **{"evaluation.data": dataset}),
-      str(finished),
+      RunDirectory(str(finished)),
     )
 
 
