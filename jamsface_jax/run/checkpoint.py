@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jamsface_jax import shell
 from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.run.metrics_file import read_scores
 from jamsface_jax.run.state import TrainState
@@ -45,8 +46,8 @@ class CheckpointReader:
     self._folder = run.checkpoints
     if not self._folder.exists():
       raise InputError(
-        f"{run.path!r} has no checkpoint: train first, with 'python -m"
-        f" jamsface_jax.main --workdir={run.path}'."
+        f"{run.path!r} has no checkpoint: train first, with"
+        f" {shell.command('jamsface_jax.main', f'--workdir={run.path}')}."
       )
     self._damage: dict[tuple[int, tuple[str, ...]], str | None] = {}
 

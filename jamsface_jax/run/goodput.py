@@ -73,7 +73,7 @@ class Goodput:
 
   def save(self) -> None:
     """Writes the seconds so far, for a later launch."""
-    self._file.write_json(self.now())
+    self._file.write_json(self.now(), synced=False)
 
   def sentence(self) -> str:
     """What to tell the user at the end."""

@@ -16,11 +16,8 @@ import re
 import shutil
 from collections.abc import Collection
 
-from jamsface_jax.storage.manifest import (
-  find_damage,
-  sync_directory,
-  write_manifest,
-)
+from jamsface_jax.storage.durable import make_directory, sync_directory
+from jamsface_jax.storage.manifest import find_damage, write_manifest
 
 _SAVING, _DELETING, _DAMAGED = ".saving", ".deleting", ".damaged"
 
@@ -41,7 +38,7 @@ class CheckpointFolder:
 
   def create(self) -> None:
     """Makes the folder if it is not there."""
-    os.makedirs(self.path, exist_ok=True)
+    make_directory(self.path)
 
   def steps(self) -> list[int]:
     """Finished steps of all complete checkpoints, rising."""

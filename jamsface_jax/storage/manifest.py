@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Iterator
 
 from jamsface_jax.errors import one_line
+from jamsface_jax.storage.durable import sync_directory
 
 MANIFEST_FILE = "manifest.json"
 
@@ -76,15 +77,6 @@ def find_damage(directory: str, folders: Collection[str]) -> str | None:
     except OSError as error:
       return f"{whole!r} cannot be read: {error.strerror}"
   return None
-
-
-def sync_directory(directory: str) -> None:
-  """Makes new and changed names in a directory survive a loss of power."""
-  handle = os.open(directory, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)
 
 
 def _files(directory: str) -> Iterator[str]:

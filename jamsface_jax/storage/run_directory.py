@@ -19,6 +19,7 @@ from typing import IO, Any
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage import lock
 from jamsface_jax.storage.checkpoint_folder import CheckpointFolder
+from jamsface_jax.storage.durable import sync_directory, sync_tree
 from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.whole_file import written_whole
 
@@ -71,32 +72,39 @@ class RunFile:
     return json.loads(self.read_text())
 
   @contextlib.contextmanager
-  def written_whole(self, mode: str = "w") -> Generator[IO[Any], None, None]:
+  def written_whole(
+    self, mode: str = "w", *, synced: bool = True
+  ) -> Generator[IO[Any], None, None]:
     """Opens it for writing; it has its new content when the block has ended.
 
     Args:
       mode: "w" for text or "wb".
+      synced: it survives a loss of power then.
     """
     if not self.writes:
       with open(os.devnull, mode) as file:
         yield file
       return
-    with written_whole(self.path, mode) as file:
+    with written_whole(self.path, mode, synced=synced) as file:
       yield file
 
-  def write_text(self, text: str) -> None:
+  def write_text(self, text: str, *, synced: bool = True) -> None:
     """Replaces its content, whole or not at all."""
-    with self.written_whole() as file:
+    with self.written_whole(synced=synced) as file:
       file.write(text)
 
-  def write_json(self, value: Any, *, indent: int | None = None) -> None:
+  def write_json(
+    self, value: Any, *, indent: int | None = None, synced: bool = True
+  ) -> None:
     """Replaces its content by a value as JSON, whole or not at all.
 
     Args:
       value: made of what JSON has, which NaN is not of.
       indent: spaces of a level; None: all on one line.
+      synced: it survives a loss of power then.
     """
-    self.write_text(json.dumps(value, indent=indent, allow_nan=False))
+    text = json.dumps(value, indent=indent, allow_nan=False)
+    self.write_text(text, synced=synced)
 
   def append_line(self, text: str) -> None:
     """Adds a line at its end; a reader sees it when this returns."""
@@ -109,6 +117,17 @@ class RunFile:
     if self.writes:
       with open(self.path, "a", encoding="utf-8") as file:
         os.fsync(file.fileno())
+
+  def held(self, flag: str) -> contextlib.AbstractContextManager[None]:
+    """Lets this process alone replace it; whoever does not ask, still may.
+
+    Args:
+      flag: that it was given by, for messages.
+
+    Raises:
+      InputError: another process holds it, or it cannot be written.
+    """
+    return lock.hold_file(self.path, flag)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +163,13 @@ class EvaluationDirectory:
 
   path: str
 
-  def create(self) -> None:
-    """Makes it if it is not there."""
-    os.makedirs(self.path, exist_ok=True)
+  def held(self) -> contextlib.AbstractContextManager[None]:
+    """Holds it, made if missing, for this process alone.
+
+    Raises:
+      InputError: another process holds it, or it cannot be written to.
+    """
+    return lock.hold(self.path, "--output")
 
   @classmethod
   def beside(cls, path: str) -> "EvaluationDirectory":
@@ -228,7 +251,9 @@ class RunDirectory:
         " another directory."
       ) from None
     yield partial
+    sync_tree(partial.path)
     os.rename(partial.path, self.path)
+    sync_directory(os.path.dirname(self.absolute))
 
   def held(self) -> contextlib.AbstractContextManager[None]:
     """Holds it, made if missing, for this process alone.
@@ -238,7 +263,7 @@ class RunDirectory:
     """
     if not self.writes:
       return contextlib.nullcontext()
-    return lock.hold(self.path, os.path.join(self.path, "lock"))
+    return lock.hold(self.path, "--workdir")
 
   @property
   def absolute(self) -> str:

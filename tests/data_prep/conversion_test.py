@@ -89,7 +89,7 @@ def test_sizes_of_files_come_in_order(tmp_path):
   items = [conversion.Item(0, str(k), 0) for k in range(5000)]
   for k in range(0, 5000, 7):
     (tmp_path / str(k)).write_bytes(bytes(k % 50))
-  found = list(conversion.add_file_sizes(str(tmp_path), iter(items)))
+  found = list(conversion.look_up_files(str(tmp_path), iter(items)))
   assert [item.name for item in found] == [item.name for item in items]
   assert [item.size for item in found] == [
     k % 50 if k % 7 == 0 else 0 for k in range(5000)
