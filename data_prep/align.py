@@ -194,7 +194,7 @@ def align(
   targets = _targets(source, images, extension)
   plan = {"input": os.path.abspath(source), "size": size, "format": extension}
   with lock.hold(directory, "--output"):
-    if not keep_plan(directory, plan | origin, what="faces"):
+    if not keep_plan(directory, {**plan, **origin}, what="faces"):
       _refuse_faces(directory, targets)
     try:
       before, no_face, broken = _align_missing(

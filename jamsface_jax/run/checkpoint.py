@@ -198,6 +198,8 @@ class Checkpoints(CheckpointReader):
 
   def _clean_up(self) -> int | None:
     """Leaves sound checkpoints alone in the folder; returns the newest."""
+    for name, aside in self._folder.set_foreign_aside().items():
+      _warn(f"{name!r} is no checkpoint: moved to {aside!r}.")
     for step in self._folder.sweep():
       _warn(f"the save of checkpoint {step} had been interrupted.")
     newest, damaged = self._newest_sound(())

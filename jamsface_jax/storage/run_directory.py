@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Generator
 from typing import IO, Any
@@ -21,7 +22,9 @@ from jamsface_jax.storage import lock
 from jamsface_jax.storage.checkpoint_folder import CheckpointFolder
 from jamsface_jax.storage.durable import sync_directory, sync_tree
 from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.set_aside import set_aside
 from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.write_error import write_error
 
 _EVALUATION = "evaluation"
 
@@ -55,12 +58,19 @@ class RunFile:
   def read_lines(self) -> list[str]:
     """Its lines with their ends, which a last one cut off lacks.
 
+    What is not UTF-8 comes as surrogates, of which no text can be made.
+
     Raises:
       OSError: it cannot be read; FileNotFoundError: it is not there.
-      UnicodeDecodeError: it is not UTF-8.
     """
-    with open(self.path, encoding="utf-8") as file:
+    with open(
+      self.path, encoding="utf-8", errors="surrogateescape", newline="\n"
+    ) as file:
       return file.readlines()
+
+  def beside(self, ending: str) -> "RunFile":
+    """The file of its name with something after it."""
+    return dataclasses.replace(self, path=self.path + ending)
 
   def read_json(self) -> Any:
     """Reads the value that it holds.
@@ -107,10 +117,17 @@ class RunFile:
     self.write_text(text, synced=synced)
 
   def append_line(self, text: str) -> None:
-    """Adds a line at its end; a reader sees it when this returns."""
+    """Adds a line at its end; a reader sees it when this returns.
+
+    After a line that a kill has torn, it is a line of its own.
+    """
     if self.writes:
-      with open(self.path, "a", encoding="utf-8") as file:
-        file.write(text + "\n")
+      with open(self.path, "ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        torn = size and file.read(1) != b"\n"
+        line = f"{text}\n".encode(errors="surrogateescape")
+        file.write(b"\n" + line if torn else line)
 
   def sync(self) -> None:
     """Makes what was appended so far survive a loss of power."""
@@ -254,6 +271,41 @@ class RunDirectory:
     sync_tree(partial.path)
     os.rename(partial.path, self.path)
     sync_directory(os.path.dirname(self.absolute))
+
+  def set_misplaced_aside(self) -> None:
+    """Moves away folders in the places of its files, and the reverse.
+
+    Says so in a warning. A run that goes on would otherwise end, perhaps after
+    all its steps, when it comes to write there.
+
+    Raises:
+      InputError: it cannot be moved.
+    """
+    if not self.writes or not os.path.isdir(self.path):
+      return
+    files = (
+      self.metrics,
+      self.launches,
+      self.goodput,
+      self.classes,
+      self.results,
+      self.report,
+      self.model_card,
+      self.summary,
+    )
+    folders = (self.checkpoints.path, self.tensorboard, self.plots.path)
+    for path in (
+      *(one.path for one in files if os.path.isdir(one.path)),
+      *(one for one in folders if os.path.isfile(one)),
+    ):
+      try:
+        aside = set_aside(path)
+      except OSError as error:
+        raise write_error("--workdir", self.path, error) from None
+      what = "folder" if os.path.isdir(aside) else "file"
+      print(
+        f"warning: {path!r} was a {what}: moved to {aside!r}.", file=sys.stderr
+      )
 
   def held(self) -> contextlib.AbstractContextManager[None]:
     """Holds it, made if missing, for this process alone.
