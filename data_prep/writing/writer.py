@@ -355,6 +355,7 @@ class DatasetAssembler:
     )
     self._remove_partial()
     os.remove(self._journal_path)
+    sync_directory(self.directory)
 
   def _resume(self) -> None:
     """Takes over the shards that an interrupted conversion finished.
