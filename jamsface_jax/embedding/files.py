@@ -17,7 +17,11 @@ from typing import Any, TextIO
 import numpy as np
 
 from jamsface_jax.errors import InputError, RunError, one_line
-from jamsface_jax.storage.durable import sync_directory, sync_file
+from jamsface_jax.storage.durable import (
+  make_directory,
+  sync_directory,
+  sync_file,
+)
 from jamsface_jax.storage.plan import (
   PLAN_FILE,
   conflicts,
@@ -87,7 +91,7 @@ class EmbeddingFiles:
       raise self._damaged(one_line(error)) from None
 
   def _begin(self) -> np.ndarray:
-    os.makedirs(self._directory, exist_ok=True)
+    make_directory(self._directory)
     if os.path.lexists(self._path(META_FILE)):
       meta = self._check_same(META_FILE, "other embeddings")
       self._check_there(("",))
