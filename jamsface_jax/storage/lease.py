@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jamsface_jax.errors import EXIT_FAILURE, InputError, RunError, one_line
@@ -30,18 +31,31 @@ _BEATS = 6  # Renewals in that time.
 _LOCK = "lock"
 
 
+def end_process(text: str) -> NoReturn:
+  """Ends this process at once: what it wrote from now on would do harm."""
+  print(f"error: {text}", file=sys.stderr, flush=True)
+  os._exit(EXIT_FAILURE)
+
+
 class Lease:
   """The lock of a place; taken when it has been made.
 
   Args:
     place: what is locked.
     seconds: after so many without renewal it may be taken over.
+    on_loss: called, by another thread, with a sentence when it is lost.
 
   Raises:
     InputError: another process holds it, or the place cannot be written to.
   """
 
-  def __init__(self, place: Bucket, seconds: float = HELD_SECONDS):
+  def __init__(
+    self,
+    place: Bucket,
+    seconds: float = HELD_SECONDS,
+    on_loss: Callable[[str], None] = end_process,
+  ):
+    self._on_loss = on_loss
     self._place = place
     self._seconds = seconds
     self._pause = seconds / _BEATS
@@ -137,7 +151,7 @@ class Lease:
         self._look()
       except (OSError, InputError) as error:
         if begin - self._renewed > self._seconds * 2 / 3 - self._pause:
-          self._end(f"could not be renewed ({one_line(error)})")
+          self._lose(f"could not be renewed ({one_line(error)})")
 
   def _look(self) -> None:
     """Finds out who wrote the lock: another, or this process unheard."""
@@ -149,7 +163,7 @@ class Lease:
     if found and holder.get("token") == self._me["token"]:
       self._generation, self._renewed = found[1], time.monotonic()
     else:
-      self._end(f"was taken by {_name(holder)}" if found else "was removed")
+      self._lose(f"was taken by {_name(holder)}" if found else "was removed")
 
   def _lost(self, why: str) -> str:
     return (
@@ -157,10 +171,9 @@ class Lease:
       " if no other run is there."
     )
 
-  def _end(self, why: str) -> NoReturn:
-    """Ends this process at once: what it wrote from now on would do harm."""
-    print(f"error: {self._lost(why)}", file=sys.stderr, flush=True)
-    os._exit(EXIT_FAILURE)
+  def _lose(self, why: str) -> None:
+    self._closed.set()
+    self._on_loss(self._lost(why))
 
 
 def _identity() -> dict[str, Any]:
