@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Generator
@@ -20,6 +21,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.storage import lock
 from jamsface_jax.storage.checkpoint_folder import CheckpointFolder
 from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.plain_file import make_folder, plain
 from jamsface_jax.storage.whole_file import written_whole
 
 _EVALUATION = "evaluation"
@@ -48,7 +50,7 @@ class RunFile:
       OSError: it cannot be read; FileNotFoundError: it is not there.
       UnicodeDecodeError: it is not UTF-8.
     """
-    with open(self.path, encoding="utf-8") as file:
+    with open(self.path, encoding="utf-8", opener=plain) as file:
       return file.read()
 
   def read_lines(self) -> list[str]:
@@ -58,7 +60,7 @@ class RunFile:
       OSError: it cannot be read; FileNotFoundError: it is not there.
       UnicodeDecodeError: it is not UTF-8.
     """
-    with open(self.path, encoding="utf-8") as file:
+    with open(self.path, encoding="utf-8", opener=plain) as file:
       return file.readlines()
 
   def read_json(self) -> Any:
@@ -101,13 +103,13 @@ class RunFile:
   def append_line(self, text: str) -> None:
     """Adds a line at its end; a reader sees it when this returns."""
     if self.writes:
-      with open(self.path, "a", encoding="utf-8") as file:
+      with open(self.path, "a", encoding="utf-8", opener=plain) as file:
         file.write(text + "\n")
 
   def sync(self) -> None:
     """Makes what was appended so far survive a loss of power."""
     if self.writes:
-      with open(self.path, "a", encoding="utf-8") as file:
+      with open(self.path, "a", encoding="utf-8", opener=plain) as file:
         os.fsync(file.fileno())
 
 
@@ -126,7 +128,7 @@ class PictureFolder:
   def create(self) -> None:
     """Makes it if it is not there."""
     if self.writes:
-      os.makedirs(self.path, exist_ok=True)
+      make_folder(self.path)
 
   def picture(self, name: str) -> RunFile:
     """The file of a picture, such as "training" or "scores_lfw"."""
@@ -145,8 +147,13 @@ class EvaluationDirectory:
   path: str
 
   def create(self) -> None:
-    """Makes it if it is not there."""
-    os.makedirs(self.path, exist_ok=True)
+    """Makes it if it is not there, but no link into it."""
+    make_folder(self.path)
+
+  @classmethod
+  def at(cls, path: str) -> "EvaluationDirectory":
+    """The one at a path that the user gives, which may be a link."""
+    return cls(os.path.realpath(path))
 
   @classmethod
   def beside(cls, path: str) -> "EvaluationDirectory":
@@ -326,17 +333,23 @@ class RunDirectory:
     return CheckpointFolder(os.path.join(self.absolute, "checkpoints"))
 
   @property
+  def traces(self) -> str:
+    """Directory that profiles are written below, absolute; it is made."""
+    profiles = os.path.join(self.tensorboard, "plugins", "profile")
+    make_folder(profiles, within=self.absolute)
+    return self.tensorboard
+
+  @property
   def tensorboard(self) -> str:
     """Directory of TensorBoard's files, absolute."""
     return os.path.join(self.absolute, "tensorboard")
 
   def new_events_file(self) -> str:
     """Path of a file that TensorBoard will find; its directory is made."""
-    os.makedirs(self.tensorboard, exist_ok=True)
-    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+    make_folder(self.tensorboard)
+    # Its writer follows links: the name ends with what nobody can foresee.
+    name = (
+      f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+      f".{secrets.token_hex(8)}"
+    )
     return os.path.join(self.tensorboard, name)
-
-  @property
-  def compiled(self) -> str:
-    """Directory of compiled programs."""
-    return os.path.join(self.path, "compiled")
