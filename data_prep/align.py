@@ -33,7 +33,7 @@ from jamsface_jax.data.decoding import DecodingError
 from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage.plain_file import make_folder, plain
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 NO_FACE_FILE = "no_face.txt"
 JPEG_QUALITY = 95
@@ -170,6 +170,10 @@ def align(
     if not os.path.exists(os.path.join(directory, target))
   ]
 
+  for folder in {os.path.join(directory, os.path.dirname(t)) for t in targets}:
+    if os.path.isdir(folder):
+      remove_left(folder)
+
   def work(item: tuple[str, str]) -> str | None:
     image, target = item
     pixels = _align_one(os.path.join(source, image), image, locate, size)
@@ -236,8 +240,8 @@ def _align_one(
       pixels = decode_upright(file.read())
   except DecodingError as error:
     return str(error)
-  except OSError as error:
-    return str(error.strerror)
+  except (OSError, MemoryError) as error:
+    return str(getattr(error, "strerror", "no memory for it"))
   landmarks = locate(image, pixels)
   if landmarks is None:
     return None

@@ -67,7 +67,7 @@ class Reading:
       it.
     root: folder that names are relative to, for messages; "" if none.
     remedy: what to do about an image that cannot be read.
-    check: decode the images whole; otherwise look only at a JPEG's head.
+    check: decode the images whole; otherwise look only at its head.
     skip_bad: leave out images that cannot be read; otherwise an error.
   """
 

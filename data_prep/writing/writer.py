@@ -28,7 +28,7 @@ from jaxtyping import Int32
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.storage.plain_file import PARTIAL, partial_path, plain
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 SHARD_BYTES = 256 * 2**20
 JOURNAL_FILE = "journal.jsonl"
@@ -346,6 +346,7 @@ class DatasetAssembler:
 
   def _remove_partial(self) -> None:
     """Removes what killed writers left."""
+    remove_left(self.directory, seconds=0)
     pattern = os.path.join(
       glob.escape(self.directory), f"{shard_file(0)[:7]}*{PARTIAL}"
     )

@@ -197,8 +197,8 @@ class FileImages:
       path = os.path.join(self._root, name)
       with open(path, "rb", buffering=0, opener=plain) as file:
         return file.read()
-    except (OSError, ValueError) as error:
-      return getattr(error, "strerror", None) or one_line(error)
+    except (OSError, ValueError, MemoryError) as error:
+      return getattr(error, "strerror", None) or one_line(error) or "no memory"
 
 
 class DatasetImages:

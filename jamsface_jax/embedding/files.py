@@ -19,7 +19,7 @@ import numpy as np
 
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.storage.plain_file import plain
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 EMBEDDINGS_FILE = "embeddings.npy"
 NORMS_FILE = "norms.npy"
@@ -265,6 +265,7 @@ class EmbeddingFiles:
     return block if known else None
 
   def _remove_journals(self) -> None:
+    remove_left(self._directory, seconds=0)  # Process 0 alone writes those.
     for file in os.listdir(self._directory):
       if file.startswith(_JOURNAL):
         os.remove(self._path(file))

@@ -50,12 +50,17 @@ def written_whole(
     raise
 
 
-def remove_left(directory: str) -> None:
-  """Removes what killed writers of `written_whole` left in a directory."""
+def remove_left(directory: str, *, seconds: float = _LEFT_SECONDS) -> None:
+  """Removes what killed writers of `written_whole` left in a directory.
+
+  Args:
+    directory: there.
+    seconds: what is younger may belong to a writer that is alive.
+  """
   for entry in os.scandir(directory):
     if not _LEFT.fullmatch(entry.name):
       continue
     with contextlib.suppress(OSError):  # Another process was faster.
       age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-      if age > _LEFT_SECONDS:
+      if age >= seconds:
         os.remove(entry.path)
