@@ -247,7 +247,6 @@ def files_of_a_run():
 
 # What a comparison of runs has beside them, and the template of a card.
 OTHER_FILES = {
-  "ablate.py": "compiled",
   "ablation/tables.py": "results.json",
   "reports/model_card.py": "model_card.md",
 }

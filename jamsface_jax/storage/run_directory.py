@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Generator
@@ -23,7 +24,7 @@ from jamsface_jax.storage.bucket_checkpoints import BucketCheckpoints
 from jamsface_jax.storage.checkpoint_folder import CheckpointFolder
 from jamsface_jax.storage.mirror import Mirror
 from jamsface_jax.storage.paths import check_address, require_local
-from jamsface_jax.storage.user_cache import cache_directory
+from jamsface_jax.storage.plain_file import make_folder, plain
 from jamsface_jax.storage.whole_file import written_whole
 
 _EVALUATION = "evaluation"
@@ -73,7 +74,7 @@ class RunFile:
       OSError: it cannot be read; FileNotFoundError: it is not there.
       UnicodeDecodeError: it is not UTF-8.
     """
-    with open(self._to_read(), encoding="utf-8") as file:
+    with open(self._to_read(), encoding="utf-8", opener=plain) as file:
       return file.read()
 
   def read_lines(self) -> list[str]:
@@ -83,7 +84,7 @@ class RunFile:
       OSError: it cannot be read; FileNotFoundError: it is not there.
       UnicodeDecodeError: it is not UTF-8.
     """
-    with open(self._to_read(), encoding="utf-8") as file:
+    with open(self._to_read(), encoding="utf-8", opener=plain) as file:
       return file.readlines()
 
   def read_json(self) -> Any:
@@ -127,7 +128,10 @@ class RunFile:
     """Adds a line at its end; a reader sees it when this returns."""
     if self.writes:
       self._to_read()
-      with self._to_write() as path, open(path, "a", encoding="utf-8") as file:
+      with (
+        self._to_write() as path,
+        open(path, "a", encoding="utf-8", opener=plain) as file,
+      ):
         file.write(text + "\n")
 
   def sync(self) -> None:
@@ -136,7 +140,7 @@ class RunFile:
     In a bucket the next checkpoint does, which keeps it.
     """
     if self.writes and not self.mirror:
-      with open(self.path, "a", encoding="utf-8") as file:
+      with open(self.path, "a", encoding="utf-8", opener=plain) as file:
         os.fsync(file.fileno())
 
 
@@ -157,7 +161,7 @@ class PictureFolder:
   def create(self) -> None:
     """Makes it if it is not there."""
     if self.writes and not self.mirror:
-      os.makedirs(self.path, exist_ok=True)
+      make_folder(self.path)
 
   def picture(self, name: str) -> RunFile:
     """The file of a picture, such as "training" or "scores_lfw"."""
@@ -178,9 +182,14 @@ class EvaluationDirectory:
   mirror: Mirror | None = None
 
   def create(self) -> None:
-    """Makes it if it is not there."""
+    """Makes it if it is not there, but no link into it."""
     if not self.mirror:
-      os.makedirs(self.path, exist_ok=True)
+      make_folder(self.path)
+
+  @classmethod
+  def at(cls, path: str) -> "EvaluationDirectory":
+    """The one at a path that the user gives, which may be a link."""
+    return cls(os.path.realpath(path))
 
   @classmethod
   def beside(cls, path: str) -> "EvaluationDirectory":
@@ -410,19 +419,23 @@ class RunDirectory:
     return CheckpointFolder(os.path.join(self.absolute, "checkpoints"))
 
   @property
+  def traces(self) -> str:
+    """Directory that profiles are written below, absolute; it is made."""
+    profiles = os.path.join(self.tensorboard, "plugins", "profile")
+    make_folder(profiles, within=self.local)
+    return self.tensorboard
+
+  @property
   def tensorboard(self) -> str:
     """Directory of TensorBoard's files, absolute, on a disk."""
     return os.path.join(self.local, "tensorboard")
 
   def new_events_file(self) -> str:
     """Path of a file that TensorBoard will find; its directory is made."""
-    os.makedirs(self.tensorboard, exist_ok=True)
-    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+    make_folder(self.tensorboard)
+    # Its writer follows links: the name ends with what nobody can foresee.
+    name = (
+      f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+      f".{secrets.token_hex(8)}"
+    )
     return os.path.join(self.tensorboard, name)
-
-  @property
-  def compiled(self) -> str:
-    """Directory of compiled programs, on a disk."""
-    if self.mirror:  # They are made for a machine, and stay there.
-      return cache_directory("compiled")
-    return os.path.join(self.path, "compiled")

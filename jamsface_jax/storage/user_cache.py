@@ -17,7 +17,9 @@ def cache_directory(name: str) -> str:
   Raises:
     InputError: it cannot be made.
   """
-  home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  home = os.environ.get("XDG_CACHE_HOME", "")
+  if not os.path.isabs(home):  # Others are to be ignored, its standard says.
+    home = os.path.expanduser("~/.cache")
   path = os.path.join(home, "jamsface_jax", name)
   try:
     os.makedirs(path, mode=0o700, exist_ok=True)
