@@ -39,14 +39,11 @@ from jamsface_jax.data.decoding import DecodingError
 from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage import lock
-from jamsface_jax.storage.durable import (
-  make_directory,
-  sync_directory,
-  sync_file,
-)
+from jamsface_jax.storage.durable import sync_directory, sync_file
 from jamsface_jax.storage.file_state import file_state
+from jamsface_jax.storage.plain_file import make_folder, plain
 from jamsface_jax.storage.plan import PLAN_FILE, keep_plan
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.whole_file import remove_left, written_whole
 from jamsface_jax.storage.write_error import write_error
 
 NO_FACE_FILE = "no_face.txt"
@@ -231,7 +228,7 @@ def _align_missing(
   source: str,
   directory: str,
   targets: Mapping[str, str],
-  make: Callable[[str, str, str], str | None],
+  make: Callable[[str, str], np.ndarray | str | None],
   *,
   skip_bad: bool,
   threads: int,
@@ -248,9 +245,15 @@ def _align_missing(
 
   def work(item: tuple[str, str]) -> str | None:
     image, target = item
-    path = os.path.join(directory, target)
-    return make(os.path.join(source, image), path, image)
+    pixels = make(os.path.join(source, image), image)
+    if pixels is None or isinstance(pixels, str):
+      return pixels
+    _write(directory, target, pixels)
+    return ""
 
+  for folder in {os.path.join(directory, os.path.dirname(t)) for t in targets}:
+    if os.path.isdir(folder):
+      remove_left(folder)
   no_face, broken = [], []
   with (
     ThreadPoolExecutor(threads) as pool,
@@ -298,12 +301,16 @@ class _Journal:
     self.states: dict[str, str] = {}
     try:
       if os.path.lexists(path):
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(
+          path, encoding="utf-8", errors="surrogateescape", opener=plain
+        ) as file:
           for line in file:
             target, _, state = line.rstrip("\n").partition("\t")
             if line.endswith("\n"):
               self.states[target] = state
-      self._file = open(path, "a", encoding="utf-8", errors="surrogateescape")
+      self._file = open(
+        path, "a", encoding="utf-8", errors="surrogateescape", opener=plain
+      )
       if os.path.getsize(path):
         self._file.write("\n")  # Ends a line that a kill has torn.
     except OSError as error:
@@ -376,25 +383,24 @@ def _targets(
 
 
 def _align_one(
-  path: str, target: str, image: str, locate: Locate, size: int
-) -> str | None:
+  path: str, image: str, locate: Locate, size: int
+) -> np.ndarray | str | None:
   """Aligns the face of an image file.
 
   Returns:
-    "" if it was written, None without a face, or why it cannot be read.
+    Its pixels, None without a face, or why it cannot be read.
   """
   try:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=plain) as file:
       pixels = decode_upright(file.read())
   except DecodingError as error:
     return str(error)
-  except OSError as error:
-    return str(error.strerror)
+  except (OSError, MemoryError) as error:
+    return str(getattr(error, "strerror", "no memory for it"))
   landmarks = locate(image, pixels)
   if landmarks is None:
     return None
-  _write(target, align_face(pixels, landmarks, size))
-  return ""
+  return align_face(pixels, landmarks, size)
 
 
 def _find_images(source: str, directory: str) -> list[str]:
@@ -431,14 +437,15 @@ def _run(
       bar.update(len(block))
 
 
-def _write(path: str, pixels: np.ndarray) -> None:
+def _write(directory: str, target: str, pixels: np.ndarray) -> None:
   """Encodes a face; under its name only when whole."""
+  path = os.path.join(directory, target)
   extension = os.path.splitext(path)[1]
   bgr = np.ascontiguousarray(pixels[:, :, ::-1])
   quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
   _, data = cv2.imencode(extension, bgr, quality if extension == ".jpg" else [])
   try:
-    make_directory(os.path.dirname(path))
+    make_folder(os.path.dirname(path), within=directory)
     with written_whole(path, "wb", synced=False) as file:  # See `_sync`.
       file.write(data)
   except OSError as error:

@@ -29,7 +29,6 @@ from jamsface_jax.ablation.trials import (
   plan_tuning,
   run_missing,
 )
-from jamsface_jax.devices import compiling
 from jamsface_jax.errors import InputError, RunError, run_command
 from jamsface_jax.settings import recipe_flags
 from jamsface_jax.storage import lock
@@ -64,10 +63,6 @@ def compare(comparison: Comparison, output: str) -> None:
   Raises:
     RunError: a run failed.
   """
-  # Seeds of a row run the same program, which is compiled once.
-  os.environ.update(
-    compiling.cache_environment(os.path.join(output, "compiled"))
-  )
   chosen, curves = {}, []
   if comparison.tuning:
     trials = plan_tuning(comparison, output)

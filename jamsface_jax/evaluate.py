@@ -27,7 +27,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from jamsface_jax.devices import processes
-from jamsface_jax.devices.compiling import cache_in
+from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.evaluation.judging import FLIPS, judge_file, judge_network
 from jamsface_jax.protocols.pooling import parse_pooling
@@ -104,7 +104,7 @@ def judge(
       wanted=wanted,
     )
   run = RunDirectory(arguments.workdir)
-  cache_in(run.compiled)
+  keep_programs()
   return judge_network(
     run,
     arguments.data,

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
@@ -35,12 +34,12 @@ from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.protocols.groups_file import GROUPS_FILE
 from jamsface_jax.storage import lock
 from jamsface_jax.storage.durable import sync_directory, sync_file, sync_tree
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.plain_file import PARTIAL, partial_path, plain
+from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 SHARD_BYTES = 256 * 2**20
 JOURNAL_FILE = "journal.jsonl"
 SKIPPED_FILE = "skipped.txt"
-_PARTIAL = ".partial"
 _HASHING = 4  # Shards read at once; a thread hashes some 1.5 GB/s.
 # Written again by each attempt that is given them.
 _OPTIONAL_FILES = (records.PAIRS_FILE, GROUPS_FILE, SKIPPED_FILE)
@@ -119,9 +118,7 @@ class ShardWriter:
     self.bytes = 0
     self._number = number
     self._path = os.path.join(directory, shard_file(number))
-    self._partial = (
-      f"{self._path}.{socket.gethostname()}-{os.getpid()}{_PARTIAL}"
-    )
+    self._partial = partial_path(self._path)  # Its writer follows links.
     self._file: array_record_module.ArrayRecordWriter | None = None
     self._names: list[str] = []
     self._labels = array("i")
@@ -302,7 +299,7 @@ class DatasetAssembler:
   def accept(self, finished: FinishedShard) -> None:
     """Notes a shard in the journal: it will not be written again."""
     entry = {"source": self._source} | finished.to_json()
-    with open(self._journal_path, "a", encoding="utf-8") as file:
+    with open(self._journal_path, "a", encoding="utf-8", opener=plain) as file:
       file.write(json.dumps(entry) + "\n")
       file.flush()
       os.fsync(file.fileno())
@@ -312,7 +309,12 @@ class DatasetAssembler:
 
   def add_pairs(self, path: str) -> None:
     """Copies a verification protocol into the data set."""
-    shutil.copyfile(path, os.path.join(self.directory, records.PAIRS_FILE))
+    target = os.path.join(self.directory, records.PAIRS_FILE)
+    with (
+      open(path, "rb", opener=plain) as source,
+      written_whole(target, "wb") as file,
+    ):
+      shutil.copyfileobj(source, file)
 
   def finish(self) -> None:
     """Writes `dataset.json` and what else describes the shards.
@@ -382,7 +384,7 @@ class DatasetAssembler:
   def _read_journal(self) -> Iterable[tuple[str, FinishedShard]]:
     """Yields the lines of the journal that are whole."""
     try:
-      with open(self._journal_path, encoding="utf-8") as file:
+      with open(self._journal_path, encoding="utf-8", opener=plain) as file:
         lines = file.readlines()
     except (OSError, UnicodeDecodeError) as error:
       raise InputError(
@@ -425,15 +427,16 @@ class DatasetAssembler:
 
   def _remove_partial(self) -> None:
     """Removes what killed writers left."""
+    remove_left(self.directory, seconds=0)
     pattern = os.path.join(
-      glob.escape(self.directory), f"{shard_file(0)[:7]}*{_PARTIAL}"
+      glob.escape(self.directory), f"{shard_file(0)[:7]}*{PARTIAL}"
     )
     for path in glob.glob(pattern):
       os.remove(path)
 
   def _write_lines(self, file_name: str, lines: Sequence[str]) -> None:
     path = os.path.join(self.directory, file_name)
-    with open(path, "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
       file.writelines(f"{line}\n" for line in lines)
 
 

@@ -8,6 +8,7 @@ the blocks that no journal names, or that are damaged, on any number of
 processes.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,12 +23,14 @@ from jamsface_jax.storage.durable import (
   sync_directory,
   sync_file,
 )
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.plan import (
   PLAN_FILE,
   conflicts,
   read_plan,
   write_plan,
 )
+from jamsface_jax.storage.whole_file import remove_left
 from jamsface_jax.storage.write_error import write_error
 
 EMBEDDINGS_FILE = "embeddings.npy"
@@ -111,7 +114,7 @@ class EmbeddingFiles:
     for name, (dtype, shape) in self._rows.items():
       # Full length, with holes: blocks come in any order.
       path = self._path(name) + _PARTIAL
-      np.lib.format.open_memmap(path, "w+", dtype, (self._count, *shape))
+      self._create(path, dtype, (self._count, *shape))
       sync_file(path)
     sync_directory(self._directory)
     write_plan(self._path(PLAN_FILE), self._plan)
@@ -141,12 +144,12 @@ class EmbeddingFiles:
     path = self._path(f"{_JOURNAL}{process}.jsonl")
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
-      self._journal = os.open(path, append, 0o666)
+      self._journal = plain(path, append)
       os.write(self._journal, b"\n")  # Ends a line that a kill has torn.
       for name in self._rows:
         path = self._path(name) + _PARTIAL
         offset = np.lib.format.open_memmap(path, "r").offset
-        self._files[name] = os.open(path, os.O_WRONLY), offset
+        self._files[name] = plain(path, os.O_WRONLY), offset
       sync_directory(self._directory)
     except OSError as error:
       raise self._cannot_write(error) from None
@@ -243,6 +246,14 @@ class EmbeddingFiles:
       raise self._cannot_write(error) from None
     return broken
 
+  def _create(self, path: str, dtype: str, shape: tuple[int, ...]) -> None:
+    """Makes an array of zeros, anew: not in what a link points to."""
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(path)
+    with open(path, "xb", opener=plain) as file:
+      file.flush()
+      np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+
   def _check_same(self, file: str, what: str) -> dict[str, Any]:
     """Refuses a plan that is not this one; returns all that it says."""
     stored = read_plan(self._path(file), "--output")
@@ -256,10 +267,8 @@ class EmbeddingFiles:
 
   def _check_files(self, digests: Mapping[str, str]) -> None:
     """Refuses files that are not what was written."""
-    for name, digest in digests.items():
-      if (
-        name in (*self._rows, PATHS_FILE) and self._file_digest(name) != digest
-      ):
+    for name in (*self._rows, PATHS_FILE):
+      if name in digests and digests[name] != self._file_digest(name):
         raise self._damaged(f"{name!r} has other bytes than were written")
 
   def _damaged(self, what: str) -> InputError:
@@ -269,7 +278,7 @@ class EmbeddingFiles:
     )
 
   def _file_digest(self, name: str) -> str:
-    with open(self._path(name), "rb") as file:
+    with open(self._path(name), "rb", opener=plain) as file:
       return hashlib.file_digest(file, "sha256").hexdigest()
 
   def _check_there(self, endings: Sequence[str]) -> None:
@@ -288,17 +297,24 @@ class EmbeddingFiles:
       if not file.startswith(_JOURNAL):
         continue
       path, at = self._path(file), 0
-      with open(path, "rb") as lines:
+      with open(path, "rb", opener=plain) as lines:
         for line in lines:
-          try:
-            block = int(json.loads(line)["block"])
-          except (ValueError, TypeError, KeyError):
-            block = -1  # Empty, or torn by a kill: its block is done again.
-          if 0 <= block < self.blocks:
+          # Empty or torn by a kill, its block is done again.
+          if (block := self._parse_block(line)) is not None:
             yield block, path, at
           at += len(line)
 
+  def _parse_block(self, line: bytes) -> int | None:
+    """The block that a line of a journal notes; None if it notes none."""
+    try:
+      block = json.loads(line)["block"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+      return None
+    known = type(block) is int and 0 <= block < self.blocks
+    return block if known else None
+
   def _remove_journals(self) -> None:
+    remove_left(self._directory, seconds=0)  # Process 0 alone writes those.
     for file in os.listdir(self._directory):
       if file.startswith(_JOURNAL):
         os.remove(self._path(file))
@@ -311,7 +327,11 @@ class EmbeddingFiles:
   def _open_text(self, name: str) -> TextIO:
     # Names may have any bytes; they come out as they are.
     path = self._path(name) + _PARTIAL
-    return open(path, "w", encoding="utf-8", errors="surrogateescape")
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(path)
+    return open(
+      path, "x", encoding="utf-8", errors="surrogateescape", opener=plain
+    )
 
   def _cannot_write(self, error: OSError) -> InputError | RunError:
     return write_error("--output", self._directory, error)
@@ -329,6 +349,6 @@ def _write_all(file: int, data: bytes, offset: int | None = None) -> None:
 
 
 def _read_line(path: str, at: int) -> dict[str, Any]:
-  with open(path, "rb") as file:
+  with open(path, "rb", opener=plain) as file:
     file.seek(at)
     return json.loads(file.readline())

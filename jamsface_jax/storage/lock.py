@@ -10,6 +10,8 @@ from collections.abc import Generator
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.durable import make_directory
+from jamsface_jax.storage.plain_file import plain
+from jamsface_jax.storage.whole_file import remove_left
 from jamsface_jax.storage.write_error import write_error
 
 LOCK_FILE = "lock"
@@ -40,6 +42,7 @@ def hold(directory: str, flag: str) -> Generator[None, None, None]:
   is_new = not os.path.lexists(directory)
   try:
     make_directory(directory)
+    remove_left(directory)
   except OSError as error:
     raise write_error(flag, directory, error) from None
   try:
@@ -98,8 +101,7 @@ def _lock(place: str, lock_file: str) -> int:
     OSError: it cannot be written to.
   """
   while True:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    handle = os.open(lock_file, flags, 0o666)
+    handle = plain(lock_file, os.O_RDWR | os.O_CREAT)
     try:
       try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +135,9 @@ def _is_still_there(handle: int, path: str) -> bool:
 def _holder(lock_file: str) -> str:
   """Who holds a lock, in words."""
   with contextlib.suppress(OSError):
-    with open(lock_file, encoding="utf-8", errors="replace") as file:
+    with open(
+      lock_file, encoding="utf-8", errors="replace", opener=plain
+    ) as file:
       if text := file.read(200).strip():
         return text
   return "another process"

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.whole_file import written_whole
 
 PLAN_FILE = "plan.json"
@@ -48,7 +49,7 @@ def read_plan(path: str, flag: str) -> dict[str, Any]:
     InputError: it is damaged, or not there.
   """
   try:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", opener=plain) as file:
       found = json.load(file)
     if not isinstance(found, dict):
       raise ValueError("not an object")
