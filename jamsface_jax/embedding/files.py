@@ -242,6 +242,7 @@ class EmbeddingFiles:
       meta = self._plan | {"broken": broken, "files": files}
       write_plan(self._path(META_FILE), meta)
       self._remove_journals()
+      sync_directory(self._directory)
     except OSError as error:
       raise self._cannot_write(error) from None
     return broken
