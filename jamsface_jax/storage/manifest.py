@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Iterator
 
 from jamsface_jax.errors import one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.plain_file import plain
 
 MANIFEST_FILE = "manifest.json"
@@ -55,7 +56,7 @@ def find_damage(directory: str, folders: Collection[str]) -> str | None:
   manifest = os.path.join(directory, MANIFEST_FILE)
   try:
     with open(manifest, encoding="utf-8", opener=plain) as file:
-      files = json.load(file)["files"]
+      files = plain_json.parse(file.read())["files"]
     expected = {p: (f["bytes"], f["sha256"]) for p, f in files.items()}
   except FileNotFoundError:
     return f"{manifest!r} is missing"

@@ -18,7 +18,7 @@ from collections.abc import Generator
 from typing import IO, Any
 
 from jamsface_jax.errors import InputError
-from jamsface_jax.storage import lock
+from jamsface_jax.storage import lock, plain_json
 from jamsface_jax.storage.checkpoint_folder import CheckpointFolder
 from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.plain_file import make_folder, plain
@@ -70,7 +70,7 @@ class RunFile:
       OSError: it cannot be read; FileNotFoundError: it is not there.
       ValueError: it is not JSON.
     """
-    return json.loads(self.read_text())
+    return plain_json.parse(self.read_text())
 
   @contextlib.contextmanager
   def written_whole(self, mode: str = "w") -> Generator[IO[Any], None, None]:
