@@ -32,7 +32,7 @@ from jaxtyping import Int32
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.protocols.groups_file import GROUPS_FILE
-from jamsface_jax.storage import lock
+from jamsface_jax.storage import lock, plain_json
 from jamsface_jax.storage.durable import sync_directory, sync_file, sync_tree
 from jamsface_jax.storage.plain_file import PARTIAL, partial_path, plain
 from jamsface_jax.storage.whole_file import remove_left, written_whole
@@ -393,7 +393,7 @@ class DatasetAssembler:
       ) from None
     for line in lines:
       try:
-        entry = json.loads(line)
+        entry = plain_json.parse(line)
         source = entry.pop("source")
         finished = FinishedShard.from_json(entry)
       except (ValueError, TypeError, KeyError, AttributeError):

@@ -18,11 +18,13 @@ from typing import Any, TextIO
 import numpy as np
 
 from jamsface_jax.errors import InputError, RunError, one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.durable import (
   make_directory,
   sync_directory,
   sync_file,
 )
+from jamsface_jax.storage.plain_array import map_array
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.plan import (
   PLAN_FILE,
@@ -128,7 +130,7 @@ class EmbeddingFiles:
     paths = {name: self._path(name) + _PARTIAL for name in self._rows}
     named = [name for name, path in paths.items() if not os.path.exists(path)]
     paths |= {name: self._path(name) for name in named}
-    arrays = {name: np.load(path, "r") for name, path in paths.items()}
+    arrays = {name: map_array(path) for name, path in paths.items()}
     done = np.zeros(self.blocks, bool)
     for block, (path, at) in lines.items():
       start, stop = self.rows(block)
@@ -148,7 +150,7 @@ class EmbeddingFiles:
       os.write(self._journal, b"\n")  # Ends a line that a kill has torn.
       for name in self._rows:
         path = self._path(name) + _PARTIAL
-        offset = np.lib.format.open_memmap(path, "r").offset
+        offset = int(map_array(path).offset)
         self._files[name] = plain(path, os.O_WRONLY), offset
       sync_directory(self._directory)
     except OSError as error:
@@ -308,7 +310,7 @@ class EmbeddingFiles:
   def _parse_block(self, line: bytes) -> int | None:
     """The block that a line of a journal notes; None if it notes none."""
     try:
-      block = json.loads(line)["block"]
+      block = plain_json.parse(line)["block"]
     except (ValueError, LookupError, TypeError, RecursionError):
       return None
     known = type(block) is int and 0 <= block < self.blocks
@@ -352,4 +354,4 @@ def _write_all(file: int, data: bytes, offset: int | None = None) -> None:
 def _read_line(path: str, at: int) -> dict[str, Any]:
   with open(path, "rb", opener=plain) as file:
     file.seek(at)
-    return json.loads(file.readline())
+    return plain_json.parse(file.readline())

@@ -1,6 +1,5 @@
 """The numbers of a run in its file of metrics: read back, cut, looked up."""
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.run_directory import RunFile
 
 Series = tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]
@@ -58,7 +58,7 @@ def _parse(line: str) -> tuple[int, dict[str, float]] | None:
   """The step and the numbers of a line, null as NaN; None if it is broken."""
   try:
     line.encode()  # Not UTF-8, as it was read, does not become it either.
-    row = json.loads(line)
+    row = plain_json.parse(line)
     step = row.pop("step")
     if type(step) is not int or not 0 <= step < 2**63:
       return None
@@ -66,9 +66,7 @@ def _parse(line: str) -> tuple[int, dict[str, float]] | None:
       name: float("nan" if value is None else value)
       for name, value in row.items()
     }
-  except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
-    return None
-  except RecursionError:
+  except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
     return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.whole_file import written_whole
 
@@ -50,7 +51,7 @@ def read_plan(path: str, flag: str) -> dict[str, Any]:
   """
   try:
     with open(path, encoding="utf-8", opener=plain) as file:
-      found = json.load(file)
+      found = plain_json.parse(file.read())
     if not isinstance(found, dict):
       raise ValueError("not an object")
     return found
