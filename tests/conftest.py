@@ -1,18 +1,19 @@
 """Eight fake CPU devices, strict broadcasting: set before JAX starts."""
 
 import os
-import subprocess
-import sys
 import tempfile
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from command_runner import CommandRunner
 from jaxtyping import install_import_hook
 
 # What is annotated is checked as it is called, shapes and dtypes of arrays too.
-install_import_hook(("jamsface_jax", "data_prep"), "type_checker.check")
+# Code that is all Python takes twice as long then: CI asks for it once.
+if os.environ.get("CHECK_ANNOTATIONS"):
+  install_import_hook(("jamsface_jax", "data_prep"), "type_checker.check")
 
 # Programs that several tests, workers and commands compile are compiled once.
 os.environ.setdefault(
@@ -131,8 +132,16 @@ def save_untrained(workdir, *, steps, color_order="RGB"):
 
 
 @pytest.fixture(scope="session")
-def run():
-  """Runs a command as a user does; returns the finished process."""
+def command_runner():
+  """What runs commands without importing everything for each of them."""
+  runner = CommandRunner()
+  yield runner
+  runner.close()
+
+
+@pytest.fixture(scope="session")
+def run(command_runner):
+  """Runs a command; returns the finished process."""
 
   def run_module(module, *flags, devices=1):
     environment = os.environ | {
@@ -140,12 +149,8 @@ def run():
       "JAX_NUM_CPU_DEVICES": str(devices),
       "XLA_FLAGS": "",
     }
-    return subprocess.run(
-      [sys.executable, "-m", module, *map(str, flags)],
-      env=environment,
-      capture_output=True,
-      text=True,
-      timeout=300,
+    return command_runner.run(
+      ["-m", module, *flags], folder=os.getcwd(), environment=environment
     )
 
   return run_module

@@ -282,7 +282,7 @@ def world(tmp_path_factory, image_folder):
 
 
 @pytest.fixture(scope="module")
-def results(world):
+def results(world, command_runner):
   """(exit code, output) of each command and of each block of Python."""
   demo = DEMO.split()[1:]
   jobs = [(Command("make demo", DEMO), demo, False)]
@@ -303,16 +303,14 @@ def results(world):
     for language, text in read(page)[0]:
       if language == "python":
         jobs.append((Command(name, text), ["-c", PYTHON[name] + text], False))
-  done = subprocess.run(
-    [sys.executable, "-W", "ignore", ROOT / "tests" / "command_runner.py"],
-    input=json.dumps([(str(world), *job) for _, *job in jobs]),
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
-  commands = [command for command, *_ in jobs]
-  return dict(zip(commands, json.loads(done.stdout), strict=True))
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+  found = {}
+  for command, words, parse_only in jobs:
+    done = command_runner.run(
+      words, folder=world, environment=environment, parse_only=parse_only
+    )
+    found[command] = (done.returncode, done.stdout + done.stderr)
+  return found
 
 
 @pytest.mark.slow
