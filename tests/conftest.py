@@ -22,7 +22,7 @@ os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 # Tests compile more than they run. Commands run as users run them, see `run`.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
 jax.config.update(
   "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
@@ -48,9 +48,15 @@ from jamsface_jax.settings.variants import tiny  # noqa: E402
 from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 
 
-@pytest.fixture(params=[8, 4, 1], ids=["1x8", "2x4", "8x1"])
+@pytest.fixture(
+  params=[
+    pytest.param(8, id="1x8", marks=pytest.mark.slow),
+    pytest.param(4, id="2x4"),
+    pytest.param(1, id="8x1", marks=pytest.mark.slow),
+  ]
+)
 def mesh(request):
-  """A (data, model) grid of the eight devices."""
+  """A (data, model) grid of the eight devices; 2x4 has both of the axes."""
   return sharding.make_mesh(request.param)
 
 
