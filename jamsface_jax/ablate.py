@@ -28,7 +28,6 @@ from jamsface_jax.ablation.trials import (
   plan_tuning,
   run_missing,
 )
-from jamsface_jax.devices import compiling
 from jamsface_jax.errors import InputError, RunError, run_command
 from jamsface_jax.settings import recipe_flags
 
@@ -50,10 +49,6 @@ def main() -> int:
       "--output is needed: give a directory for runs, table and plot."
     )
   comparison = make_comparison(given.to_dict())
-  # Seeds of a row run the same program, which is compiled once.
-  os.environ.update(
-    compiling.cache_environment(os.path.join(output, "compiled"))
-  )
   chosen, curves = {}, []
   if comparison.tuning:
     trials = plan_tuning(comparison, output)

@@ -12,7 +12,8 @@ import sys
 from absl import flags
 
 from jamsface_jax.devices import processes
-from jamsface_jax.devices.compiling import cache_in, make_deterministic
+from jamsface_jax.devices.compiling import make_deterministic
+from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.run import fine_tune
 from jamsface_jax.settings import recipe_flags
@@ -65,7 +66,7 @@ def main() -> int:
     process_id=_PROCESS_ID.value,
     timeout=_TIMEOUT.value,
   )
-  cache_in(run.compiled)
+  keep_programs()
   with processes.ending_together(_TIMEOUT.value):
     return train(
       settings,
