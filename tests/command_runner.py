@@ -137,6 +137,7 @@ def run_here(job):
   try:
     os.chdir(folder)
     set_environment(job["environment"])
+    sys.orig_argv = [sys.executable, *words]
     if job["parse_only"]:
       end_after_parsing()
     if words[0] == "-c":
