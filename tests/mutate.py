@@ -5,9 +5,9 @@
   python tests/mutate.py --only=head/ --jobs=1
 
 `mutants.toml` lists the changes: a file, what stands there once, what takes its
-place, and the tests that must then fail, the fast ones first. Each is tried in a
-copy of the repository; a table says which command kills it. Exit code 1 if one
-survived.
+place, and the tests that must then fail, the fast ones first. Each is tried in
+a copy of the repository; a table says which command kills it. Exit code 1 if
+one survived.
 """
 
 import argparse
