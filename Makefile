@@ -7,7 +7,7 @@ DEMO := build/demo
 PODS := build/pods_env
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-pods mutants demo docs dist clean
+.PHONY: help setup lint format test test-pods fuzz mutants demo docs dist clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -59,6 +59,11 @@ $(DEMO)/data/test/dataset.json: | $(READY)
 
 docs: $(READY)  ## Build the documentation as a site, build/site/index.html.
 	$(BIN)/zensical build --clean --strict
+
+FUZZ_SECONDS ?= 600
+fuzz: $(READY)  ## Fuzz every reader, ten minutes each (FUZZ_SECONDS).
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'atheris>=3'
+	$(BIN)/python tests/fuzz.py --seconds=$(FUZZ_SECONDS)
 
 mutants: $(READY)  ## Break the code a line at a time: tests must notice (half an hour).
 	$(BIN)/python tests/mutate.py
