@@ -19,6 +19,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from jamsface_jax.errors import one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.bucket import Blob, Bucket, ChangedError
 from jamsface_jax.storage.manifest import ALL, MANIFEST_FILE, Entry, Share
 from jamsface_jax.storage.mirror import Mirror
@@ -120,7 +121,7 @@ class BucketCheckpoints:
     target = self._at(step)
     manifest = f"{target.address}/{MANIFEST_FILE}"
     try:
-      files = json.loads(target.read(MANIFEST_FILE))["files"]
+      files = plain_json.parse(target.read(MANIFEST_FILE))["files"]
       expected = {name: dict(entry) for name, entry in files.items()}
     except FileNotFoundError:
       return f"{manifest!r} is missing"

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jamsface_jax.errors import EXIT_FAILURE, InputError, RunError, one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.bucket import Bucket, ChangedError
 from jamsface_jax.storage.plain_file import plain
 
@@ -196,7 +197,7 @@ def _name(holder: dict[str, Any]) -> str:
 def _read(data: bytes) -> dict[str, Any]:
   """What a lock says; nothing of one that is not such a lock."""
   try:
-    holder = json.loads(data)
+    holder = plain_json.parse(data)
   except ValueError:
     return {}
   return holder if isinstance(holder, dict) else {}

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from jamsface_jax.errors import one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.plain_file import plain
 
 MANIFEST_FILE = "manifest.json"
@@ -104,7 +105,7 @@ def find_damage(
   manifest = os.path.join(directory, MANIFEST_FILE)
   try:
     with open(manifest, encoding="utf-8", opener=plain) as file:
-      files = json.load(file)["files"]
+      files = plain_json.parse(file.read())["files"]
     expected = {
       path: (entry["bytes"], *_checksum(entry))
       for path, entry in files.items()
