@@ -12,6 +12,8 @@ from jamsface_jax.storage.run_directory import RunFile
 
 Series = tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]
 
+_MOST_STEPS = 2**53  # Beyond it numbers are not told apart.
+
 
 def read_metrics(file: RunFile) -> dict[str, Series]:
   """Reads a run's metrics.
@@ -60,13 +62,13 @@ def _parse(line: str) -> tuple[int, dict[str, float]] | None:
     line.encode()  # Not UTF-8, as it was read, does not become it either.
     row = plain_json.parse(line)
     step = row.pop("step")
-    if type(step) is not int or not 0 <= step < 2**63:
+    if type(step) is not int or not 0 <= step < _MOST_STEPS:
       return None
     return step, {
       name: float("nan" if value is None else value)
       for name, value in row.items()
     }
-  except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+  except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
     return None
 
 
