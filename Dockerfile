@@ -6,6 +6,9 @@
 #   docker run --rm --user "$(id -u)" --volume "$PWD:/work" jamsface-jax \
 #     jamsface_jax.main --config=configs/demo.py:tiny --workdir=runs/tiny
 #
+# --env XDG_CACHE_HOME=/cache --volume "$HOME/.cache:/cache" before the image keep
+# compiled programs for the next start.
+#
 # CUDA itself comes with JAX's wheels: the base is the same, and the host needs
 # only a driver and --gpus=all. Not built yet where this was written: its RUN
 # lines were run by hand, and it passes hadolint.

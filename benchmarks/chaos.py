@@ -8,14 +8,21 @@ while it starts, between steps, in evaluations, and on purpose while a
 checkpoint is being written or old ones are removed; then the same command is
 given again. In the end parameters, margins, statistics, optimizer state and the
 metrics of every step must be equal, `==`. Exit code 1 if they are not.
+
+With --workdir=gs://BUCKET/NAME the killed run lies there, and the other on the
+local disk; each start finds an empty one, as on another machine, and some kills
+fall between the last array of a checkpoint and its manifest.
 """
 
 import argparse
 import collections
+import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,29 +59,25 @@ def main() -> int:
   add("--steps", type=int, default=400, help="of the run")
   add("--data", help="directory with train/ and test/; default: drawn now")
   add("--workdir", help="where both runs go; default: a temporary directory")
+  add("--processes", type=int, default=1, help="of the run that is killed")
   arguments = parser.parse_args()
   with tempfile.TemporaryDirectory() as temporary:
     jax.config.update("jax_platforms", "cpu")
-    directory = arguments.workdir or temporary
+    address = arguments.workdir or temporary
+    directory = temporary if address.startswith("gs://") else address
     data = arguments.data or draw_faces(os.path.join(directory, "data"))
     command = command_for(data, arguments.steps)
-    whole, killed = (
-      RunDirectory(os.path.join(directory, name))
-      for name in ("whole", "killed")
-    )
-    environment = os.environ | {
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": os.path.join(directory, "compiled"),
-    }
-    finish([*command, f"--workdir={whole.path}"], environment)
-    counts = kill_often(
-      [*command, f"--workdir={killed.path}"], environment, killed, arguments
-    )
-    finish([*command, f"--workdir={killed.path}"], environment)
+    whole = RunDirectory(os.path.join(directory, "whole"))
+    killed = RunDirectory(os.path.join(address, "killed"))
+    launches = Launches(command, directory, arguments.processes)
+    launches.finish(whole)
+    counts = kill_often(launches, killed, arguments)
+    launches.finish(killed)
     compare(whole, killed)
   print(
     f"{counts['kills']} kills by SIG{arguments.signal} in {arguments.steps}"
     f" steps, seed {arguments.seed}: {counts['save']} hit a save,"
+    f" {counts['commit']} of them between the last array and the manifest,"
     f" {counts['cleaning']} the removal of an old checkpoint,"
     f" {counts['evaluation']} an evaluation, {counts['start']} a start that had"
     " not finished a step"
@@ -116,36 +119,80 @@ def command_for(data: str, steps: int) -> list[str]:
   ]
 
 
-def finish(command: list[str], environment: dict[str, str]) -> None:
-  """Runs to the end."""
-  done = subprocess.run(
-    command, env=environment, capture_output=True, text=True
-  )
-  if done.returncode:
-    raise RunError(f"a run ended with {done.returncode}: {done.stderr}")
+@dataclasses.dataclass
+class Launches:
+  """How both runs are started.
+
+  Attributes:
+    command: the command, but for its work directory.
+    directory: of compiled programs and of what is local.
+    processes: how many the run consists of.
+  """
+
+  command: list[str]
+  directory: str
+  processes: int
+
+  def start(self, run: RunDirectory) -> list[subprocess.Popen]:
+    """Starts the processes of a run, with nothing of it on the local disk."""
+    local = os.path.join(self.directory, "local")
+    shutil.rmtree(local, ignore_errors=True)
+    environment = os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": os.path.join(self.directory, "compiled"),
+      "XDG_CACHE_HOME": local,
+      "MPLCONFIGDIR": os.path.join(self.directory, "fonts"),
+    }
+    together = []
+    if self.processes > 1:
+      together = [
+        f"--coordinator=127.0.0.1:{free_port()}",
+        f"--num_processes={self.processes}",
+      ]
+    return [
+      subprocess.Popen(
+        [
+          *(*self.command, f"--workdir={run.path}", *together),
+          *([f"--process_id={number}"] if together else []),
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for number in range(self.processes)
+    ]
+
+  def finish(self, run: RunDirectory) -> None:
+    """Runs to the end."""
+    processes = self.start(run)
+    ends = [process.communicate() for process in processes]
+    for process, (_, errors) in zip(processes, ends, strict=True):
+      if process.returncode:
+        raise RunError(f"a run ended with {process.returncode}: {errors}")
+
+
+def free_port() -> int:
+  """A port of this machine that nobody listens at."""
+  with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    return listener.getsockname()[1]
 
 
 def kill_often(
-  command: list[str],
-  environment: dict[str, str],
-  run: RunDirectory,
-  arguments: argparse.Namespace,
+  launches: Launches, run: RunDirectory, arguments: argparse.Namespace
 ) -> dict[str, int]:
   """Starts and kills; counts what the kills hit."""
   rng = random.Random(arguments.seed)
   counts = collections.Counter(kills=0)
   while counts["kills"] < arguments.kills:
     before = last_step(run)
-    process = subprocess.Popen(
-      command,
-      env=environment,
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    processes = launches.start(run)
+    process = processes[0]
     aim_and_wait(rng, process, run, arguments)
-    process.send_signal(getattr(signal, f"SIG{arguments.signal}"))
-    _, errors = process.communicate(timeout=_LIMIT)
+    for one in processes:
+      one.send_signal(getattr(signal, f"SIG{arguments.signal}"))
+    errors = [one.communicate(timeout=_LIMIT)[1] for one in processes][0]
     if process.returncode == 0:
       raise RunError(
         f"the run ended after {counts['kills']} kills: give more --steps."
@@ -155,7 +202,9 @@ def kill_often(
     if process.returncode not in expected:
       raise RunError(f"exit code {process.returncode}: {errors}")
     counts["kills"] += 1
-    counts[what_was_hit(run, before, process.returncode)] += 1
+    hit = what_was_hit(run, before, process.returncode)
+    counts[hit] += 1
+    counts["save"] += hit == "commit"
   return counts
 
 
@@ -166,35 +215,58 @@ def aim_and_wait(
   arguments: argparse.Namespace,
 ) -> None:
   """Waits for the instant of the next kill."""
-  aim = rng.choice(("save", "save", "step", "evaluation", "start"))
+  aim = rng.choice(("save", "commit", "step", "evaluation", "start"))
+  pause = 0.05 if run.mirror else 0.002  # What is asked of a bucket takes long.
   before, begin = last_step(run), time.monotonic()
   if aim == "start":
     patience = rng.uniform(0, 8)
     while time.monotonic() - begin < patience and last_step(run) == before:
-      time.sleep(0.002)
+      time.sleep(pause)
     return
   progress = arguments.steps / arguments.kills
   target = before + rng.uniform(1, progress)
   while process.poll() is None and time.monotonic() - begin < _LIMIT:
     if aim == "save" and saving(run):
       break
+    if aim == "commit" and written(run):
+      return
     if aim == "step" and last_step(run) > target:
       break
     if aim == "evaluation" and evaluating(run):
       time.sleep(rng.uniform(0, 0.02))  # Some are over soon.
       return
-    time.sleep(0.002)
+    time.sleep(pause)
   time.sleep(rng.uniform(0, 0.25))
 
 
-def saving(run: RunDirectory) -> bool:
-  """Whether a checkpoint is being written."""
-  return any(".saving" in name for name in checkpoint_names(run))
+def saving(run: RunDirectory) -> list[str]:
+  """Names of the checkpoints that are being written."""
+  if run.mirror:
+    objects = run.mirror.place.blobs("checkpoints/")
+    steps = {name.split("/")[1] for name in objects}
+    return [s for s in steps if f"checkpoints/{s}/manifest.json" not in objects]
+  return [name for name in checkpoint_names(run) if ".saving" in name]
+
+
+def written(run: RunDirectory) -> bool:
+  """Whether the arrays of a checkpoint are there whose manifest is not."""
+  folder = run.checkpoints
+  if run.mirror:
+    there = run.mirror.place.below("checkpoints").blobs()
+    # Orbax writes it when all else of its own is there.
+    return any(f"{step}/commit_success.txt" in there for step in saving(run))
+  return any(
+    name.endswith(".saving")
+    and not os.path.exists(os.path.join(folder.path, name, "manifest.json"))
+    for name in checkpoint_names(run)
+  )
 
 
 def checkpoint_names(run: RunDirectory) -> list[str]:
   """What lies among the checkpoints, unfinished ones too."""
   folder = run.checkpoints
+  if run.mirror:
+    return []
   return os.listdir(folder.path) if folder.exists() else []
 
 
@@ -211,8 +283,8 @@ def what_was_hit(run: RunDirectory, before: int, code: int) -> str:
   if code == EXIT_PREEMPTED:
     return "step"
   names = checkpoint_names(run)
-  if any(".saving" in name for name in names):
-    return "save"
+  if saving(run):
+    return "commit" if written(run) else "save"
   if any(".deleting" in name for name in names):
     return "cleaning"
   if last_step(run) <= before:

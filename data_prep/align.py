@@ -32,7 +32,8 @@ from data_prep.writing.writer import SKIPPED_FILE
 from jamsface_jax.data.decoding import DecodingError
 from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError, run_command
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.plain_file import make_folder, plain
+from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 NO_FACE_FILE = "no_face.txt"
 JPEG_QUALITY = 95
@@ -169,10 +170,17 @@ def align(
     if not os.path.exists(os.path.join(directory, target))
   ]
 
+  for folder in {os.path.join(directory, os.path.dirname(t)) for t in targets}:
+    if os.path.isdir(folder):
+      remove_left(folder)
+
   def work(item: tuple[str, str]) -> str | None:
     image, target = item
-    path = os.path.join(directory, target)
-    return _align_one(os.path.join(source, image), path, image, locate, size)
+    pixels = _align_one(os.path.join(source, image), image, locate, size)
+    if pixels is None or isinstance(pixels, str):
+      return pixels
+    _write(directory, target, pixels)
+    return ""
 
   no_face, broken = [], []
   for (image, _), outcome in _run(work, rest, threads):
@@ -220,25 +228,24 @@ def _targets(
 
 
 def _align_one(
-  path: str, target: str, image: str, locate: Locate, size: int
-) -> str | None:
+  path: str, image: str, locate: Locate, size: int
+) -> np.ndarray | str | None:
   """Aligns the face of an image file.
 
   Returns:
-    "" if it was written, None without a face, or why it cannot be read.
+    Its pixels, None without a face, or why it cannot be read.
   """
   try:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=plain) as file:
       pixels = decode_upright(file.read())
   except DecodingError as error:
     return str(error)
-  except OSError as error:
-    return str(error.strerror)
+  except (OSError, MemoryError) as error:
+    return str(getattr(error, "strerror", "no memory for it"))
   landmarks = locate(image, pixels)
   if landmarks is None:
     return None
-  _write(target, align_face(pixels, landmarks, size))
-  return ""
+  return align_face(pixels, landmarks, size)
 
 
 def _find_images(source: str, directory: str) -> list[str]:
@@ -279,13 +286,14 @@ def _run(
         bar.update()
 
 
-def _write(path: str, pixels: np.ndarray) -> None:
+def _write(directory: str, target: str, pixels: np.ndarray) -> None:
   """Encodes a face; under its name only when whole."""
+  path = os.path.join(directory, target)
   extension = os.path.splitext(path)[1]
   bgr = np.ascontiguousarray(pixels[:, :, ::-1])
   quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
   _, data = cv2.imencode(extension, bgr, quality if extension == ".jpg" else [])
-  os.makedirs(os.path.dirname(path), exist_ok=True)
+  make_folder(os.path.dirname(path), within=directory)
   with written_whole(path, "wb") as file:
     file.write(data)
 
@@ -293,7 +301,7 @@ def _write(path: str, pixels: np.ndarray) -> None:
 def _write_list(path: str, lines: list[str]) -> None:
   """Writes the lines, or deletes the list of an earlier run."""
   if lines:
-    with open(path, "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
       file.writelines(f"{line}\n" for line in lines)
   elif os.path.exists(path):
     os.remove(path)

@@ -17,6 +17,7 @@ from data_prep.formats.insightface_bin import read_bin
 from data_prep.writing import conversion_flags
 from data_prep.writing.verification_set import write_verification_set
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.plain_file import plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def convert(
       image.
   """
   try:
-    with open(source, "rb") as file:
+    with open(source, "rb", opener=plain) as file:
       data = file.read()
   except OSError as error:
     raise InputError(

@@ -50,6 +50,7 @@ from data_prep.writing.conversion import Item, Reading
 from data_prep.writing.writer import SHARD_BYTES, SKIPPED_FILE, DatasetAssembler
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.whole_file import written_whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,7 +118,9 @@ def convert(
     shard_bytes=shard_bytes,
   )
   write_faces(directory, faces, labels)
-  np.save(os.path.join(directory, TEMPLATE_PAIRS_FILE), pairs)
+  path = os.path.join(directory, TEMPLATE_PAIRS_FILE)
+  with written_whole(path, "wb") as file:
+    np.save(file, pairs)
   for file, subjects in lists.items():
     write_subjects(os.path.join(directory, file), subjects)
   listed = (

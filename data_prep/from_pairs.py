@@ -35,6 +35,7 @@ from data_prep.writing import conversion_flags
 from data_prep.writing.verification_set import write_verification_set
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.protocols.groups_file import read_groups
+from jamsface_jax.storage.plain_file import plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +88,7 @@ def convert(
   of_people = read_groups(groups, people) if groups else None
 
   def load(image: str) -> bytes:
-    with open(os.path.join(source, image), "rb") as file:
+    with open(os.path.join(source, image), "rb", opener=plain) as file:
       return file.read()
 
   write_verification_set(

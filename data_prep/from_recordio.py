@@ -25,6 +25,7 @@ from data_prep.writing.conversion import Item, Reading
 from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.plain_file import plain
 
 _RECORDS = "train.rec"
 _PROPERTY = "property"  # "classes,height,width", beside InsightFace's files.
@@ -255,7 +256,7 @@ def _check_property(file: recordio.RecordFile, classes: int) -> str:
   if name != _RECORDS or not os.path.exists(path):
     return ""
   try:
-    with open(path, "rb") as opened:
+    with open(path, "rb", opener=plain) as opened:
       stated = int(opened.readline(1024).split(b",")[0])
   except (OSError, ValueError):
     return f"{path!r} does not begin with a number of classes"

@@ -33,6 +33,7 @@ from data_prep.inspection.pictures import draw_contact_sheet, plot_class_sizes
 from data_prep.inspection.survey import check_index, check_shards, take_survey
 from jamsface_jax.data import records
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
+from jamsface_jax.storage.whole_file import written_whole
 
 REPORT_FILE = "inspect.json"
 DUPLICATES_FILE = "duplicates.tsv"
@@ -140,7 +141,7 @@ def inspect(
     if faces:
       draw_contact_sheet(reader, os.path.join(output, CONTACT_SHEET_FILE))
     path = os.path.join(output, REPORT_FILE)
-    with open(path, "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
       json.dump(findings, file, indent=2)
     print(f"report: {path}")
   return findings

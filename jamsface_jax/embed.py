@@ -22,7 +22,7 @@ processes as jamsface_jax.main does: each writes its part of the files.
 import argparse
 
 from jamsface_jax.devices import processes
-from jamsface_jax.devices.compiling import cache_in
+from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.embedding.writing import embed
 from jamsface_jax.errors import run_command
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -59,7 +59,7 @@ def main() -> int:
   processes.add_flags(parser)
   arguments = parser.parse_args()
   run = RunDirectory(arguments.workdir)
-  cache_in(run.compiled)
+  keep_programs()
   with processes.joined(arguments):
     embed(
       run,

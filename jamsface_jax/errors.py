@@ -20,6 +20,8 @@ EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141  # What a shell says of SIGPIPE.
 
 _DEBUG, _LOG_LEVEL = "--debug", "--log_level="
+_MAX_PIXELS = "--max_pixels="
+MAX_PIXELS_VARIABLE = "JAMSFACE_MAX_PIXELS"  # For the workers of a command too.
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -69,8 +71,9 @@ def run_command(command: Callable[[], int | None]) -> None:
   and 141 if nobody reads on what is printed, as in `COMMAND | head`. Every
   other exception is a defect and keeps its traceback.
 
-  Two flags of every command are read here: --debug shows the traceback of an
-  error too; --log_level lets the libraries speak.
+  Three flags of every command are read here: --debug shows the traceback of an
+  error too; --log_level lets the libraries speak; --max_pixels raises the bound
+  on the images that are decoded, see `data.decoding`.
   """
   debug = False
   try:
@@ -135,8 +138,12 @@ def _take_flags(argv: list[str]) -> tuple[bool, int | None]:
   for one in argv:
     if one.startswith(_LOG_LEVEL):
       level = one.removeprefix(_LOG_LEVEL)
+    if one.startswith(_MAX_PIXELS):
+      _set_max_pixels(one.removeprefix(_MAX_PIXELS))
   argv[:] = [
-    one for one in argv if one != _DEBUG and not one.startswith(_LOG_LEVEL)
+    one
+    for one in argv
+    if one != _DEBUG and not one.startswith((_LOG_LEVEL, _MAX_PIXELS))
   ]
   if level is None:
     return debug, None
@@ -145,3 +152,17 @@ def _take_flags(argv: list[str]) -> tuple[bool, int | None]:
       f"{_LOG_LEVEL}{level} is unknown: use one of {', '.join(_LEVELS)}."
     )
   return debug, getattr(logging, level.upper())
+
+
+def _set_max_pixels(text: str) -> None:
+  """Notes how many pixels an image may have, for what decodes.
+
+  Raises:
+    InputError: it is no such number.
+  """
+  if not text.isascii() or not text.isdigit() or int(text) == 0:
+    raise InputError(
+      f"{_MAX_PIXELS}{text} is not a number of pixels: write"
+      f" {_MAX_PIXELS}200000000."
+    )
+  os.environ[MAX_PIXELS_VARIABLE] = text

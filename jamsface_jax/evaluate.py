@@ -26,7 +26,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from jamsface_jax.devices import processes
-from jamsface_jax.devices.compiling import cache_in
+from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.evaluation.judging import FLIPS, judge_file, judge_network
 from jamsface_jax.protocols.pooling import parse_pooling
@@ -76,7 +76,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     output = EvaluationDirectory.beside(arguments.embeddings)
   else:
     run = RunDirectory(arguments.workdir)
-    cache_in(run.compiled)
+    keep_programs()
     evaluations, origin = judge_network(
       run,
       arguments.data,
@@ -90,7 +90,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     return
   print(table(evaluations))
   if arguments.output:
-    output = EvaluationDirectory(arguments.output)
+    output = EvaluationDirectory.at(arguments.output)
   output.create()
   write_results(output.results, evaluations, origin)
   plot_evaluations(output.plots, evaluations, others)

@@ -16,8 +16,9 @@ import sys
 from absl import flags
 
 from jamsface_jax.devices import notices, processes
-from jamsface_jax.devices.compiling import cache_in, make_deterministic
+from jamsface_jax.devices.compiling import make_deterministic
 from jamsface_jax.devices.ending import PROCESS_TIMEOUT, ending_together
+from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.run import fine_tune
 from jamsface_jax.settings import recipe_flags
@@ -72,7 +73,7 @@ def main() -> int:
       process_id=_PROCESS_ID.value,
       timeout=_TIMEOUT.value,
     )
-    cache_in(run.compiled)
+    keep_programs()
     with ending_together(heard, _TIMEOUT.value):
       return train(
         settings,

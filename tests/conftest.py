@@ -9,6 +9,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from gcs_server import GcsServer
 from jaxtyping import install_import_hook
 
 # What is annotated is checked as it is called, shapes and dtypes of arrays too.
@@ -51,6 +52,15 @@ from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 def mesh(request):
   """A (data, model) grid of the eight devices."""
   return sharding.make_mesh(request.param)
+
+
+@pytest.fixture(scope="session")
+def gcs():
+  """The stand-in for Google Cloud Storage; clients and commands ask it."""
+  with GcsServer().running() as server, pytest.MonkeyPatch.context() as patch:
+    for name, value in server.environment.items():
+      patch.setenv(name, value)
+    yield server
 
 
 @pytest.fixture(scope="session")

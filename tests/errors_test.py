@@ -93,6 +93,20 @@ def test_an_unknown_level(monkeypatch, capsys):
   assert "use one of debug, info" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["", "0", "-5", "1e9", "x"])
+def test_a_bound_on_pixels_that_is_none(monkeypatch, capsys, text):
+  monkeypatch.setenv(errors.MAX_PIXELS_VARIABLE, "7")
+  assert end(monkeypatch, None, f"--max_pixels={text}")[0] == 2
+  assert "is not a number of pixels" in capsys.readouterr().err
+  assert os.environ[errors.MAX_PIXELS_VARIABLE] == "7"
+
+
+def test_a_bound_on_pixels_reaches_the_workers(monkeypatch):
+  monkeypatch.setenv(errors.MAX_PIXELS_VARIABLE, "7")
+  assert end(monkeypatch, None, "--max_pixels=123") == (0, [["x"]])
+  assert os.environ[errors.MAX_PIXELS_VARIABLE] == "123"
+
+
 @pytest.mark.parametrize(
   ("command", "code", "traceback"),
   [

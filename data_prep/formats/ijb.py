@@ -17,6 +17,7 @@ import numpy as np
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.text_lists import Line, NotTextError, read_lines
+from jamsface_jax.storage.whole_file import written_whole
 
 FACES_FILE = "faces.csv"
 
@@ -218,7 +219,7 @@ def write_faces(
     labels: the template of each, by its row among the templates, int64 [N].
   """
   path = os.path.join(directory, FACES_FILE)
-  with open(path, "w", encoding="utf-8", newline="") as file:
+  with written_whole(path, newline="") as file:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["image", "template", "medium", "score"])
     writer.writerows(
@@ -229,7 +230,7 @@ def write_faces(
 
 def write_subjects(path: str, subjects: dict[int, int]) -> None:
   """Writes a gallery or a list of probes: maps templates to subjects."""
-  with open(path, "w", encoding="utf-8") as file:
+  with written_whole(path) as file:
     file.write("template,subject\n")
     file.writelines(f"{row},{subject}\n" for row, subject in subjects.items())
 

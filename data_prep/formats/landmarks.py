@@ -119,11 +119,7 @@ def decode_upright(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """
   pixels = decoding.decode_image(data)  # Strict, but a JPEG is left as it lies.
   if data[:2] == b"\xff\xd8" and b"Exif\0" in data[: 2**16]:
-    buffer = np.frombuffer(data, np.uint8)
-    turned = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
-    if turned is None:
-      raise decoding.DecodingError("broken JPEG: OpenCV cannot read it")
-    return turned
+    return decoding.decode_turned(data)
   return pixels
 
 

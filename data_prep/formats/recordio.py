@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.plain_file import plain
 
 _MAGIC = 0xCED7230A
 _MAGIC_BYTES = struct.pack("<I", _MAGIC)
@@ -95,7 +96,7 @@ class RecordFile:
     self.path = path
     self.index_path = index_path
     try:
-      self._file = open(path, "rb", buffering=0)
+      self._file = open(path, "rb", buffering=0, opener=plain)
       self.size = os.fstat(self._file.fileno()).st_size
     except OSError as error:
       raise InputError(
@@ -163,7 +164,7 @@ class RecordFile:
   def _follow(self, path: str) -> Iterator[Image | Table | Damage]:
     """The records that an index lists."""
     try:
-      with open(path, "rb") as file:
+      with open(path, "rb", opener=plain) as file:
         number = 0
         while line := file.readline(_LINE_BYTES):
           number += 1

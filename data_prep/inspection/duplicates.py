@@ -6,6 +6,7 @@ from jaxtyping import Int
 from data_prep.inspection.survey import Survey
 from data_prep.writing.exclusions import HEADER
 from jamsface_jax.data import records
+from jamsface_jax.storage.whole_file import written_whole
 
 _AT_ONCE = 1024  # Records in memory.
 
@@ -78,7 +79,7 @@ def write_duplicates(
   other: records.RecordReader | None,
 ) -> None:
   """Lists the duplicates: path, reason, path of the one that it repeats."""
-  with open(path, "w", encoding="utf-8") as file:
+  with written_whole(path) as file:
     file.write(f"{HEADER}\treason\trepeats\n")
     for reason, pairs in duplicates.items():
       source = other if other and reason.endswith("other") else reader

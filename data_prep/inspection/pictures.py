@@ -12,6 +12,7 @@ from matplotlib.backends import backend_agg
 
 from data_prep.inspection.survey import read_records
 from jamsface_jax.data import decoding, records
+from jamsface_jax.storage.whole_file import written_whole
 
 _TILES, _TILE_SIZE = 8, 112  # Of the contact sheet: a side, pixels.
 
@@ -35,7 +36,8 @@ def plot_class_sizes(class_sizes: Sequence[int], path: str) -> None:
   ax.set_title(f"{sizes.sum():,} images of {len(sizes):,} classes", loc="left")
   ax.spines[["top", "right"]].set_visible(False)
   ax.grid(color="#DDDDDD", linewidth=0.6)
-  canvas.savefig(path, format="png")
+  with written_whole(path, "wb") as file:
+    canvas.savefig(file, format="png")
 
 
 def draw_contact_sheet(reader: records.RecordReader, path: str) -> None:
@@ -57,4 +59,6 @@ def draw_contact_sheet(reader: records.RecordReader, path: str) -> None:
     sheet[y : y + height, x : x + width] = cv2.resize(
       pixels, (width, height), interpolation=cv2.INTER_AREA
     )
-  cv2.imwrite(path, np.ascontiguousarray(sheet[:, :, ::-1]))
+  _, data = cv2.imencode(".png", np.ascontiguousarray(sheet[:, :, ::-1]))
+  with written_whole(path, "wb") as file:
+    file.write(data)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.whole_file import written_whole
 
 FOLDS = 10
 
@@ -63,7 +64,7 @@ def write_pairs(
   path: str, folds: list[tuple[np.ndarray, np.ndarray]], first: int
 ) -> None:
   """Writes LFW's `pairs.txt`; `first` is the number of identity 0."""
-  with open(path, "w", encoding="utf-8") as file:
+  with written_whole(path) as file:
     file.write(f"{len(folds)}\t{len(folds[0][0])}\n")
     for positives, negatives in folds:
       for who, i, j in positives.tolist():

@@ -27,6 +27,7 @@ from data_prep.writing.writer import (
 )
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.plain_file import plain
 
 _SHARD_ITEMS = 2**17  # At most, so that a task stays small.
 
@@ -66,7 +67,7 @@ class Reading:
       it.
     root: folder that names are relative to, for messages; "" if none.
     remedy: what to do about an image that cannot be read.
-    check: decode the images whole; otherwise look only at a JPEG's head.
+    check: decode the images whole; otherwise look only at its head.
     skip_bad: leave out images that cannot be read; otherwise an error.
   """
 
@@ -195,7 +196,7 @@ def open_folder(root: str) -> Generator[Callable[[Item], bytes]]:
   """The `Reading.open` of images that are files below a folder."""
 
   def load(item: Item) -> bytes:
-    with open(os.path.join(root, item.name), "rb") as file:
+    with open(os.path.join(root, item.name), "rb", opener=plain) as file:
       return file.read()
 
   yield load

@@ -5,8 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TypeVar
 
-import simplejpeg
-
 from jamsface_jax.data import decoding
 
 Item = TypeVar("Item")
@@ -32,7 +30,7 @@ def load_images(
   Args:
     items: what is to be loaded, and about how many bytes each is.
     load: returns an item's encoded image; OSError if there is none.
-    check: decode the images whole; otherwise look only at a JPEG's head.
+    check: decode the images whole; otherwise look only at its head.
     threads: how many images are worked on at once.
 
   Yields:
@@ -48,8 +46,8 @@ def load_images(
       return item, data, image_size(data, check=check)
     except decoding.DecodingError as error:
       return item, b"", str(error)
-    except OSError as error:
-      return item, b"", str(error.strerror)
+    except (OSError, MemoryError) as error:
+      return item, b"", str(getattr(error, "strerror", "no memory for it"))
 
   with ThreadPoolExecutor(threads) as pool:
     # While one batch is written, the threads work on the next.
@@ -72,19 +70,15 @@ def image_size(data: bytes, *, check: bool) -> tuple[int, int]:
 
   Args:
     data: the image.
-    check: decode it whole; otherwise look only at a JPEG's head.
+    check: decode it whole; otherwise look only at its head.
 
   Raises:
     DecodingError: not an image, or a truncated one.
   """
-  if check or data[:2] != b"\xff\xd8":
+  if check:
     height, width, _ = decoding.decode_image(data).shape
     return height, width
-  try:
-    height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
-  except ValueError as error:
-    raise decoding.DecodingError(f"broken JPEG: {error}") from None
-  return height, width
+  return decoding.read_size(data)
 
 
 def batches(

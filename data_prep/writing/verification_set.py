@@ -12,6 +12,7 @@ from data_prep.writing.writer import SKIPPED_FILE, DatasetWriter
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.groups_file import write_groups
+from jamsface_jax.storage.whole_file import written_whole
 
 
 def write_verification_set(
@@ -70,7 +71,7 @@ def write_verification_set(
       else:
         writer.add(labels[images[image]], image, load(image), sizes[image])
     path = os.path.join(directory, records.PAIRS_FILE)
-    with open(path, "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
       file.write(lines)
     if groups:
       write_groups(directory, {one: groups[one] for one in classes})

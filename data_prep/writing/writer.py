@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import count
@@ -28,12 +27,12 @@ from jaxtyping import Int32
 
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, RunError, one_line
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.plain_file import PARTIAL, partial_path, plain
+from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 SHARD_BYTES = 256 * 2**20
 JOURNAL_FILE = "journal.jsonl"
 SKIPPED_FILE = "skipped.txt"
-_PARTIAL = ".partial"
 
 
 def shard_file(number: int) -> str:
@@ -105,9 +104,7 @@ class ShardWriter:
     self.bytes = 0
     self._number = number
     self._path = os.path.join(directory, shard_file(number))
-    self._partial = (
-      f"{self._path}.{socket.gethostname()}-{os.getpid()}{_PARTIAL}"
-    )
+    self._partial = partial_path(self._path)  # Its writer follows links.
     self._file: array_record_module.ArrayRecordWriter | None = None
     self._names: list[str] = []
     self._labels = array("i")
@@ -260,13 +257,18 @@ class DatasetAssembler:
   def accept(self, finished: FinishedShard) -> None:
     """Notes a shard in the journal: it will not be written again."""
     entry = {"source": self._source} | finished.to_json()
-    with open(self._journal_path, "a", encoding="utf-8") as file:
+    with open(self._journal_path, "a", encoding="utf-8", opener=plain) as file:
       file.write(json.dumps(entry) + "\n")
     self.finished[finished.number] = finished
 
   def add_pairs(self, path: str) -> None:
     """Copies a verification protocol into the data set."""
-    shutil.copyfile(path, os.path.join(self.directory, records.PAIRS_FILE))
+    target = os.path.join(self.directory, records.PAIRS_FILE)
+    with (
+      open(path, "rb", opener=plain) as source,
+      written_whole(target, "wb") as file,
+    ):
+      shutil.copyfileobj(source, file)
 
   def finish(self) -> None:
     """Writes `dataset.json` and what else describes the shards.
@@ -315,7 +317,7 @@ class DatasetAssembler:
     if not os.path.exists(self._journal_path):
       return
     kept = []
-    with open(self._journal_path, encoding="utf-8") as file:
+    with open(self._journal_path, encoding="utf-8", opener=plain) as file:
       for line in file:
         try:
           entry = json.loads(line)
@@ -344,15 +346,16 @@ class DatasetAssembler:
 
   def _remove_partial(self) -> None:
     """Removes what killed writers left."""
+    remove_left(self.directory, seconds=0)
     pattern = os.path.join(
-      glob.escape(self.directory), f"{shard_file(0)[:7]}*{_PARTIAL}"
+      glob.escape(self.directory), f"{shard_file(0)[:7]}*{PARTIAL}"
     )
     for path in glob.glob(pattern):
       os.remove(path)
 
   def _write_lines(self, file_name: str, lines: Sequence[str]) -> None:
     path = os.path.join(self.directory, file_name)
-    with open(path, "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
       file.writelines(f"{line}\n" for line in lines)
 
 

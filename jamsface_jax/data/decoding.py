@@ -1,16 +1,25 @@
 """From encoded bytes to RGB pixels."""
 
+import os
+
 import cv2
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
+
+from jamsface_jax.data.image_header import FORMATS, JPEG_START, stated_size
+from jamsface_jax.errors import MAX_PIXELS_VARIABLE, one_line
 
 # Decoding threads are ours; OpenCV's own would fight with them.
 cv2.setNumThreads(1)
 # A broken image is reported by us, with its name.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-_JPEG_START = b"\xff\xd8"
+# Three times as many bytes are taken for each thread that decodes.
+MAX_PIXELS = 100_000_000
+_SCANS = b"\xff\xda"  # Begins each scan of a JPEG.
+_MOST_SCANS = 200  # A progressive one has ten.
+_FEW_PIXELS = 2**20  # Where scans cost nothing.
 
 
 class DecodingError(ValueError):
@@ -21,28 +30,33 @@ def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """Decodes an image as it is.
 
   Args:
-    data: a JPEG, PNG, WebP or BMP file, colour or grey.
+    data: an encoded image of one of `image_header.FORMATS`, colour or grey.
 
   Returns:
     uint8 [H, W, 3], RGB.
 
   Raises:
-    DecodingError: not an image, or a truncated one.
+    DecodingError: not an image, a truncated one, or one that says that it has
+      more pixels than `max_pixels`.
   """
-  if data[:2] == _JPEG_START:
-    try:
-      # Strict: a truncated file is an error, not a half-grey image.
-      return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError as error:
-      raise DecodingError(f"broken JPEG: {error}") from None
-  pixels = None
-  if data:
+  read_size(data)
+  if data[:2] != JPEG_START:
     # As stored, whatever EXIF says: `simplejpeg` does the same.
     how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
-  if pixels is None:
-    raise DecodingError("not a JPEG, PNG, WebP or BMP image")
-  return pixels
+    return _decode_with_opencv(data, how)
+  try:
+    # Strict: a truncated file is an error, not a half-grey image.
+    return simplejpeg.decode_jpeg(data, colorspace="RGB")
+  except ValueError as error:
+    raise DecodingError(f"broken JPEG: {error}") from None
+  except MemoryError:
+    raise DecodingError("there is no memory for so many pixels") from None
+
+
+def decode_turned(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes an image as its EXIF orientation says; as `decode_image` else."""
+  read_size(data)
+  return _decode_with_opencv(data, cv2.IMREAD_COLOR_RGB)
 
 
 def decode_into(data: bytes, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -53,21 +67,67 @@ def decode_into(data: bytes, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     pixels: uint8 [H, W, 3], contiguous; becomes the image, RGB.
 
   Raises:
-    DecodingError: not an image, or a truncated one.
+    DecodingError: as of `decode_image`.
   """
-  image = None
-  if data[:2] == _JPEG_START:
+  # `simplejpeg` loses its decoder where a buffer is too small (1.9.0).
+  if data[:2] == JPEG_START and read_size(data) == pixels.shape[:2]:
     try:
-      image = simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
-    except ValueError:
-      pass  # It does not fit, or is broken: found out below.
-    else:
-      if image.shape == pixels.shape:
-        return  # In place: nothing was copied.
-      image = image.copy()  # It lies in `pixels`, which it must not overwrite.
-  if image is None:
-    image = decode_image(data)
-  scale_into(image, pixels)
+      simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
+    except ValueError as error:
+      raise DecodingError(f"broken JPEG: {error}") from None
+  else:
+    scale_into(decode_image(data), pixels)
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+  """The (height, width) in pixels that an image says it has.
+
+  Args:
+    data: an encoded image.
+
+  Raises:
+    DecodingError: not an image, or too large a one.
+  """
+  if data[:2] == JPEG_START:
+    try:
+      height, width = simplejpeg.decode_jpeg_header(data)[:2]
+    except ValueError as error:
+      raise DecodingError(f"broken JPEG: {error}") from None
+    height, width = int(height), int(width)
+    if height * width > _FEW_PIXELS and data.count(_SCANS) > _MOST_SCANS:
+      raise DecodingError(f"a JPEG with more than {_MOST_SCANS} scans")
+  else:
+    size = stated_size(data)
+    if size is None:
+      raise DecodingError(f"not a {FORMATS} image")
+    height, width = size
+  if height * width > (most := max_pixels()):
+    raise DecodingError(
+      f"it says that it has {width} x {height} pixels, more than {most:,}:"
+      f" --max_pixels={height * width} if that is meant"
+    )
+  return height, width
+
+
+def max_pixels() -> int:
+  """Images that say they have more pixels than this are not decoded."""
+  return int(os.environ.get(MAX_PIXELS_VARIABLE, MAX_PIXELS))
+
+
+def _decode_with_opencv(data: bytes, how: int) -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes a file of any format that `read_size` knows."""
+  try:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+  except (cv2.error, MemoryError) as error:
+    raise DecodingError(f"OpenCV cannot decode it: {_reason(error)}") from None
+  if pixels is None:
+    raise DecodingError(f"a broken {FORMATS} image")
+  return pixels
+
+
+def _reason(error: BaseException) -> str:
+  """What OpenCV met, without the place in its code."""
+  return one_line(getattr(error, "err", "") or error or "no memory")
 
 
 def scale_into(

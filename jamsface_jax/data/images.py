@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8
 from jamsface_jax.data import decoding, records
 from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
 _PROBES = 1024  # Images of an array that its fingerprint reads.
@@ -193,10 +194,11 @@ class FileImages:
   def _bytes(self, name: str) -> bytes | str:
     """Returns the content of a file, or why there is none."""
     try:
-      with open(os.path.join(self._root, name), "rb", buffering=0) as file:
+      path = os.path.join(self._root, name)
+      with open(path, "rb", buffering=0, opener=plain) as file:
         return file.read()
-    except (OSError, ValueError) as error:
-      return getattr(error, "strerror", None) or one_line(error)
+    except (OSError, ValueError, MemoryError) as error:
+      return getattr(error, "strerror", None) or one_line(error) or "no memory"
 
 
 class DatasetImages:

@@ -23,6 +23,7 @@ from jaxtyping import Int32
 
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import read_lines
 from jamsface_jax.storage.whole_file import written_whole
 
@@ -115,7 +116,7 @@ class DatasetIndex:
 
 def file_digest(path: str) -> tuple[str, int]:
   """Returns the SHA-256 of a file and the number of its bytes."""
-  with open(path, "rb") as file:
+  with open(path, "rb", opener=plain) as file:
     return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
@@ -181,7 +182,7 @@ def read_index(directory: str) -> DatasetIndex:
       " data_prep command."
     )
   try:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", opener=plain) as file:
       fields = json.load(file)
     if fields.pop("format") != FORMAT:
       raise ValueError("unknown format")

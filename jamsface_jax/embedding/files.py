@@ -7,6 +7,7 @@ names, `meta.json` last. The same run started again goes on with the blocks that
 no journal names, on any number of processes.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -17,6 +18,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.storage.plain_file import plain
+from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 EMBEDDINGS_FILE = "embeddings.npy"
 NORMS_FILE = "norms.npy"
@@ -100,9 +103,7 @@ class EmbeddingFiles:
     self._remove_journals()
     for name, (dtype, shape) in self._rows.items():
       # Full length, with holes: blocks come in any order.
-      np.lib.format.open_memmap(
-        self._path(name) + _PARTIAL, "w+", dtype, (self._count, *shape)
-      ).flush()
+      self._create(self._path(name) + _PARTIAL, dtype, (self._count, *shape))
     self._write_json(PLAN_FILE, self._plan)
     return np.zeros(self.blocks, bool)
 
@@ -111,13 +112,13 @@ class EmbeddingFiles:
     path = self._path(f"{_JOURNAL}{process}.jsonl")
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
-      self._journal = os.open(path, append, 0o666)
+      self._journal = plain(path, append)
       _lock(self._journal, self._directory)
       os.write(self._journal, b"\n")  # Ends a line that a kill has torn.
       for name in self._rows:
         path = self._path(name) + _PARTIAL
         offset = np.lib.format.open_memmap(path, "r").offset
-        self._files[name] = os.open(path, os.O_WRONLY), offset
+        self._files[name] = plain(path, os.O_WRONLY), offset
     except OSError as error:
       raise self._cannot_write(error) from None
 
@@ -202,6 +203,14 @@ class EmbeddingFiles:
       raise self._cannot_write(error) from None
     return broken
 
+  def _create(self, path: str, dtype: str, shape: tuple[int, ...]) -> None:
+    """Makes an array of zeros, anew: not in what a link points to."""
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(path)
+    with open(path, "xb", opener=plain) as file:
+      file.flush()
+      np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+
   def _check_same(self, file: str, what: str) -> None:
     """Refuses a plan that is not this one."""
     try:
@@ -239,15 +248,24 @@ class EmbeddingFiles:
       if not file.startswith(_JOURNAL):
         continue
       path, at = self._path(file), 0
-      with open(path, "rb") as lines:
+      with open(path, "rb", opener=plain) as lines:
         for line in lines:
-          try:
-            yield json.loads(line)["block"], path, at
-          except ValueError:
-            pass  # Empty, or torn by a kill: its block is done again.
+          # Empty or torn by a kill, its block is done again.
+          if (block := self._parse_block(line)) is not None:
+            yield block, path, at
           at += len(line)
 
+  def _parse_block(self, line: bytes) -> int | None:
+    """The block that a line of a journal notes; None if it notes none."""
+    try:
+      block = json.loads(line)["block"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+      return None
+    known = type(block) is int and 0 <= block < self.blocks
+    return block if known else None
+
   def _remove_journals(self) -> None:
+    remove_left(self._directory, seconds=0)  # Process 0 alone writes those.
     for file in os.listdir(self._directory):
       if file.startswith(_JOURNAL):
         os.remove(self._path(file))
@@ -260,20 +278,23 @@ class EmbeddingFiles:
   def _open_text(self, name: str) -> TextIO:
     # Names may have any bytes; they come out as they are.
     path = self._path(name) + _PARTIAL
-    return open(path, "w", encoding="utf-8", errors="surrogateescape")
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(path)
+    return open(
+      path, "x", encoding="utf-8", errors="surrogateescape", opener=plain
+    )
 
   def _read_json(self, name: str) -> dict[str, Any]:
-    with open(self._path(name), encoding="utf-8") as file:
+    with open(self._path(name), encoding="utf-8", opener=plain) as file:
       return json.load(file)
 
   def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
     """Writes a file whole or not at all."""
-    path = self._path(name)
-    with open(path + _PARTIAL, "w", encoding="utf-8") as file:
+    with written_whole(self._path(name)) as file:
       json.dump(value, file, indent=2)
       file.write("\n")
-    self._sync(name + _PARTIAL)
-    os.replace(path + _PARTIAL, path)
+      file.flush()
+      os.fsync(file.fileno())
 
   def _sync(self, name: str) -> None:
     file = os.open(self._path(name), os.O_RDONLY)
@@ -314,6 +335,6 @@ def _write_all(file: int, data: bytes, offset: int | None = None) -> None:
 
 
 def _read_line(path: str, at: int) -> dict[str, Any]:
-  with open(path, "rb") as file:
+  with open(path, "rb", opener=plain) as file:
     file.seek(at)
     return json.loads(file.readline())

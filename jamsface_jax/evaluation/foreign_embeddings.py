@@ -13,6 +13,7 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.all_pairs import ALL_PAIRS, AllPairs
 from jamsface_jax.protocols.opening import open_list, open_protocols
 from jamsface_jax.protocols.test_set import TestSet
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
 NAMES_FILE = "paths.txt"
@@ -109,7 +110,7 @@ def are_units(rows: Rows) -> bool:
 def is_flip_sum(path: str) -> bool | None:
   """What the `meta.json` of jamsface_jax.embed says; None without one."""
   try:
-    with open(_beside(path, META_FILE), encoding="utf-8") as file:
+    with open(_beside(path, META_FILE), encoding="utf-8", opener=plain) as file:
       return bool(json.load(file)["flip"])
   except (OSError, ValueError, KeyError, TypeError):
     return None

@@ -15,6 +15,7 @@ from jamsface_jax.metrics.identification import Identification
 from jamsface_jax.metrics.roc import RocLine
 from jamsface_jax.metrics.score_counts import Hardest
 from jamsface_jax.protocols.test_set import Evaluation
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.run_directory import RunFile
 
 FORMAT = 1
@@ -116,7 +117,7 @@ def read_roc_lines(path: str) -> dict[str, RocLine]:
   """
   run = os.path.basename(os.path.dirname(os.path.abspath(path)))
   try:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", opener=plain) as file:
       content = json.load(file)
     if content["format"] != FORMAT:
       raise ValueError(f"format {content['format']}")

@@ -21,6 +21,7 @@ from jaxtyping import Int64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.csv_tables import read_csv
+from jamsface_jax.storage.plain_file import plain
 
 SEARCH_FILE = "search.csv"
 ROLES = ("probe", "gallery", "distractor")
@@ -55,7 +56,7 @@ def has_search(directory: str) -> bool:
 def is_search(path: str) -> bool:
   """Whether a file begins as a `search.csv` does."""
   try:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=plain) as file:
       return file.readline().strip() == ",".join(HEADER).encode()
   except OSError:
     return False  # Whoever reads it next says why.

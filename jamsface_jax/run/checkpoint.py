@@ -43,12 +43,16 @@ class CheckpointReader:
 
   def __init__(self, run: RunDirectory):
     self._folder = run.checkpoints
+    self._require(run)
+    self._damage: dict[tuple[int, tuple[str, ...]], str | None] = {}
+
+  def _require(self, run: RunDirectory) -> None:
+    """Refuses a run that has written none."""
     if not self._folder.exists():
       raise InputError(
         f"{run.path!r} has no checkpoint: train first, with 'python -m"
         f" jamsface_jax.main --workdir={run.path}'."
       )
-    self._damage: dict[tuple[int, tuple[str, ...]], str | None] = {}
 
   def steps(self) -> list[int]:
     """Finished steps of all complete checkpoints, rising."""
@@ -164,7 +168,6 @@ class Checkpoints(CheckpointReader):
   """
 
   def __init__(self, run: RunDirectory, *, keep_last: int, keep_best: str):
-    run.checkpoints.create()
     super().__init__(run)
     self._keep_last = keep_last
     self._keep_best = keep_best
@@ -176,6 +179,10 @@ class Checkpoints(CheckpointReader):
     self._commit: Future[None] | None = None
     # Each process writes its share of a checkpoint, this one names and removes.
     self._leads = jax.process_index() == 0
+
+  def _require(self, run: RunDirectory) -> None:
+    """Makes the place for them: there may be none yet."""
+    self._folder.create()
 
   def newest_sound(self) -> int | None:
     """Looks for the checkpoint to go on from; all processes ask together.

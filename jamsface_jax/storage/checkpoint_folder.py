@@ -10,6 +10,7 @@ Nobody else knows these names. Callers say what becomes of a checkpoint; that
 it takes renaming is how a file system makes it happen at once.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -21,6 +22,7 @@ from jamsface_jax.storage.manifest import (
   sync_directory,
   write_manifest,
 )
+from jamsface_jax.storage.plain_file import make_folder
 
 _SAVING, _DELETING, _DAMAGED = ".saving", ".deleting", ".damaged"
 
@@ -41,7 +43,7 @@ class CheckpointFolder:
 
   def create(self) -> None:
     """Makes the folder if it is not there."""
-    os.makedirs(self.path, exist_ok=True)
+    make_folder(self.path)
 
   def steps(self) -> list[int]:
     """Finished steps of all complete checkpoints, rising."""
@@ -65,7 +67,8 @@ class CheckpointFolder:
     """Removes what there is of a checkpoint that could not be completed."""
     for name in os.listdir(self.path):
       if name.startswith(f"{step}{_SAVING}"):
-        shutil.rmtree(os.path.join(self.path, name), ignore_errors=True)
+        with contextlib.suppress(OSError):
+          _remove_tree(os.path.join(self.path, name))
 
   def find_damage(self, step: int, items: Collection[str]) -> str | None:
     """Compares a checkpoint with its manifest.
@@ -83,7 +86,7 @@ class CheckpointFolder:
     """Removes a checkpoint."""
     # Renamed first: half a checkpoint must not look like a damaged one.
     os.rename(self._path(step), self._path(step, _DELETING))
-    shutil.rmtree(self._path(step, _DELETING))
+    _remove_tree(self._path(step, _DELETING))
 
   def set_aside(self, step: int) -> str:
     """Keeps a damaged checkpoint under another name, which it returns."""
@@ -106,8 +109,16 @@ class CheckpointFolder:
       if match and match[2] == _SAVING:
         interrupted.append(int(match[1]))
       if match:
-        shutil.rmtree(os.path.join(self.path, name))
+        _remove_tree(os.path.join(self.path, name))
     return interrupted
 
   def _path(self, step: int, suffix: str = "") -> str:
     return os.path.join(self.path, f"{step}{suffix}")
+
+
+def _remove_tree(path: str) -> None:
+  """Removes a directory, or whatever else has its name: a link, not its end."""
+  if os.path.isdir(path) and not os.path.islink(path):
+    shutil.rmtree(path)
+  else:
+    os.remove(path)

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator, Sequence
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.plain_file import plain
 
 
 def read_csv(
@@ -19,7 +20,7 @@ def read_csv(
     InputError: no such file, another header, or a line of other length.
   """
   try:
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8", newline="", opener=plain) as file:
       reader = csv.reader(file)
       if (found := next(reader, [])) != list(header):
         raise InputError(

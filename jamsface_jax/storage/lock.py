@@ -9,6 +9,8 @@ import sys
 from collections.abc import Generator
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.plain_file import plain
+from jamsface_jax.storage.whole_file import remove_left
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -33,7 +35,8 @@ def hold(workdir: str, lock_file: str) -> Generator[None, None, None]:
   """
   try:
     os.makedirs(workdir, exist_ok=True)
-    file = open(lock_file, "a+", encoding="utf-8")
+    file = open(lock_file, "a+", encoding="utf-8", opener=plain)
+    remove_left(workdir)
   except OSError as error:
     raise InputError(
       f"--workdir={workdir!r} cannot be written to ({error.strerror}): choose"

@@ -1,4 +1,4 @@
-"""Paths that must be on a file system."""
+"""Paths that must be on a file system, and addresses that need not."""
 
 import os
 import re
@@ -7,11 +7,9 @@ from jamsface_jax.errors import InputError
 
 
 def require_local(path: str | os.PathLike[str], what: str) -> None:
-  """Refuses the address of an object store, such as gs://BUCKET/RUN.
+  """Refuses the address of an object store, such as s3://BUCKET/RUN.
 
-  Locks, appending and renaming are what exact resuming stands on, and object
-  stores have none of them; taken for a path, an address would become a
-  directory called `gs:`.
+  Taken for a path, an address would become a directory called `s3:`.
 
   Args:
     path: as the user gave it.
@@ -23,6 +21,30 @@ def require_local(path: str | os.PathLike[str], what: str) -> None:
   scheme = re.match(r"([a-z][a-z0-9+.-]*)://?", os.fspath(path))
   if scheme:
     raise InputError(
-      f"{what}={path!r} is an address and not a path: mount it (gcsfuse for"
-      " gs://, Mountpoint for s3://) and give the path there, see docs/pods.md."
+      f"{what}={path!r} is an address and not a path: give a path on a disk;"
+      " work directories may be in a bucket of Google Cloud Storage too"
+      " (gs://BUCKET/RUN), see docs/runs.md."
     )
+
+
+def check_address(address: str, what: str) -> str:
+  """Checks the form of gs://BUCKET/NAME.
+
+  Args:
+    address: as the user gave it.
+    what: the flag or setting that it is from.
+
+  Returns:
+    The address without slashes at its end.
+
+  Raises:
+    InputError: bucket or name are missing, or the name cannot be one of
+      objects.
+  """
+  match = re.fullmatch(r"gs://([a-z0-9._-]+)/(.+?)/*", address)
+  if not match or {"", ".", ".."} & set(match[2].split("/")):
+    raise InputError(
+      f"{what}={address!r} is not an address of the form gs://BUCKET/NAME:"
+      " give a bucket and a name in it."
+    )
+  return f"gs://{match[1]}/{match[2]}"

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Generator
@@ -18,8 +19,12 @@ from typing import IO, Any
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage import lock
+from jamsface_jax.storage.bucket import SCHEME, Bucket, require_packages
+from jamsface_jax.storage.bucket_checkpoints import BucketCheckpoints
 from jamsface_jax.storage.checkpoint_folder import CheckpointFolder
-from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.mirror import Mirror
+from jamsface_jax.storage.paths import check_address, require_local
+from jamsface_jax.storage.plain_file import make_folder, plain
 from jamsface_jax.storage.whole_file import written_whole
 
 _EVALUATION = "evaluation"
@@ -32,14 +37,35 @@ class RunFile:
   Attributes:
     path: where it is, or will be when it has been written.
     writes: whether writing has an effect, see `RunDirectory`.
+    mirror: of a run in a bucket, see `RunDirectory`.
   """
 
   path: str
   writes: bool = True
+  mirror: Mirror | None = None
+
+  @property
+  def _name(self) -> str:
+    """Its name in the run, of one in a bucket."""
+    assert self.mirror
+    return self.path.removeprefix(f"{self.mirror.place.address}/")
+
+  def _to_read(self) -> str:
+    """Its path on a disk, with what there is to read."""
+    return self.mirror.fetch(self._name) if self.mirror else self.path
+
+  @contextlib.contextmanager
+  def _to_write(self) -> Generator[str, None, None]:
+    """Its path on a disk; what was written there counts after the block."""
+    if not self.mirror:
+      yield self.path
+      return
+    yield self.mirror.path(self._name)
+    self.mirror.written(self._name)
 
   def exists(self) -> bool:
     """Whether it is there."""
-    return os.path.exists(self.path)
+    return os.path.exists(self._to_read())
 
   def read_text(self) -> str:
     """Reads it as UTF-8.
@@ -48,7 +74,7 @@ class RunFile:
       OSError: it cannot be read; FileNotFoundError: it is not there.
       UnicodeDecodeError: it is not UTF-8.
     """
-    with open(self.path, encoding="utf-8") as file:
+    with open(self._to_read(), encoding="utf-8", opener=plain) as file:
       return file.read()
 
   def read_lines(self) -> list[str]:
@@ -58,7 +84,7 @@ class RunFile:
       OSError: it cannot be read; FileNotFoundError: it is not there.
       UnicodeDecodeError: it is not UTF-8.
     """
-    with open(self.path, encoding="utf-8") as file:
+    with open(self._to_read(), encoding="utf-8", opener=plain) as file:
       return file.readlines()
 
   def read_json(self) -> Any:
@@ -81,7 +107,7 @@ class RunFile:
       with open(os.devnull, mode) as file:
         yield file
       return
-    with written_whole(self.path, mode) as file:
+    with self._to_write() as path, written_whole(path, mode) as file:
       yield file
 
   def write_text(self, text: str) -> None:
@@ -101,13 +127,20 @@ class RunFile:
   def append_line(self, text: str) -> None:
     """Adds a line at its end; a reader sees it when this returns."""
     if self.writes:
-      with open(self.path, "a", encoding="utf-8") as file:
+      self._to_read()
+      with (
+        self._to_write() as path,
+        open(path, "a", encoding="utf-8", opener=plain) as file,
+      ):
         file.write(text + "\n")
 
   def sync(self) -> None:
-    """Makes what was appended so far survive a loss of power."""
-    if self.writes:
-      with open(self.path, "a", encoding="utf-8") as file:
+    """Makes what was appended so far survive a loss of power.
+
+    In a bucket the next checkpoint does, which keeps it.
+    """
+    if self.writes and not self.mirror:
+      with open(self.path, "a", encoding="utf-8", opener=plain) as file:
         os.fsync(file.fileno())
 
 
@@ -118,20 +151,22 @@ class PictureFolder:
   Attributes:
     path: where it is.
     writes: whether writing has an effect, see `RunDirectory`.
+    mirror: of a run in a bucket, see `RunDirectory`.
   """
 
   path: str
   writes: bool = True
+  mirror: Mirror | None = None
 
   def create(self) -> None:
     """Makes it if it is not there."""
-    if self.writes:
-      os.makedirs(self.path, exist_ok=True)
+    if self.writes and not self.mirror:
+      make_folder(self.path)
 
   def picture(self, name: str) -> RunFile:
     """The file of a picture, such as "training" or "scores_lfw"."""
     file = name.replace("/", "_") + ".png"
-    return RunFile(os.path.join(self.path, file), self.writes)
+    return RunFile(os.path.join(self.path, file), self.writes, self.mirror)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +175,21 @@ class EvaluationDirectory:
 
   Attributes:
     path: where it is.
+    mirror: of a run in a bucket, see `RunDirectory`.
   """
 
   path: str
+  mirror: Mirror | None = None
 
   def create(self) -> None:
-    """Makes it if it is not there."""
-    os.makedirs(self.path, exist_ok=True)
+    """Makes it if it is not there, but no link into it."""
+    if not self.mirror:
+      make_folder(self.path)
+
+  @classmethod
+  def at(cls, path: str) -> "EvaluationDirectory":
+    """The one at a path that the user gives, which may be a link."""
+    return cls(os.path.realpath(path))
 
   @classmethod
   def beside(cls, path: str) -> "EvaluationDirectory":
@@ -156,39 +199,55 @@ class EvaluationDirectory:
   @property
   def results(self) -> RunFile:
     """What it measured."""
-    return RunFile(os.path.join(self.path, "results.json"))
+    path = os.path.join(self.path, "results.json")
+    return RunFile(path, mirror=self.mirror)
 
   @property
   def plots(self) -> PictureFolder:
     """Curves, scores and the hardest pairs, beside the results."""
-    return PictureFolder(self.path)
+    return PictureFolder(self.path, mirror=self.mirror)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
   """Where a run keeps what it is, what it learned and what came of it.
 
+  It is a directory, or a place in a bucket of Google Cloud Storage. There Orbax
+  writes checkpoints by itself; all other files lie in a mirror, a directory of
+  this process on the local disk, see `storage.mirror`.
+
   Args:
     flag: what the path was given by, for the sentence that refuses it.
 
   Attributes:
-    path: as the user gave it.
+    path: as the user gave it, of a bucket without a slash at its end.
     writes: whether writing through this object has an effect. Of the processes
       of a run one writes; all run the same code, see `without_writing`.
+    mirror: the local files of a run in a bucket, None of one in a directory.
 
   Raises:
-    InputError: the path is the address of an object store.
+    InputError: the path is an address of another object store, or lies where
+      runs cannot be kept; packages for buckets are missing.
   """
 
   path: str
   writes: bool = True
   flag: dataclasses.InitVar[str] = "--workdir"
+  mirror: Mirror | None = None
 
   def __post_init__(self, flag: str) -> None:
-    require_local(self.path, flag)
+    if self.mirror is not None:
+      return
+    if not self.path.startswith(SCHEME):
+      require_local(self.path, flag)
+      return
+    require_packages(self.path)
+    place = Bucket(check_address(self.path, flag))
+    object.__setattr__(self, "path", place.address)
+    object.__setattr__(self, "mirror", Mirror(place))
 
   def _file(self, name: str) -> RunFile:
-    return RunFile(os.path.join(self.path, name), self.writes)
+    return RunFile(os.path.join(self.path, name), self.writes, self.mirror)
 
   def without_writing(self) -> "RunDirectory":
     """The same for a process that reads only; what it writes is dropped.
@@ -199,20 +258,28 @@ class RunDirectory:
 
   def exists(self) -> bool:
     """Whether there is anything in its place."""
+    if self.mirror:
+      return bool(self.mirror.place.list_files()) or self.checkpoints.exists()
     return os.path.exists(self.path)
 
   def create(self) -> None:
     """Makes the directory if it is not there."""
-    if self.writes:
+    if self.writes and not self.mirror:
       os.makedirs(self.path, exist_ok=True)
 
   @contextlib.contextmanager
   def created_whole(self) -> Generator["RunDirectory", None, None]:
     """Makes the directory under another name, its own when the block has ended.
 
+    In a bucket it is made in its place, its settings last.
+
     Raises:
       InputError: it cannot be written, or an earlier attempt left something.
     """
+    if self.mirror:
+      with self.held():
+        yield self
+      return
     partial = RunDirectory(self.path.rstrip("/") + ".partial")
     try:
       os.makedirs(os.path.dirname(partial.path) or ".", exist_ok=True)
@@ -236,14 +303,34 @@ class RunDirectory:
     Raises:
       InputError: another process holds it, or it cannot be written to.
     """
+    if self.mirror:
+      return self._held_in_bucket(self.mirror)
     if not self.writes:
       return contextlib.nullcontext()
     return lock.hold(self.path, os.path.join(self.path, "lock"))
 
+  @contextlib.contextmanager
+  def _held_in_bucket(self, mirror: Mirror) -> Generator[None, None, None]:
+    """The lock is of the process that writes; what others leave is sent too."""
+    if not self.writes:
+      yield
+      mirror.publish()
+      return
+    with mirror.held():
+      checkpoints = self.checkpoints
+      assert isinstance(checkpoints, BucketCheckpoints)
+      checkpoints.take_back()
+      yield
+
   @property
   def absolute(self) -> str:
-    """Its path from the root."""
-    return os.path.abspath(self.path)
+    """Its path from the root, or its address."""
+    return self.path if self.mirror else os.path.abspath(self.path)
+
+  @property
+  def local(self) -> str:
+    """Directory that other libraries may write to; in a bucket it is sent."""
+    return self.mirror.directory if self.mirror else self.absolute
 
   @property
   def config(self) -> RunFile:
@@ -308,35 +395,47 @@ class RunDirectory:
   def not_finite(self, step: int, process: int) -> RunFile:
     """What a process knows of a step whose loss was not finite."""
     name = f"not_finite_{step}_process_{process}.json"
-    return RunFile(os.path.join(self.path, name))
+    return RunFile(os.path.join(self.path, name), mirror=self.mirror)
 
   @property
   def plots(self) -> PictureFolder:
     """The training curve, margins and the last evaluation."""
-    return PictureFolder(os.path.join(self.path, "plots"), self.writes)
+    path = os.path.join(self.path, "plots")
+    return PictureFolder(path, self.writes, self.mirror)
 
   @property
   def evaluation(self) -> EvaluationDirectory:
     """Where `evaluate` puts what it finds."""
-    return EvaluationDirectory(os.path.join(self.path, _EVALUATION))
+    path = os.path.join(self.path, _EVALUATION)
+    return EvaluationDirectory(path, self.mirror)
 
   @property
-  def checkpoints(self) -> CheckpointFolder:
+  def checkpoints(self) -> CheckpointFolder | BucketCheckpoints:
     """The checkpoints."""
+    if self.mirror:
+      return BucketCheckpoints(
+        self.mirror.place.below("checkpoints"), self.mirror
+      )
     return CheckpointFolder(os.path.join(self.absolute, "checkpoints"))
 
   @property
+  def traces(self) -> str:
+    """Directory that profiles are written below, absolute; it is made."""
+    profiles = os.path.join(self.tensorboard, "plugins", "profile")
+    make_folder(profiles, within=self.local)
+    return self.tensorboard
+
+  @property
   def tensorboard(self) -> str:
-    """Directory of TensorBoard's files, absolute."""
-    return os.path.join(self.absolute, "tensorboard")
+    """Directory of TensorBoard's files, absolute, on a disk."""
+    return os.path.join(self.local, "tensorboard")
 
   def new_events_file(self) -> str:
     """Path of a file that TensorBoard will find; its directory is made."""
-    os.makedirs(self.tensorboard, exist_ok=True)
-    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+    make_folder(self.tensorboard)
+    # Its writer follows links: the name ends with what nobody can foresee.
+    name = (
+      f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+      f".{secrets.token_hex(8)}"
+    )
     return os.path.join(self.tensorboard, name)
-
-  @property
-  def compiled(self) -> str:
-    """Directory of compiled programs."""
-    return os.path.join(self.path, "compiled")

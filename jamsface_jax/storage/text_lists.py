@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from jamsface_jax.storage.plain_file import plain
+
 
 class Line(NamedTuple):
   """A line without its end, and its number in the file, from 1."""
@@ -39,7 +41,7 @@ def read_lines(
     OSError: the file cannot be read.
     NotTextError: a line is not UTF-8, or too long.
   """
-  with open(path, "rb") as file:
+  with open(path, "rb", opener=plain) as file:
     number = 0
     while data := file.readline(longest):
       number += 1

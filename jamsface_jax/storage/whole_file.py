@@ -2,8 +2,15 @@
 
 import contextlib
 import os
+import re
+import time
 from collections.abc import Generator
 from typing import IO, Any
+
+from jamsface_jax.storage.plain_file import PARTIAL, partial_path, plain
+
+_LEFT = re.compile(rf".*\.[0-9a-f]{{16}}{re.escape(PARTIAL)}")
+_LEFT_SECONDS = 3600.0  # Nobody writes a file that long.
 
 
 @contextlib.contextmanager
@@ -12,8 +19,9 @@ def written_whole(
 ) -> Generator[IO[Any], None, None]:
   """Opens a file for writing that gets its name when the block has ended.
 
-  An exception or a kill leaves what was there before, and perhaps a file named
-  `path` and ".partial".
+  An exception or a kill leaves what was there before; a kill also a file beside
+  it, named as nobody could foresee, which `remove_left` removes. A link in the
+  place of the file is replaced, not followed.
 
   Args:
     path: where the file goes; what is there is replaced.
@@ -23,8 +31,36 @@ def written_whole(
   Raises:
     OSError: the file system refuses.
   """
-  partial = path + ".partial"
+  partial = partial_path(path)
   encoding = None if "b" in mode else "utf-8"
-  with open(partial, mode, encoding=encoding, newline=newline) as file:
-    yield file
-  os.replace(partial, path)
+  file = open(
+    partial,
+    mode.replace("w", "x"),
+    encoding=encoding,
+    newline=newline,
+    opener=plain,
+  )
+  try:
+    with file:
+      yield file
+    os.replace(partial, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      os.remove(partial)
+    raise
+
+
+def remove_left(directory: str, *, seconds: float = _LEFT_SECONDS) -> None:
+  """Removes what killed writers of `written_whole` left in a directory.
+
+  Args:
+    directory: there.
+    seconds: what is younger may belong to a writer that is alive.
+  """
+  for entry in os.scandir(directory):
+    if not _LEFT.fullmatch(entry.name):
+      continue
+    with contextlib.suppress(OSError):  # Another process was faster.
+      age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+      if age >= seconds:
+        os.remove(entry.path)

@@ -23,7 +23,7 @@ class Profile:
 
   def __init__(self, steps: range, run: RunDirectory):
     self._steps = steps
-    self._directory = run.tensorboard
+    self._run = run
     self._running = False
 
   @contextlib.contextmanager
@@ -33,7 +33,7 @@ class Profile:
     Starts the trace if this step is the first of those to come.
     """
     if step in self._steps and not self._running:
-      jax.profiler.start_trace(self._directory)
+      jax.profiler.start_trace(self._run.traces)
       self._running = True
     with jax.profiler.StepTraceAnnotation("train", step_num=step):
       yield

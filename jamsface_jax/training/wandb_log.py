@@ -56,7 +56,7 @@ class WandbLog:
         name=os.path.basename(run.absolute),
         id=_run_id(run),
         resume="allow",
-        dir=run.path,
+        dir=run.local,
         config=dataclasses.asdict(settings),
         settings=wandb.Settings(console="off"),
       )

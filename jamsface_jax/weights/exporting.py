@@ -19,6 +19,7 @@ from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.plain_file import partial_path, plain
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.version import __version__
 from jamsface_jax.weights import onnx_file, onnx_graph, weight_files
@@ -76,7 +77,7 @@ def export(
     run, step=step, batch_size=mesh.size, flip=False, mesh=mesh
   )
   config = replaced(config, {"model.dtype": "float32"})
-  partial = output + ".partial"
+  partial = partial_path(output)
   try:
     try:
       _write(
@@ -175,7 +176,7 @@ def _write_onnx(
     image_size=image_size,
     uint8=uint8,
   )
-  with open(path, "wb") as file:
+  with open(path, "wb", opener=plain) as file:
     file.write(data)
   return onnx_file.session(path)
 
@@ -205,9 +206,9 @@ def _write_stablehlo(
     (batch, image_size, image_size, 3), np.uint8 if uint8 else np.float32
   )
   exported = jax.export.export(jax.jit(forward), platforms=PLATFORMS)(images)
-  with open(path, "wb") as file:
+  with open(path, "wb", opener=plain) as file:
     file.write(exported.serialize())
-  with open(path, "rb") as file:
+  with open(path, "rb", opener=plain) as file:
     loaded = jax.export.deserialize(bytearray(file.read()))
   call = jax.jit(loaded.call)
   return lambda pixels: np.asarray(call(pixels if uint8 else normalize(pixels)))

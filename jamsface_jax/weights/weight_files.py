@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.weights import torch_file
 
 METADATA = "metadata"  # Of an `.npz`: the entry that holds the texts as JSON.
@@ -63,7 +64,7 @@ def read(path: str) -> WeightFile:
     InputError: no such file, not a file of weights, or damaged.
   """
   try:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=plain) as file:
       start = file.read(len(torch_file.OLD_MAGIC))
     if start[8:9] == b"{":
       return _read_safetensors(path)
@@ -117,7 +118,7 @@ def write_safetensors(
     offset += 4 * array.size
   text = json.dumps(header).encode()
   text += b" " * (-len(text) % 8)  # Numbers begin at a multiple of 8.
-  with open(path, "wb") as file:
+  with open(path, "wb", opener=plain) as file:
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
     for array in arrays.values():
@@ -128,14 +129,16 @@ def write_npz(
   path: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
   """Writes NumPy's `.npz`, with the texts as JSON in the entry `metadata`."""
-  with open(path, "wb") as file:  # By name, NumPy would add an ending.
+  with open(
+    path, "wb", opener=plain
+  ) as file:  # By name, NumPy would add an ending.
     texts = {METADATA: np.array(json.dumps(metadata))}
     np.savez(file, allow_pickle=True, **texts, **arrays)
 
 
 def _read_safetensors(path: str) -> WeightFile:
   total = os.path.getsize(path)
-  with open(path, "rb") as file:
+  with open(path, "rb", opener=plain) as file:
     size = int.from_bytes(file.read(8), "little")
     if size > min(_MAX_HEADER, total - 8):
       raise _DamagedError("its header reaches beyond the file")

@@ -92,8 +92,8 @@ def test_a_directory_is_there_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize("flag", ["--workdir", "--fine_tune_from"])
 def test_addresses_are_refused_by_the_flag_that_gave_them(flag):
-  with pytest.raises(InputError, match=f"{flag}='gs://b/r' is an address"):
-    RunDirectory("gs://b/r", flag=flag)
+  with pytest.raises(InputError, match=f"{flag}='s3://b/r' is an address"):
+    RunDirectory("s3://b/r", flag=flag)
 
 
 def test_pictures_of_sets_lie_in_one_folder(tmp_path):
