@@ -44,6 +44,7 @@ from data_prep.inspection.label_noise import (
 )
 from data_prep.writing.exclusions import HEADER
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.plain_array import map_array, read_array
 from jamsface_jax.storage.text_lists import read_lines
 from jamsface_jax.storage.whole_file import written_whole
 
@@ -127,8 +128,8 @@ def read_embeddings(directory: str) -> tuple[np.ndarray, np.ndarray]:
   """
   path = os.path.join(directory, "embeddings.npy")
   try:
-    embeddings = np.load(path, mmap_mode="r")
-    labels = np.load(os.path.join(directory, "labels.npy"))
+    embeddings = map_array(path)
+    labels = read_array(os.path.join(directory, "labels.npy"))
     paths = sum(1 for _ in read_lines(os.path.join(directory, "paths.txt")))
   except (OSError, ValueError) as error:
     raise InputError(

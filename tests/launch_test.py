@@ -292,7 +292,7 @@ JOBSET = {
   "IMAGE": "example/jamsface:1",
   "CONFIG": RECIPE,
   "WORKDIR": "gs://bucket/r100",
-  "DATA": "gs://bucket/ms1m_v3",
+  "DATA": "/runs/data/ms1m_v3",
   "ACCOUNT": "trainer",
   "ACCELERATOR": "tpu-v5-lite-podslice",
   "TOPOLOGY": "4x4",

@@ -27,6 +27,7 @@ from jaxtyping import Int32
 
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, RunError, one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.plain_file import PARTIAL, partial_path, plain
 from jamsface_jax.storage.whole_file import remove_left, written_whole
 
@@ -320,7 +321,7 @@ class DatasetAssembler:
     with open(self._journal_path, encoding="utf-8", opener=plain) as file:
       for line in file:
         try:
-          entry = json.loads(line)
+          entry = plain_json.parse(line)
         except ValueError:
           break  # Torn by a kill: its shard is written again.
         if entry.pop("source") != self._source:

@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8
 from jamsface_jax.data import decoding, records
 from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.storage.plain_array import map_array
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
@@ -236,7 +237,7 @@ class ArrayImages:
 
   def __init__(self, path: str, size: int, color_order: str | None):
     try:
-      self._array = np.lib.format.open_memmap(path, "r")
+      self._array = map_array(path)
     except (OSError, ValueError) as error:
       raise InputError(
         f"--images {path!r} is not a sound .npy file ({one_line(error)}): save"

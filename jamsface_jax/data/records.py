@@ -22,7 +22,9 @@ from array_record.python import (
 from jaxtyping import Int32
 
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.plain_array import read_array
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import read_lines
 from jamsface_jax.storage.whole_file import written_whole
@@ -149,7 +151,7 @@ def read_labels(directory: str, index: DatasetIndex) -> Int32[np.ndarray, " n"]:
   try:
     if file_digest(path)[0] != index.labels_sha256:
       raise ValueError(f"another checksum than {INDEX_FILE} says")
-    labels = np.load(path, allow_pickle=False)
+    labels = read_array(path)
     if labels.dtype != np.int32 or labels.shape != (index.images,):
       raise ValueError(f"{labels.dtype} {labels.shape}")
     return labels
@@ -183,7 +185,7 @@ def read_index(directory: str) -> DatasetIndex:
     )
   try:
     with open(path, encoding="utf-8", opener=plain) as file:
-      fields = json.load(file)
+      fields = plain_json.parse(file.read())
     if fields.pop("format") != FORMAT:
       raise ValueError("unknown format")
     size = fields.pop("image_size")

@@ -1,15 +1,18 @@
 """Joining several processes into one run."""
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Generator, Mapping
 
 import jax
 import numpy as np
+from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
 from jamsface_jax.devices import clusters, notices
@@ -18,6 +21,10 @@ from jamsface_jax.errors import InputError, RunError, one_line
 
 # What the service that processes meet at says of one that does not come.
 _ABSENT = ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+_EXCHANGE_MS = 3_600_000
+_exchanges: collections.Counter[str] = collections.Counter()
+_exchanging = threading.Lock()
+
 _FLAGS = "--coordinator, --num_processes and --process_id"
 
 
@@ -79,6 +86,42 @@ def check_same(facts: Mapping[str, object], flags: str) -> None:
       f"{flags} or another flag is not the same for all processes: give all the"
       " same command and shared storage."
     )
+
+
+def exchange(name: str, text: str) -> list[str]:
+  """Gives a text to all processes of the run and gets theirs.
+
+  It goes by way of the key-value store of process 0, not by the devices: any
+  thread may call it while steps are computed.
+
+  Args:
+    name: what it is about, the same in all processes; the times that it was
+      used are counted, and must be the same too.
+    text: that of this process, at most a few MiB.
+
+  Returns:
+    The texts by process.
+
+  Raises:
+    RunError: a process did not say its own for an hour.
+  """
+  client = jax_distributed.global_state.client
+  if client is None:
+    return [text]
+  with _exchanging:
+    _exchanges[name] += 1
+    key = f"jamsface/exchange/{name}/{_exchanges[name]}"
+  try:
+    client.key_value_set(f"{key}/{jax.process_index()}", text)
+    return [
+      client.blocking_key_value_get(f"{key}/{process}", _EXCHANGE_MS)
+      for process in range(jax.process_count())
+    ]
+  except jax.errors.JaxRuntimeError as error:
+    raise RunError(
+      f"processes of this run have lost touch ({one_line(error)}): start all"
+      " again."
+    ) from error
 
 
 def refuse_several(command: str) -> None:

@@ -18,6 +18,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.storage import plain_json
+from jamsface_jax.storage.plain_array import map_array
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.whole_file import remove_left, written_whole
 
@@ -117,7 +119,7 @@ class EmbeddingFiles:
       os.write(self._journal, b"\n")  # Ends a line that a kill has torn.
       for name in self._rows:
         path = self._path(name) + _PARTIAL
-        offset = np.lib.format.open_memmap(path, "r").offset
+        offset = int(map_array(path).offset)
         self._files[name] = plain(path, os.O_WRONLY), offset
     except OSError as error:
       raise self._cannot_write(error) from None
@@ -258,7 +260,7 @@ class EmbeddingFiles:
   def _parse_block(self, line: bytes) -> int | None:
     """The block that a line of a journal notes; None if it notes none."""
     try:
-      block = json.loads(line)["block"]
+      block = plain_json.parse(line)["block"]
     except (ValueError, LookupError, TypeError, RecursionError):
       return None
     known = type(block) is int and 0 <= block < self.blocks
@@ -286,7 +288,7 @@ class EmbeddingFiles:
 
   def _read_json(self, name: str) -> dict[str, Any]:
     with open(self._path(name), encoding="utf-8", opener=plain) as file:
-      return json.load(file)
+      return plain_json.parse(file.read())
 
   def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
     """Writes a file whole or not at all."""
@@ -337,4 +339,4 @@ def _write_all(file: int, data: bytes, offset: int | None = None) -> None:
 def _read_line(path: str, at: int) -> dict[str, Any]:
   with open(path, "rb", opener=plain) as file:
     file.seek(at)
-    return json.loads(file.readline())
+    return plain_json.parse(file.readline())

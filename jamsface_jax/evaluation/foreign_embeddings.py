@@ -1,6 +1,5 @@
 """Embeddings that another system made: a .npy file, judged as ours are."""
 
-import json
 import os
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -13,6 +12,8 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.all_pairs import ALL_PAIRS, AllPairs
 from jamsface_jax.protocols.opening import open_list, open_protocols
 from jamsface_jax.protocols.test_set import TestSet
+from jamsface_jax.storage import plain_json
+from jamsface_jax.storage.plain_array import map_array, read_array
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
@@ -71,7 +72,7 @@ def open_embeddings(path: str) -> Float[np.ndarray, "n d"]:
     InputError: it cannot be read, or is something else.
   """
   try:
-    rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    rows = map_array(path)
   except OSError as error:
     raise InputError(
       f"{path}: cannot be read ({error.strerror or error}); give a .npy file."
@@ -111,7 +112,7 @@ def is_flip_sum(path: str) -> bool | None:
   """What the `meta.json` of jamsface_jax.embed says; None without one."""
   try:
     with open(_beside(path, META_FILE), encoding="utf-8", opener=plain) as file:
-      return bool(json.load(file)["flip"])
+      return bool(plain_json.parse(file.read())["flip"])
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
@@ -163,7 +164,7 @@ def read_names(path: str) -> list[str]:
 def read_labels(path: str) -> Int[np.ndarray, " n"]:
   """Reads the class of every row, integers [N]."""
   try:
-    labels = np.load(path, allow_pickle=False)
+    labels = read_array(path)
   except (OSError, ValueError, EOFError) as error:
     raise InputError(
       f"{path}: cannot be read ({error}); all_pairs needs the classes of the"

@@ -1,6 +1,5 @@
 """What an evaluation leaves: a table to read and `results.json`."""
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from jamsface_jax.metrics.identification import Identification
 from jamsface_jax.metrics.roc import RocLine
 from jamsface_jax.metrics.score_counts import Hardest
 from jamsface_jax.protocols.test_set import Evaluation
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.run_directory import RunFile
 
@@ -118,7 +118,7 @@ def read_roc_lines(path: str) -> dict[str, RocLine]:
   run = os.path.basename(os.path.dirname(os.path.abspath(path)))
   try:
     with open(path, encoding="utf-8", opener=plain) as file:
-      content = json.load(file)
+      content = plain_json.parse(file.read())
     if content["format"] != FORMAT:
       raise ValueError(f"format {content['format']}")
     return {

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.csv_tables import read_csv
+from jamsface_jax.storage.plain_array import read_array
 
 FACES_FILE = "faces.csv"
 TEMPLATE_PAIRS_FILE = "template_pairs.npy"
@@ -121,7 +122,7 @@ def _read_pairs(
   path: str, known: Bool[np.ndarray, " t"]
 ) -> Int[np.ndarray, "p 3"]:
   try:
-    pairs = np.load(path, allow_pickle=False)
+    pairs = read_array(path)
   except (OSError, ValueError, EOFError) as error:
     raise InputError(
       f"{path}: cannot be read ({error}); write the data set again with"

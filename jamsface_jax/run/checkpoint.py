@@ -8,6 +8,7 @@ lie on the disk, `storage.checkpoint_folder` says.
 
 import dataclasses
 import errno
+import json
 import os
 import sys
 from collections.abc import Collection, Mapping
@@ -15,13 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from jamsface_jax.devices import processes
 from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.run.metrics_file import read_scores
 from jamsface_jax.run.state import TrainState
+from jamsface_jax.storage.manifest import Share
 from jamsface_jax.storage.run_directory import RunDirectory
 
 _SAVE_TIMEOUT = 3600  # Seconds for the slowest process to write its share.
@@ -117,7 +118,7 @@ class CheckpointReader:
   ) -> tuple[int | None, dict[int, str]]:
     """The newest sound step, and the damage of those after it."""
     damaged: dict[int, str] = {}
-    for step in reversed(self.steps()):
+    for step in reversed(self._to_look_at()):
       damage = self._find_damage(step, items)
       if damage is None:
         return step, damaged
@@ -136,8 +137,16 @@ class CheckpointReader:
     for key in ((step, ()), (step, tuple(items))):
       if key in self._damage:
         return self._damage[key]
-    self._damage[key] = self._folder.find_damage(step, items)
+    self._damage[key] = self._look(step, items)
     return self._damage[key]
+
+  def _to_look_at(self) -> list[int]:
+    """Steps of which the newest sound one is wanted, rising."""
+    return self.steps()
+
+  def _look(self, step: int, items: Collection[str]) -> str | None:
+    """Compares a part of a checkpoint with its manifest."""
+    return self._folder.find_damage(step, items)
 
   def _restore(self, step: int, **items: Any) -> Any:
     """Reads some items of a checkpoint that were compared with its manifest."""
@@ -179,10 +188,16 @@ class Checkpoints(CheckpointReader):
     self._commit: Future[None] | None = None
     # Each process writes its share of a checkpoint, this one names and removes.
     self._leads = jax.process_index() == 0
+    self._share = Share(jax.process_index(), jax.process_count())
+    self._agreed: list[int] | None = None
 
   def _require(self, run: RunDirectory) -> None:
     """Makes the place for them: there may be none yet."""
     self._folder.create()
+
+  def _to_look_at(self) -> list[int]:
+    """Those that all processes have agreed on."""
+    return self.steps() if self._agreed is None else self._agreed
 
   def newest_sound(self) -> int | None:
     """Looks for the checkpoint to go on from; all processes ask together.
@@ -196,24 +211,40 @@ class Checkpoints(CheckpointReader):
     Raises:
       RunError: there are some, and all are damaged.
     """
-    step = self._clean_up() if self._leads else None
-    agreed = multihost_utils.broadcast_one_to_all(
-      np.int32(-1 if step is None else step)
-    )
-    return None if agreed < 0 else int(agreed)
-
-  def _clean_up(self) -> int | None:
-    """Leaves sound checkpoints alone in the folder; returns the newest."""
-    for step in self._folder.sweep():
+    swept = self._folder.sweep() if self._leads else []
+    for step in swept:
       _warn(f"the save of checkpoint {step} had been interrupted.")
+    # The same for all, even where one sees the folder as it was before.
+    self._agreed = json.loads(self._exchange("steps", self.steps())[0])
     newest, damaged = self._newest_sound(())
+    if self._leads:
+      self._move_aside(newest, damaged)
+    self._exchange("moved", None)
+    self._agreed = None
+    return newest
+
+  def _move_aside(self, newest: int | None, damaged: dict[int, str]) -> None:
+    """Leaves sound checkpoints alone in the folder."""
     for step, damage in damaged.items():
       aside = self._folder.set_aside(step)
       _warn(f"checkpoint {step} is damaged ({damage}): moved to {aside!r}.")
     if newest is not None and damaged:
       lost = max(damaged) - newest
       _warn(f"going on from step {newest}: {lost} steps lost.")
-    return newest
+
+  def _look(self, step: int, items: Collection[str]) -> str | None:
+    """Each process looks at its share; all learn what the first one found."""
+    if items or self._agreed is None:
+      return super()._look(step, items)
+    found = self._folder.find_damage(step, items, self._share)
+    return next(
+      filter(None, map(json.loads, self._exchange(f"{step}", found))), None
+    )
+
+  def _exchange(self, about: str, value: Any) -> list[str]:
+    """Values of all processes as JSON, by process; see `processes.exchange`."""
+    name = f"{self._folder.path}/{about}"
+    return processes.exchange(name, json.dumps(value))
 
   def save(
     self,
@@ -254,8 +285,13 @@ class Checkpoints(CheckpointReader):
     """Waits for the files; makes a checkpoint of them and removes old ones."""
     try:
       self._checkpointer.wait_until_finished()
+      # Process 0 is the last for whom Orbax has finished.
+      self._exchange("written", step)
+      mine = self._folder.hash_files(step, self._share)
+      parts = self._exchange("hashed", mine)
       if self._leads:
-        self._folder.complete(step)
+        files = {k: v for part in parts for k, v in json.loads(part).items()}
+        self._folder.complete(step, files)
         self._remove_old()
     except Exception as error:
       self._stop(step, error)

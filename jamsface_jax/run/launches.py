@@ -12,6 +12,7 @@ from typing import Any
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.versions import versions
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.version import __version__
 
@@ -70,7 +71,7 @@ def read_launches(run: RunDirectory) -> list[dict[str, Any]]:
   launches = []
   for number, line in enumerate(run.launches.read_lines(), start=1):
     try:
-      launches.append(dict(json.loads(line)))
+      launches.append(dict(plain_json.parse(line)))
     except (ValueError, TypeError):
       if not line.endswith("\n"):  # Cut off while it was written.
         break

@@ -1,12 +1,12 @@
 """The numbers of a run in its file of metrics: read back, cut, looked up."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.run_directory import RunFile
 
 Series = tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]
@@ -39,7 +39,7 @@ def read_metrics(file: RunFile) -> dict[str, Series]:
     if not line.strip():
       continue
     try:
-      row = json.loads(line)
+      row = plain_json.parse(line)
       step = int(row.pop("step"))
       values = {
         name: float("nan" if value is None else value)
@@ -94,7 +94,7 @@ def drop_after(file: RunFile, finished: int) -> set[str]:
   kept, last = [], set()
   for line in lines:
     try:
-      metrics = json.loads(line)
+      metrics = plain_json.parse(line)
       if metrics["step"] <= finished and line.endswith("\n"):
         kept.append(line)
         if metrics["step"] == finished:
@@ -118,7 +118,7 @@ def read_scores(file: RunFile, name: str) -> dict[int, float]:
   scores = {}
   for line in file.read_lines():
     if f'"{name}"' in line and line.endswith("\n"):
-      metrics = json.loads(line)
+      metrics = plain_json.parse(line)
       if metrics[name] is not None:
         scores[metrics["step"]] = metrics[name]
   return scores

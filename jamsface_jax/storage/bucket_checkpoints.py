@@ -19,8 +19,9 @@ import re
 from collections.abc import Collection, Mapping
 
 from jamsface_jax.errors import one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.bucket import Blob, Bucket, ChangedError
-from jamsface_jax.storage.manifest import MANIFEST_FILE
+from jamsface_jax.storage.manifest import ALL, MANIFEST_FILE, Entry, Share
 from jamsface_jax.storage.mirror import Mirror
 
 _RUN = "run"  # Folder of a checkpoint for the small files.
@@ -63,8 +64,18 @@ class BucketCheckpoints:
     """Address that a checkpoint is written to until it is `complete`."""
     return self._at(step).address
 
-  def complete(self, step: int) -> None:
+  def hash_files(self, step: int, share: Share) -> dict[str, Entry]:
+    """Nothing: the bucket has the checksums of what each process wrote."""
+    return {}
+
+  def complete(
+    self, step: int, files: Mapping[str, Entry] | None = None
+  ) -> None:
     """Makes what was written a checkpoint, with the small files in it.
+
+    Args:
+      step: finished steps of the checkpoint.
+      files: what `hash_files` gave, which is nothing.
 
     Raises:
       RunError: the run may be another process's by now.
@@ -73,8 +84,8 @@ class BucketCheckpoints:
     target.upload(
       {f"{_RUN}/{n}": path for n, path in self.mirror.for_checkpoint().items()}
     )
-    files = {name: _entry(blob) for name, blob in target.blobs().items()}
-    text = json.dumps({"files": files}, indent=1)
+    there = {name: _entry(blob) for name, blob in target.blobs().items()}
+    text = json.dumps({"files": there}, indent=1)
     self.mirror.check()
     try:
       target.write(MANIFEST_FILE, text.encode(), replaces=0)
@@ -91,7 +102,9 @@ class BucketCheckpoints:
     except OSError:
       pass  # The next start sweeps.
 
-  def find_damage(self, step: int, items: Collection[str]) -> str | None:
+  def find_damage(
+    self, step: int, items: Collection[str], share: Share = ALL
+  ) -> str | None:
     """Compares a checkpoint with its manifest.
 
     The bucket keeps a checksum of what each object holds, which it compares
@@ -100,6 +113,7 @@ class BucketCheckpoints:
     Args:
       step: finished steps of the checkpoint.
       items: look at these parts of it only; none: at everything.
+      share: no matter: every process may look at all, which is two requests.
 
     Returns:
       What is wrong, beginning with the address of the object, or None.
@@ -107,7 +121,7 @@ class BucketCheckpoints:
     target = self._at(step)
     manifest = f"{target.address}/{MANIFEST_FILE}"
     try:
-      files = json.loads(target.read(MANIFEST_FILE))["files"]
+      files = plain_json.parse(target.read(MANIFEST_FILE))["files"]
       expected = {name: dict(entry) for name, entry in files.items()}
     except FileNotFoundError:
       return f"{manifest!r} is missing"
@@ -198,9 +212,9 @@ class BucketCheckpoints:
     self._at(step).delete(names)
 
 
-def _entry(blob: Blob) -> dict[str, object]:
+def _entry(blob: Blob) -> Entry:
   """What a manifest says of an object, whose checksums the bucket made."""
-  entry: dict[str, object] = {"bytes": blob.bytes}
+  entry: Entry = {"bytes": blob.bytes}
   if blob.md5:
     entry["md5"] = base64.b64decode(blob.md5).hex()
   else:

@@ -15,10 +15,14 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from jamsface_jax.storage.manifest import (
+  ALL,
+  Entry,
+  Share,
   find_damage,
+  hash_files,
   sync_directory,
   write_manifest,
 )
@@ -57,9 +61,20 @@ class CheckpointFolder:
     """Directory that a checkpoint is written to until it is `complete`."""
     return self._path(step, _SAVING)
 
-  def complete(self, step: int) -> None:
-    """Makes what was written a checkpoint; it is on the disk afterwards."""
-    write_manifest(self._path(step, _SAVING))
+  def hash_files(self, step: int, share: Share) -> dict[str, Entry]:
+    """Sizes and hashes of what a process has written of a checkpoint."""
+    return hash_files(self._path(step, _SAVING), share)
+
+  def complete(
+    self, step: int, files: Mapping[str, Entry] | None = None
+  ) -> None:
+    """Makes what was written a checkpoint; it is on the disk afterwards.
+
+    Args:
+      step: finished steps of the checkpoint.
+      files: what `hash_files` gave in all processes; None: there is one.
+    """
+    write_manifest(self._path(step, _SAVING), files)
     os.rename(self._path(step, _SAVING), self._path(step))
     sync_directory(self.path)
 
@@ -70,17 +85,20 @@ class CheckpointFolder:
         with contextlib.suppress(OSError):
           _remove_tree(os.path.join(self.path, name))
 
-  def find_damage(self, step: int, items: Collection[str]) -> str | None:
+  def find_damage(
+    self, step: int, items: Collection[str], share: Share = ALL
+  ) -> str | None:
     """Compares a checkpoint with its manifest.
 
     Args:
       step: finished steps of the checkpoint.
       items: look at these parts of it only; none: at everything.
+      share: which process this is; it looks at its share of the bytes.
 
     Returns:
       What is wrong, beginning with the path of the file, or None.
     """
-    return find_damage(self._path(step), items)
+    return find_damage(self._path(step), items, share)
 
   def remove(self, step: int) -> None:
     """Removes a checkpoint."""

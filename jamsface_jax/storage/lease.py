@@ -24,11 +24,14 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jamsface_jax.errors import EXIT_FAILURE, InputError, RunError, one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.bucket import Bucket, ChangedError
+from jamsface_jax.storage.plain_file import plain
 
 HELD_SECONDS = 60.0  # So long a lock outlives a process that was killed.
 _BEATS = 6  # Renewals in that time.
 _LOCK = "lock"
+_BOOT = "/proc/sys/kernel/random/boot_id"
 
 
 def end_process(text: str) -> NoReturn:
@@ -194,7 +197,7 @@ def _name(holder: dict[str, Any]) -> str:
 def _read(data: bytes) -> dict[str, Any]:
   """What a lock says; nothing of one that is not such a lock."""
   try:
-    holder = json.loads(data)
+    holder = plain_json.parse(data)
   except ValueError:
     return {}
   return holder if isinstance(holder, dict) else {}
@@ -203,7 +206,7 @@ def _read(data: bytes) -> dict[str, Any]:
 def _machine() -> str | None:
   """Names the kernel since its start, and whose processes are seen."""
   try:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open(_BOOT, encoding="ascii", opener=plain) as file:
       return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
   except OSError:
     return None
@@ -211,8 +214,9 @@ def _machine() -> str | None:
 
 def _start_of(pid: int) -> str | None:
   """When a process began, by the kernel's clock; None if there is no such."""
+  stat = f"/proc/{pid}/stat"
   try:
-    with open(f"/proc/{pid}/stat", encoding="latin-1") as file:
+    with open(stat, encoding="latin-1", opener=plain) as file:
       state = file.read().rpartition(")")[2].split()
   except OSError:
     return None

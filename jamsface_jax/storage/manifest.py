@@ -5,50 +5,99 @@ flipped in an array is restored as another number (orbax-checkpoint 0.12.8).
 """
 
 import hashlib
+import heapq
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 from jamsface_jax.errors import one_line
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.plain_file import plain
 
 MANIFEST_FILE = "manifest.json"
+_THREADS = min(8, os.cpu_count() or 1)  # Hashing lets go of Python's lock.
+
+Entry = dict[str, Any]  # What a manifest says of a file, as JSON.
 
 
-def write_manifest(directory: str) -> None:
-  """Writes `manifest.json`; everything is on the disk when this returns.
+class Share(NamedTuple):
+  """Part of the work on a directory: that of one of several processes."""
+
+  process: int
+  processes: int
+
+
+ALL = Share(0, 1)
+
+
+def hash_files(directory: str, share: Share = ALL) -> dict[str, Entry]:
+  """Sizes and hashes of files; their content is on the disk afterwards.
+
+  A process has the files that it has written, which Orbax names after it; those
+  that name nobody has process 0.
 
   Args:
     directory: complete, and not changed any more.
+    share: which process this is.
+
+  Returns:
+    What the manifest says of each file, by its path in the directory.
 
   Raises:
     OSError: the file system refuses.
   """
-  files = {}
-  for path in _files(directory):
+
+  def hash_file(path: str) -> Entry:
     with open(os.path.join(directory, path), "rb", opener=plain) as file:
-      files[path] = {
-        "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        "bytes": file.tell(),
-      }
+      digest = hashlib.file_digest(file, "sha256").hexdigest()
       os.fsync(file.fileno())
+      return {"sha256": digest, "bytes": file.tell()}
+
+  mine = [
+    path
+    for path in _files(directory)
+    if _writer(path) % share.processes == share.process
+  ]
+  with ThreadPoolExecutor(_THREADS) as pool:
+    return dict(zip(mine, pool.map(hash_file, mine), strict=True))
+
+
+def write_manifest(
+  directory: str, files: Mapping[str, Entry] | None = None
+) -> None:
+  """Writes `manifest.json`; everything is on the disk when this returns.
+
+  Args:
+    directory: complete, and not changed any more.
+    files: of each file, what `hash_files` gave; None: it is asked here.
+
+  Raises:
+    OSError: the file system refuses.
+  """
+  if files is None:
+    files = hash_files(directory)
   with open(
     os.path.join(directory, MANIFEST_FILE), "w", encoding="utf-8", opener=plain
   ) as file:
-    json.dump({"files": files}, file, indent=1)
+    json.dump({"files": dict(sorted(files.items()))}, file, indent=1)
     file.flush()
     os.fsync(file.fileno())
   for folder, _, _ in os.walk(directory):
     sync_directory(folder)
 
 
-def find_damage(directory: str, folders: Collection[str]) -> str | None:
+def find_damage(
+  directory: str, folders: Collection[str], share: Share = ALL
+) -> str | None:
   """Compares a directory with its manifest.
 
   Args:
     directory: with a manifest.
     folders: look at these folders of it only; none: at everything.
+    share: which process this is; it has its share of the bytes.
 
   Returns:
     What is wrong, beginning with the path of the file, or None.
@@ -56,32 +105,63 @@ def find_damage(directory: str, folders: Collection[str]) -> str | None:
   manifest = os.path.join(directory, MANIFEST_FILE)
   try:
     with open(manifest, encoding="utf-8", opener=plain) as file:
-      files = json.load(file)["files"]
-    expected = {p: (f["bytes"], _checksum(f)) for p, f in files.items()}
+      files = plain_json.parse(file.read())["files"]
+    expected = {
+      path: (entry["bytes"], *_checksum(entry))
+      for path, entry in files.items()
+      if not folders or path.split("/")[0] in folders
+    }
+    mine = _share_of(
+      {path: size for path, (size, *_) in expected.items()}, share
+    )
   except FileNotFoundError:
     return f"{manifest!r} is missing"
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     return f"{manifest!r} is broken: {one_line(error, None)}"
   top = os.path.realpath(directory)
-  for path, (size, (kind, digest)) in expected.items():
-    if folders and path.split("/")[0] not in folders:
-      continue
-    whole = os.path.join(directory, path)
-    try:
-      if os.path.realpath(whole) != f"{top}/{path}":
-        return f"{whole!r} is a link, or outside of the directory"
-      with open(whole, "rb", opener=plain) as file:
-        actual = os.fstat(file.fileno()).st_size
-        if actual != size:
-          return f"{whole!r} has {actual} bytes of {size}"
-        if kind and hashlib.file_digest(file, kind).hexdigest() != digest:
-          return f"{whole!r} has other bytes than were written"
-    except FileNotFoundError:
-      return f"{whole!r} is missing"
-    except (OSError, ValueError) as error:  # ValueError: a null byte.
-      why = getattr(error, "strerror", None) or error
-      return f"{whole!r} cannot be read: {why}"
+  with ThreadPoolExecutor(_THREADS) as pool:
+    found = pool.map(lambda path: _find_fault(top, path, *expected[path]), mine)
+    fault = next(filter(None, found), None)
+  return fault and f"{os.path.join(directory, fault[0])!r} {fault[1]}"
+
+
+def _find_fault(
+  top: str, path: str, size: int, kind: str, digest: str
+) -> tuple[str, str] | None:
+  """Path and fault of a file that is not what the manifest says."""
+  whole = os.path.join(top, path)
+  try:
+    if os.path.realpath(whole) != f"{top}/{path}":
+      return path, "is a link, or outside of the directory"
+    with open(whole, "rb", opener=plain) as file:
+      actual = os.fstat(file.fileno()).st_size
+      if actual != size:
+        return path, f"has {actual} bytes of {size}"
+      if kind and hashlib.file_digest(file, kind).hexdigest() != digest:
+        return path, "has other bytes than were written"
+  except FileNotFoundError:
+    return path, "is missing"
+  except (OSError, ValueError) as error:  # ValueError: a null byte.
+    return path, f"cannot be read: {getattr(error, 'strerror', None) or error}"
   return None
+
+
+def _share_of(sizes: Mapping[str, int], share: Share) -> list[str]:
+  """Paths of a process: the largest first, each to who has least so far."""
+  loads = [(0, process) for process in range(share.processes)]
+  mine = []
+  for path in sorted(sizes, key=lambda path: (-sizes[path], path)):
+    load, process = heapq.heappop(loads)
+    heapq.heappush(loads, (load + sizes[path], process))
+    if process == share.process:
+      mine.append(path)
+  return mine
+
+
+def _writer(path: str) -> int:
+  """The process that has written a file of a checkpoint, by its path."""
+  named = re.search(r"(?:^|/)(?:ocdbt\.)?process_(\d+)(?:/|$)", path)
+  return int(named[1]) if named else 0
 
 
 def _checksum(entry: Mapping[str, Any]) -> tuple[str, str]:

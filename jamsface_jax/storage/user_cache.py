@@ -22,7 +22,9 @@ def cache_directory(name: str) -> str:
     home = os.path.expanduser("~/.cache")
   path = os.path.join(home, "jamsface_jax", name)
   try:
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    # A mode is that of the last directory alone.
+    for made in (home, os.path.dirname(path), path):
+      os.makedirs(made, mode=0o700, exist_ok=True)
   except OSError as error:
     raise InputError(
       f"XDG_CACHE_HOME={home!r}: {path!r} cannot be made ({error.strerror}):"

@@ -1,6 +1,5 @@
 """Turns published weights into a work directory."""
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from jamsface_jax.run.versions import versions
 from jamsface_jax.settings.names import replaced, settings_from
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import onnx_file, weight_files
 from jamsface_jax.weights.comparison import difference, noise, reference
@@ -175,7 +175,7 @@ def _described(path: str, text: str) -> Settings:
     InputError: they are not understood.
   """
   try:
-    described = json.loads(text).items()
+    described = plain_json.parse(text).items()
     return settings_from({f"model.{k}": v for k, v in described})
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise InputError(

@@ -4,13 +4,14 @@ Needs the packages of the extra `onnx`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.weights.pytorch_names import BATCH_NORM, CONV, LINEAR, PRELU
 
 
@@ -95,7 +96,8 @@ def read(path: str) -> OnnxFile:
   onnx, _ = packages()
   try:
     # Only this file: what it says of others is not followed.
-    proto = onnx.load(path, load_external_data=False)
+    with open(path, "rb", opener=plain) as file:
+      proto = onnx.load(file, load_external_data=False)
   except OSError as error:
     raise InputError(
       f"{path!r} cannot be read ({error.strerror}): give a file of weights."
@@ -107,25 +109,63 @@ def read(path: str) -> OnnxFile:
       f"{path!r} is not an ONNX file, or it is damaged: give one that"
       " onnxruntime opens."
     )
-  arrays = {}
-  for tensor in proto.graph.initializer:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-      raise InputError(
-        f"{path!r} keeps its variables in other files: save it as one file."
-      )
-    try:
-      arrays[tensor.name] = onnx.numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
-      raise InputError(
-        f"{path!r} is damaged: constant {tensor.name!r} cannot be read"
-        f" ({one_line(error, 100)})."
-      ) from None
-  metadata = {entry.key: entry.value for entry in proto.metadata_props}
+  if any(_is_elsewhere(onnx, one) for one in _messages(proto)):
+    raise InputError(
+      f"{path!r} keeps its variables in other files: save it as one file."
+    )
   try:
-    layers, obstacle = _layers(onnx, proto.graph, dict(arrays)), ""
-  except _ObstacleError as error:
-    layers, obstacle = None, str(error)
+    arrays = {t.name: _array(onnx, t) for t in proto.graph.initializer}
+    layers, obstacle = None, ""
+    try:
+      layers = _layers(onnx, proto.graph, dict(arrays))
+    except _ObstacleError as error:
+      obstacle = str(error)
+  except _DamagedError as error:
+    raise InputError(f"{path!r} is damaged: {error}.") from None
+  metadata = {entry.key: entry.value for entry in proto.metadata_props}
   return OnnxFile(arrays, layers, obstacle, metadata)
+
+
+class _DamagedError(ValueError):
+  """A constant that cannot be read; says which and why."""
+
+
+def _messages(message: Any) -> Iterator[Any]:
+  """Yields all messages in one, at any depth, and itself."""
+  rest = [message]
+  while rest:
+    one = rest.pop()
+    yield one
+    for field, value in one.ListFields():
+      if field.type == field.TYPE_MESSAGE:
+        repeated = hasattr(value, "__len__")
+        rest.extend(value if repeated else [value])
+
+
+def _is_elsewhere(onnx: ModuleType, message: Any) -> bool:
+  """Whether these are numbers in another file, wherever in a graph.
+
+  `numpy_helper` would read them from any place that the file names, relative to
+  the folder where the command runs.
+  """
+  return isinstance(message, onnx.TensorProto) and (
+    message.data_location == onnx.TensorProto.EXTERNAL
+    or bool(message.external_data)
+  )
+
+
+def _array(onnx: ModuleType, tensor: Any) -> np.ndarray:
+  """The numbers of a constant.
+
+  Raises:
+    _DamagedError: they cannot be read.
+  """
+  try:
+    return onnx.numpy_helper.to_array(tensor)
+  except Exception as error:  # Of several kinds, by what is damaged.
+    raise _DamagedError(
+      f"constant {tensor.name!r} cannot be read ({one_line(error, 100)})"
+    ) from None
 
 
 class _ObstacleError(ValueError):
@@ -145,8 +185,7 @@ def _layers(
     }
     known = [arrays[name] for name in node.input[1:] if name in arrays]
     if node.op_type == "Constant" and "value" in attributes:
-      value = onnx.numpy_helper.to_array(attributes["value"])
-      arrays[node.output[0]] = value
+      arrays[node.output[0]] = _array(onnx, attributes["value"])
     elif node.op_type in ("Identity", "Unsqueeze") and node.input[0] in arrays:
       arrays[node.output[0]] = arrays[node.input[0]]
     elif node.op_type == "Conv" and len(known) == len(node.input) - 1:

@@ -20,6 +20,7 @@ from jamsface_jax.storage.plain_pickle import (
   PlainUnpickler,
   refuse,
 )
+from jamsface_jax.storage.plain_zip import UnsoundZipError, open_zip
 
 # What `torch.save` wrote before version 1.6 starts with.
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -79,9 +80,9 @@ def open_archive(path: str) -> zipfile.ZipFile:
     TorchFileError: it is damaged.
   """
   try:
-    return zipfile.ZipFile(path)
-  except Exception as error:  # zipfile has many for damage.
-    raise TorchFileError(f"it is damaged: {error}") from None
+    return open_zip(path)
+  except UnsoundZipError as error:
+    raise TorchFileError(str(error)) from None
 
 
 def _read_archive(archive: zipfile.ZipFile) -> object:

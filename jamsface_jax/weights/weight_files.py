@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.weights import torch_file
 
@@ -33,6 +34,7 @@ _DTYPES = {
   "U8": np.dtype("u1"),
   "BOOL": np.dtype("?"),
 }
+_MOST = 4  # Times the bytes of a PyTorch file that its tensors have.
 _MAX_HEADER = 100_000_000  # Bytes; the limit of safetensors' own reader.
 
 
@@ -143,7 +145,7 @@ def _read_safetensors(path: str) -> WeightFile:
     if size > min(_MAX_HEADER, total - 8):
       raise _DamagedError("its header reaches beyond the file")
     try:
-      header = json.loads(file.read(size))
+      header = plain_json.parse(file.read(size))
       metadata = header.pop("__metadata__", {})
       entries = sorted(
         (_entry(name, **entry) for name, entry in header.items()),
@@ -191,7 +193,7 @@ def _read_npz(path: str) -> WeightFile:
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = dict(file)
-    metadata = json.loads(str(arrays.pop(METADATA, "{}")))
+    metadata = plain_json.parse(str(arrays.pop(METADATA, "{}")))
   except Exception as error:  # zipfile and NumPy have many for damage.
     raise _DamagedError(f"it is damaged: {error}") from None
   return WeightFile("numpy", arrays, _texts(metadata), ordered=True)
@@ -217,6 +219,9 @@ def _read_pytorch(path: str) -> WeightFile:
     for name, value in found.items()
     if isinstance(value, np.ndarray)
   }
+  # Tensors may share their numbers, which others will copy.
+  if sum(a.nbytes for a in arrays.values()) > _MOST * os.path.getsize(path):
+    raise _DamagedError("its tensors show the same numbers over and over")
   return WeightFile("pytorch", arrays, {}, ordered=True)
 
 
