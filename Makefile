@@ -7,7 +7,7 @@ DEMO := build/demo
 PODS := build/pods_env
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-pods mutants demo docs dist clean
+.PHONY: help setup lint format test test-all test-pods lock mutants demo docs dist clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,7 +32,10 @@ format: $(READY)  ## Mend style.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY)  ## Run all tests.
+test: $(READY)  ## Run the fast tests, nine of ten, in minutes.
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not pods"
+
+test-all: $(READY)  ## Run all tests.
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # libtpu says on standard error of every JAX program that it finds no TPU: it
@@ -59,6 +62,17 @@ $(DEMO)/data/test/dataset.json: | $(READY)
 
 docs: $(READY)  ## Build the documentation as a site, build/site/index.html.
 	$(BIN)/zensical build --clean --strict
+
+# What of each package goes with the others, for every Python and system at
+# once; uv finds it, pip installs it.
+lock: build/lock/bin/uv  ## Take the newest packages that go together.
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	  --upgrade --all-extras --no-annotate --no-emit-index-url \
+	  --custom-compile-command 'make lock' setup.cfg -o constraints.txt
+
+build/lock/bin/uv:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
 
 mutants: $(READY)  ## Break the code a line at a time: tests must notice (half an hour).
 	$(BIN)/python tests/mutate.py

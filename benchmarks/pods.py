@@ -97,11 +97,12 @@ def main() -> None:
   changes = json.loads(args.set)
   classes = [int(n) for n in (args.classes or "").split(",") if n]
   if args.child is not None:
-    print(json.dumps(run_steps(args.child)))
+    print(json.dumps(run_steps(args.child, classes[0], changes)))
   elif args.measured:
-    print_measured()
+    print_measured(classes, changes)
   elif args.changes:
-    print_changes(args.changes, args.cache)
+    count = (classes or CLASSES)[0]
+    print_changes(args.changes, count, args.cache, changes)
   elif args.scaling:
     classes = classes or CLASSES[:1]
     print_scaling(args.scaling.split(","), classes, args.cache, changes)
@@ -140,7 +141,9 @@ def print_table(topologies, classes, cache, changes) -> None:
       print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def print_changes(name: str, cache: str) -> None:
+def print_changes(
+  name: str, classes: int, cache: str, settings: dict[str, Any]
+) -> None:
   """What each change did to the step."""
   print(
     "| change | | collectives | sent MB | HBM GB | total GiB | program GiB"
@@ -149,7 +152,7 @@ def print_changes(name: str, cache: str) -> None:
   print("|---" * 9 + "|")
   for words, (before, after) in CHANGES.items():
     for when, change in (("before", before), ("after", after)):
-      cost = measure(name, CLASSES[0], cache, **change)
+      cost = measure(name, classes, cache, **(settings | change))
       number = sum(c.runs for c in cost.collectives)
       print(
         f"| {words} | {when} | {number:,} | {cost.sent / 1e6:,.1f}"
@@ -189,26 +192,29 @@ MEASURED = (
 )
 
 
-def measured_settings(number: int) -> tuple[Settings, int]:
-  """Settings and number of classes of a row of `MEASURED`."""
-  name, width, classes, batch, model = MEASURED[number]
+def measured_settings(number: int, changes: dict[str, Any]) -> Settings:
+  """The settings of a row of `MEASURED`."""
+  name, width, _, batch, model = MEASURED[number]
   config = RECIPE["get_config"]()
   config.data.directory = ""
   config.data.batch_size = batch
   config.mesh.model = model
   config.model.name, config.model.width = name, width
   config.model.dtype = config.head.product_dtype = "float32"
-  return make_settings(config), classes
+  config.update_from_flattened_dict(changes)
+  return make_settings(config)
 
 
-def run_steps(number: int) -> dict[str, int]:
-  """Trains three steps on 8 CPU devices.
+def run_steps(
+  number: int, classes: int, changes: dict[str, Any]
+) -> dict[str, int]:
+  """Trains three steps of a row of `MEASURED` on 8 CPU devices.
 
   Returns:
     Bytes: predicted of all devices, and measured.
   """
   (topology,) = open_topologies(["cpu:8"])
-  config, classes = measured_settings(number)
+  config = measured_settings(number, changes)
   cost = step_cost.measure(
     config, num_classes=classes, num_images=IMAGES, topology=topology
   )
@@ -254,15 +260,29 @@ def _reset_peak() -> None:
     file.write("5")
 
 
-def print_measured() -> None:
-  """The compiler's bytes of 8 CPU devices beside those of a run."""
+def print_measured(classes: list[int], changes: dict[str, Any]) -> None:
+  """The compiler's bytes of 8 CPU devices beside those of a run.
+
+  Args:
+    classes: numbers of identities instead of the rows' own; the shorter of
+      both lists counts.
+    changes: settings that all rows have.
+  """
   print(
     "| network | width | classes | batch | model axis | compiled GiB"
     " | measured GiB | ratio |"
   )
   print("|---" * 8 + "|")
-  for number, row in enumerate(MEASURED):
-    command = [sys.executable, __file__, f"--child={number}"]
+  rows = [list(row) for row in MEASURED]
+  if classes:
+    rows = [
+      [*row[:2], count, *row[3:]]
+      for row, count in zip(rows, classes, strict=False)
+    ]
+  for number, row in enumerate(rows):
+    command = [sys.executable, __file__]
+    command += [f"--child={number}", f"--classes={row[2]}"]
+    command += [f"--set={json.dumps(changes)}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
       sys.exit(done.returncode)

@@ -60,8 +60,6 @@ LAYOUTS = {
   "8x1": (1, 8, 1),
   "2 processes": (2, 4, 4),
 }
-STOP, END = 10, 30
-NUDGES = 5  # Controls: continued with numbers rounded otherwise.
 
 
 def main() -> int:
@@ -71,7 +69,12 @@ def main() -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--smooth", action="store_true", help="see above")
+  add = parser.add_argument
+  add("--smooth", action="store_true", help="see above")
+  add("--layouts", default=",".join(LAYOUTS), help="with 1x1, by commas")
+  add("--stop", type=int, default=10, help="the step that a run stops after")
+  add("--end", type=int, default=30, help="the last step")
+  add("--nudges", type=int, default=5, help="runs from numbers moved a little")
   parser.add_argument("--jobs", help=argparse.SUPPRESS)
   parser.add_argument("--process", type=int, default=0, help=argparse.SUPPRESS)
   parser.add_argument("--port", help=argparse.SUPPRESS)
@@ -81,46 +84,50 @@ def main() -> int:
     do_jobs(arguments)
     return 0
   with tempfile.TemporaryDirectory() as directory:
-    measure(directory, arguments.smooth)
+    measure(directory, arguments)
   return 0
 
 
-def measure(directory: str, smooth: bool) -> None:
+def measure(directory: str, arguments: argparse.Namespace) -> None:
   """Runs all layouts and pairs; prints the table.
 
   Raises:
     RunError: a step has seen other examples.
   """
-  first = {name: os.path.join(directory, name) for name in LAYOUTS}
-  for name, layout in LAYOUTS.items():
-    run_jobs(layout, [(first[name], layout[2], STOP, 0)], directory, smooth)
+  stop, end = arguments.stop, arguments.end
+  layouts = {name: LAYOUTS[name] for name in arguments.layouts.split(",")}
+  first = {name: os.path.join(directory, name) for name in layouts}
+  for name, layout in layouts.items():
+    run_jobs(layout, [(first[name], layout[2], stop, 0)], directory, arguments)
   second = {
     pair: os.path.join(directory, "-".join(pair))
-    for pair in itertools.product(LAYOUTS, LAYOUTS)
+    for pair in itertools.product(layouts, layouts)
   }
   for (before, _), workdir in second.items():
     shutil.copytree(first[before], workdir)
-  for after, layout in LAYOUTS.items():
-    jobs = [(second[b, after], layout[2], END, 0) for b in LAYOUTS]
-    run_jobs(layout, jobs, directory, smooth)
-  nudged = [os.path.join(directory, f"nudged{k}") for k in range(NUDGES)]
+  for after, layout in layouts.items():
+    jobs = [(second[b, after], layout[2], end, 0) for b in layouts]
+    run_jobs(layout, jobs, directory, arguments)
+  nudged = [
+    os.path.join(directory, f"nudged{k}") for k in range(arguments.nudges)
+  ]
   for workdir in nudged:
     shutil.copytree(first["1x1"], workdir)
-  jobs = [(workdir, 1, END, k) for k, workdir in enumerate(nudged, start=1)]
-  run_jobs(LAYOUTS["1x1"], jobs, directory, smooth)
+  jobs = [(workdir, 1, end, k) for k, workdir in enumerate(nudged, start=1)]
+  run_jobs(LAYOUTS["1x1"], jobs, directory, arguments)
 
-  states = {pair: read_state(workdir) for pair, workdir in second.items()}
+  states = {pair: read_state(workdir, end) for pair, workdir in second.items()}
   examples = read_examples(first["1x1"]) | read_examples(second["1x1", "1x1"])
   same_examples = {
     pair: read_examples(first[pair[0]]) | read_examples(workdir) == examples
     for pair, workdir in second.items()
   }
-  print(f"{'from, to':>12}", *(f"{name:>12}" for name in LAYOUTS))
-  for before in LAYOUTS:
+  print(f"{'from, to':>12}", *(f"{name:>12}" for name in layouts))
+  for before in layouts:
     cells = [
       f"{difference(states[before, a], states[before, before]):.1e}"
       + ("" if same_examples[before, a] else " !")
-      for a in LAYOUTS
+      for a in layouts
     ]
     print(f"{before:>12}", *(f"{cell:>12}" for cell in cells))
   control = [
@@ -128,7 +135,7 @@ def measure(directory: str, smooth: bool) -> None:
   ]
   print(
     f"1x1, continued on 1x1 from numbers one unit in the last place beside:"
-    f" {min(control):.1e} to {max(control):.1e} in {NUDGES} runs"
+    f" {min(control):.1e} to {max(control):.1e} in {len(control)} runs"
   )
   print(
     f"largest number in any state:"
@@ -136,7 +143,7 @@ def measure(directory: str, smooth: bool) -> None:
     f" pairs with the same examples in every step:"
     f" {sum(same_examples.values())} of {len(same_examples)}"
   )
-  if not all(same_examples.values()) or len(examples) != END * 16:
+  if not all(same_examples.values()) or len(examples) != end * 16:
     raise RunError("steps have seen other examples")
 
 
@@ -144,7 +151,7 @@ def run_jobs(
   layout: tuple[int, int, int],
   jobs: list[tuple[str, int, int, int]],
   directory: str,
-  smooth: bool,
+  arguments: argparse.Namespace,
 ) -> None:
   """Trains (work directory, model devices, last step, nudge) on one layout."""
   processes, devices, _ = layout
@@ -164,7 +171,8 @@ def run_jobs(
       [
         *(sys.executable, __file__, f"--jobs={path}", f"--process={k}"),
         *([f"--port={port}"] if processes > 1 else []),
-        *(["--smooth"] if smooth else []),
+        *(["--smooth"] if arguments.smooth else []),
+        f"--end={arguments.end}",
       ],
       env=environment,
       stdout=subprocess.DEVNULL,
@@ -196,7 +204,7 @@ def do_jobs(arguments: argparse.Namespace) -> None:
   with open(arguments.jobs, encoding="utf-8") as file:
     jobs = json.load(file)
   for workdir, model_devices, end, nudge in jobs:
-    config = settings(model_devices)
+    config = settings(model_devices, arguments.end)
     rows = sharding.local_rows(
       config.data.batch_size, sharding.make_mesh(model_devices)
     )
@@ -224,7 +232,7 @@ def do_jobs(arguments: argparse.Namespace) -> None:
           mock.patch.object(Checkpoints, "restore", nudged_restore(nudge))
         )
       code = train(config, RunDirectory(workdir))
-    if code != (0 if end == END else EXIT_PREEMPTED):
+    if code != (0 if end == arguments.end else EXIT_PREEMPTED):
       raise RunError(f"{workdir}: exit code {code}")
     name = f"examples_{end}_{jax.process_index()}.json"
     with open(os.path.join(workdir, name), "w", encoding="utf-8") as file:
@@ -244,14 +252,14 @@ def nudged_restore(seed: int) -> Callable[..., state.TrainState]:
   return lambda *arguments: jax.tree.map(nudge, restore(*arguments))
 
 
-def settings(model_devices: int) -> Settings:
+def settings(model_devices: int, length: int) -> Settings:
   """A small network, learned margins, drawn augmentation."""
   config = tiny(base_config())
   config.head.scale = 16.0
   config.augment.shift = 2
   config.augment.contrast = 0.2
   config.optimizer.reference_batch = 128
-  config.schedule.length = float(END)
+  config.schedule.length = float(length)
   config.checkpoint.every = 1000
   config.checkpoint.keep_last = 9
   config.mesh.model = model_devices
@@ -270,14 +278,14 @@ def read_examples(workdir: str) -> dict[tuple[int, int], int]:
   return examples
 
 
-def read_state(workdir: str) -> state.TrainState:
-  """The last state, on the host."""
-  config = settings(1)
+def read_state(workdir: str, step: int) -> state.TrainState:
+  """The state after a step, on the host."""
+  config = settings(1, step)
   source = NoiseSource(config.data.noise_classes, config.data.noise_images, 32)
   components = make_components(config, source.num_classes, len(source))
   checkpoints = Checkpoints(RunDirectory(workdir), keep_last=9, keep_best="")
   shapes = state.state_shapes(components, 32, sharding.make_mesh(1))
-  restored = checkpoints.restore(END, shapes)
+  restored = checkpoints.restore(step, shapes)
   checkpoints.close()
   return jax.device_get(restored)
 

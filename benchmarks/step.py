@@ -142,7 +142,7 @@ def _time_convolutions(args):
       run = (
         jax.jit(partial(lax.conv_general_dilated_p.bind, **equation.params))
         .lower(*operands)
-        .compile(compiler_options())
+        .compile(compiler_options(jax.default_backend()))
       )
       times = []
       for _ in range(4):

@@ -1,19 +1,20 @@
 """Eight fake CPU devices, strict broadcasting: set before JAX starts."""
 
 import os
-import subprocess
-import sys
 import tempfile
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from command_runner import CommandRunner
 from gcs_server import GcsServer
 from jaxtyping import install_import_hook
 
 # What is annotated is checked as it is called, shapes and dtypes of arrays too.
-install_import_hook(("jamsface_jax", "data_prep"), "type_checker.check")
+# Code that is all Python takes twice as long then: CI asks for it once.
+if os.environ.get("CHECK_ANNOTATIONS"):
+  install_import_hook(("jamsface_jax", "data_prep"), "type_checker.check")
 
 # Programs that several tests, workers and commands compile are compiled once.
 os.environ.setdefault(
@@ -22,7 +23,7 @@ os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 # Tests compile more than they run. Commands run as users run them, see `run`.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
 jax.config.update(
   "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
@@ -48,9 +49,15 @@ from jamsface_jax.settings.variants import tiny  # noqa: E402
 from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 
 
-@pytest.fixture(params=[8, 4, 1], ids=["1x8", "2x4", "8x1"])
+@pytest.fixture(
+  params=[
+    pytest.param(8, id="1x8", marks=pytest.mark.slow),
+    pytest.param(4, id="2x4"),
+    pytest.param(1, id="8x1", marks=pytest.mark.slow),
+  ]
+)
 def mesh(request):
-  """A (data, model) grid of the eight devices."""
+  """A (data, model) grid of the eight devices; 2x4 has both of the axes."""
   return sharding.make_mesh(request.param)
 
 
@@ -141,8 +148,16 @@ def save_untrained(workdir, *, steps, color_order="RGB"):
 
 
 @pytest.fixture(scope="session")
-def run():
-  """Runs a command as a user does; returns the finished process."""
+def command_runner():
+  """What runs commands without importing everything for each of them."""
+  runner = CommandRunner()
+  yield runner
+  runner.close()
+
+
+@pytest.fixture(scope="session")
+def run(command_runner):
+  """Runs a command; returns the finished process."""
 
   def run_module(module, *flags, devices=1):
     environment = os.environ | {
@@ -150,12 +165,8 @@ def run():
       "JAX_NUM_CPU_DEVICES": str(devices),
       "XLA_FLAGS": "",
     }
-    return subprocess.run(
-      [sys.executable, "-m", module, *map(str, flags)],
-      env=environment,
-      capture_output=True,
-      text=True,
-      timeout=300,
+    return command_runner.run(
+      ["-m", module, *flags], folder=os.getcwd(), environment=environment
     )
 
   return run_module

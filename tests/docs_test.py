@@ -9,7 +9,6 @@ those that `PARSED` and `SKIPPED` name.
 import ast
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -63,12 +62,13 @@ PARSED = {
   "pods_env/bin/python -m jamsface_jax.compile_check": "likewise",
   "python -m data_prep.from_tfds": "downloads; from_tfds_test has a small one",
   "RAY_ADDRESS=HEAD:6379 python": "needs a cluster; ray_engine_test has one",
-  "python benchmarks/": "take minutes and tell nothing on a busy machine",
+  "python benchmarks/": "benchmarks_test runs them, smaller",
 }
 # No parser of ours.
 SKIPPED = {
   "git clone": "the repository is here",
   "cd ": "likewise",
+  ". .venv/bin/activate": "fresh_shell_test does",
   "pip install": "test_extras has what they name",
   "pods_env/bin/pip install": "likewise",
   "python3 -m venv": "of Python",
@@ -210,6 +210,18 @@ def kind(command):
   return "run"
 
 
+def smaller(line, output):
+  """A command with what it presumes and for small data.
+
+  Args:
+    line: as a page has it.
+    output: name of what it writes where a page leaves that open.
+  """
+  for pattern, replacement in SMALLER.items():
+    line = re.sub(pattern, replacement, line)
+  return line.replace("NEW", output)
+
+
 def write_published(path):
   """A small network of random numbers, as PyTorch saves its parameters."""
   model = make_model(replaced(Settings(), {"model.name": "mbf"}))
@@ -230,6 +242,11 @@ def write_published(path):
 def world(tmp_path_factory, image_folder):
   """A folder with what the pages presume, of synthetic images."""
   root = tmp_path_factory.mktemp("world")
+  write_world(root, image_folder)
+  return root
+
+
+def write_world(root, image_folder):
   for name in ("configs", "benchmarks"):
     (root / name).symlink_to(ROOT / name)
   people = sorted(os.listdir(image_folder / "images"))
@@ -278,11 +295,10 @@ def world(tmp_path_factory, image_folder):
   cv2.imwrite(str(root / "PHOTOS" / "a.png"), np.zeros((300, 300, 3), np.uint8))
   points = " ".join(f"{number:.3f}" for number in 2 * TEMPLATE.ravel() + 20)
   (root / "FILE").write_text(f"a.png {points}\n")
-  return root
 
 
 @pytest.fixture(scope="module")
-def results(world):
+def results(world, command_runner):
   """(exit code, output) of each command and of each block of Python."""
   demo = DEMO.split()[1:]
   jobs = [(Command("make demo", DEMO), demo, False)]
@@ -291,10 +307,7 @@ def results(world):
     once.setdefault(command.line, command)
   for command in once.values():
     if kind(command) in ("run", "parsed"):
-      line = command.line
-      for pattern, replacement in SMALLER.items():
-        line = re.sub(pattern, replacement, line)
-      line = line.replace("NEW", f"out{len(jobs)}")
+      line = smaller(command.line, f"out{len(jobs)}")
       words = [word for word in line.split() if "=" not in word.split("-")[0]]
       assert words[0].endswith("python"), command
       jobs.append((command, words[1:], kind(command) == "parsed"))
@@ -303,16 +316,17 @@ def results(world):
     for language, text in read(page)[0]:
       if language == "python":
         jobs.append((Command(name, text), ["-c", PYTHON[name] + text], False))
-  done = subprocess.run(
-    [sys.executable, "-W", "ignore", ROOT / "tests" / "command_runner.py"],
-    input=json.dumps([(str(world), *job) for _, *job in jobs]),
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
-  commands = [command for command, *_ in jobs]
-  return dict(zip(commands, json.loads(done.stdout), strict=True))
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "1",
+  }
+  found = {}
+  for command, words, parse_only in jobs:
+    done = command_runner.run(
+      words, folder=world, environment=environment, parse_only=parse_only
+    )
+    found[command] = (done.returncode, done.stdout + done.stderr)
+  return found
 
 
 @pytest.mark.slow

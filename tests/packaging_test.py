@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 
 import pytest
+from fresh_shell_test import type_all
 
 import jamsface_jax
 from jamsface_jax.settings import recipe_flags
@@ -79,12 +81,9 @@ def test_a_recipe_at_hand_goes_before_that_of_the_package(
   ]
 
 
-@pytest.mark.slow
-def test_the_wheel_runs_outside_the_repository(tmp_path):
-  """Source distribution, the wheel from it, the commands from that."""
-  source, built, installed, here = (
-    tmp_path / name for name in ("source", "built", "installed", "here")
-  )
+def build_wheel(folder):
+  """The path of the wheel that is built, in `folder`, from a copy."""
+  source, built = folder / "source", folder / "built"
   shutil.copytree(
     ROOT,
     source,
@@ -94,41 +93,57 @@ def test_the_wheel_runs_outside_the_repository(tmp_path):
       else ["__pycache__"]
     ),
   )
-
-  def run(*command, cwd, **environment):
-    done = subprocess.run(
-      [sys.executable, *command],
-      cwd=cwd,
-      env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-      capture_output=True,
-      text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-  run(*("-m", "build", "--no-isolation", f"--outdir={built}"), cwd=source)
+  run("-m", "build", "--no-isolation", f"--outdir={built}", cwd=source)
   (wheel,) = built.glob("*.whl")
+  return wheel
+
+
+def install(wheel, environment):
+  """Makes a virtual environment with the wheel; returns its packages' folder.
+
+  What the wheel asks for is that of the tests' own environment, whose link to
+  the repository is in a .pth file, which does not count in another one's.
+  """
+  run("-m", "venv", "--without-pip", environment, cwd=environment.parent)
+  base = {"base": str(environment), "platbase": str(environment)}
+  packages = pathlib.Path(sysconfig.get_path("purelib", "venv", base))
+  (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+  run(
+    *("-m", "pip", "install", "--quiet", "--no-deps", "--no-index"),
+    *(f"--target={packages}", wheel),
+    cwd=environment.parent,
+  )
+  return packages
+
+
+def run(*words, cwd):
+  done = subprocess.run(
+    [sys.executable, *words], cwd=cwd, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_outside_the_repository(tmp_path):
+  """Source distribution, the wheel from it, the commands from that."""
+  wheel = build_wheel(tmp_path)
   with zipfile.ZipFile(wheel) as archive:
     names = {n for n in archive.namelist() if ".dist-info/" not in n}
   assert names == tree()
-  run(
-    *("-m", "pip", "install", "--quiet", "--no-deps", "--no-index"),
-    *(f"--target={installed}", str(wheel)),
-    cwd=tmp_path,
-  )
-
+  here = tmp_path / "here"
   here.mkdir()
+  installed = install(wheel, here / ".venv")
 
-  def command(name, *flags):
-    return run("-m", name, *flags, cwd=here, PYTHONPATH=str(installed))
+  def type_in(line):
+    return type_all([line], here, tmp_path)
 
-  few = ("--identities=4", "--test_identities=20", "--size=56")
-  command(
-    "data_prep.synthesize", "--output=data", "--images=20", "--pairs=40", *few
+  type_in(
+    "python -m data_prep.synthesize --output=data --images=20 --pairs=40"
+    " --identities=4 --test_identities=20 --size=56"
   )
   assert (here / "data" / "test" / "dataset.json").exists()
-  done = command(
-    "jamsface_jax.main", "--config=configs/demo.py:tiny", "--workdir=w"
+  done = type_in(
+    "python -m jamsface_jax.main --config=configs/demo.py:tiny --workdir=w"
   )
   recipe = installed / "jamsface_jax" / "configs" / "demo.py"
   assert f"recipe: {recipe}" in done.stderr.splitlines()
@@ -139,5 +154,5 @@ def test_the_wheel_runs_outside_the_repository(tmp_path):
       encoding="utf-8"
     )
     assert kept.splitlines()[-1] in page
-  rows = command("jamsface_jax.config", "configs/demo.py:tiny").stdout
+  rows = type_in("python -m jamsface_jax.config configs/demo.py:tiny").stdout
   assert "schedule.length" in rows

@@ -87,6 +87,7 @@ def test_contrast_and_brightness_stay_in_bounds():
   assert augmented(x, brightness=5.0).max() <= 1
 
 
+@pytest.mark.slow
 def test_each_change_has_its_own_probability():
   x = images(200, 64)
   wanted = dict(zip(CHANGES, np.linspace(0.1, 0.8, 8), strict=True))
@@ -146,6 +147,7 @@ def test_strength_scales_the_changes():
     assert 2 * weak < strong, name
 
 
+@pytest.mark.slow
 def test_stays_in_range_and_finite():
   x = np.random.default_rng(1).uniform(-1, 1, (16, 12, 12, 3))
   for strength in (0.0, 1.0):

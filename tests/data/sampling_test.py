@@ -53,6 +53,7 @@ def test_square_root_counts():
     assert counts == {0: 16, 1: 32, 3: 80, 4: 160, 5: 48}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["class_balanced", "square_root"])
 def test_images_of_a_class_take_turns(sampling):
   """However many positions: no image twice more often than another."""

@@ -266,6 +266,7 @@ READERS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(READERS), TEXT | st.binary(max_size=60))
 @example(READERS[2], b"7 11 1\n7 11 +1")

@@ -143,6 +143,7 @@ def test_other_files_are_refused(tinyface, tmp_path):
   assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.slow
 def test_the_command_and_then_evaluate(tinyface, tmp_path, run):
   directory = tmp_path / "tiny"
   flags = (f"--input={tinyface}", f"--output={directory}")

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from jamsface_jax.devices.compiling import make_deterministic
 
 
@@ -16,6 +18,7 @@ def test_deterministic_flags_join_those_of_the_user(monkeypatch):
   ]
 
 
+@pytest.mark.slow
 def test_deterministic_run(run, tmp_path):
   """XLA aborts on flags that it does not know."""
   done = run(

@@ -49,6 +49,7 @@ def contents(directory):
   return {p.name: p.read_bytes() for p in directory.iterdir()}
 
 
+@pytest.mark.slow
 def test_folder_and_data_set_agree(
   run, untrained, dataset, image_folder, tmp_path
 ):
@@ -205,6 +206,7 @@ def wait_for_blocks(output, count, processes):
       time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle(untrained, many, whole, tmp_path):
   output = tmp_path / "e"
   process = start(untrained, many, output)

@@ -140,6 +140,7 @@ def run_evaluate(monkeypatch, output, *flags):
   return {one["name"]: one for one in results["sets"]}
 
 
+@pytest.mark.slow
 def test_a_network_and_its_embeddings_are_judged_alike(
   untrained, dataset, ijbx, tmp_path, monkeypatch
 ):
@@ -229,6 +230,7 @@ def test_a_folder_is_judged_as_its_data_set(
     )
 
 
+@pytest.mark.slow
 def test_training_evaluates_all_of_it(dataset, ijbx, tmp_path):
   config = tiny(base_config())
   config.data.directory = dataset

@@ -60,6 +60,7 @@ def test_does_not_depend_on_the_mesh(mesh):
   np.testing.assert_array_equal(got[1], want[1])
 
 
+@pytest.mark.slow
 def test_every_class_has_the_same_chance():
   mesh = sharding.make_mesh(4)
   head = make_head(50, 64, sample_rate=0.3)  # 15 runs of 3 or 4.

@@ -356,6 +356,7 @@ def test_prelu_and_its_gradients():
   assert apply(slope, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_memory():
   images = make_images(6)
   variables = random_variables(tiny(), images)
@@ -594,6 +595,7 @@ def tiny_vit(**changes):
   return tiny(**settings | {"batch_norm_group": 0} | changes)
 
 
+@pytest.mark.slow
 def test_hidden_tokens_are_not_seen():
   images = make_images(6, size=27)
   model = tiny_vit(mask_ratio=0.85)

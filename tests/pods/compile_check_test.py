@@ -79,6 +79,7 @@ def test_bytes_are_those_of_the_state_that_trains(eight, model):
   assert 0 <= cost.total - whole < 1024
 
 
+@pytest.mark.slow
 def test_collectives_of_the_head_do_not_grow_with_the_classes(eight):
   """They grow with B x D alone; nothing of the size of C is ever sent."""
 
@@ -104,6 +105,7 @@ def test_collectives_of_the_head_do_not_grow_with_the_classes(eight):
   assert more == 5 * 48 * 4
 
 
+@pytest.mark.slow
 def test_refused_and_the_ways_out(eight, capsys):
   fixed = {"head.keep_mib": 0, "mesh.model": 4, "model.dtype": "bfloat16"}
   config = settings(**fixed)
@@ -144,6 +146,7 @@ def test_ways_out_are_only_those_that_change_something():
   assert words(**everything) == []
 
 
+@pytest.mark.slow
 def test_all_meshes_in_one_table(eight):
   config = settings()
   arguments = {"num_classes": 1000, "num_images": 512, "cache": ""}
@@ -260,6 +263,7 @@ def test_commands_of_the_documents_need_no_data(page):
     assert "--classes=" in command and "--images=" in command, command
 
 
+@pytest.mark.slow
 def test_command_says_what_fits_and_what_does_not(run, tmp_path):
   output = tmp_path / "found.json"
   flags = [TINY, f"--output={output}", "--batch_per_device=2"]

@@ -106,6 +106,7 @@ def test_damage_is_named_and_the_sound_one_before_used(
   assert not newest.exists()
 
 
+@pytest.mark.slow
 def test_run_with_a_damaged_checkpoint_ends_as_the_undisturbed(
   finished, run_copy, dataset
 ):
@@ -129,6 +130,7 @@ def test_orbax_does_not_see_a_flipped_bit(finished, run_copy, dataset):
   assert not all(map(np.array_equal, want, got))
 
 
+@pytest.mark.slow
 def test_several_damaged_checkpoints(run_copy, dataset, capsys):
   for step in (8, 12):
     flip_bit(largest(run_copy / "checkpoints" / str(step)))
@@ -141,6 +143,7 @@ def test_several_damaged_checkpoints(run_copy, dataset, capsys):
   assert not list((run_copy / "checkpoints" / "12.damaged").iterdir())
 
 
+@pytest.mark.slow
 def test_clean_up_never_prefers_a_damaged_checkpoint(run_copy, dataset):
   """Keeping two, the two newest are damaged: the sound one stays."""
   for step in (8, 12):
@@ -162,6 +165,7 @@ def test_no_sound_checkpoint_is_refused(run_copy, dataset):
   assert contents(directory) == before
 
 
+@pytest.mark.slow
 def test_interrupted_save_and_removal_are_swept_up(
   finished, run_copy, dataset, capsys
 ):
@@ -244,6 +248,7 @@ def small_state():
   )
 
 
+@pytest.mark.slow
 def test_best_checkpoint_is_known_after_a_restart(tmp_path):
   """The scores of earlier starts are in the metrics."""
   current, _ = small_state()
@@ -317,6 +322,7 @@ def start(*command):
   )
 
 
+@pytest.mark.slow
 def test_write_error_in_a_save_stops_the_run(dataset, tmp_path):
   """Files may not grow beyond 20 kB when checkpoint 12 is written."""
   done = start("-c", FULL_DISK, *flags(dataset, tmp_path / "w"))
@@ -349,6 +355,7 @@ def small_disk(tmp_path):
     time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_full_disk_stops_the_run(dataset, small_disk):
   workdir = small_disk / "w"
   done = start("-m", "jamsface_jax.main", *flags(dataset, workdir))

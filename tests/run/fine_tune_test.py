@@ -119,6 +119,7 @@ def test_every_setting_of_the_model_is_compared_but_the_named(source, dataset):
   }
 
 
+@pytest.mark.slow
 def test_fine_tuned_run_resumes_exactly_without_the_flag(
   source, dataset, tmp_path, monkeypatch
 ):

@@ -89,6 +89,7 @@ def test_one_process_writes(tmp_path, clock):
   assert not (tmp_path / "goodput.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_adds_up_over_its_starts(dataset, tmp_path, monkeypatch, capsys):
   class Killed(BaseException):
     pass

@@ -86,6 +86,7 @@ def test_ctrl_c_saves_and_ctrl_c_twice_stops_at_once(dataset, tmp_path):
   assert process.returncode in (-signal.SIGINT, 130)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [4, 6, 7, 8])
 def test_evaluation_at_the_step_of_a_preemption_is_done_later(
   dataset, tmp_path, monkeypatch, stop

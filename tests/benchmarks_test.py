@@ -1,0 +1,122 @@
+"""Every benchmark runs, with the flags of the documentation, in seconds.
+
+A command of the documentation or of a benchmark's own text is run as it stands,
+with flags behind it that make it small: of a flag that is given twice, the last
+counts.
+"""
+
+import ast
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import docs_test
+import pytest
+
+BENCHMARKS = docs_test.ROOT / "benchmarks"
+NETWORK = json.dumps(
+  {
+    "model.name": "iresnet",
+    "model.stages": [1, 1, 1, 1],
+    "model.width": 0.125,
+    "data.image_size": 32,
+    "data.batch_size": 8,
+    "model.batch_norm_group": 0,
+  }
+)
+
+# What makes each small, and gives it what a page leaves to the reader.
+SMALL = {
+  "chaos": ["--kills=1", "--steps=30"],
+  "checkpoint": ["--every=4", "--rounds=1", "--batch_size=8", "--classes=40"],
+  "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
+  "evaluation": ["--rounds=1", "--scale=0.01"],
+  "head": [
+    *("--classes=1000", "--batch=16", "--size=32", "--rounds=1", "--steps=1"),
+    *("--only=products,fused", "--partial_fc="),
+  ],
+  "input_pipeline": [
+    *("--data=DATA", "--images=", "--batch_size=8", "--batches=2"),
+    *("--rounds=1", "--threads=1"),
+  ],
+  "pods": [
+    "--topologies=cpu:2",
+    "--classes=100",
+    "--cache=",
+    f"--set={NETWORK}",
+  ],
+  "public_evaluator": ["--insightface=INSIGHTFACE"],
+  "restores": ["--layouts=1x1,2x4", "--stop=2", "--end=4", "--nudges=1"],
+  "step": [
+    *("--models=iresnet18", "--classes=100", "--batch=4", "--size=32"),
+    *("--rounds=1", "--steps=1"),
+  ],
+}
+# What a flag of a page becomes where the last one would not do.
+SMALLER = {
+  "--all_pairs=30000": "--all_pairs=300",
+  "--changes=v5e:4x4": "--changes=cpu:2",
+  "--scaling=v5e:4x4,v5e:16x16": "--scaling=cpu:2,cpu:4",
+}
+
+
+def benchmark(line: str) -> str:
+  """The name of the benchmark that a command runs, or nothing."""
+  words = shlex.split(line)
+  path = pathlib.PurePath(words[1]) if len(words) > 1 else pathlib.PurePath()
+  return path.stem if path.parent.name == "benchmarks" else ""
+
+
+def small(line: str) -> tuple[str, ...]:
+  """A command's words, made small; of each flag the last."""
+  flags = {}
+  words = shlex.split(line.replace("[", "").replace("]", ""))[2:]
+  for word in [*words, *SMALL[benchmark(line)]]:
+    changed = SMALLER.get(word, word)
+    flags[changed.partition("=")[0]] = changed
+  return (benchmark(line), *sorted(flags.values()))
+
+
+def commands() -> dict[str, tuple[str, ...]]:
+  """Small forms of the commands in pages and benchmarks, each form once."""
+  lines = [command.line for command in docs_test.find_commands()]
+  for path in sorted(BENCHMARKS.glob("*.py")):
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    indented = [line for line in text.splitlines() if line.startswith("  ")]
+    lines += docs_test.split_commands("\n".join(indented))
+  forms = {small(line): line for line in reversed(lines) if benchmark(line)}
+  return {line: form for form, line in forms.items()}
+
+
+def test_each_has_a_small_form():
+  assert sorted(SMALL) == sorted(path.stem for path in BENCHMARKS.glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", commands())
+def test_runs(line, untrained, image_folder, dataset, tmp_path):
+  name, *flags = commands()[line]
+  places = {
+    "RUN": untrained,
+    "IMAGES": str(image_folder / "images"),
+    "DATA": dataset,
+    "INSIGHTFACE": os.environ.get("INSIGHTFACE", ""),
+  }
+  if name == "public_evaluator" and not places["INSIGHTFACE"]:
+    pytest.skip("the variable INSIGHTFACE names no checkout of insightface")
+  for word, place in places.items():
+    flags = [flag.replace(f"={word}", f"={place}") for flag in flags]
+  done = subprocess.run(
+    [sys.executable, BENCHMARKS / f"{name}.py", *flags],
+    cwd=tmp_path,
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "nan" not in done.stdout.lower()
+  assert done.stdout.strip()
