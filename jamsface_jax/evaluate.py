@@ -25,6 +25,7 @@ import argparse
 import jax
 from jax.experimental import multihost_utils
 
+from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.devices import processes
 from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.errors import InputError, run_command
@@ -42,6 +43,7 @@ from jamsface_jax.storage.run_directory import (
 def main() -> int:
   """Reads the flags and evaluates."""
   arguments = parse()
+  keep_copies_in(arguments.data_cache)
   with processes.joined(arguments):
     evaluate(arguments)
     multihost_utils.sync_global_devices("evaluated")
@@ -135,6 +137,7 @@ def parse() -> argparse.Namespace:
   )
   add("--against", default="", help="results.json of others, for the ROC plot")
   add("--output", help="default: evaluation/ in W, or beside E.npy")
+  add("--data_cache", default="", help="for copies of data sets in buckets")
   processes.add_flags(parser)
   arguments = parser.parse_args()
   ours = arguments.workdir, arguments.data, arguments.step, arguments.flip

@@ -15,6 +15,7 @@ import sys
 
 from absl import flags
 
+from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.devices import notices, processes
 from jamsface_jax.devices.compiling import make_deterministic
 from jamsface_jax.devices.ending import PROCESS_TIMEOUT, ending_together
@@ -49,6 +50,9 @@ _TIMEOUT = flags.DEFINE_float(
   "Seconds of silence after which a process counts as dead and all end.",
   lower_bound=1.0,
 )
+_DATA_CACHE = flags.DEFINE_string(
+  "data_cache", "", "Local directory for copies of data sets in buckets."
+)
 _FINE_TUNE_FROM = flags.DEFINE_string(
   "fine_tune_from", None, "Work directory of a run to begin with parts of."
 )
@@ -64,6 +68,7 @@ def main() -> int:
   """Reads the flags and trains."""
   with notices.listening() as heard:
     settings, run, fine_tune_from = parse_flags(sys.argv)
+    keep_copies_in(_DATA_CACHE.value)
     if settings.deterministic:
       make_deterministic()
     processes.initialize(

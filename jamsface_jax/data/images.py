@@ -11,6 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from jamsface_jax.data import decoding, records
 from jamsface_jax.data.folders import EXTENSIONS, find_images
+from jamsface_jax.data.local_copy import local_copy
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.storage.plain_array import map_array
 from jamsface_jax.storage.plain_file import plain
@@ -59,7 +60,8 @@ def open_images(
   """Opens whatever holds images.
 
   Args:
-    path: a folder, a data set, a .npy array, or a text file with a path a line.
+    path: a folder, a data set, a .npy array, or a text file with a path a line;
+      a folder or a data set may be in a bucket.
     size: height and width wanted; other sizes are scaled, as in training.
     root: what the paths of a list are relative to; None for the list's folder.
     color_order: what the colours of an array are, which does not say it; None
@@ -68,6 +70,7 @@ def open_images(
   Raises:
     InputError: none of these, nothing in it, or the wrong colour order.
   """
+  path = local_copy(path)
   is_array = os.path.isfile(path) and path.endswith(".npy")
   is_list = os.path.isfile(path) and not is_array
   if root is not None and not is_list:

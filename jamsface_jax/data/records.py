@@ -21,6 +21,7 @@ from array_record.python import (
 )
 from jaxtyping import Int32
 
+from jamsface_jax.data.local_copy import local_copy
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.paths import require_local
@@ -221,7 +222,7 @@ def read_index(directory: str) -> DatasetIndex:
 
 def read_classes(directory: str) -> list[str]:
   """Returns the class names; the position is the label."""
-  path = os.path.join(directory, CLASSES_FILE)
+  path = os.path.join(local_copy(directory), CLASSES_FILE)
   try:
     return [line.text for line in read_lines(path)]
   except FileNotFoundError:
@@ -229,11 +230,19 @@ def read_classes(directory: str) -> list[str]:
 
 
 class RecordReader:
-  """Random access to the records of a data set, safe to share by threads."""
+  """Random access to the records of a data set, safe to share by threads.
+
+  Args:
+    directory: the data set; one in a bucket is copied first.
+
+  Attributes:
+    directory: where it is on a disk.
+    index: what it says of itself.
+  """
 
   def __init__(self, directory: str):
-    self.directory = directory
-    self.index = read_index(directory)
+    self.directory = local_copy(directory)
+    self.index = read_index(self.directory)
     counts = [shard.records for shard in self.index.shards]
     self._starts = np.cumsum([0, *counts])
     self._shards: list[array_record_module.ArrayRecordReader | None]

@@ -133,6 +133,8 @@ def own_address(coordinator: str) -> str:
     coordinator: HOST:PORT, as all processes have it.
   """
   host = coordinator.rpartition(":")[0].strip("[]")
+  if host == "localhost":
+    return host
   try:
     is_v6 = ipaddress.ip_address(host).version == 6
     with socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET) as trial:

@@ -11,6 +11,8 @@ from jamsface_jax.storage.run_directory import RunFile
 
 Series = tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]
 
+_MOST_STEPS = 2**53  # Beyond it numbers are not told apart.
+
 
 def read_metrics(file: RunFile) -> dict[str, Series]:
   """Reads a run's metrics.
@@ -41,11 +43,19 @@ def read_metrics(file: RunFile) -> dict[str, Series]:
     try:
       row = plain_json.parse(line)
       step = int(row.pop("step"))
+      if not 0 <= step < _MOST_STEPS:
+        raise ValueError("no step")
       values = {
         name: float("nan" if value is None else value)
         for name, value in row.items()
       }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+      ValueError,
+      TypeError,
+      KeyError,
+      AttributeError,
+      OverflowError,  # Of a number that JSON has and float64 has not.
+    ) as error:
       if number == len(lines):  # No newline after it: it was cut off.
         break
       raise InputError(

@@ -23,6 +23,7 @@ from jamsface_jax.storage.bucket import SCHEME, Bucket, require_packages
 from jamsface_jax.storage.bucket_checkpoints import BucketCheckpoints
 from jamsface_jax.storage.checkpoint_folder import CheckpointFolder
 from jamsface_jax.storage.mirror import Mirror
+from jamsface_jax.storage.mounts import refuse_mounted_bucket
 from jamsface_jax.storage.paths import check_address, require_local
 from jamsface_jax.storage.plain_file import make_folder, plain
 from jamsface_jax.storage.whole_file import written_whole
@@ -280,6 +281,7 @@ class RunDirectory:
       with self.held():
         yield self
       return
+    refuse_mounted_bucket(self.path, "--workdir")
     partial = RunDirectory(self.path.rstrip("/") + ".partial")
     try:
       os.makedirs(os.path.dirname(partial.path) or ".", exist_ok=True)
@@ -301,12 +303,14 @@ class RunDirectory:
     """Holds it, made if missing, for this process alone.
 
     Raises:
-      InputError: another process holds it, or it cannot be written to.
+      InputError: another process holds it, it cannot be written to, or it is on
+        a mounted bucket.
     """
     if self.mirror:
       return self._held_in_bucket(self.mirror)
     if not self.writes:
       return contextlib.nullcontext()
+    refuse_mounted_bucket(self.path, "--workdir")
     return lock.hold(self.path, os.path.join(self.path, "lock"))
 
   @contextlib.contextmanager

@@ -180,7 +180,7 @@ def test_who_does_not_come_in_time_is_no_bad_input():
     ("127.0.0.3:81", "127.0.0.3"),
     ("192.0.2.1:81", ""),  # Of documentation: nobody's.
     ("node1:81", ""),
-    ("localhost:81", ""),
+    ("localhost:81", "localhost"),
   ],
 )
 def test_process_0_listens_at_its_own_address(coordinator, own):

@@ -5,6 +5,7 @@ import functools
 import shlex
 from collections.abc import Callable, Sequence
 
+from jamsface_jax.data.local_copy import is_here
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.reports import faces
@@ -56,6 +57,8 @@ def _data_set(
   choose: Callable[[RecordSource], list[faces.Strip]],
 ) -> Html | None:
   """Images of a data set with a heading; None if they may not be shown."""
+  if not is_here(directory):  # Not copied for some pictures.
+    return None
   try:
     source = RecordSource(directory, size)
     if not (source.synthetic or every_face):
