@@ -15,13 +15,14 @@ With `tuning.recipe` the choice is made on that recipe and goes to all.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
 from absl import flags
 
 from jamsface_jax.ablation.children import Children
-from jamsface_jax.ablation.comparison import make_comparison
+from jamsface_jax.ablation.comparison import Comparison, make_comparison
 from jamsface_jax.ablation.statistics import tune
 from jamsface_jax.ablation.tables import write
 from jamsface_jax.ablation.trials import (
@@ -38,6 +39,7 @@ from jamsface_jax.errors import (
   run_command,
 )
 from jamsface_jax.settings import recipe_flags
+from jamsface_jax.storage import lock
 
 recipe_flags.define_config()
 _OUTPUT = flags.DEFINE_string(
@@ -55,7 +57,7 @@ def main() -> int:
   with notices.listening() as heard:
     heard.hold(pass_on=children.stop)
     try:
-      return _compare(children)
+      return _run(children)
     except KeyboardInterrupt:
       if not heard.given:
         raise
@@ -63,7 +65,8 @@ def main() -> int:
       return EXIT_PREEMPTED
 
 
-def _compare(children: Children) -> int:
+def _run(children: Children) -> int:
+  """Reads the flags, and compares."""
   given = recipe_flags.parse(sys.argv, "jamsface_jax.ablate")
   output = _OUTPUT.value
   if not output:
@@ -71,6 +74,18 @@ def _compare(children: Children) -> int:
       "--output is needed: give a directory for runs, table and plot."
     )
   comparison = make_comparison(given.to_dict())
+  with lock.hold(output, "--output"):
+    compare(comparison, output, children)
+  print(f"next: open {shlex.quote(os.path.join(output, 'ablation.png'))}")
+  return 0
+
+
+def compare(comparison: Comparison, output: str, children: Children) -> None:
+  """Runs what is missing and writes the table.
+
+  Raises:
+    RunError: a run failed.
+  """
   chosen, curves = {}, []
   if comparison.tuning:
     trials = plan_tuning(comparison, output)
@@ -85,8 +100,6 @@ def _compare(children: Children) -> int:
   if results:
     print(write(output, comparison, results, curves))
   _refuse_failed(failed, trials)
-  print(f"next: open {os.path.join(output, 'ablation.png')}")
-  return 0
 
 
 def _refuse_failed(

@@ -24,7 +24,7 @@ _MAX_PIXELS = "--max_pixels="
 MAX_PIXELS_VARIABLE = "JAMSFACE_MAX_PIXELS"  # For the workers of a command too.
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(Exception):
@@ -48,7 +48,7 @@ class RunError(RuntimeError):
 
 
 class NotFiniteError(RunError):
-  """A loss that is not finite, and would be again at another start."""
+  """A loss that is not finite, or weights without bound: again at each start."""
 
   exit_code = EXIT_NOT_FINITE
 
@@ -92,7 +92,7 @@ def run_command(command: Callable[[], int | None]) -> None:
   except RunError as error:
     code = _say(f"error: {error}", error.exit_code, debug)
   except OSError as error:
-    if error.errno in _DISK_FULL:
+    if error.errno in DISK_FULL:
       text = f"error: {error}: make room and run it again."
       code = _say(text, EXIT_FAILURE, debug)
     elif error.errno == errno.EPIPE and _nobody_reads():
