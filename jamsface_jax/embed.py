@@ -21,6 +21,7 @@ processes as jamsface_jax.main does: each writes its part of the files.
 
 import argparse
 
+from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.devices import processes
 from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.embedding.writing import embed
@@ -56,10 +57,12 @@ def main() -> int:
     help="images at once, a process; default: the run's evaluation.batch_size",
   )
   add("--threads", type=int, help="batches read at once; default: the run's")
+  add("--data_cache", default="", help="for copies of data sets in buckets")
   processes.add_flags(parser)
   arguments = parser.parse_args()
   run = RunDirectory(arguments.workdir)
   keep_programs()
+  keep_copies_in(arguments.data_cache)
   with processes.joined(arguments):
     embed(
       run,

@@ -11,6 +11,7 @@ import sys
 
 from absl import flags
 
+from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.devices import processes
 from jamsface_jax.devices.compiling import make_deterministic
 from jamsface_jax.devices.program_cache import keep_programs
@@ -43,6 +44,9 @@ _TIMEOUT = flags.DEFINE_float(
   "Seconds of silence after which a process counts as dead and all end.",
   lower_bound=1.0,
 )
+_DATA_CACHE = flags.DEFINE_string(
+  "data_cache", "", "Local directory for copies of data sets in buckets."
+)
 _FINE_TUNE_FROM = flags.DEFINE_string(
   "fine_tune_from", None, "Work directory of a run to begin with parts of."
 )
@@ -57,6 +61,7 @@ _FINE_TUNE_KEEP = flags.DEFINE_string(
 def main() -> int:
   """Reads the flags and trains."""
   settings, run, fine_tune_from = parse_flags(sys.argv)
+  keep_copies_in(_DATA_CACHE.value)
   if settings.deterministic:
     make_deterministic()
   processes.initialize(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from data_prep.writing.conversion import ENGINES
 from data_prep.writing.writer import SKIPPED_FILE
+from jamsface_jax.storage.paths import require_local
 
 
 def positive_integer(text: str) -> int:
@@ -82,8 +83,13 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 def parse(
   parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> argparse.Namespace:
-  """Parses a command line, sys.argv if None, and completes --name."""
+  """Parses a command line, sys.argv if None, and completes --name.
+
+  Raises:
+    InputError: --output is an address.
+  """
   arguments = parser.parse_args(argv)
+  require_local(arguments.output, "--output")
   if not arguments.name:
     path = os.path.abspath(arguments.output)
     arguments.name = os.path.basename(path)

@@ -74,6 +74,11 @@ class RecordSource:
     self.class_sizes = np.array(index.class_sizes, np.int64)
     self.fingerprint = index.fingerprint()
 
+  @property
+  def directory(self) -> str:
+    """Where it is on a disk."""
+    return self._reader.directory
+
   def __len__(self) -> int:
     return len(self._reader)
 

@@ -102,7 +102,7 @@ def open_tasks(data: str, image_size: int) -> list[Task]:
       )
     if place == directory:
       found = open_protocols(
-        source.name, directory, len(source), source.names, source.labels
+        source.name, source.directory, len(source), source.names, source.labels
       )
     else:
       found = [AllPairs(source.name, source.labels())]

@@ -7,6 +7,7 @@ import string
 from collections.abc import Sequence
 
 from jamsface_jax.data import records
+from jamsface_jax.data.local_copy import is_here, local_copy
 from jamsface_jax.errors import InputError
 from jamsface_jax.reports.facts import (
   correlation_text,
@@ -180,7 +181,9 @@ def _data(run: RunRecord) -> str:
 
 def _people(directory: str) -> str:
   try:
-    synthetic = records.read_index(directory).synthetic
+    if not is_here(directory):
+      return f"not looked at: the data set is in {directory}"
+    synthetic = records.read_index(local_copy(directory)).synthetic
   except InputError:  # Moved, or on another machine.
     return "not known: the data set is not there any more"
   return "nobody: its images are drawn" if synthetic else "people"
