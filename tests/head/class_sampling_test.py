@@ -9,7 +9,6 @@ from heads import make_head
 from jamsface_jax.devices import sharding
 from jamsface_jax.head import class_sampling
 
-
 draw = jax.jit(class_sampling.draw, static_argnames=("head", "mesh"))
 
 
