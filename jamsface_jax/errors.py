@@ -48,7 +48,7 @@ class RunError(RuntimeError):
 
 
 class NotFiniteError(RunError):
-  """A loss that is not finite, or weights without bound: again at each start."""
+  """A run that has diverged, and would again at another start."""
 
   exit_code = EXIT_NOT_FINITE
 
