@@ -7,7 +7,7 @@ DEMO := build/demo
 PODS := build/pods_env
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-all test-pods lock mutants demo docs dist clean
+.PHONY: help setup lint format test test-all test-pods fuzz lock mutants demo docs dist clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -62,6 +62,11 @@ $(DEMO)/data/test/dataset.json: | $(READY)
 
 docs: $(READY)  ## Build the documentation as a site, build/site/index.html.
 	$(BIN)/zensical build --clean --strict
+
+FUZZ_SECONDS ?= 600
+fuzz: $(READY)  ## Fuzz every reader, ten minutes each (FUZZ_SECONDS).
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'atheris>=3'
+	$(BIN)/python tests/fuzz.py --seconds=$(FUZZ_SECONDS)
 
 # What of each package goes with the others, for every Python and system at
 # once; uv finds it, pip installs it.

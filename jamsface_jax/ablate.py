@@ -14,12 +14,13 @@ With `tuning.recipe` the choice is made on that recipe and goes to all.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from jamsface_jax.ablation.comparison import make_comparison
+from jamsface_jax.ablation.comparison import Comparison, make_comparison
 from jamsface_jax.ablation.statistics import tune
 from jamsface_jax.ablation.tables import write
 from jamsface_jax.ablation.trials import (
@@ -30,6 +31,7 @@ from jamsface_jax.ablation.trials import (
 )
 from jamsface_jax.errors import InputError, RunError, run_command
 from jamsface_jax.settings import recipe_flags
+from jamsface_jax.storage import lock
 
 recipe_flags.define_config()
 _OUTPUT = flags.DEFINE_string(
@@ -49,6 +51,18 @@ def main() -> int:
       "--output is needed: give a directory for runs, table and plot."
     )
   comparison = make_comparison(given.to_dict())
+  with lock.hold(output, "--output"):
+    compare(comparison, output)
+  print(f"next: open {shlex.quote(os.path.join(output, 'ablation.png'))}")
+  return 0
+
+
+def compare(comparison: Comparison, output: str) -> None:
+  """Runs what is missing and writes the table.
+
+  Raises:
+    RunError: a run failed.
+  """
   chosen, curves = {}, []
   if comparison.tuning:
     trials = plan_tuning(comparison, output)
@@ -61,8 +75,6 @@ def main() -> int:
   if results:
     print(write(output, comparison, results, curves))
   _refuse_failed(failed, trials)
-  print(f"next: open {os.path.join(output, 'ablation.png')}")
-  return 0
 
 
 def _refuse_failed(

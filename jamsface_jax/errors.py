@@ -23,7 +23,7 @@ _MAX_PIXELS = "--max_pixels="
 MAX_PIXELS_VARIABLE = "JAMSFACE_MAX_PIXELS"  # For the workers of a command too.
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(Exception):
@@ -79,7 +79,7 @@ def run_command(command: Callable[[], int | None]) -> None:
   except RunError as error:
     code = _say(f"error: {error}", EXIT_FAILURE, debug)
   except OSError as error:
-    if error.errno in _DISK_FULL:
+    if error.errno in DISK_FULL:
       text = f"error: {error}: make room and run it again."
       code = _say(text, EXIT_FAILURE, debug)
     elif error.errno == errno.EPIPE and _nobody_reads():

@@ -191,6 +191,7 @@ def initialize(
       coordinator,
       num_processes,
       process_id,
+      coordinator_bind_address=_bind_address(coordinator),
       # Second to `ending_together`, which says more.
       heartbeat_timeout_seconds=int(2 * timeout) + 1,
     )
@@ -199,6 +200,17 @@ def initialize(
       f"the processes of this run did not come together ({error}): give"
       " --coordinator, --num_processes and --process_id, or --distributed=off."
     ) from None
+
+
+def _bind_address(coordinator: str | None) -> str | None:
+  """Where process 0 listens: at home alone, if all processes are there.
+
+  Else on all interfaces, as JAX does (None): the address by which others find
+  process 0 need not be one of its own.
+  """
+  host = (coordinator or "").rpartition(":")[0].strip("[]")
+  at_home = host in ("localhost", "::1") or host.startswith("127.")
+  return coordinator if at_home else None
 
 
 def several(environment: Mapping[str, str]) -> bool:

@@ -17,6 +17,7 @@ from jamsface_jax.run.progress import StepProgress
 from jamsface_jax.run.state import TrainState
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training import summary
+from jamsface_jax.training.divergence import check_bounded
 from jamsface_jax.training.preemption import Preemption
 from jamsface_jax.training.products import (
   Products,
@@ -85,6 +86,7 @@ class Loop:
       evaluating = self._is_due(step) and not stopping
       if evaluating or stopping or self._saves_after(step):
         self.log.catch_up()  # A state that is not finite must not be saved.
+        check_bounded(self.state, step, self.run)
         if evaluating:
           self._evaluate(step)
         self._save(step, wait=last or stopping)
@@ -97,11 +99,20 @@ class Loop:
     with self.profile.step(step):
       with self.log.waiting():
         batch = next(self.stream)
+      if not batch:
+        self._skip(step)
+        return
       ids = batch.pop("ids")
       self.state, metrics = self.train_step(self.state, self.setup.put(batch))
     self.profile.after(step, metrics)
     self.log.add(step, metrics, ids)  # Looks at the step before: no waiting.
     self.checkpoints.check()
+
+  def _skip(self, step: int) -> None:
+    """Counts a step of `data.skip_steps`, which changes nothing else."""
+    state = self.state
+    self.state = dataclasses.replace(state, step=state.step + 1)
+    self.log.skip(step)
 
   def _is_due(self, step: int) -> bool:
     """Whether the state after this step is to be evaluated."""

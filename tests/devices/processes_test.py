@@ -224,3 +224,37 @@ def test_notice_to_one_process_stops_both(dataset, tmp_path, notice, expected):
   assert codes == expected, errors
   (saved,) = os.listdir(workdir / "checkpoints")
   assert int(saved) == without_speed(read_lines(workdir))[-1]["step"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_coordinator_at_home_listens_there_alone(host):
+  """Linux says who listens where, proc_pid_net(5)."""
+  with socket.socket() as free:
+    free.bind((host, 0))
+    port = free.getsockname()[1]
+  code = (
+    "import pathlib\n"
+    "from jamsface_jax.devices.processes import initialize\n"
+    f"initialize('on', coordinator='{host}:{port}', num_processes=1,"
+    " process_id=0)\n"
+    "for file in ('tcp', 'tcp6'):\n"
+    "  for line in pathlib.Path(f'/proc/net/{file}').open():\n"
+    f"    if ':{port:04X} ' in line and ' 0A ' in line:\n"
+    "      print(line.split()[1])\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env=environment(),
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  listening = set(done.stdout.split())
+  at_home = {
+    f"0100007F:{port:04X}",
+    f"00000000000000000000000001000000:{port:04X}",
+    f"0000000000000000FFFF00000100007F:{port:04X}",
+  }
+  assert listening and listening <= at_home, listening

@@ -1,0 +1,156 @@
+r"""Runs every long command over many images and looks whether anything grows.
+
+  python benchmarks/soak.py --images=1000000 [--commands=from_folder,main]
+
+The images are JPEG, PNG and WebP, smaller than, as large as and larger than
+wanted, broken ones among them: a few files under many names. While a command
+runs, its resident memory, open descriptors and threads are sampled, its
+children's with them. A command is flat if in the last quarter of its time none
+is more than 1 % above the second quarter.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import cv2
+import numpy as np
+
+_SIZES = (60, 112, 150)  # Around the 112 of the tiny recipe's data.
+_SAMPLE_SECONDS = 0.25
+_GROWTH = 0.01
+_CLASS = 50  # Images of a person.
+_LEAST = 8  # Samples below which nothing is said.
+
+
+def main() -> int:
+  """Prints a table; exit code 1 if a command grows."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--images", type=int, default=1_000_000)
+  parser.add_argument("--commands", default="")
+  arguments = parser.parse_args()
+  grew = False
+  print("| command | seconds | MiB | more | descriptors | threads | flat |")
+  print("|---|---|---|---|---|---|---|")
+  with tempfile.TemporaryDirectory() as scratch:
+    write_images(pathlib.Path(scratch), arguments.images)
+    for name, command in commands(scratch, arguments.images).items():
+      wanted = arguments.commands.split(",")
+      grew |= run(name, command, quiet=bool(wanted[0]) and name not in wanted)
+  return int(grew)
+
+
+def write_images(folder: pathlib.Path, count: int) -> None:
+  """Many names of a few files, in folders of people, and landmarks of them."""
+  rng = np.random.default_rng(0)
+  kinds = folder / "kinds"
+  kinds.mkdir()
+  files = []
+  for size in _SIZES:
+    pixels = cv2.resize(rng.integers(0, 255, (8, 8, 3), np.uint8), (size, size))
+    for end in (".jpg", ".png", ".webp"):
+      data = cv2.imencode(end, pixels)[1].tobytes()
+      for kind, part in (("whole", data), ("broken", data[: len(data) // 2])):
+        files.append(kinds / f"{size}_{kind}{end}")
+        files[-1].write_bytes(part)
+  points = "38 52 74 52 56 72 42 92 71 92"  # ArcFace's, about.
+  with open(folder / "landmarks.txt", "w", encoding="utf-8") as landmarks:
+    for number in range(count):
+      file = files[number % len(files)]
+      person = folder / "images" / f"{number // _CLASS:06d}"
+      if number % _CLASS == 0:
+        person.mkdir(parents=True)
+      (person / f"{number:08d}{file.suffix}").symlink_to(file)
+      name = f"{person.name}/{number:08d}{file.suffix}"
+      landmarks.write(f"{name} {points}\n")
+
+
+def commands(scratch: str, images: int) -> dict[str, list[str]]:
+  """The commands, in an order in which each finds what it needs."""
+  python = [sys.executable, "-m"]
+  data, work, faces = (f"{scratch}/{n}" for n in ("data", "work", "faces"))
+  steps = max(1, images // 64)
+  return {
+    "from_folder": [
+      *python, "data_prep.from_folder", f"--input={scratch}/images",
+      f"--output={data}", "--skip_bad", "--threads=2",
+    ],
+    "align": [
+      *python, "data_prep.align", f"--input={scratch}/images",
+      f"--output={faces}", f"--landmarks={scratch}/landmarks.txt",
+      "--skip_bad", "--threads=2",
+    ],
+    "main": [
+      *python, "jamsface_jax.main", "--config=configs/demo.py:tiny",
+      f"--workdir={work}", f"--config.data.directory={data}",
+      "--config.data.batch_size=64", f"--config.schedule.length={steps}",
+      "--config.schedule.unit=steps",
+    ],
+    "embed": [
+      *python, "jamsface_jax.embed", f"--workdir={work}",
+      f"--images={scratch}/images", f"--output={scratch}/embeddings",
+    ],
+  }  # fmt: skip
+
+
+def run(name: str, command: list[str], *, quiet: bool) -> bool:
+  """Runs a command; returns whether it grew."""
+  environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+  with tempfile.TemporaryFile() as said:
+    begin = time.monotonic()
+    process = subprocess.Popen(
+      command, env=environment, stdout=said, stderr=said
+    )
+    samples = []
+    while process.poll() is None:
+      samples.append(sample(process.pid))
+      time.sleep(_SAMPLE_SECONDS)
+    seconds = time.monotonic() - begin
+    if process.returncode:
+      said.seek(0)
+      print(said.read().decode(errors="replace")[-2000:], file=sys.stderr)
+      raise SystemExit(f"{name} ended with {process.returncode}")
+  if quiet or len(samples) < _LEAST:
+    return False
+  quarter = len(samples) // 4
+  before = [
+    statistics.median(x)
+    for x in zip(*samples[quarter : 2 * quarter], strict=True)
+  ]
+  after = [statistics.median(x) for x in zip(*samples[-quarter:], strict=True)]
+  flat = all(b <= a * (1 + _GROWTH) for a, b in zip(before, after, strict=True))
+  print(
+    f"| {name} | {seconds:.0f} | {after[0] / 2**20:.0f} |"
+    f" {(after[0] / before[0] - 1):+.1%} | {after[1]:.0f} | {after[2]:.0f} |"
+    f" {'yes' if flat else 'no'} |",
+    flush=True,
+  )
+  return not flat
+
+
+def sample(pid: int) -> tuple[int, int, int]:
+  """Resident bytes, descriptors and threads of a process and its children."""
+  total = np.zeros(3, np.int64)
+  rest = [pid]
+  while rest:
+    place = pathlib.Path(f"/proc/{rest.pop()}")
+    try:
+      pages = int((place / "statm").read_text().split()[1])
+      threads = list((place / "task").iterdir())
+      files = len(list((place / "fd").iterdir()))
+      total += (pages * os.sysconf("SC_PAGE_SIZE"), files, len(threads))
+      for thread in threads:
+        rest += map(int, (thread / "children").read_text().split())
+    except OSError:
+      pass  # It has ended.
+  resident, files, threads = total.tolist()
+  return resident, files, threads
+
+
+if __name__ == "__main__":
+  sys.exit(main())
