@@ -8,13 +8,17 @@ The folders stay as they are. Landmarks are five points an image: from a file
 (a path and x1 y1 ... x5 y5 a line, or with a header), or from a detector. Of
 several faces the largest and most central is taken. EXIF orientation is
 honoured: landmarks are those of the upright image. Images without a face are
-listed in OUTPUT/no_face.txt. Interrupted, the same command goes on.
+listed in OUTPUT/no_face.txt. Interrupted, the same command goes on; faces of
+photographs that have changed since are made again.
 """
 
 import argparse
+import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,15 +33,24 @@ from data_prep.formats.landmarks import (
   read_landmarks,
 )
 from data_prep.writing.writer import SKIPPED_FILE
+from jamsface_jax import shell
+from jamsface_jax.data import records
 from jamsface_jax.data.decoding import DecodingError
 from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage import lock
+from jamsface_jax.storage.durable import sync_directory, sync_file
+from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.plain_file import make_folder, plain
+from jamsface_jax.storage.plan import PLAN_FILE, keep_plan
 from jamsface_jax.storage.whole_file import remove_left, written_whole
+from jamsface_jax.storage.write_error import write_error
 
 NO_FACE_FILE = "no_face.txt"
 JPEG_QUALITY = 95
 _AT_ONCE = 1024  # Images queued for the threads.
+
+JOURNAL_FILE = "aligned.tsv"
 
 # Landmarks [5, 2] of an image by its path and pixels; None: no face.
 Locate = Callable[[str, np.ndarray], np.ndarray | None]
@@ -92,10 +105,12 @@ def main() -> int:
       "either --landmarks or --detector says where the faces are: give one of"
       " them."
     )
+  locate, origin = _locate(arguments)
   align(
     arguments.input,
     arguments.output,
-    _locate(arguments),
+    locate,
+    origin=origin,
     size=arguments.size,
     extension=arguments.format,
     skip_bad=arguments.skip_bad,
@@ -104,22 +119,27 @@ def main() -> int:
   return 0
 
 
-def _locate(arguments: argparse.Namespace) -> Locate:
-  """Where the landmarks come from."""
+def _locate(arguments: argparse.Namespace) -> tuple[Locate, dict[str, Any]]:
+  """Where the landmarks come from, as a function and for the plan."""
   if arguments.landmarks is not None:
-    return from_file(arguments.landmarks)
+    locate = from_file(arguments.landmarks)
+    return locate, {"landmarks": records.file_digest(arguments.landmarks)[0]}
   if arguments.detector_model is None:
     raise InputError(
       "--detector needs --detector_model: give the path of"
       " face_detection_yunet_2023mar.onnx of OpenCV's model zoo."
     )
-  return from_detector(
-    detection.YuNet(
-      arguments.detector_model,
-      min_score=arguments.min_score,
-      size=arguments.detection_size,
-    )
+  detector = detection.YuNet(
+    arguments.detector_model,
+    min_score=arguments.min_score,
+    size=arguments.detection_size,
   )
+  return from_detector(detector), {
+    "detector": arguments.detector,
+    "detector_model": records.file_digest(arguments.detector_model)[0],
+    "min_score": arguments.min_score,
+    "detection_size": arguments.detection_size,
+  }
 
 
 def from_file(path: str) -> Locate:
@@ -145,6 +165,7 @@ def align(
   directory: str,
   locate: Locate,
   *,
+  origin: Mapping[str, Any],
   size: int,
   extension: str,
   skip_bad: bool,
@@ -152,63 +173,197 @@ def align(
 ) -> None:
   """Writes the aligned faces; see the flags of this command.
 
+  Args:
+    source: folder of photographs.
+    directory: the output.
+    locate: finds the landmarks.
+    origin: JSON values that decide what `locate` finds.
+    size: pixels of a side.
+    extension: "jpg" or "png".
+    skip_bad: leave out unreadable images.
+    threads: for all the work.
+
   Raises:
-    InputError: nothing to align, or an unreadable image.
+    InputError: nothing to align, an unreadable image, or faces in the output
+      that were made otherwise.
   """
   images = _find_images(source, directory)
-  try:
-    os.makedirs(directory, exist_ok=True)
-  except OSError as error:
-    raise InputError(
-      f"--output {directory!r} cannot be made ({error.strerror}): choose"
-      " another directory."
-    ) from None
   targets = _targets(source, images, extension)
-  rest = [
-    (image, target)
-    for target, image in targets.items()
-    if not os.path.exists(os.path.join(directory, target))
-  ]
-
-  for folder in {os.path.join(directory, os.path.dirname(t)) for t in targets}:
-    if os.path.isdir(folder):
-      remove_left(folder)
-
-  def work(item: tuple[str, str]) -> str | None:
-    image, target = item
-    pixels = _align_one(os.path.join(source, image), image, locate, size)
-    if pixels is None or isinstance(pixels, str):
-      return pixels
-    _write(directory, target, pixels)
-    return ""
-
-  no_face, broken = [], []
-  for (image, _), outcome in _run(work, rest, threads):
-    if outcome is None:
-      no_face.append(image)
-    elif outcome and not skip_bad:
-      raise InputError(
-        f"image {os.path.join(source, image)!r} cannot be read ({outcome}):"
-        " mend or delete it, or leave such images out with --skip_bad."
+  plan = {"input": os.path.abspath(source), "size": size, "format": extension}
+  with lock.hold(directory, "--output"):
+    if not keep_plan(directory, {**plan, **origin}, what="faces"):
+      _refuse_faces(directory, targets)
+    try:
+      before, no_face, broken = _align_missing(
+        source,
+        directory,
+        targets,
+        functools.partial(_align_one, locate=locate, size=size),
+        skip_bad=skip_bad,
+        threads=threads,
       )
-    elif outcome:
-      broken.append(f"{image}\t{outcome}")
-  if len(no_face) + len(broken) == len(images):
-    raise InputError(
-      f"no face was found in the {len(images)} images of {source!r}: check"
-      " --landmarks (its paths are relative to --input) or --detector_model."
-    )
-  # Images without a result are tried again by every run: the lists are whole.
-  _write_list(os.path.join(directory, NO_FACE_FILE), no_face)
-  _write_list(os.path.join(directory, SKIPPED_FILE), broken)
-  before = len(images) - len(rest)
+      if len(no_face) + len(broken) == len(images):
+        raise InputError(
+          f"no face was found in the {len(images)} images of {source!r}: check"
+          " --landmarks (its paths are relative to --input) or"
+          " --detector_model."
+        )
+    except InputError:
+      _forget_nothing(directory)
+      raise
+    # Images without a result are tried again by every run: the lists are whole.
+    _write_list(os.path.join(directory, NO_FACE_FILE), no_face)
+    _write_list(os.path.join(directory, SKIPPED_FILE), broken)
   print(
     f"{len(images) - len(no_face) - len(broken):,} faces in {directory}"
     + (f" ({before:,} before)" if before else "")
     + (f"; {len(no_face)} in {NO_FACE_FILE}" if no_face else "")
     + (f"; {len(broken)} in {SKIPPED_FILE}" if broken else "")
   )
-  print(f"next: python -m data_prep.from_folder --input={directory} --output=D")
+  words = (f"--input={directory}", "--output=D")
+  print(f"next: {shell.command('data_prep.from_folder', *words)}")
+
+
+def _align_missing(
+  source: str,
+  directory: str,
+  targets: Mapping[str, str],
+  make: Callable[[str, str], np.ndarray | str | None],
+  *,
+  skip_bad: bool,
+  threads: int,
+) -> tuple[int, list[str], list[str]]:
+  """Aligns what is not there yet, or of a photograph that has changed.
+
+  Returns:
+    How many faces were there, the images without a face, and a line for each
+    that cannot be read.
+  """
+
+  def look(image: str) -> str:
+    return str(file_state(os.path.join(source, image)))
+
+  def work(item: tuple[str, str]) -> str | None:
+    image, target = item
+    pixels = make(os.path.join(source, image), image)
+    if pixels is None or isinstance(pixels, str):
+      return pixels
+    _write(directory, target, pixels)
+    return ""
+
+  for folder in {os.path.join(directory, os.path.dirname(t)) for t in targets}:
+    if os.path.isdir(folder):
+      remove_left(folder)
+  no_face, broken = [], []
+  with (
+    ThreadPoolExecutor(threads) as pool,
+    _Journal(os.path.join(directory, JOURNAL_FILE)) as journal,
+  ):
+    states = dict(zip(targets, pool.map(look, targets.values()), strict=True))
+    rest = [
+      (image, target)
+      for target, image in targets.items()
+      if journal.states.get(target) != states[target]
+      or not os.path.exists(os.path.join(directory, target))
+    ]
+    for block, outcomes in _run(work, rest, pool):
+      made = [
+        target
+        for (_, target), outcome in zip(block, outcomes, strict=True)
+        if outcome == ""
+      ]
+      _sync([os.path.join(directory, target) for target in made], pool)
+      journal.add({target: states[target] for target in made})
+      for (image, target), outcome in zip(block, outcomes, strict=True):
+        if outcome == "":
+          continue
+        if outcome is None:
+          no_face.append(image)
+        elif skip_bad:
+          broken.append(f"{image}\t{outcome}")
+        else:
+          raise InputError(
+            f"image {os.path.join(source, image)!r} cannot be read ({outcome}):"
+            " mend or delete it, or leave such images out with --skip_bad."
+          )
+        _remove(os.path.join(directory, target))  # Of another photograph.
+  return len(targets) - len(rest), no_face, broken
+
+
+class _Journal:
+  """Which faces are on the disk, and of which state of their photographs.
+
+  Attributes:
+    states: that of the photograph by the path of the face.
+  """
+
+  def __init__(self, path: str):
+    self.states: dict[str, str] = {}
+    try:
+      if os.path.lexists(path):
+        with open(
+          path, encoding="utf-8", errors="surrogateescape", opener=plain
+        ) as file:
+          for line in file:
+            target, _, state = line.rstrip("\n").partition("\t")
+            if line.endswith("\n"):
+              self.states[target] = state
+      self._file = open(
+        path, "a", encoding="utf-8", errors="surrogateescape", opener=plain
+      )
+      if os.path.getsize(path):
+        self._file.write("\n")  # Ends a line that a kill has torn.
+    except OSError as error:
+      raise write_error("--output", path, error) from None
+
+  def __enter__(self) -> "_Journal":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._file.close()
+
+  def add(self, states: Mapping[str, str]) -> None:
+    """Notes faces that are on the disk."""
+    self._file.writelines(
+      f"{name}\t{state}\n" for name, state in states.items()
+    )
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+
+def _forget_nothing(directory: str) -> None:
+  """Removes the plan of an output that came to nothing: any may follow."""
+  journal = os.path.join(directory, JOURNAL_FILE)
+  with contextlib.suppress(OSError):
+    if os.path.getsize(journal) <= 1:
+      os.remove(journal)
+  if not os.path.lexists(journal):
+    _remove(os.path.join(directory, PLAN_FILE))
+
+
+def _refuse_faces(directory: str, targets: Iterable[str]) -> None:
+  """Refuses an output without a plan that has files of these names.
+
+  Raises:
+    InputError: it has.
+  """
+  for target in targets:
+    if os.path.lexists(os.path.join(directory, target)):
+      raise InputError(
+        f"--output {directory!r} has a file {target!r} that this command did"
+        " not make, or an earlier version of it: choose another directory."
+      )
+
+
+def _sync(paths: Sequence[str], pool: ThreadPoolExecutor) -> None:
+  """Makes files survive a loss of power; together, which is cheaper."""
+  list(pool.map(sync_file, paths))
+  list(pool.map(sync_directory, {os.path.dirname(path) for path in paths}))
+
+
+def _remove(path: str) -> None:
+  with contextlib.suppress(FileNotFoundError):
+    os.remove(path)
 
 
 def _targets(
@@ -272,18 +427,14 @@ def _find_images(source: str, directory: str) -> list[str]:
 def _run(
   work: Callable[[tuple[str, str]], str | None],
   items: list[tuple[str, str]],
-  threads: int,
-) -> Iterator[tuple[tuple[str, str], str | None]]:
-  """Yields each item and what `work` made of it, in order, with a bar."""
-  with (
-    ThreadPoolExecutor(threads) as pool,
-    tqdm(total=len(items), unit="image", disable=None) as bar,
-  ):
+  pool: ThreadPoolExecutor,
+) -> Iterator[tuple[list[tuple[str, str]], list[str | None]]]:
+  """Yields blocks of items and what `work` made of each, with a bar."""
+  with tqdm(total=len(items), unit="image", disable=None) as bar:
     for start in range(0, len(items), _AT_ONCE):
       block = items[start : start + _AT_ONCE]
-      for item, outcome in zip(block, pool.map(work, block), strict=True):
-        yield item, outcome
-        bar.update()
+      yield block, list(pool.map(work, block))
+      bar.update(len(block))
 
 
 def _write(directory: str, target: str, pixels: np.ndarray) -> None:
@@ -293,9 +444,12 @@ def _write(directory: str, target: str, pixels: np.ndarray) -> None:
   bgr = np.ascontiguousarray(pixels[:, :, ::-1])
   quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
   _, data = cv2.imencode(extension, bgr, quality if extension == ".jpg" else [])
-  make_folder(os.path.dirname(path), within=directory)
-  with written_whole(path, "wb") as file:
-    file.write(data)
+  try:
+    make_folder(os.path.dirname(path), within=directory)
+    with written_whole(path, "wb", synced=False) as file:  # See `_sync`.
+      file.write(data)
+  except OSError as error:
+    raise write_error("--output", path, error) from None
 
 
 def _write_list(path: str, lines: list[str]) -> None:

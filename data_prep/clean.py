@@ -33,6 +33,7 @@ which cannot tell people apart lists few rather than half of them.
 import argparse
 import collections
 import os
+import shlex
 
 import numpy as np
 
@@ -44,9 +45,11 @@ from data_prep.inspection.label_noise import (
 )
 from data_prep.writing.exclusions import HEADER
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage import lock
 from jamsface_jax.storage.plain_array import map_array, read_array
 from jamsface_jax.storage.text_lists import read_lines
 from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.write_error import write_error
 
 
 def main() -> int:
@@ -96,14 +99,15 @@ def clean(
     InputError: no embeddings there, or damaged ones.
   """
   embeddings, labels = read_embeddings(directory)
-  findings, thresholds = find_noise(
-    embeddings,
-    labels,
-    min_similarity=min_similarity,
-    class_similarity=class_similarity,
-    duplicate_similarity=duplicate_similarity,
-  )
-  _write(directory, output, findings, labels)
+  with lock.hold_file(output, "--output"):
+    findings, thresholds = find_noise(
+      embeddings,
+      labels,
+      min_similarity=min_similarity,
+      class_similarity=class_similarity,
+      duplicate_similarity=duplicate_similarity,
+    )
+    _write(directory, output, findings, labels)
   for name, value in thresholds.items():
     print(f"{name:<22} {value:.3f}")
   counts = collections.Counter(finding.reason for finding in findings)
@@ -111,7 +115,8 @@ def clean(
     print(f"{reason:<22} {counts[reason]:,}")
   images = len({finding.image for finding in findings})
   print(f"{images:,} of {len(labels):,} images listed in {output}")
-  print(f"next: look at some, then convert again with --exclude={output}")
+  exclude = shlex.quote(f"--exclude={output}")
+  print(f"next: look at some, then convert again with {exclude}")
 
 
 def read_embeddings(directory: str) -> tuple[np.ndarray, np.ndarray]:
@@ -186,10 +191,7 @@ def _write(
         for finding in findings
       )
   except OSError as error:
-    raise InputError(
-      f"--output {output!r} cannot be written ({error.strerror}): choose"
-      " another file."
-    ) from None
+    raise write_error("--output", output, error) from None
 
 
 if __name__ == "__main__":

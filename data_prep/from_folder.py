@@ -126,37 +126,37 @@ def convert(
   if pairs:  # Before anything is written.
     read_pairs(pairs, [item.name for item in _items(classes)])
   of_classes = read_groups(groups, list(classes)) if groups else None
-  assembler = DatasetAssembler(
+  with DatasetAssembler(
     directory,
     name=name,
     classes=list(classes),
     source=f"folder {os.path.abspath(source)} {total} {skip_bad}"
     + (f" without {sorted(excluded)}" if excluded else ""),
     shard_bytes=shard_bytes,
-  )
+  ) as assembler:
+    if pairs:
+      assembler.add_pairs(pairs)
+    if of_classes:
+      write_groups(directory, of_classes)
+    conversion.convert(
+      assembler,
+      conversion.look_up_files(source, _items(classes)),
+      Reading(
+        open=functools.partial(conversion.open_folder, source),
+        root=source,
+        remedy="mend or delete it, or leave such images out with --skip_bad",
+        check=True,
+        skip_bad=skip_bad,
+      ),
+      total=total,
+      engine=engine,
+      threads=threads,
+    )
   if pairs:
-    assembler.add_pairs(pairs)
-  if of_classes:
-    write_groups(directory, of_classes)
-  conversion.convert(
-    assembler,
-    conversion.add_file_sizes(source, _items(classes)),
-    Reading(
-      open=functools.partial(conversion.open_folder, source),
-      root=source,
-      remedy="mend or delete it, or leave such images out with --skip_bad",
-      check=True,
-      skip_bad=skip_bad,
-    ),
-    total=total,
-    engine=engine,
-    threads=threads,
-  )
-  if pairs:
-    then = f"python -m jamsface_jax.evaluate --workdir=W --data={directory}"
+    then = conversion.evaluation_command(directory)
   elif only_last:
-    then = conversion.training_command("TRAIN", "configs/lfw_cpu.py")
-    then += f" --config.evaluation.known={directory}"
+    known = f"--config.evaluation.known={directory}"
+    then = conversion.training_command("TRAIN", "configs/lfw_cpu.py", known)
   else:
     then = conversion.training_command(directory, "configs/lfw_cpu.py")
   conversion.print_result(directory, assembler.skipped, then)

@@ -48,6 +48,7 @@ from data_prep.formats.ijb import (
 from data_prep.writing import conversion, conversion_flags
 from data_prep.writing.conversion import Item, Reading
 from data_prep.writing.writer import SHARD_BYTES, SKIPPED_FILE, DatasetAssembler
+from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage.whole_file import written_whole
@@ -110,47 +111,45 @@ def convert(
 
   digest = hashlib.sha256(repr((faces, lists)).encode())
   digest.update(pairs.tobytes())
-  assembler = DatasetAssembler(
+  with DatasetAssembler(
     directory,
     name=name,
     classes=[str(template) for template in templates],
     source=f"ijb {os.path.abspath(source)} {digest.hexdigest()} {skip_bad}",
     shard_bytes=shard_bytes,
-  )
-  write_faces(directory, faces, labels)
-  path = os.path.join(directory, TEMPLATE_PAIRS_FILE)
-  with written_whole(path, "wb") as file:
-    np.save(file, pairs)
-  for file, subjects in lists.items():
-    write_subjects(os.path.join(directory, file), subjects)
-  listed = (
-    Item(label, face.image, 0)
-    for face, label in zip(faces, labels.tolist(), strict=True)
-  )
-  conversion.convert(
-    assembler,
-    conversion.add_file_sizes(source, listed),
-    Reading(
-      open=functools.partial(conversion.open_folder, source),
-      root=source,
-      remedy="mend it, or leave such images out with --skip_bad",
-      check=True,
-      skip_bad=skip_bad,
-    ),
-    total=len(faces),
-    engine=engine,
-    threads=threads,
-  )
+  ) as assembler:
+    write_faces(directory, faces, labels)
+    path = os.path.join(directory, TEMPLATE_PAIRS_FILE)
+    with written_whole(path, "wb") as file:
+      np.save(file, pairs)
+    for file, subjects in lists.items():
+      write_subjects(os.path.join(directory, file), subjects)
+    listed = (
+      Item(label, face.image, 0)
+      for face, label in zip(faces, labels.tolist(), strict=True)
+    )
+    conversion.convert(
+      assembler,
+      conversion.look_up_files(source, listed),
+      Reading(
+        open=functools.partial(conversion.open_folder, source),
+        root=source,
+        remedy="mend it, or leave such images out with --skip_bad",
+        check=True,
+        skip_bad=skip_bad,
+      ),
+      total=len(faces),
+      engine=engine,
+      threads=threads,
+    )
   index, skipped = records.read_index(directory), assembler.skipped
   print(
     f"{index.images:,} images of {index.classes:,} templates, {len(pairs):,}"
     f" pairs ({pairs[:, 2].sum():,} of one person) and {len(lists)} lists in"
     f" {directory}" + (f"; {skipped} in {SKIPPED_FILE}" if skipped else "")
   )
-  print(
-    f"next: python -m jamsface_jax.embed --workdir=W --images={directory}"
-    " --raw --output=E"
-  )
+  embed = ("--workdir=W", f"--images={directory}", "--raw", "--output=E")
+  print(f"next: {shell.command('jamsface_jax.embed', *embed)}")
 
 
 if __name__ == "__main__":

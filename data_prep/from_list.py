@@ -103,38 +103,38 @@ def convert(
       " check --input, --exclude and --min_images_per_class."
     )
   numbers = {label: number for number, label in enumerate(kept)}
-  assembler = DatasetAssembler(
+  with DatasetAssembler(
     directory,
     name=name,
     classes=kept,
     source=_identify(source, root, excluded, skip_bad, check_images),
     shard_bytes=shard_bytes,
-  )
-  listed = (
-    Item(
-      numbers[entry.label],
-      entry.path,
-      0,
-      where=f"line {entry.line} of {source!r}: ",
+  ) as assembler:
+    listed = (
+      Item(
+        numbers[entry.label],
+        entry.path,
+        0,
+        where=f"line {entry.line} of {source!r}: ",
+      )
+      for entry in read_entries(source)
+      if entry.path not in excluded and entry.label in numbers
     )
-    for entry in read_entries(source)
-    if entry.path not in excluded and entry.label in numbers
-  )
-  conversion.convert(
-    assembler,
-    conversion.add_file_sizes(root, listed),
-    Reading(
-      open=functools.partial(conversion.open_folder, root),
-      root=root,
-      remedy="mend --root or the image, or leave such images out with"
-      " --skip_bad",
-      check=check_images,
-      skip_bad=skip_bad,
-    ),
-    total=sum(class_sizes[label] for label in kept),
-    engine=engine,
-    threads=threads,
-  )
+    conversion.convert(
+      assembler,
+      conversion.look_up_files(root, listed),
+      Reading(
+        open=functools.partial(conversion.open_folder, root),
+        root=root,
+        remedy="mend --root or the image, or leave such images out with"
+        " --skip_bad",
+        check=check_images,
+        skip_bad=skip_bad,
+      ),
+      total=sum(class_sizes[label] for label in kept),
+      engine=engine,
+      threads=threads,
+    )
   conversion.print_result(
     directory,
     assembler.skipped,

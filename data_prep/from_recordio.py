@@ -25,6 +25,7 @@ from data_prep.writing.conversion import Item, Reading
 from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.plain_file import plain
 
 _RECORDS = "train.rec"
@@ -115,27 +116,27 @@ def convert(
         " check --input, --exclude and --min_images_per_class."
       )
     new_labels = {label: number for number, label in enumerate(kept)}
-    assembler = DatasetAssembler(
+    with DatasetAssembler(
       directory,
       name=name,
       classes=[f"{label:07d}" for label in kept],
       source=_identify(file, excluded, limit, skip_bad, check_images),
       shard_bytes=shard_bytes,
-    )
-    conversion.convert(
-      assembler,
-      _items(file, excluded, limit, new_labels),
-      Reading(
-        open=functools.partial(_open, path),
-        root="",
-        remedy=_AROUND,
-        check=check_images,
-        skip_bad=skip_bad,
-      ),
-      total=sum(class_sizes[label] for label in kept),
-      engine=engine,
-      threads=threads,
-    )
+    ) as assembler:
+      conversion.convert(
+        assembler,
+        _items(file, excluded, limit, new_labels),
+        Reading(
+          open=functools.partial(_open, path),
+          root="",
+          remedy=_AROUND,
+          check=check_images,
+          skip_bad=skip_bad,
+        ),
+        total=sum(class_sizes[label] for label in kept),
+        engine=engine,
+        threads=threads,
+      )
   conversion.print_result(
     directory,
     assembler.skipped,
@@ -291,7 +292,9 @@ def _identify(
 ) -> str:
   """Says what is converted, so that only the same conversion is continued."""
   names = exclusions.digest(excluded)
-  return repr((os.path.abspath(file.path), file.size, names, flags))
+  paths = filter(None, (file.path, file.index_path))
+  states = [str(file_state(path)) for path in paths]
+  return repr((os.path.abspath(file.path), states, names, flags))
 
 
 def _items(

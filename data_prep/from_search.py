@@ -30,10 +30,9 @@ from data_prep.formats.search_folders import (
 )
 from data_prep.writing import conversion, conversion_flags
 from data_prep.writing.conversion import Item, Reading
-from data_prep.writing.writer import SKIPPED_FILE, DatasetAssembler
+from data_prep.writing.writer import DatasetAssembler
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.protocols.search_file import HEADER, SEARCH_FILE
-from jamsface_jax.storage.text_lists import read_lines
 from jamsface_jax.storage.whole_file import written_whole
 
 NOBODY = "distractors"  # The class of all of them.
@@ -79,37 +78,36 @@ def convert(
     labels[""] = len(classes)
     classes.append(NOBODY)
   digest = hashlib.sha256(repr(entries).encode()).hexdigest()
-  assembler = DatasetAssembler(
+  with DatasetAssembler(
     directory,
     name=name,
     classes=classes,
     source=f"search {os.path.abspath(source)} {digest} {skip_bad}",
-  )
-  path = os.path.join(directory, SEARCH_FILE)
-  write_search(path, entries)
-  items = [Item(labels[entry.subject], entry.image, 0) for entry in entries]
-  conversion.convert(
-    assembler,
-    conversion.add_file_sizes(source, items),
-    Reading(
-      open=functools.partial(conversion.open_folder, source),
-      root=source,
-      remedy="mend it, or leave such images out with --skip_bad",
-      check=True,
-      skip_bad=skip_bad,
-    ),
-    total=len(entries),
-    engine="local",
-    threads=threads,
-  )
-  if assembler.skipped:
-    lines = read_lines(os.path.join(directory, SKIPPED_FILE))
-    skipped = {line.text.split("\t")[0] for line in lines}
-    write_search(path, [one for one in entries if one.image not in skipped])
+  ) as assembler:
+    path = os.path.join(directory, SEARCH_FILE)
+    write_search(path, entries)
+    items = [Item(labels[entry.subject], entry.image, 0) for entry in entries]
+    conversion.convert(
+      assembler,
+      conversion.look_up_files(source, items),
+      Reading(
+        open=functools.partial(conversion.open_folder, source),
+        root=source,
+        remedy="mend it, or leave such images out with --skip_bad",
+        check=True,
+        skip_bad=skip_bad,
+      ),
+      total=len(entries),
+      engine="local",
+      threads=threads,
+    )
+    if assembler.skipped:
+      skipped = {line.split("\t")[0] for line in assembler.skipped_lines}
+      write_search(path, [one for one in entries if one.image not in skipped])
   conversion.print_result(
     directory,
     assembler.skipped,
-    f"python -m jamsface_jax.evaluate --workdir=W --data={directory}",
+    conversion.evaluation_command(directory),
   )
 
 

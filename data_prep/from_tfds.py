@@ -28,6 +28,7 @@ from data_prep.writing.loading import load_images
 from data_prep.writing.writer import DatasetWriter
 from jamsface_jax.data.folders import extension
 from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.file_state import file_state
 
 _FILE_FORMAT = "array_record"
 _LABELS_AT_ONCE = 1024
@@ -124,7 +125,8 @@ def convert(
     directory,
     name=name,
     classes=classes,
-    source=f"tfds {builder.info.full_name} {split} {len(source)} {skip_bad}",
+    source=f"tfds {builder.info.full_name} {split} {len(source)} {skip_bad}"
+    f" {image_feature} {label_feature} {_states(builder.data_dir)}",
   ) as writer:
     rest = ((number, 0) for number in range(writer.position, len(labels)))
     loaded = load_images(rest, load, check=True, threads=threads)
@@ -150,6 +152,14 @@ def convert(
     writer.skipped,
     training_command(directory, "configs/lfw_cpu.py"),
   )
+
+
+def _states(directory: str) -> list[tuple[str, str]]:
+  """What changes whenever a file of a prepared data set does."""
+  return [
+    (name, str(file_state(os.path.join(directory, name))))
+    for name in sorted(os.listdir(directory))
+  ]
 
 
 def _open(

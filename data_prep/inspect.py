@@ -21,6 +21,7 @@ tail, and with --faces contact_sheet.png 64 of the images.
 """
 
 import argparse
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from data_prep.inspection.pictures import draw_contact_sheet, plot_class_sizes
 from data_prep.inspection.survey import check_index, check_shards, take_survey
 from jamsface_jax.data import records
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
+from jamsface_jax.storage import lock
 from jamsface_jax.storage.whole_file import written_whole
 
 REPORT_FILE = "inspect.json"
@@ -99,14 +101,21 @@ def inspect(
   """
   reader = records.RecordReader(directory)
   other = None if against is None else records.RecordReader(against)
-  if output is not None:
-    try:
-      os.makedirs(output, exist_ok=True)
-    except OSError as error:
-      raise InputError(
-        f"--output {output!r} cannot be made ({error.strerror}): choose another"
-        " directory."
-      ) from None
+  with contextlib.ExitStack() as stack:
+    if output is not None:
+      stack.enter_context(lock.hold(output, "--output"))
+    return _inspect(reader, other, output, faces=faces, threads=threads)
+
+
+def _inspect(
+  reader: records.RecordReader,
+  other: records.RecordReader | None,
+  output: str | None,
+  *,
+  faces: bool,
+  threads: int,
+) -> dict:
+  """Inspects what was opened; see `inspect`."""
   with ThreadPoolExecutor(threads) as pool:
     errors = check_shards(reader, pool)
     survey = take_survey(reader, pool)
@@ -115,7 +124,7 @@ def inspect(
   duplicates = find_duplicates(survey, other_survey)
   index = reader.index
   findings = {
-    "directory": os.path.abspath(directory),
+    "directory": os.path.abspath(reader.directory),
     "name": index.name,
     "fingerprint": index.fingerprint(),
     "images": index.images,
@@ -130,8 +139,8 @@ def inspect(
     "errors": errors[:_EXAMPLES],
     **{kind: len(pairs) for kind, pairs in duplicates.items()},
   }
-  if against is not None:
-    findings["against"] = os.path.abspath(against)
+  if other is not None:
+    findings["against"] = os.path.abspath(other.directory)
   _print(findings)
   if output is not None:
     write_duplicates(

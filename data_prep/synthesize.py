@@ -21,7 +21,6 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from data_prep.synthetic.pairs import (
   write_pairs,
 )
 from data_prep.writing.writer import DatasetWriter
+from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
 
@@ -290,13 +290,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workers=flags.workers,
   )
   train = os.path.join(flags.output, "train")
+  then = shell.command(
+    "jamsface_jax.main",
+    "--config=configs/demo.py",
+    f"--workdir={os.path.join(flags.output, 'run')}",
+    f"--config.data.directory={train}",
+  )
   print(
     f"wrote {sizes.sum()} images of {len(sizes)} identities ({sizes.max()} to"
     f" {sizes.min()} each) to {train} and {flags.pairs} pairs of"
     f" {flags.test_identities} others to {os.path.join(flags.output, 'test')}"
-    "\nnext: python -m jamsface_jax.main --config=configs/demo.py"
-    f" --workdir={shlex.quote(os.path.join(flags.output, 'run'))}"
-    f" --config.data.directory={shlex.quote(train)}"
+    f"\nnext: {then}"
   )
 
 

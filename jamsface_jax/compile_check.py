@@ -21,6 +21,7 @@ from jamsface_jax.settings import recipe_flags
 from jamsface_jax.settings.defaults import make_settings
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.write_error import write_error
 
 recipe_flags.define_config()
 _TOPOLOGY = flags.DEFINE_multi_string(
@@ -76,9 +77,12 @@ def main() -> int:
   if len(best) > 1:
     print(f"\n{topology_table(best)}")
   if _OUTPUT.value:
-    with written_whole(_OUTPUT.value) as file:
-      json.dump(report, file, indent=2)
-      file.write("\n")
+    try:
+      with written_whole(_OUTPUT.value) as file:
+        json.dump(report, file, indent=2)
+        file.write("\n")
+    except OSError as error:
+      raise write_error("--output", _OUTPUT.value, error) from None
   return 0 if all(cost.fits for cost in best) else EXIT_FAILURE
 
 

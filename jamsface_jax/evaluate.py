@@ -21,6 +21,7 @@ embeds its part of the images, and process 0 judges and writes.
 """
 
 import argparse
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -32,12 +33,13 @@ from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.evaluation.judging import FLIPS, judge_file, judge_network
 from jamsface_jax.protocols.pooling import parse_pooling
 from jamsface_jax.protocols.results import read_roc_lines, table, write_results
-from jamsface_jax.protocols.test_set import JudgingSettings
+from jamsface_jax.protocols.test_set import Evaluation, JudgingSettings
 from jamsface_jax.reports.plots import plot_evaluations
 from jamsface_jax.storage.run_directory import (
   EvaluationDirectory,
   RunDirectory,
 )
+from jamsface_jax.storage.write_error import write_error
 
 
 def main() -> int:
@@ -59,6 +61,34 @@ def evaluate(arguments: argparse.Namespace) -> None:
   others = {}
   for path in filter(None, arguments.against.split(",")):
     others |= read_roc_lines(path)
+  if jax.process_index() > 0:
+    judge(arguments)
+    return
+  output = place(arguments)
+  with output.held():  # Before any work.
+    evaluations, origin = judge(arguments)
+    print(table(evaluations))
+    try:
+      write_results(output.results, evaluations, origin)
+      plot_evaluations(output.plots, evaluations, others)
+    except OSError as error:
+      raise write_error("--output", output.path, error) from None
+  print(f"results: {output.results.path}, and pictures beside it")
+
+
+def place(arguments: argparse.Namespace) -> EvaluationDirectory:
+  """Where what comes out goes."""
+  if arguments.output:
+    return EvaluationDirectory(arguments.output)
+  if arguments.embeddings:
+    return EvaluationDirectory.beside(arguments.embeddings)
+  return RunDirectory(arguments.workdir).evaluation
+
+
+def judge(
+  arguments: argparse.Namespace,
+) -> tuple[list[Evaluation], dict[str, Any]]:
+  """Judges what the flags name, on all processes; see `evaluation.judging`."""
   wanted = JudgingSettings(
     fars=arguments.fars,
     poolings=arguments.pooling,
@@ -68,35 +98,23 @@ def evaluate(arguments: argparse.Namespace) -> None:
   )
   if arguments.embeddings:
     if jax.process_index() > 0:
-      return
-    evaluations, origin = judge_file(
+      return [], {}
+    return judge_file(
       arguments.embeddings,
       arguments.protocol,
       flipped=arguments.flipped,
       wanted=wanted,
     )
-    output = EvaluationDirectory.beside(arguments.embeddings)
-  else:
-    run = RunDirectory(arguments.workdir)
-    keep_programs()
-    evaluations, origin = judge_network(
-      run,
-      arguments.data,
-      protocol=arguments.protocol,
-      step=arguments.step,
-      flip=arguments.flip,
-      wanted=wanted,
-    )
-    output = run.evaluation
-  if jax.process_index() > 0:
-    return
-  print(table(evaluations))
-  if arguments.output:
-    output = EvaluationDirectory.at(arguments.output)
-  output.create()
-  write_results(output.results, evaluations, origin)
-  plot_evaluations(output.plots, evaluations, others)
-  print(f"results: {output.results.path}, and pictures beside it")
+  run = RunDirectory(arguments.workdir)
+  keep_programs()
+  return judge_network(
+    run,
+    arguments.data,
+    protocol=arguments.protocol,
+    step=arguments.step,
+    flip=arguments.flip,
+    wanted=wanted,
+  )
 
 
 def parse() -> argparse.Namespace:

@@ -11,9 +11,10 @@ card that was edited is never written over.
 
 import argparse
 
-from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.errors import run_command
 from jamsface_jax.reports.model_card import write
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
+from jamsface_jax.storage.write_error import write_error
 
 
 def main() -> int:
@@ -29,13 +30,11 @@ def main() -> int:
   arguments = parser.parse_args()
   run = RunDirectory(arguments.workdir)
   output = RunFile(arguments.output) if arguments.output else run.model_card
-  try:
-    write(run, output)
-  except OSError as error:
-    raise InputError(
-      f"--output={arguments.output!r} cannot be written ({error.strerror}):"
-      " choose another place."
-    ) from None
+  with output.held("--output"):
+    try:
+      write(run, output)
+    except OSError as error:
+      raise write_error("--output", output.path, error) from None
   print(
     f"model card: {output.path}; what is marked [author] in it is yours"
     " to write"

@@ -14,6 +14,7 @@ import argparse
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.reports.page import write
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
+from jamsface_jax.storage.write_error import write_error
 
 
 def main() -> int:
@@ -39,13 +40,11 @@ def main() -> int:
     )
   runs = [RunDirectory(workdir) for workdir in arguments.workdirs]
   output = RunFile(arguments.output) if arguments.output else runs[0].report
-  try:
-    write(runs, output, every_face=arguments.faces)
-  except OSError as error:
-    raise InputError(
-      f"--output={output.path!r} cannot be written ({error.strerror}): choose"
-      " another place."
-    ) from None
+  with output.held("--output"):
+    try:
+      write(runs, output, every_face=arguments.faces)
+    except OSError as error:
+      raise write_error("--output", output.path, error) from None
   print(f"report: {output.path}")
   return 0
 

@@ -8,6 +8,7 @@ in whatever order, the result is the same, byte for byte.
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -25,8 +26,10 @@ from data_prep.writing.writer import (
   ShardWriter,
   digest_names,
 )
+from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.plain_file import plain
 
 _SHARD_ITEMS = 2**17  # At most, so that a task stays small.
@@ -48,6 +51,8 @@ class Item(NamedTuple):
     where: what says for people where it is, before its name; "" if the name
       does.
     place: what says it for the `Reading`, if the name does not.
+    state: changes whenever its file does, see `file_state`; "" if `source` of
+      the data set does instead.
   """
 
   label: int
@@ -55,6 +60,7 @@ class Item(NamedTuple):
   size: int
   where: str = ""
   place: object = None
+  state: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +109,7 @@ def write_shard(task: ShardTask) -> FinishedShard:
     RunError: the shard cannot be written.
   """
   reading = task.reading
+  inputs = _digest_inputs(task.items)
   with (
     reading.open() as load,
     ShardWriter(task.directory, task.number) as shard,
@@ -123,7 +130,14 @@ def write_shard(task: ShardTask) -> FinishedShard:
           f"{item.where}image {path!r} cannot be read ({size}):"
           f" {reading.remedy}."
         )
-    return shard.finish()
+    return dataclasses.replace(shard.finish(), inputs=inputs)
+
+
+def _digest_inputs(items: Sequence[Item]) -> str:
+  """What tells the files of a shard from others under the same names."""
+  if not any(item.state for item in items):
+    return ""
+  return digest_names(item.state for item in items)
 
 
 def convert(
@@ -159,11 +173,17 @@ def convert(
       number = -1
       for number, batch in enumerate(runs):
         done = assembler.finished.get(number)
+        task = ShardTask(assembler.directory, number, batch, reading, threads)
         if done is None:
-          directory = assembler.directory
-          yield ShardTask(directory, number, batch, reading, threads)
+          yield task
         elif done.names != digest_names(item.name for item in batch):
           raise assembler.other_conversion()
+        elif done.inputs != _digest_inputs(batch):
+          print(
+            f"images of shard {number} have changed since: it is written again",
+            file=sys.stderr,
+          )
+          yield task
         else:
           bar.update(done.items)
       if max(assembler.finished, default=-1) > number:
@@ -172,7 +192,6 @@ def convert(
     for finished in run(write_shard, missing(), threads):
       assembler.accept(finished)
       bar.update(finished.items)
-  assembler.finish()
 
 
 def _run_here(
@@ -202,17 +221,23 @@ def open_folder(root: str) -> Generator[Callable[[Item], bytes]]:
   yield load
 
 
-def add_file_sizes(root: str, items: Iterable[Item]) -> Iterator[Item]:
-  """Looks up the sizes of files below a folder, many at once and in order."""
+def look_up_files(root: str, items: Iterable[Item]) -> Iterator[Item]:
+  """Looks up files below a folder, many at once: their sizes and states.
+
+  Args:
+    root: the folder.
+    items: named by their paths in it.
+
+  Yields:
+    The items in order; of a missing file with size 0, reading it will tell.
+  """
 
   def look(some: Sequence[Item]) -> list[Item]:
-    return [item._replace(size=size_of(item)) for item in some]
+    return [look_at(item) for item in some]
 
-  def size_of(item: Item) -> int:
-    try:
-      return os.path.getsize(os.path.join(root, item.name))
-    except OSError:
-      return 0  # Reading it will say what is wrong.
+  def look_at(item: Item) -> Item:
+    state = file_state(os.path.join(root, item.name))
+    return item._replace(size=max(state.size, 0), state=str(state))
 
   items = iter(items)
   with ThreadPoolExecutor(_LOOKUPS) as pool:
@@ -240,9 +265,18 @@ def print_result(directory: str, skipped: int, next_command: str) -> None:
   print(f"next: {next_command}")
 
 
-def training_command(directory: str, config: str) -> str:
-  """The command that trains on a data set."""
-  return (
-    f"python -m jamsface_jax.main --config={config}"
-    f" --config.data.directory={directory} --workdir=W"
+def training_command(directory: str, config: str, *further: str) -> str:
+  """The command that trains on a data set; `further` are more flags."""
+  return shell.command(
+    "jamsface_jax.main",
+    f"--config={config}",
+    f"--config.data.directory={directory}",
+    "--workdir=W",
+    *further,
   )
+
+
+def evaluation_command(directory: str) -> str:
+  """The command that judges a network by a data set."""
+  data = f"--data={directory}"
+  return shell.command("jamsface_jax.evaluate", "--workdir=W", data)

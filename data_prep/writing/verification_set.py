@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from tqdm import tqdm
 
 from data_prep.formats.pair_protocols import Pair
+from data_prep.writing.conversion import evaluation_command
 from data_prep.writing.loading import load_images
 from data_prep.writing.writer import SKIPPED_FILE, DatasetWriter
 from jamsface_jax.data import records
@@ -45,7 +46,7 @@ def write_verification_set(
   """
   # Decoded before anything is written: an image that goes takes pairs and
   # perhaps its class along.
-  sizes, broken = _look_at(images, load, threads)
+  sizes, broken, content = _look_at(images, load, threads)
   if broken and not skip_bad:
     image, reason = next(iter(broken.items()))
     raise InputError(
@@ -60,7 +61,7 @@ def write_verification_set(
   classes = sorted({images[image] for image in sizes})
   labels = {person: label for label, person in enumerate(classes)}
   digest = hashlib.sha256(
-    "\n".join([*images, lines, *broken]).encode()
+    "\n".join([*images, lines, *broken, content]).encode()
   ).hexdigest()
   with DatasetWriter(
     directory, name=name, classes=classes, source=f"{source} {digest}"
@@ -80,20 +81,26 @@ def write_verification_set(
 
 def _look_at(
   images: Collection[str], load: Callable[[str], bytes], threads: int
-) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-  """The (height, width) of each sound image, and why the others are not."""
-  sizes, broken = {}, {}
+) -> tuple[dict[str, tuple[int, int]], dict[str, str], str]:
+  """Reads all images.
+
+  Returns:
+    The (height, width) of each sound one, why the others are not, and a hash of
+    what all hold.
+  """
+  sizes, broken, content = {}, {}, hashlib.sha256()
   looked_at = load_images(
     ((image, 0) for image in images), load, check=True, threads=threads
   )
-  for image, _, size in tqdm(
+  for image, data, size in tqdm(
     looked_at, total=len(images), unit="image", disable=None
   ):
+    content.update(hashlib.sha256(data).digest())
     if isinstance(size, str):
       broken[image] = size
     else:
       sizes[image] = size
-  return sizes, broken
+  return sizes, broken, content.hexdigest()
 
 
 def _without(broken: Collection[str], pairs: Sequence[Pair]) -> list[Pair]:
@@ -130,4 +137,4 @@ def _print_result(
       else ""
     )
   )
-  print(f"next: python -m jamsface_jax.evaluate --workdir=W --data={directory}")
+  print(f"next: {evaluation_command(directory)}")

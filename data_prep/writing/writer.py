@@ -4,6 +4,8 @@ Shards appear under their final name only when complete; a directory without
 `dataset.json` is not a data set, so an interrupted conversion is never read. A
 journal of the finished shards lets the same conversion go on with the others,
 and the result is the same, byte for byte, as if it had never been interrupted.
+What the journal names is on the disk, and compared with its hash when the
+conversion goes on. One process at a time holds the directory.
 """
 
 import contextlib
@@ -13,8 +15,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import TracebackType
 from typing import Any
@@ -27,13 +31,18 @@ from jaxtyping import Int32
 
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, RunError, one_line
-from jamsface_jax.storage import plain_json
+from jamsface_jax.protocols.groups_file import GROUPS_FILE
+from jamsface_jax.storage import lock, plain_json
+from jamsface_jax.storage.durable import sync_directory, sync_file, sync_tree
 from jamsface_jax.storage.plain_file import PARTIAL, partial_path, plain
 from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 SHARD_BYTES = 256 * 2**20
 JOURNAL_FILE = "journal.jsonl"
 SKIPPED_FILE = "skipped.txt"
+_HASHING = 4  # Shards read at once; a thread hashes some 1.5 GB/s.
+# Written again by each attempt that is given them.
+_OPTIONAL_FILES = (records.PAIRS_FILE, GROUPS_FILE, SKIPPED_FILE)
 
 
 def shard_file(number: int) -> str:
@@ -53,6 +62,8 @@ class FinishedShard:
     labels: the class of each of its records, int32 [n].
     image_sizes: the different (height, width) of its images.
     skipped: a line for each item that was left out.
+    inputs: changes whenever a file does that the items were read from; "" where
+      `source` of the data set tells that.
   """
 
   number: int
@@ -62,6 +73,7 @@ class FinishedShard:
   labels: Int32[np.ndarray, " n"]
   image_sizes: list[tuple[int, int]]
   skipped: list[str]
+  inputs: str = ""
 
   def to_json(self) -> dict[str, Any]:
     """What `from_json` reads."""
@@ -80,6 +92,7 @@ class FinishedShard:
       labels=np.array(fields["labels"], np.int32),
       image_sizes=[(height, width) for height, width in fields["image_sizes"]],
       skipped=fields["skipped"],
+      inputs=fields.get("inputs", ""),
     )
 
 
@@ -183,7 +196,9 @@ class ShardWriter:
     try:
       file.close()
       digest, size = records.file_digest(self._partial)
+      sync_file(self._partial)
       os.replace(self._partial, self._path)
+      sync_directory(os.path.dirname(self._path))
     except (OSError, RuntimeError) as error:
       raise self._failure(error) from None
     self._file = None
@@ -199,6 +214,9 @@ class ShardWriter:
 
 class DatasetAssembler:
   """Makes a data set of shards that are finished in any order.
+
+  Use as a context manager: it holds the directory, and the data set is finished
+  when the block has ended.
 
   Args:
     directory: where the data set goes; made if missing, refused if it holds a
@@ -226,18 +244,6 @@ class DatasetAssembler:
     synthetic: bool = False,
     shard_bytes: int = SHARD_BYTES,
   ):
-    if os.path.exists(os.path.join(directory, records.INDEX_FILE)):
-      raise InputError(
-        f"--output {directory!r} holds a data set already: choose another"
-        " directory or delete it first."
-      )
-    try:
-      os.makedirs(directory, exist_ok=True)
-    except OSError as error:
-      raise InputError(
-        f"--output {directory!r} cannot be made ({error.strerror}): choose"
-        " another directory."
-      ) from None
     self.finished: dict[int, FinishedShard] = {}
     self.directory = directory
     self.shard_bytes = shard_bytes
@@ -248,18 +254,57 @@ class DatasetAssembler:
     self._source = hashlib.sha256(
       json.dumps([source, name, self._classes, shard_bytes]).encode()
     ).hexdigest()
-    self._resume()
+    self._held = contextlib.ExitStack()
+
+  def __enter__(self) -> "DatasetAssembler":
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(lock.hold(self.directory, "--output"))
+      if os.path.exists(os.path.join(self.directory, records.INDEX_FILE)):
+        raise InputError(
+          f"--output {self.directory!r} holds a data set already: choose"
+          " another directory or delete it first."
+        )
+      self._resume()
+      self._held = stack.pop_all()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    with contextlib.closing(self):
+      if kind is None:
+        self.finish()
+
+  def close(self) -> None:
+    """Lets go of the directory, finished or not."""
+    self._held.close()
 
   @property
   def skipped(self) -> int:
     """Items that were left out so far."""
-    return sum(len(finished.skipped) for finished in self.finished.values())
+    return len(self.skipped_lines)
+
+  @property
+  def skipped_lines(self) -> list[str]:
+    """A line for each of them, which begins with its name and a tab."""
+    return [
+      line
+      for number in sorted(self.finished)
+      for line in self.finished[number].skipped
+    ]
 
   def accept(self, finished: FinishedShard) -> None:
     """Notes a shard in the journal: it will not be written again."""
     entry = {"source": self._source} | finished.to_json()
     with open(self._journal_path, "a", encoding="utf-8", opener=plain) as file:
       file.write(json.dumps(entry) + "\n")
+      file.flush()
+      os.fsync(file.fileno())
+    if not self.finished:
+      sync_directory(self.directory)
     self.finished[finished.number] = finished
 
   def add_pairs(self, path: str) -> None:
@@ -291,11 +336,11 @@ class DatasetAssembler:
         " leave it out of the input."
       )
     self._write_lines(records.CLASSES_FILE, self._classes)
-    skipped = [line for one in in_order for line in one.skipped]
-    if skipped:
-      self._write_lines(SKIPPED_FILE, skipped)
+    if self.skipped_lines:
+      self._write_lines(SKIPPED_FILE, self.skipped_lines)
     image_sizes = {size for one in in_order for size in one.image_sizes}
     labels_digest = records.write_labels(self.directory, labels)
+    sync_tree(self.directory)  # What converters have added, too.
     records.write_index(
       self.directory,
       records.DatasetIndex(
@@ -312,31 +357,66 @@ class DatasetAssembler:
     )
     self._remove_partial()
     os.remove(self._journal_path)
+    sync_directory(self.directory)
 
   def _resume(self) -> None:
-    """Takes over the shards that an interrupted conversion finished."""
-    if not os.path.exists(self._journal_path):
+    """Takes over the shards that an interrupted conversion finished.
+
+    Raises:
+      InputError: it was another conversion, or its journal is damaged.
+    """
+    if not os.path.lexists(self._journal_path):
       return
-    kept = []
-    with open(self._journal_path, encoding="utf-8", opener=plain) as file:
-      for line in file:
-        try:
-          entry = plain_json.parse(line)
-        except ValueError:
-          break  # Torn by a kill: its shard is written again.
-        if entry.pop("source") != self._source:
-          raise self.other_conversion()
-        finished = FinishedShard.from_json(entry)
-        if finished.shard is None or self._is_there(finished.shard):
-          self.finished[finished.number] = finished
-          kept.append(line)
+    entries = list(self._read_journal())
+    for name in _OPTIONAL_FILES:  # This attempt may be without them.
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(self.directory, name))
+    with ThreadPoolExecutor(_HASHING) as pool:
+      sound = pool.map(lambda one: self._is_sound(one[1].shard), entries)
+      kept = [
+        one for one, is_sound in zip(entries, sound, strict=True) if is_sound
+      ]
+    self.finished = {shard.number: shard for _, shard in kept}
     # What is not taken over must not be read at the next resume.
     with written_whole(self._journal_path) as file:
-      file.writelines(kept)
+      file.writelines(line for line, _ in kept)
 
-  def _is_there(self, shard: records.Shard) -> bool:
+  def _read_journal(self) -> Iterable[tuple[str, FinishedShard]]:
+    """Yields the lines of the journal that are whole."""
+    try:
+      with open(self._journal_path, encoding="utf-8", opener=plain) as file:
+        lines = file.readlines()
+    except (OSError, UnicodeDecodeError) as error:
+      raise InputError(
+        f"{self._journal_path!r} cannot be read ({one_line(error)}): delete"
+        f" {self.directory!r} and convert again."
+      ) from None
+    for line in lines:
+      try:
+        entry = plain_json.parse(line)
+        source = entry.pop("source")
+        finished = FinishedShard.from_json(entry)
+      except (ValueError, TypeError, KeyError, AttributeError):
+        continue  # Torn by a kill: its shard is written again.
+      if source != self._source:
+        raise self.other_conversion()
+      yield line if line.endswith("\n") else f"{line}\n", finished
+
+  def _is_sound(self, shard: records.Shard | None) -> bool:
+    """Whether a shard is there as the journal says; says so if it is not."""
+    if shard is None:
+      return True
     path = os.path.join(self.directory, shard.file)
-    return os.path.exists(path) and os.path.getsize(path) == shard.bytes
+    try:
+      if records.file_digest(path) == (shard.sha256, shard.bytes):
+        return True
+      what = "is not what was written"
+    except OSError as error:
+      what = f"cannot be read ({error.strerror})"
+    print(
+      f"warning: shard {path!r} {what}: it is written again.", file=sys.stderr
+    )
+    return False
 
   def other_conversion(self) -> InputError:
     """What to raise if the finished shards are not of this conversion."""
@@ -400,15 +480,17 @@ class DatasetWriter:
     self._directory = directory
     self._num_classes = len(classes)
     self._shard_bytes = shard_bytes
-    finished = self._assembler.finished
+    self._finished_items = 0
+    self._shard = ShardWriter(directory, 0)
+
+  def __enter__(self) -> "DatasetWriter":
+    finished = self._assembler.__enter__().finished
     # The sequence goes on at one place: shards after a gap are written again.
     first_missing = next(n for n in count() if n not in finished)
     for number in [number for number in finished if number > first_missing]:
       del finished[number]
     self._finished_items = sum(one.items for one in finished.values())
-    self._shard = ShardWriter(directory, first_missing)
-
-  def __enter__(self) -> "DatasetWriter":
+    self._shard = ShardWriter(self._directory, first_missing)
     return self
 
   def __exit__(
@@ -417,7 +499,7 @@ class DatasetWriter:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    with self._shard:
+    with contextlib.closing(self._assembler), self._shard:
       if kind is None:
         if self._shard.items:
           self._close_shard()

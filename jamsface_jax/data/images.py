@@ -13,11 +13,12 @@ from jamsface_jax.data import decoding, records
 from jamsface_jax.data.folders import EXTENSIONS, find_images
 from jamsface_jax.data.local_copy import local_copy
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.plain_array import map_array
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
-_PROBES = 1024  # Images of an array that its fingerprint reads.
+_PROBES = 1024  # Images of an array that its listing reads.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +43,14 @@ class Images(Protocol):
   """Images in a fixed order; `read` may be called from several threads.
 
   Attributes:
-    fingerprint: another one if the input has changed.
+    fingerprint: another one if the input has changed; tells a copy of it from
+      the original where files are not read whole, see `file_state`.
+    listing: likewise, of what copies have in common: enough to see that other
+      processes mean the same input, not that it has stayed the same.
   """
 
   fingerprint: str
+  listing: str
 
   def __len__(self) -> int:
     """Returns the number of images, broken ones included."""
@@ -161,7 +166,8 @@ class FileImages:
   Attributes:
     names: the files, as given.
     labels: int64 [N].
-    fingerprint: a hash of names and sizes of the files.
+    fingerprint: a hash of names and states of the files, see `file_state`.
+    listing: a hash of names and sizes.
     missing: how many do not exist.
   """
 
@@ -171,20 +177,19 @@ class FileImages:
     self._size = size
     folders = [os.path.dirname(name) for name in names]
     _, self.labels = np.unique(folders, return_inverse=True)
-    digest = hashlib.sha256()
+    listed, states = hashlib.sha256(), hashlib.sha256()
     self.missing = 0
     for name in names:
       if "\n" in name or "\r" in name:
         raise InputError(
           f"--images: the name {name!r} has a line break: rename the file."
         )
-      try:
-        length = os.stat(os.path.join(root, name)).st_size
-      except (OSError, ValueError):  # ValueError: a null byte.
-        length = -1
-        self.missing += 1
-      digest.update(f"{length} {name}\n".encode(errors="surrogateescape"))
-    self.fingerprint = digest.hexdigest()[:16]
+      state = file_state(os.path.join(root, name))
+      self.missing += state.size < 0
+      listed.update(f"{state.size} {name}\n".encode(errors="surrogateescape"))
+      states.update(f"{state}\n".encode())
+    self.listing = listed.hexdigest()[:16]
+    self.fingerprint = _hash(self.listing, states.hexdigest())
 
   def __len__(self) -> int:
     return len(self.names)
@@ -211,7 +216,10 @@ class DatasetImages:
   def __init__(self, directory: str, size: int):
     self._reader = records.RecordReader(directory)
     self._size = size
-    self.fingerprint = self._reader.index.fingerprint()
+    self.listing = self._reader.index.fingerprint()
+    # What the index says of the shards is so only until one is written over.
+    paths = [os.path.join(directory, s.file) for s in self._reader.index.shards]
+    self.fingerprint = _hash(self.listing, *map(str, map(file_state, paths)))
 
   def __len__(self) -> int:
     return len(self._reader)
@@ -230,7 +238,7 @@ class ArrayImages:
   """The images of a .npy file, memory-mapped; named by their rows.
 
   An array says nothing of classes, so all labels are -1, and nothing of its
-  colour order, so the user has to. Its fingerprint reads some of the images.
+  colour order, so the user has to. Its listing reads some of the images.
 
   Args:
     path: uint8 [N, H, W, 3].
@@ -267,7 +275,8 @@ class ArrayImages:
     digest = hashlib.sha256(f"{shape}".encode())
     for probe in probes:
       digest.update(self._array[probe].tobytes())
-    self.fingerprint = digest.hexdigest()[:16]
+    self.listing = digest.hexdigest()[:16]
+    self.fingerprint = _hash(self.listing, str(file_state(path)))
 
   def __len__(self) -> int:
     return len(self._array)
@@ -297,6 +306,10 @@ def scaled(
   for image, row in zip(images, pixels, strict=True):
     decoding.scale_into(np.ascontiguousarray(image), row)
   return pixels
+
+
+def _hash(*texts: str) -> str:
+  return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _decode(

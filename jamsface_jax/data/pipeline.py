@@ -6,7 +6,7 @@ several if they are small, ahead. There is no iterator state: a run that resumes
 at step k starts at k.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -69,6 +69,7 @@ def batches(
   start: int,
   total_steps: int,
   threads: int,
+  skipped: Sequence[range] = (),
 ) -> Generator[Batch, None, None]:
   """Yields this process's rows of batches `start` to `total_steps` - 1.
 
@@ -81,9 +82,11 @@ def batches(
     start: first batch.
     total_steps: number of batches of the whole run.
     threads: so many read and decode at the same time, ahead of use.
+    skipped: steps whose batches are not read; step k has batch k - 1.
 
   Yields:
-    `images` uint8 [n, H, W, 3] RGB, `labels` int32 [n], `ids` int64 [n].
+    `images` uint8 [n, H, W, 3] RGB, `labels` int32 [n], `ids` int64 [n];
+    nothing at all, {}, for a step that is skipped.
   """
   order = example_order(sampling, seed=seed, source=source)
   # A read of a shard has a cost of its own, so small batches share one.
@@ -91,16 +94,23 @@ def batches(
 
   def read(block: int) -> list[Batch]:
     first = start + block * together
-    steps = np.arange(first, min(first + together, total_steps))
+    block_steps = range(first, min(first + together, total_steps))
+    kept = [k for k in block_steps if not any(k + 1 in s for s in skipped)]
+    if not kept:
+      return [{} for _ in block_steps]
+    steps = np.array(kept)
     positions = steps[:, None] * batch_size + rows[None, :]
     ids = order(positions.ravel()).reshape(positions.shape)
     images, labels = source.read(ids.ravel())
     images = images.reshape(*ids.shape, *images.shape[1:])
     labels = labels.reshape(ids.shape)
-    return [
-      {"images": image_b, "labels": label_b, "ids": id_b}
-      for image_b, label_b, id_b in zip(images, labels, ids, strict=True)
-    ]
+    read_batches = {
+      step: {"images": image_b, "labels": label_b, "ids": id_b}
+      for step, image_b, label_b, id_b in zip(
+        kept, images, labels, ids, strict=True
+      )
+    }
+    return [read_batches.get(step, {}) for step in block_steps]
 
   blocks = -(-(total_steps - start) // together)
   for block in read_ahead(read, start=0, stop=blocks, threads=threads):

@@ -8,21 +8,21 @@ protocol over the images.
 """
 
 import dataclasses
+import errno
 import hashlib
+import itertools
 import json
 import os
 import struct
-import threading
+import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from array_record.python import (
-  array_record_module,  # ty: ignore[missing-module-member] has no stubs.
-)
 from jaxtyping import Int32
 
 from jamsface_jax.data.local_copy import local_copy
-from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.data.open_shards import close_shards, open_shard
+from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.plain_array import read_array
@@ -38,7 +38,7 @@ FORMAT = 1
 COLOR_ORDER = "RGB"
 
 _SCAN = 1024  # Records read at once in a scan.
-_READ_BYTES = 4096  # Least number taken from the file at once.
+_owners = itertools.count()
 _HEADER = struct.Struct("<qH")  # Label, bytes in the name.
 
 
@@ -245,9 +245,8 @@ class RecordReader:
     self.index = read_index(self.directory)
     counts = [shard.records for shard in self.index.shards]
     self._starts = np.cumsum([0, *counts])
-    self._shards: list[array_record_module.ArrayRecordReader | None]
-    self._shards = [None] * len(counts)
-    self._opening = threading.Lock()
+    self._owner = next(_owners)
+    weakref.finalize(self, close_shards, self._owner)
 
   def __len__(self) -> int:
     return self.index.images
@@ -257,10 +256,16 @@ class RecordReader:
 
     Raises:
       InputError: a shard is damaged where the records lie.
+      RunError: the process has too many files open.
     """
     try:
       return [decode_record(data) for data in self._read(np.asarray(ids))]
     except (ValueError, RuntimeError, IndexError, OSError) as error:
+      if os.strerror(errno.EMFILE) in str(error):
+        raise RunError(
+          f"a shard of {self.directory!r} cannot be opened (too many open"
+          " files): raise the limit, 'ulimit -n 4096', and start again."
+        ) from None
       raise InputError(
         f"a shard of {self.directory!r} is damaged ({one_line(error)}): copy"
         " the data set again."
@@ -273,25 +278,11 @@ class RecordReader:
     for shard in np.unique(shards).tolist():
       rows = np.flatnonzero(shards == shard)
       positions = (ids[rows] - self._starts[shard]).tolist()
-      for row, one in zip(
-        rows.tolist(), self._open(shard).read(positions), strict=True
-      ):
+      path = os.path.join(self.directory, self.index.shards[shard].file)
+      found = open_shard(self._owner, path).read(positions)
+      for row, one in zip(rows.tolist(), found, strict=True):
         data[row] = one
     return data
-
-  def _open(self, shard: int) -> array_record_module.ArrayRecordReader:
-    """Opens a shard when it is first needed; its reads share no state."""
-    if self._shards[shard] is None:
-      with self._opening:
-        if self._shards[shard] is None:
-          path = os.path.join(self.directory, self.index.shards[shard].file)
-          self._shards[shard] = array_record_module.ArrayRecordReader(
-            path,
-            # Nothing is read beyond a record: the next one is elsewhere.
-            options="readahead_buffer_size:0",
-            file_reader_buffer_size=_READ_BYTES,
-          )
-    return self._shards[shard]
 
   def scan(self) -> Iterator[Record]:
     """Yields all records in order, a block at a time."""

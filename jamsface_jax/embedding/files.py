@@ -2,14 +2,14 @@
 
 Rows are written in blocks of images, each by one process, into files called
 `*.partial`; when the rows of a block are on the disk, a line in the journal of
-that process says so. Only when all blocks are there do the files get their
-names, `meta.json` last. The same run started again goes on with the blocks that
-no journal names, on any number of processes.
+that process says so, with a hash of them. Only when all blocks are there do the
+files get their names, `meta.json` last. The same run started again goes on with
+the blocks that no journal names, or that are damaged, on any number of
+processes.
 """
 
 import contextlib
-import errno
-import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +17,23 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.storage import plain_json
+from jamsface_jax.storage.durable import (
+  make_directory,
+  sync_directory,
+  sync_file,
+)
 from jamsface_jax.storage.plain_array import map_array
 from jamsface_jax.storage.plain_file import plain
-from jamsface_jax.storage.whole_file import remove_left, written_whole
+from jamsface_jax.storage.plan import (
+  PLAN_FILE,
+  conflicts,
+  read_plan,
+  write_plan,
+)
+from jamsface_jax.storage.whole_file import remove_left
+from jamsface_jax.storage.write_error import write_error
 
 EMBEDDINGS_FILE = "embeddings.npy"
 NORMS_FILE = "norms.npy"
@@ -29,7 +41,6 @@ LABELS_FILE = "labels.npy"
 PATHS_FILE = "paths.txt"
 BROKEN_FILE = "broken.txt"
 META_FILE = "meta.json"
-PLAN_FILE = "plan.json"
 # Of a plan: where things lie may change, what they hold may not.
 PLACES = ("workdir", "source")
 _JOURNAL = "journal-"
@@ -37,7 +48,7 @@ _PARTIAL = ".partial"
 
 
 class EmbeddingFiles:
-  """What one run writes into its output directory.
+  """What one run writes into its output directory, which it holds.
 
   Args:
     directory: the output.
@@ -81,21 +92,20 @@ class EmbeddingFiles:
       return self._begin()
     except OSError as error:
       raise self._cannot_write(error) from None
+    except ValueError as error:  # Of NumPy, for a file that is none of its own.
+      raise self._damaged(one_line(error)) from None
 
   def _begin(self) -> np.ndarray:
-    os.makedirs(self._directory, exist_ok=True)
-    if os.path.exists(self._path(META_FILE)):
-      self._check_same(META_FILE, "other embeddings")
+    make_directory(self._directory)
+    if os.path.lexists(self._path(META_FILE)):
+      meta = self._check_same(META_FILE, "other embeddings")
       self._check_there(("",))
+      self._check_files(meta.get("files", {}))  # Older ones have no hashes.
       self._remove_journals()  # In case the last act was interrupted.
       return np.ones(self.blocks, bool)
-    if os.path.exists(self._path(PLAN_FILE)):
+    if os.path.lexists(self._path(PLAN_FILE)):
       self._check_same(PLAN_FILE, "a part of other embeddings")
-      done = np.zeros(self.blocks, bool)
-      for block, _, _ in self._journals():
-        done[block] = True
-      self._check_there((_PARTIAL, "") if done.all() else (_PARTIAL,))
-      return done
+      return self._blocks_done()
     for name in (*self._rows, PATHS_FILE, BROKEN_FILE):
       if os.path.exists(self._path(name)):
         raise InputError(
@@ -105,9 +115,31 @@ class EmbeddingFiles:
     self._remove_journals()
     for name, (dtype, shape) in self._rows.items():
       # Full length, with holes: blocks come in any order.
-      self._create(self._path(name) + _PARTIAL, dtype, (self._count, *shape))
-    self._write_json(PLAN_FILE, self._plan)
+      path = self._path(name) + _PARTIAL
+      self._create(path, dtype, (self._count, *shape))
+      sync_file(path)
+    sync_directory(self._directory)
+    write_plan(self._path(PLAN_FILE), self._plan)
     return np.zeros(self.blocks, bool)
+
+  def _blocks_done(self) -> np.ndarray:
+    """Which blocks are there as the journals say, bool [blocks]."""
+    lines = {block: (path, at) for block, path, at in self._journals()}
+    complete = len(lines) == self.blocks
+    self._check_there((_PARTIAL, "") if complete else (_PARTIAL,))
+    paths = {name: self._path(name) + _PARTIAL for name in self._rows}
+    named = [name for name, path in paths.items() if not os.path.exists(path)]
+    paths |= {name: self._path(name) for name in named}
+    arrays = {name: map_array(path) for name, path in paths.items()}
+    done = np.zeros(self.blocks, bool)
+    for block, (path, at) in lines.items():
+      start, stop = self.rows(block)
+      rows = {name: array[start:stop] for name, array in arrays.items()}
+      kept = _read_line(path, at).get("sha256")  # None of older ones.
+      done[block] = kept in (None, self._digest(rows))
+    if named and not done.all():
+      raise self._damaged("its rows are not what was written")
+    return done
 
   def open(self, process: int) -> None:
     """Opens the files to write blocks; another number for every process."""
@@ -115,12 +147,12 @@ class EmbeddingFiles:
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
       self._journal = plain(path, append)
-      _lock(self._journal, self._directory)
       os.write(self._journal, b"\n")  # Ends a line that a kill has torn.
       for name in self._rows:
         path = self._path(name) + _PARTIAL
         offset = int(map_array(path).offset)
         self._files[name] = plain(path, os.O_WRONLY), offset
+      sync_directory(self._directory)
     except OSError as error:
       raise self._cannot_write(error) from None
 
@@ -154,10 +186,18 @@ class EmbeddingFiles:
         _write_all(file, data.tobytes(), offset + start * each)
         os.fsync(file)
       line = {"block": block, "names": names, "broken": broken}
+      line["sha256"] = self._digest(rows)
       _write_all(self._journal, (json.dumps(line) + "\n").encode())
       os.fsync(self._journal)
     except OSError as error:
       raise self._cannot_write(error) from None
+
+  def _digest(self, rows: Mapping[str, np.ndarray]) -> str:
+    """A hash of the rows of a block, as they lie in the files."""
+    digest = hashlib.sha256()
+    for name, (dtype, _) in sorted(self._rows.items()):
+      digest.update(np.ascontiguousarray(rows[name], dtype).tobytes())
+    return digest.hexdigest()
 
   def close(self) -> None:
     """Lets go of the files that `open` opened."""
@@ -176,7 +216,7 @@ class EmbeddingFiles:
       The number of broken images.
     """
     if os.path.exists(self._path(META_FILE)):
-      return self._read_json(META_FILE)["broken"]
+      return read_plan(self._path(META_FILE), "--output")["broken"]
     where = {block: (path, at) for block, path, at in self._journals()}
     broken = 0
     try:
@@ -193,14 +233,18 @@ class EmbeddingFiles:
             reasons.write(f"{row}\t{name}\t{reason}\n")
             broken += 1
       for name in (PATHS_FILE, BROKEN_FILE):
-        self._sync(name + _PARTIAL)
+        sync_file(self._path(name) + _PARTIAL)
       if not broken:
         os.remove(self._path(BROKEN_FILE) + _PARTIAL)
       for name in (PATHS_FILE, BROKEN_FILE, *reversed(self._rows)):
         if os.path.exists(self._path(name) + _PARTIAL):
           os.replace(self._path(name) + _PARTIAL, self._path(name))
-      self._write_json(META_FILE, self._plan | {"broken": broken})
+      sync_directory(self._directory)
+      files = {n: self._file_digest(n) for n in (*self._rows, PATHS_FILE)}
+      meta = self._plan | {"broken": broken, "files": files}
+      write_plan(self._path(META_FILE), meta)
       self._remove_journals()
+      sync_directory(self._directory)
     except OSError as error:
       raise self._cannot_write(error) from None
     return broken
@@ -213,26 +257,32 @@ class EmbeddingFiles:
       file.flush()
       np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
 
-  def _check_same(self, file: str, what: str) -> None:
-    """Refuses a plan that is not this one."""
-    try:
-      stored = self._read_json(file)
-      stored.pop("broken", None)
-    except (ValueError, AttributeError):
+  def _check_same(self, file: str, what: str) -> dict[str, Any]:
+    """Refuses a plan that is not this one; returns all that it says."""
+    stored = read_plan(self._path(file), "--output")
+    free = (*PLACES, "broken", "files")
+    if different := conflicts(stored, self._plan, free):
       raise InputError(
-        f"{self._path(file)!r} is damaged: choose another --output."
-      ) from None
-    conflicts = [
-      f"{name} is {stored.get(name)!r} there and {self._plan.get(name)!r} here"
-      for name in {**stored, **self._plan}
-      if stored.get(name) != self._plan.get(name) and name not in PLACES
-    ]
-    if conflicts:
-      raise InputError(
-        f"--output {self._directory!r} holds {what} ({'; '.join(conflicts)}):"
-        " choose another directory or give the same checkpoint, images and"
-        " flags."
+        f"--output {self._directory!r} holds {what} ({different}): choose"
+        " another directory or give the same checkpoint, images and flags."
       )
+    return stored
+
+  def _check_files(self, digests: Mapping[str, str]) -> None:
+    """Refuses files that are not what was written."""
+    for name in (*self._rows, PATHS_FILE):
+      if name in digests and digests[name] != self._file_digest(name):
+        raise self._damaged(f"{name!r} has other bytes than were written")
+
+  def _damaged(self, what: str) -> InputError:
+    return InputError(
+      f"--output {self._directory!r} is damaged ({what}): delete it and embed"
+      " again."
+    )
+
+  def _file_digest(self, name: str) -> str:
+    with open(self._path(name), "rb", opener=plain) as file:
+      return hashlib.file_digest(file, "sha256").hexdigest()
 
   def _check_there(self, endings: Sequence[str]) -> None:
     """Refuses to go on without a file of rows."""
@@ -286,43 +336,8 @@ class EmbeddingFiles:
       path, "x", encoding="utf-8", errors="surrogateescape", opener=plain
     )
 
-  def _read_json(self, name: str) -> dict[str, Any]:
-    with open(self._path(name), encoding="utf-8", opener=plain) as file:
-      return plain_json.parse(file.read())
-
-  def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-    """Writes a file whole or not at all."""
-    with written_whole(self._path(name)) as file:
-      json.dump(value, file, indent=2)
-      file.write("\n")
-      file.flush()
-      os.fsync(file.fileno())
-
-  def _sync(self, name: str) -> None:
-    file = os.open(self._path(name), os.O_RDONLY)
-    os.fsync(file)
-    os.close(file)
-
   def _cannot_write(self, error: OSError) -> InputError | RunError:
-    text = f"--output {self._directory!r} cannot be written to"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-      return RunError(
-        f"{text} ({error.strerror}): make room and run the same command again."
-      )
-    return InputError(f"{text} ({error.strerror}): choose another directory.")
-
-
-def _lock(file: int, directory: str) -> None:
-  """Refuses to write beside another run, where the file system has locks."""
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    raise InputError(
-      f"--output {directory!r} is being written by another run: wait for its"
-      " end or choose another directory."
-    ) from None
-  except OSError:
-    pass  # Some network file systems have none.
+    return write_error("--output", self._directory, error)
 
 
 def _write_all(file: int, data: bytes, offset: int | None = None) -> None:

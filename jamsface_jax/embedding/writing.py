@@ -1,5 +1,6 @@
 """Embeds images by blocks into files, on one process or several."""
 
+import contextlib
 import hashlib
 import os
 import time
@@ -27,6 +28,7 @@ from jamsface_jax.embedding.files import (
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.progress import ImageProgress
 from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage import lock
 from jamsface_jax.storage.run_directory import RunDirectory
 
 
@@ -68,35 +70,68 @@ def embed(
     InputError: nothing to embed, or an output that belongs to something else.
     RunError: an embedding that is not finite.
   """
-  config = read_settings(run)
-  mesh = sharding.make_mesh(-1, jax.local_devices())
-  _check_flags(batch_size, threads, mesh)
-  source = open_images(
-    images, config.data.image_size, root=root, color_order=color_order
-  )
-  embedder, variables, metadata = open_embedder(
-    run,
-    step=step,
-    batch_size=batch_size or config.evaluation.batch_size,
-    flip=flip,
-    mesh=mesh,
-  )
-  plan = {
-    "images": len(source),
-    "embedding_size": metadata["embedding_size"],
-    "dtype": "float16" if float16 else "float32",
-    "normalized": not raw,
-    "norms": norms,
-    "flip": flip,
-    "block": embedder.batch_size,
-    "step": metadata["step"],
-    "network": _fingerprint(variables),
-    "workdir": run.absolute,
-    "source": os.path.abspath(images),
-    "source_fingerprint": source.fingerprint,
-  }
-  for name in ("color_order", "image_size", "data_fingerprint", "versions"):
-    plan[name] = metadata[name]
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:  # Of all processes, and before any work.
+      stack.enter_context(lock.hold(output, "--output"))
+    config = read_settings(run)
+    mesh = sharding.make_mesh(-1, jax.local_devices())
+    _check_flags(batch_size, threads, mesh)
+    source = open_images(
+      images, config.data.image_size, root=root, color_order=color_order
+    )
+    embedder, variables, metadata = open_embedder(
+      run,
+      step=step,
+      batch_size=batch_size or config.evaluation.batch_size,
+      flip=flip,
+      mesh=mesh,
+    )
+    plan = {
+      "images": len(source),
+      "embedding_size": metadata["embedding_size"],
+      "dtype": "float16" if float16 else "float32",
+      "normalized": not raw,
+      "norms": norms,
+      "flip": flip,
+      "block": embedder.batch_size,
+      "step": metadata["step"],
+      "network": _fingerprint(variables),
+      "workdir": run.absolute,
+      "source": os.path.abspath(images),
+      "source_listing": source.listing,
+      "source_fingerprint": source.fingerprint,
+    }
+    for name in ("color_order", "image_size", "data_fingerprint", "versions"):
+      plan[name] = metadata[name]
+    _embed(
+      source,
+      embedder,
+      variables,
+      plan,
+      output,
+      threads=threads or config.data.threads,
+    )
+
+
+def _embed(
+  source: Images,
+  embedder: Embedder,
+  variables: dict[str, Any],
+  plan: Mapping[str, Any],
+  output: str,
+  *,
+  threads: int,
+) -> None:
+  """Embeds what is not there yet, with all processes, and finishes the files.
+
+  Args:
+    source: the images.
+    embedder: of the network.
+    variables: its parameters.
+    plan: decides every row, see `EmbeddingFiles`.
+    output: the directory.
+    threads: batches read at once.
+  """
   files = EmbeddingFiles(output, plan)
   left = _blocks_left(files, plan)
   mine = np.array_split(left, jax.process_count())[jax.process_index()]
@@ -110,9 +145,9 @@ def embed(
       embedder,
       variables,
       mine,
-      scale=not raw,
+      scale=plan["normalized"],
       dtype=plan["dtype"],
-      threads=threads or config.data.threads,
+      threads=threads,
     )
   multihost_utils.sync_global_devices("embedded")
   if jax.process_index() == 0:
@@ -140,7 +175,9 @@ def _blocks_left(
   """
   first = jax.process_index() == 0
   if jax.process_count() > 1:
-    same = {name: plan[name] for name in plan if name not in PLACES}
+    # Each may have a copy of the images, which another fingerprint tells.
+    apart = (*PLACES, "source_fingerprint")
+    same = {name: plan[name] for name in plan if name not in apart}
     processes.check_same(same, "--images, --workdir")
   done = files.begin() if first else np.zeros(files.blocks, bool)
   if jax.process_count() > 1:

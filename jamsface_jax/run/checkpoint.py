@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import jax
 import orbax.checkpoint as ocp
 
+from jamsface_jax import shell
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.run.metrics_file import read_scores
@@ -51,8 +52,8 @@ class CheckpointReader:
     """Refuses a run that has written none."""
     if not self._folder.exists():
       raise InputError(
-        f"{run.path!r} has no checkpoint: train first, with 'python -m"
-        f" jamsface_jax.main --workdir={run.path}'."
+        f"{run.path!r} has no checkpoint: train first, with"
+        f" {shell.command('jamsface_jax.main', f'--workdir={run.path}')}."
       )
 
   def steps(self) -> list[int]:
@@ -211,6 +212,9 @@ class Checkpoints(CheckpointReader):
     Raises:
       RunError: there are some, and all are damaged.
     """
+    foreign = self._folder.set_foreign_aside() if self._leads else {}
+    for name, aside in foreign.items():
+      _warn(f"{name!r} is no checkpoint: moved to {aside!r}.")
     swept = self._folder.sweep() if self._leads else []
     for step in swept:
       _warn(f"the save of checkpoint {step} had been interrupted.")

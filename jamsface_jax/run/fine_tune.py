@@ -7,14 +7,14 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jamsface_jax.data import records
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.run.components import Components
 from jamsface_jax.run.state import TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
-from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 # Names of `--fine_tune_keep`: leaves of the head that a part consists of.
 HEAD_PARTS = {
@@ -69,10 +69,7 @@ def plan_fine_tune(
   """
   remembered = None
   if run.fine_tune.exists():
-    values = run.fine_tune.read_json()
-    remembered = FineTune(
-      values["workdir"], values["step"], tuple(values["keep"])
-    )
+    remembered = _read(run.fine_tune)
   if source is None:
     return remembered
   names = tuple(dict.fromkeys(filter(None, keep.split(","))))
@@ -101,6 +98,22 @@ def plan_fine_tune(
   chosen = FineTune(path, reader.choose(None), names)
   run.fine_tune.write_json(dataclasses.asdict(chosen), indent=2)
   return chosen
+
+
+def _read(file: RunFile) -> FineTune:
+  """Reads what a run remembers of its beginning.
+
+  Raises:
+    InputError: the file is damaged.
+  """
+  try:
+    values = file.read_json()
+    return FineTune(values["workdir"], values["step"], tuple(values["keep"]))
+  except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+    raise InputError(
+      f"{file.path!r} is damaged ({one_line(error)}): restore it or choose"
+      " another --workdir."
+    ) from None
 
 
 def apply_fine_tune(

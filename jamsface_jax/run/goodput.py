@@ -34,9 +34,10 @@ class Goodput:
         launch goes on from; empty for a new run. What was spent since is lost.
     """
     try:
-      earlier = self._file.read_json()
-    except (OSError, ValueError):  # The first launch, or a torn record.
-      earlier = dict(at_checkpoint)
+      read = dict(self._file.read_json())
+      earlier = {kind: float(read[kind]) for kind in KINDS if kind in read}
+    except (OSError, ValueError, TypeError, RecursionError):
+      earlier = dict(at_checkpoint)  # The first launch, or a torn record.
     for kind, seconds in earlier.items():
       kept = seconds
       if kind in _REPEATED:
@@ -73,7 +74,7 @@ class Goodput:
 
   def save(self) -> None:
     """Writes the seconds so far, for a later launch."""
-    self._file.write_json(self.now())
+    self._file.write_json(self.now(), synced=False)
 
   def sentence(self) -> str:
     """What to tell the user at the end."""

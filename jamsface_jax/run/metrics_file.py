@@ -1,5 +1,6 @@
 """The numbers of a run in its file of metrics: read back, cut, looked up."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -28,11 +29,12 @@ def read_metrics(file: RunFile) -> dict[str, Series]:
     written is left out; null is NaN.
 
   Raises:
-    InputError: the file cannot be read or another line is not such an object.
+    InputError: the file cannot be read or another line is not such an object,
+      which a run sets aside when it goes on.
   """
   try:
-    lines = file.read_text().split("\n")
-  except (OSError, UnicodeDecodeError) as error:
+    lines = file.read_lines()
+  except OSError as error:
     raise InputError(
       f"{file.path}: cannot be read ({error}); give the metrics.jsonl of a run."
     ) from error
@@ -40,31 +42,34 @@ def read_metrics(file: RunFile) -> dict[str, Series]:
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
-    try:
-      row = plain_json.parse(line)
-      step = int(row.pop("step"))
-      if not 0 <= step < _MOST_STEPS:
-        raise ValueError("no step")
-      values = {
-        name: float("nan" if value is None else value)
-        for name, value in row.items()
-      }
-    except (
-      ValueError,
-      TypeError,
-      KeyError,
-      AttributeError,
-      OverflowError,  # Of a number that JSON has and float64 has not.
-    ) as error:
-      if number == len(lines):  # No newline after it: it was cut off.
+    row = _parse(line)
+    if row is None:
+      if not line.endswith("\n"):  # It was cut off.
         break
       raise InputError(
         f"{file.path}:{number}: is not an object of numbers with a step; delete"
         " the line."
-      ) from error
+      )
+    step, values = row
     for name, value in values.items():
       metrics.setdefault(name, {})[step] = value
   return {name: _series(by_step) for name, by_step in metrics.items()}
+
+
+def _parse(line: str) -> tuple[int, dict[str, float]] | None:
+  """The step and the numbers of a line, null as NaN; None if it is broken."""
+  try:
+    line.encode()  # Not UTF-8, as it was read, does not become it either.
+    row = plain_json.parse(line)
+    step = row.pop("step")
+    if type(step) is not int or not 0 <= step < _MOST_STEPS:
+      return None
+    return step, {
+      name: float("nan" if value is None else value)
+      for name, value in row.items()
+    }
+  except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
+    return None
 
 
 def matching(metrics: Iterable[str], patterns: Sequence[str]) -> list[str]:
@@ -91,6 +96,8 @@ def matching(metrics: Iterable[str], patterns: Sequence[str]) -> list[str]:
 def drop_after(file: RunFile, finished: int) -> set[str]:
   """Keeps the whole lines of steps up to a step, which a run goes on from.
 
+  Lines that are none of a run are set aside, with a warning.
+
   Args:
     file: the file of metrics, which need not be there.
     finished: the last step to keep.
@@ -99,18 +106,28 @@ def drop_after(file: RunFile, finished: int) -> set[str]:
     Names of the metrics that step `finished` has.
   """
   if not file.exists():
+    if finished and file.writes:
+      _warn(f"{file.path!r} is missing: curves begin at step {finished + 1}.")
     return set()
   lines = file.read_lines()
-  kept, last = [], set()
+  kept, broken, last = [], [], set()
   for line in lines:
-    try:
-      metrics = plain_json.parse(line)
-      if metrics["step"] <= finished and line.endswith("\n"):
-        kept.append(line)
-        if metrics["step"] == finished:
-          last.update(metrics)
-    except ValueError:
-      continue  # Torn by a kill in the middle of writing.
+    row = _parse(line)
+    if row is None:
+      # One without an end is torn by a kill, in the middle of writing.
+      broken += [line] if line.endswith("\n") and line.strip() else []
+    elif row[0] <= finished and line.endswith("\n"):
+      kept.append(line)
+      if row[0] == finished:
+        last.update(("step", *row[1]))
+  if broken and file.writes:
+    aside = file.beside(".set_aside")
+    for line in broken:
+      aside.append_line(line.rstrip("\n"))
+    _warn(
+      f"{file.path!r} had {len(broken)} lines that are no metrics: they are in"
+      f" {aside.path!r} now."
+    )
   if kept != lines:
     file.write_text("".join(kept))
   return last
@@ -127,11 +144,14 @@ def read_scores(file: RunFile, name: str) -> dict[int, float]:
     return {}
   scores = {}
   for line in file.read_lines():
-    if f'"{name}"' in line and line.endswith("\n"):
-      metrics = plain_json.parse(line)
-      if metrics[name] is not None:
-        scores[metrics["step"]] = metrics[name]
+    row = _parse(line) if line.endswith("\n") else None
+    if row and not np.isnan(row[1].get(name, np.nan)):
+      scores[row[0]] = row[1][name]
   return scores
+
+
+def _warn(text: str) -> None:
+  print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _series(by_step: Mapping[int, float]) -> Series:

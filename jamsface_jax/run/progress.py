@@ -105,7 +105,7 @@ class StepProgress(Progress):
       step: finished steps.
       metrics: values by name, as they are logged.
     """
-    text = "all steps rejected"
+    text = "no step counted"
     if "train/loss" in metrics:
       text = (
         f"loss {metrics['train/loss']:.3f}"

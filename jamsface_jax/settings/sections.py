@@ -48,6 +48,28 @@ class Data(Section):
   )
   noise_classes: int = setting(64, "Classes of the noise images.")
   noise_images: int = setting(512, "Number of the noise images.")
+  skip_steps: str = setting(
+    "",
+    'Steps that read and learn nothing, such as "120:130,400", first and last'
+    " included; empty: none.",
+  )
+
+  def check(self) -> None:
+    """Refuses steps that are none."""
+    _ = self.skipped_steps
+
+  @property
+  def skipped_steps(self) -> tuple[range, ...]:
+    """Numbers of the steps that are left out.
+
+    Raises:
+      InputError: `skip_steps` is not steps and ranges of them, rising.
+    """
+    return tuple(
+      _steps("data.skip_steps", one if ":" in one else f"{one}:{one}")
+      for one in self.skip_steps.split(",")
+      if one
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,10 +372,23 @@ class Settings(Section):
     """
     if not self.profile_steps:
       return range(0)
-    first, _, last = self.profile_steps.partition(":")
-    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
-      raise InputError(
-        f"profile_steps={self.profile_steps!r} names no steps: give the first"
-        " and the last, such as '10:15'."
-      )
-    return range(int(first), int(last) + 1)
+    return _steps("profile_steps", self.profile_steps)
+
+
+def _steps(name: str, text: str) -> range:
+  """Reads the first and the last of some steps, "10:15".
+
+  Raises:
+    InputError: it is not two numbers of steps, rising.
+  """
+  first, _, last = text.partition(":")
+  try:
+    steps = range(int(first), int(last) + 1)
+  except ValueError:
+    steps = range(0)
+  if not steps or steps.start < 1:
+    raise InputError(
+      f"{name}={text!r} names no steps: give the first and the last, such as"
+      " '10:15'."
+    )
+  return steps

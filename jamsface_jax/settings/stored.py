@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import os
+import sys
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.settings.names import flatten, settings_from, values
 from jamsface_jax.settings.sections import Settings
+from jamsface_jax.storage.plan import conflicts
 from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.write_error import write_error
 
-# A resumed run may change these; they do not change what is learned. What
+# A resumed run may change these. Most do not change what is learned; skipped
+# and rejected steps do, where a run could not go on otherwise. What
 # `data.directory` holds is compared by content, not by path.
 _FREE = (
   "mesh",
@@ -18,6 +22,8 @@ _FREE = (
   "log_every",
   "data.threads",
   "data.directory",
+  "data.skip_steps",
+  "optimizer.reject_in_a_row",
   "profile_steps",
   "wandb",
 )
@@ -37,15 +43,18 @@ def check_or_save(settings: Settings, run: RunDirectory) -> None:
   if run.config.exists():
     _check_same(settings, run)
   else:
+    if run.checkpoints.exists() and run.checkpoints.steps():
+      print(
+        f"warning: {run.config.path!r} was missing: written again with the"
+        " settings of this command, which may be others.",
+        file=sys.stderr,
+      )
     text = json.dumps(dataclasses.asdict(settings), indent=2, sort_keys=True)
     try:
       run.create()
       run.config.write_text(text + "\n")
     except OSError as error:
-      raise InputError(
-        f"--workdir={run.path!r} cannot be written to ({error.strerror}):"
-        " choose another directory."
-      ) from None
+      raise write_error("--workdir", run.path, error) from None
 
 
 def read_settings(run: RunDirectory) -> Settings:
@@ -64,10 +73,16 @@ def read_settings(run: RunDirectory) -> Settings:
       f"{run.path!r} is not a work directory (it has no"
       f" {os.path.basename(path)}): give the --workdir of a training run."
     ) from None
-  except ValueError as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise InputError(
-      f"{path!r} is damaged ({error}): restore it or choose another --workdir."
+      f"{path!r} is damaged ({one_line(error)}): restore it or choose another"
+      " --workdir."
     ) from None
+  if not isinstance(stored, dict):
+    raise InputError(
+      f"{path!r} is damaged (it holds no settings): restore it or choose"
+      " another --workdir."
+    )
   try:
     return settings_from(flatten(stored))
   except KeyError as error:
@@ -83,14 +98,13 @@ def read_settings(run: RunDirectory) -> Settings:
 
 def _check_same(settings: Settings, run: RunDirectory) -> None:
   stored, asked = values(read_settings(run)), values(settings)
-  conflicts = [
-    f"{name} is {stored[name]!r} there and {asked[name]!r} here"
-    for name in sorted(asked)
-    if stored[name] != asked[name]
-    and not any(name == free or name.startswith(free + ".") for free in _FREE)
+  free = [
+    name
+    for name in asked
+    if any(name == one or name.startswith(f"{one}.") for one in _FREE)
   ]
-  if conflicts:
+  if different := conflicts(stored, asked, free):
     raise InputError(
-      f"the run in {run.path!r} has other settings ({'; '.join(conflicts)}):"
-      " choose another --workdir or give the same settings."
+      f"the run in {run.path!r} has other settings ({different}): choose"
+      " another --workdir or give the same settings."
     )

@@ -52,6 +52,10 @@ class BucketCheckpoints:
   def create(self) -> None:
     """Does nothing: a bucket has no folders."""
 
+  def set_foreign_aside(self) -> dict[str, str]:
+    """Does nothing: other objects are in nobody's way."""
+    return {}
+
   def steps(self) -> list[int]:
     """Finished steps of all complete checkpoints, rising."""
     return sorted(s for s, of in self._list().items() if MANIFEST_FILE in of)

@@ -5,6 +5,7 @@
                            start
   checkpoints/8.deleting   being removed
   checkpoints/12.damaged   did not match its manifest: kept, never read
+  checkpoints/X.set_aside  was something else: kept, never read
 
 Nobody else knows these names. Callers say what becomes of a checkpoint; that
 it takes renaming is how a file system makes it happen at once.
@@ -17,18 +18,21 @@ import re
 import shutil
 from collections.abc import Collection, Mapping
 
+from jamsface_jax.storage.durable import sync_directory
 from jamsface_jax.storage.manifest import (
   ALL,
   Entry,
   Share,
   find_damage,
   hash_files,
-  sync_directory,
   write_manifest,
 )
 from jamsface_jax.storage.plain_file import make_folder
+from jamsface_jax.storage.set_aside import ENDING, set_aside
 
 _SAVING, _DELETING, _DAMAGED = ".saving", ".deleting", ".damaged"
+_STEP = re.compile("0|[1-9][0-9]{0,17}")
+_OURS = re.compile(rf"(?:{_STEP.pattern})(?:({_SAVING}|{_DELETING}).*)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,11 @@ class CheckpointFolder:
 
   def steps(self) -> list[int]:
     """Finished steps of all complete checkpoints, rising."""
-    return sorted(int(name) for name in os.listdir(self.path) if name.isdigit())
+    return sorted(
+      int(entry.name)
+      for entry in os.scandir(self.path)
+      if _STEP.fullmatch(entry.name) and entry.is_dir()
+    )
 
   def place(self, step: int) -> str:
     """Directory of a complete checkpoint, to read."""
@@ -108,12 +116,22 @@ class CheckpointFolder:
 
   def set_aside(self, step: int) -> str:
     """Keeps a damaged checkpoint under another name, which it returns."""
-    aside, number = self._path(step, _DAMAGED), 1
-    while os.path.exists(aside):
-      number += 1
-      aside = self._path(step, f"{_DAMAGED}.{number}")
-    os.rename(self._path(step), aside)
-    return aside
+    return set_aside(self._path(step), _DAMAGED)
+
+  def set_foreign_aside(self) -> dict[str, str]:
+    """Moves away what is no checkpoint, nor left of one.
+
+    Returns:
+      What it is called now, by what it was called.
+    """
+    foreign = [
+      entry
+      for entry in os.scandir(self.path)
+      if not (_OURS.fullmatch(entry.name) and entry.is_dir())
+      and ENDING not in entry.name
+      and _DAMAGED not in entry.name
+    ]
+    return {entry.path: set_aside(entry.path) for entry in foreign}
 
   def sweep(self) -> list[int]:
     """Removes what interrupted saves and removals have left.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from jamsface_jax.errors import one_line
 from jamsface_jax.storage import plain_json
+from jamsface_jax.storage.durable import sync_directory
 from jamsface_jax.storage.plain_file import plain
 
 MANIFEST_FILE = "manifest.json"
@@ -175,15 +176,6 @@ def _checksum(entry: Mapping[str, Any]) -> tuple[str, str]:
     if kind in entry:
       return kind, entry[kind]
   return "", entry["crc32c"]
-
-
-def sync_directory(directory: str) -> None:
-  """Makes new and changed names in a directory survive a loss of power."""
-  handle = os.open(directory, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)
 
 
 def _files(directory: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ import secrets
 import stat
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.durable import make_directory, sync_directory
 
 
 class NotPlainError(InputError, OSError):
@@ -71,6 +72,8 @@ _NO_FILE = "a pipe or a device, and no file"
 def make_folder(path: str, *, within: str | None = None) -> None:
   """Makes a folder that is not there yet, without following links.
 
+  Its name survives a loss of power.
+
   Args:
     path: the folder.
     within: trusted, and made too; the folders between are made and looked at
@@ -81,11 +84,12 @@ def make_folder(path: str, *, within: str | None = None) -> None:
     OSError: the file system refuses.
   """
   top = (os.path.dirname(path) if within is None else within) or "."
-  os.makedirs(top, exist_ok=True)
+  make_directory(top)
   for part in os.path.relpath(path, top).split(os.sep):
     top = os.path.join(top, part)
     try:
       os.mkdir(top)
+      sync_directory(os.path.dirname(top))
     except FileExistsError:
       kind = os.lstat(top).st_mode
       if stat.S_ISLNK(kind):

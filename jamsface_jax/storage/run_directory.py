@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Generator
 from typing import IO, Any
@@ -22,11 +23,14 @@ from jamsface_jax.storage import lock, plain_json
 from jamsface_jax.storage.bucket import SCHEME, Bucket, require_packages
 from jamsface_jax.storage.bucket_checkpoints import BucketCheckpoints
 from jamsface_jax.storage.checkpoint_folder import CheckpointFolder
+from jamsface_jax.storage.durable import sync_directory, sync_tree
 from jamsface_jax.storage.mirror import Mirror
 from jamsface_jax.storage.mounts import refuse_mounted_bucket
 from jamsface_jax.storage.paths import check_address, require_local
 from jamsface_jax.storage.plain_file import make_folder, plain
+from jamsface_jax.storage.set_aside import set_aside
 from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.write_error import write_error
 
 _EVALUATION = "evaluation"
 
@@ -81,12 +85,23 @@ class RunFile:
   def read_lines(self) -> list[str]:
     """Its lines with their ends, which a last one cut off lacks.
 
+    What is not UTF-8 comes as surrogates, of which no text can be made.
+
     Raises:
       OSError: it cannot be read; FileNotFoundError: it is not there.
-      UnicodeDecodeError: it is not UTF-8.
     """
-    with open(self._to_read(), encoding="utf-8", opener=plain) as file:
+    with open(
+      self._to_read(),
+      encoding="utf-8",
+      errors="surrogateescape",
+      newline="\n",
+      opener=plain,
+    ) as file:
       return file.readlines()
+
+  def beside(self, ending: str) -> "RunFile":
+    """The file of its name with something after it."""
+    return dataclasses.replace(self, path=self.path + ending)
 
   def read_json(self) -> Any:
     """Reads the value that it holds.
@@ -98,42 +113,56 @@ class RunFile:
     return plain_json.parse(self.read_text())
 
   @contextlib.contextmanager
-  def written_whole(self, mode: str = "w") -> Generator[IO[Any], None, None]:
+  def written_whole(
+    self, mode: str = "w", *, synced: bool = True
+  ) -> Generator[IO[Any], None, None]:
     """Opens it for writing; it has its new content when the block has ended.
 
     Args:
       mode: "w" for text or "wb".
+      synced: it survives a loss of power then.
     """
     if not self.writes:
       with open(os.devnull, mode) as file:
         yield file
       return
-    with self._to_write() as path, written_whole(path, mode) as file:
+    with (
+      self._to_write() as path,
+      written_whole(path, mode, synced=synced) as file,
+    ):
       yield file
 
-  def write_text(self, text: str) -> None:
+  def write_text(self, text: str, *, synced: bool = True) -> None:
     """Replaces its content, whole or not at all."""
-    with self.written_whole() as file:
+    with self.written_whole(synced=synced) as file:
       file.write(text)
 
-  def write_json(self, value: Any, *, indent: int | None = None) -> None:
+  def write_json(
+    self, value: Any, *, indent: int | None = None, synced: bool = True
+  ) -> None:
     """Replaces its content by a value as JSON, whole or not at all.
 
     Args:
       value: made of what JSON has, which NaN is not of.
       indent: spaces of a level; None: all on one line.
+      synced: it survives a loss of power then.
     """
-    self.write_text(json.dumps(value, indent=indent, allow_nan=False))
+    text = json.dumps(value, indent=indent, allow_nan=False)
+    self.write_text(text, synced=synced)
 
   def append_line(self, text: str) -> None:
-    """Adds a line at its end; a reader sees it when this returns."""
+    """Adds a line at its end; a reader sees it when this returns.
+
+    After a line that a kill has torn, it is a line of its own.
+    """
     if self.writes:
       self._to_read()
-      with (
-        self._to_write() as path,
-        open(path, "a", encoding="utf-8", opener=plain) as file,
-      ):
-        file.write(text + "\n")
+      with self._to_write() as path, open(path, "ab+", opener=plain) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        torn = size and file.read(1) != b"\n"
+        line = f"{text}\n".encode(errors="surrogateescape")
+        file.write(b"\n" + line if torn else line)
 
   def sync(self) -> None:
     """Makes what was appended so far survive a loss of power.
@@ -143,6 +172,21 @@ class RunFile:
     if self.writes and not self.mirror:
       with open(self.path, "a", encoding="utf-8", opener=plain) as file:
         os.fsync(file.fileno())
+
+  def held(self, flag: str) -> contextlib.AbstractContextManager[None]:
+    """Lets this process alone replace it; whoever does not ask, still may.
+
+    In a bucket it is replaced at once.
+
+    Args:
+      flag: that it was given by, for messages.
+
+    Raises:
+      InputError: another process holds it, or it cannot be written.
+    """
+    if self.mirror:
+      return contextlib.nullcontext()
+    return lock.hold_file(self.path, flag)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +230,21 @@ class EvaluationDirectory:
     """Makes it if it is not there, but no link into it."""
     if not self.mirror:
       make_folder(self.path)
+
+  @contextlib.contextmanager
+  def held(self) -> Generator[None, None, None]:
+    """Holds it, made if missing, for this process alone.
+
+    Raises:
+      InputError: another process holds it, or it cannot be written to.
+    """
+    if self.mirror:
+      yield
+      return
+    if os.path.islink(self.path):
+      self.create()  # Says that it is one.
+    with lock.hold(self.path, "--output"):
+      yield
 
   @classmethod
   def at(cls, path: str) -> "EvaluationDirectory":
@@ -297,7 +356,44 @@ class RunDirectory:
         " another directory."
       ) from None
     yield partial
+    sync_tree(partial.path)
     os.rename(partial.path, self.path)
+    sync_directory(os.path.dirname(self.absolute))
+
+  def set_misplaced_aside(self) -> None:
+    """Moves away folders in the places of its files, and the reverse.
+
+    Says so in a warning. A run that goes on would otherwise end, perhaps after
+    all its steps, when it comes to write there.
+
+    Raises:
+      InputError: it cannot be moved.
+    """
+    if self.mirror or not self.writes or not os.path.isdir(self.path):
+      return
+    files = (
+      self.metrics,
+      self.launches,
+      self.goodput,
+      self.classes,
+      self.results,
+      self.report,
+      self.model_card,
+      self.summary,
+    )
+    folders = (self.checkpoints.path, self.tensorboard, self.plots.path)
+    for path in (
+      *(one.path for one in files if os.path.isdir(one.path)),
+      *(one for one in folders if os.path.isfile(one)),
+    ):
+      try:
+        aside = set_aside(path)
+      except OSError as error:
+        raise write_error("--workdir", self.path, error) from None
+      what = "folder" if os.path.isdir(aside) else "file"
+      print(
+        f"warning: {path!r} was a {what}: moved to {aside!r}.", file=sys.stderr
+      )
 
   def held(self) -> contextlib.AbstractContextManager[None]:
     """Holds it, made if missing, for this process alone.
@@ -311,7 +407,7 @@ class RunDirectory:
     if not self.writes:
       return contextlib.nullcontext()
     refuse_mounted_bucket(self.path, "--workdir")
-    return lock.hold(self.path, os.path.join(self.path, "lock"))
+    return lock.hold(self.path, "--workdir")
 
   @contextlib.contextmanager
   def _held_in_bucket(self, mirror: Mirror) -> Generator[None, None, None]:

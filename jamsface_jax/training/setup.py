@@ -62,6 +62,7 @@ class Setup:
       start=step,
       total_steps=self.total_steps,
       threads=self.settings.data.threads,
+      skipped=self.settings.data.skipped_steps,
     )
 
   def put(self, batch: Batch) -> dict[str, Array]:

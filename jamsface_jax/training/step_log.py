@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int64
 
-from jamsface_jax.errors import RunError
+from jamsface_jax.errors import NotFiniteError
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run.goodput import Goodput
 from jamsface_jax.run.progress import StepProgress
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.training.divergence import remedy
 from jamsface_jax.training.metric_writer import MetricWriter
 
 
@@ -104,6 +105,13 @@ class StepLog:
     """
     self.catch_up()
     self._pending = _Pending(step, metrics, ids)
+
+  def skip(self, step: int) -> None:
+    """Notes a step that is left out."""
+    self.catch_up()
+    self._progress.advance()
+    if step % self._log_every == 0 or step == self._total_steps:
+      self._write(step, {})
 
   def catch_up(self) -> None:
     """Reads the metrics of the step noted last."""
@@ -195,11 +203,10 @@ class StepLog:
     file = self._run.not_finite(step, jax.process_index())
     values = {k: str(v) for k, v in metrics.items()}
     file.write_json({"step": step, "metrics": values, "ids": ids.tolist()})
-    raise RunError(
+    raise NotFiniteError(
       f"the loss of step {step} is {metrics['train/loss']}, its gradient's norm"
       f" {metrics['train/gradient_norm']}; metrics and example ids are in"
-      f" {file.path!r}, checkpoints are those before it: lower"
-      " optimizer.learning_rate, or add schedule.warmup."
+      f" {file.path!r}; {remedy(self._run, step)}"
     )
 
   def close(self) -> None:

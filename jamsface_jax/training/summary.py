@@ -1,12 +1,12 @@
 """What a run says of itself at its start and at its end."""
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jamsface_jax import shell
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
@@ -133,18 +133,22 @@ def closing(
     total_steps: steps of the whole run.
     evaluations: the last ones.
   """
-  quoted = shlex.quote(run.path)
+  workdir = f"--workdir={run.path}"
   return "\n".join(
     [
       f"finished {total_steps} steps",
       *(f"{one.name}: {one.headline}" for one in evaluations),
       f"work directory: {run.path}",
       f"report: {run.report.path}, to open in a browser",
-      f"next: python -m jamsface_jax.embed --workdir={quoted} --images=DIR"
-      " --output=E",
-      f"      python -m jamsface_jax.evaluate --workdir={quoted}"
-      " --data=DATASET",
-      f"      python -m jamsface_jax.export --workdir={quoted} --format=onnx"
-      " --output=FILE",
+      "next: "
+      + shell.command(
+        "jamsface_jax.embed", workdir, "--images=DIR", "--output=E"
+      ),
+      "      "
+      + shell.command("jamsface_jax.evaluate", workdir, "--data=DATASET"),
+      "      "
+      + shell.command(
+        "jamsface_jax.export", workdir, "--format=onnx", "--output=FILE"
+      ),
     ]
   )

@@ -19,8 +19,11 @@ from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage import lock
+from jamsface_jax.storage.durable import sync_directory, sync_file
 from jamsface_jax.storage.plain_file import partial_path, plain
 from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.write_error import write_error
 from jamsface_jax.version import __version__
 from jamsface_jax.weights import onnx_file, onnx_graph, weight_files
 from jamsface_jax.weights.comparison import (
@@ -72,32 +75,32 @@ def export(
   if format == "onnx":
     onnx_file.packages()  # Before anything takes long.
   config = read_settings(run)
-  mesh = sharding.make_mesh(-1)
-  _, variables, stored = open_embedder(
-    run, step=step, batch_size=mesh.size, flip=False, mesh=mesh
-  )
-  config = replaced(config, {"model.dtype": "float32"})
-  partial = partial_path(output)
-  try:
+  with lock.hold_file(output, "--output"):
+    mesh = sharding.make_mesh(-1)
+    _, variables, stored = open_embedder(
+      run, step=step, batch_size=mesh.size, flip=False, mesh=mesh
+    )
+    config = replaced(config, {"model.dtype": "float32"})
+    partial = partial_path(output)
     try:
-      _write(
-        partial,
-        format,
-        make_model(config),
-        jax.device_get(variables),
-        describe(config, stored),
-        image_size=config.data.image_size,
-        uint8=input_dtype == "uint8",
-      )
-      os.replace(partial, output)
-    finally:
-      if os.path.exists(partial):
-        os.remove(partial)
-  except OSError as error:
-    raise InputError(
-      f"--output={output!r} cannot be written ({error.strerror}): give another"
-      " file."
-    ) from None
+      try:
+        _write(
+          partial,
+          format,
+          make_model(config),
+          jax.device_get(variables),
+          describe(config, stored),
+          image_size=config.data.image_size,
+          uint8=input_dtype == "uint8",
+        )
+        sync_file(partial)
+        os.replace(partial, output)
+        sync_directory(os.path.dirname(output))
+      finally:
+        if os.path.exists(partial):
+          os.remove(partial)
+    except OSError as error:
+      raise write_error("--output", output, error) from None
   size = os.path.getsize(output) / 2**20
   print(f"{output}: {size:.1f} MiB, step {stored['step']} of {run.path}")
 

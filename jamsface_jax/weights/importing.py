@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jamsface_jax import shell
 from jamsface_jax.data.records import COLOR_ORDER, file_digest
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.models import MODELS, init_backbone
@@ -97,10 +98,10 @@ def import_weights(
   }
   save(run, settings, variables, origin)
   count = sum(array.size for array in jax.tree.leaves(variables["params"]))
+  words = (f"--workdir={run.path}", "--images=DIR", "--output=E")
   print(
     f"{run.path}: {settings.model.name}, {count:,} parameters, matched by"
-    f" {matched}\nnext: python -m jamsface_jax.embed --workdir={run.path}"
-    " --images=DIR --output=E"
+    f" {matched}\nnext: {shell.command('jamsface_jax.embed', *words)}"
   )
 
 

@@ -76,8 +76,7 @@ def test_unfinished_data_set_is_none(tmp_path):
   ):
     writer.add(0, "x", b"x", (1, 1))
     raise RuntimeError
-  with pytest.raises(InputError, match="is not a data set"):
-    records.read_index(str(tmp_path / "d"))
+  assert not (tmp_path / "d").exists()
   with DatasetWriter(
     str(tmp_path / "d"), name="d", classes=["a"], source="s"
   ) as writer:

@@ -254,7 +254,7 @@ def files(directory):
   return {
     str(path.relative_to(directory)): path.read_bytes()
     for path in directory.rglob("*")
-    if path.is_file()
+    if path.is_file() and path.name not in ("plan.json", "aligned.tsv")
   }
 
 
@@ -316,6 +316,7 @@ def test_two_photographs_of_one_name(photos):
       str(photos / "in"),
       str(photos / "out"),
       align.from_file(str(photos / "points.tsv")),
+      origin={},
       size=112,
       extension="jpg",
       skip_bad=True,
@@ -358,6 +359,7 @@ def test_detected_faces_largest_one_wins(tmp_path):
     str(tmp_path / "in"),
     str(tmp_path / "out"),
     align.from_detector(BrightDots()),
+    origin={},
     size=112,
     extension="png",
     skip_bad=False,

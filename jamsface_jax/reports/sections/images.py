@@ -2,9 +2,9 @@
 
 import base64
 import functools
-import shlex
 from collections.abc import Callable, Sequence
 
+from jamsface_jax import shell
 from jamsface_jax.data.local_copy import is_here
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError
@@ -37,12 +37,12 @@ def images_section(runs: Sequence[RunRecord], *, every_face: bool) -> Html:
       if directory:
         parts.append(_data_set(directory, size, every_face, choose))
   if None in parts:
-    workdirs = shlex.join(run.directory.path for run in runs)
+    paths = (run.directory.path for run in runs)
+    command = shell.command("jamsface_jax.report", *paths, "--faces")
     parts.append(
       sentence(
         "Not shown: images of data sets that are not synthetic. Faces are"
-        f" people; 'python -m jamsface_jax.report {workdirs} --faces' shows"
-        " them."
+        f" people; {command} shows them."
       )
     )
   if not parts:
