@@ -39,9 +39,12 @@ def main() -> int:
   print("|---|---|---|---|---|---|---|")
   with tempfile.TemporaryDirectory() as scratch:
     write_images(pathlib.Path(scratch), arguments.images)
-    for name, command in commands(scratch, arguments.images).items():
-      wanted = arguments.commands.split(",")
-      grew |= run(name, command, quiet=bool(wanted[0]) and name not in wanted)
+    known = commands(scratch, arguments.images)
+    wanted = arguments.commands.split(",") if arguments.commands else [*known]
+    # Those before the last give it what it needs.
+    last = max(list(known).index(name) for name in wanted)
+    for name in list(known)[: last + 1]:
+      grew |= run(name, known[name], quiet=name not in wanted)
   return int(grew)
 
 

@@ -6,7 +6,8 @@ Every row of the configuration is run on every recipe with every seed, each as
 `python -m jamsface_jax.main` in a work directory of its own below --output, and
 their last evaluations come into one table, with intervals over seeds and paired
 differences from a reference. What is finished is not run again, what was
-interrupted goes on: give the same command.
+interrupted goes on: give the same command. Told to stop, it tells its runs,
+waits for their checkpoints and ends with 75, or 130 after Ctrl-C.
 
 With `tuning` in the configuration, each row is first run with each of its
 choices on seeds and data of its own, all rows with as many; the best goes on.
@@ -20,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
+from jamsface_jax.ablation.children import Children
 from jamsface_jax.ablation.comparison import Comparison, make_comparison
 from jamsface_jax.ablation.statistics import tune
 from jamsface_jax.ablation.tables import write
@@ -29,7 +31,13 @@ from jamsface_jax.ablation.trials import (
   plan_tuning,
   run_missing,
 )
-from jamsface_jax.errors import InputError, RunError, run_command
+from jamsface_jax.devices import notices, processes
+from jamsface_jax.errors import (
+  EXIT_PREEMPTED,
+  InputError,
+  RunError,
+  run_command,
+)
 from jamsface_jax.settings import recipe_flags
 from jamsface_jax.storage import lock
 
@@ -44,6 +52,21 @@ _JOBS = flags.DEFINE_integer(
 
 def main() -> int:
   """Reads the flags, runs what is missing, writes the table."""
+  processes.refuse_several("ablate")
+  children = Children()
+  with notices.listening() as heard:
+    heard.hold(pass_on=children.stop)
+    try:
+      return _run(children)
+    except KeyboardInterrupt:
+      if not heard.given:
+        raise
+      print("stopped: run the same command again.", file=sys.stderr)
+      return EXIT_PREEMPTED
+
+
+def _run(children: Children) -> int:
+  """Reads the flags, and compares."""
   given = recipe_flags.parse(sys.argv, "jamsface_jax.ablate")
   output = _OUTPUT.value
   if not output:
@@ -52,12 +75,12 @@ def main() -> int:
     )
   comparison = make_comparison(given.to_dict())
   with lock.hold(output, "--output"):
-    compare(comparison, output)
+    compare(comparison, output, children)
   print(f"next: open {shlex.quote(os.path.join(output, 'ablation.png'))}")
   return 0
 
 
-def compare(comparison: Comparison, output: str) -> None:
+def compare(comparison: Comparison, output: str, children: Children) -> None:
   """Runs what is missing and writes the table.
 
   Raises:
@@ -67,11 +90,13 @@ def compare(comparison: Comparison, output: str) -> None:
   if comparison.tuning:
     trials = plan_tuning(comparison, output)
     metrics = [comparison.tuning.metric]
-    results, failed = run_missing(trials, metrics, _JOBS.value)
+    results, failed = run_missing(trials, metrics, _JOBS.value, children)
     _refuse_failed(failed, trials)
     chosen, curves = tune(comparison, results)
   trials = plan_trials(comparison, output, chosen)
-  results, failed = run_missing(trials, comparison.metrics, _JOBS.value)
+  results, failed = run_missing(
+    trials, comparison.metrics, _JOBS.value, children
+  )
   if results:
     print(write(output, comparison, results, curves))
   _refuse_failed(failed, trials)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
+EXIT_NOT_FINITE = 3
 EXIT_PREEMPTED = 75
 EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141  # What a shell says of SIGPIPE.
@@ -37,7 +38,19 @@ class InputError(Exception):
 
 
 class RunError(RuntimeError):
-  """A run that had to stop, with a message that says all: exit code 1."""
+  """A run that had to stop, with a message that says all: exit code 1.
+
+  Attributes:
+    exit_code: of the command.
+  """
+
+  exit_code = EXIT_FAILURE
+
+
+class NotFiniteError(RunError):
+  """A run that has diverged, and would again at another start."""
+
+  exit_code = EXIT_NOT_FINITE
 
 
 def one_line(error: object, most: int | None = 200) -> str:
@@ -54,9 +67,9 @@ def run_command(command: Callable[[], int | None]) -> None:
   """Runs a command and exits with its code.
 
   `InputError` becomes one line on stderr and exit code 2, `RunError` one line
-  and exit code 1, as does a full disk; Ctrl-C exit code 130, and 141 if nobody
-  reads on what is printed, as in `COMMAND | head`. Every other exception is a
-  defect and keeps its traceback.
+  and its exit code, a full disk one line and exit code 1; Ctrl-C exit code 130,
+  and 141 if nobody reads on what is printed, as in `COMMAND | head`. Every
+  other exception is a defect and keeps its traceback.
 
   Three flags of every command are read here: --debug shows the traceback of an
   error too; --log_level lets the libraries speak; --max_pixels raises the bound
@@ -77,7 +90,7 @@ def run_command(command: Callable[[], int | None]) -> None:
   except InputError as error:
     code = _say(f"error: {error}", EXIT_BAD_INPUT, debug)
   except RunError as error:
-    code = _say(f"error: {error}", EXIT_FAILURE, debug)
+    code = _say(f"error: {error}", error.exit_code, debug)
   except OSError as error:
     if error.errno in DISK_FULL:
       text = f"error: {error}: make room and run it again."

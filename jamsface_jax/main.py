@@ -5,6 +5,10 @@ r"""Trains a network, evaluates it, and goes on where it was stopped.
       --config.data.directory=DATASET --config.data.batch_size=512
 
 The same command resumes. The first runs anywhere, in seconds, without data.
+
+Exit codes, for what starts it: 0 done; 75 stopped by SIGTERM or SIGHUP, run it
+again; 130 stopped by Ctrl-C; 2 bad input and 3 a loss that is not finite, which
+another start would meet again; 1 anything else, which it may not.
 """
 
 import sys
@@ -12,8 +16,9 @@ import sys
 from absl import flags
 
 from jamsface_jax.data.local_copy import keep_copies_in
-from jamsface_jax.devices import processes
+from jamsface_jax.devices import notices, processes
 from jamsface_jax.devices.compiling import make_deterministic
+from jamsface_jax.devices.ending import PROCESS_TIMEOUT, ending_together
 from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.run import fine_tune
@@ -31,7 +36,8 @@ _DISTRIBUTED = flags.DEFINE_enum(
   "distributed",
   "auto",
   ("auto", "on", "off"),
-  "Join several processes into one run; auto: if the environment says so.",
+  "Join several processes into one run; auto: if the cluster says that there"
+  " are: a TPU slice or several, Slurm, Open MPI, Kubernetes.",
 )
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "HOST:PORT of process 0, where nothing else says it."
@@ -40,7 +46,7 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 _TIMEOUT = flags.DEFINE_float(
   "process_timeout",
-  processes.PROCESS_TIMEOUT,
+  PROCESS_TIMEOUT,
   "Seconds of silence after which a process counts as dead and all end.",
   lower_bound=1.0,
 )
@@ -60,25 +66,27 @@ _FINE_TUNE_KEEP = flags.DEFINE_string(
 
 def main() -> int:
   """Reads the flags and trains."""
-  settings, run, fine_tune_from = parse_flags(sys.argv)
-  keep_copies_in(_DATA_CACHE.value)
-  if settings.deterministic:
-    make_deterministic()
-  processes.initialize(
-    _DISTRIBUTED.value,
-    coordinator=_COORDINATOR.value,
-    num_processes=_NUM_PROCESSES.value,
-    process_id=_PROCESS_ID.value,
-    timeout=_TIMEOUT.value,
-  )
-  keep_programs()
-  with processes.ending_together(_TIMEOUT.value):
-    return train(
-      settings,
-      run,
-      fine_tune_from=fine_tune_from,
-      fine_tune_keep=_FINE_TUNE_KEEP.value,
+  with notices.listening() as heard:
+    settings, run, fine_tune_from = parse_flags(sys.argv)
+    keep_copies_in(_DATA_CACHE.value)
+    if settings.deterministic:
+      make_deterministic()
+    processes.initialize(
+      _DISTRIBUTED.value,
+      coordinator=_COORDINATOR.value,
+      num_processes=_NUM_PROCESSES.value,
+      process_id=_PROCESS_ID.value,
+      timeout=_TIMEOUT.value,
     )
+    keep_programs()
+    with ending_together(heard, _TIMEOUT.value):
+      return train(
+        settings,
+        run,
+        fine_tune_from=fine_tune_from,
+        fine_tune_keep=_FINE_TUNE_KEEP.value,
+        heard=heard,
+      )
 
 
 def parse_flags(

@@ -123,25 +123,7 @@ def test_help(run, module):
   assert "--workdir" in done.stdout or "--output" in done.stdout
 
 
-@pytest.mark.parametrize(
-  ("environment", "expected"),
-  [
-    ({}, False),
-    ({"SLURM_NTASKS": "1"}, False),
-    ({"SLURM_NTASKS": "8"}, False),  # The script of a job, not a task.
-    ({"SLURM_NTASKS": "8", "SLURM_STEP_NODELIST": "n[1-2]"}, True),
-    ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
-    ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-    ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
-    ({"TPU_PROCESS_ADDRESSES": "a:1,b:1"}, True),
-    ({"MEGASCALE_COORDINATOR_ADDRESS": "a:1"}, True),
-  ],
-)
-def test_environment_says_whether_there_are_several(environment, expected):
-  assert processes.several(environment) == expected
-
-
-@pytest.mark.parametrize("module", ["export", "import_weights"])
+@pytest.mark.parametrize("module", ["export", "import_weights", "ablate"])
 def test_work_of_one_process_is_refused_to_several(
   module, run, tmp_path, monkeypatch
 ):
@@ -149,7 +131,11 @@ def test_work_of_one_process_is_refused_to_several(
   flags = ["--format=numpy", f"--output={tmp_path / 'o'}"]
   if module == "import_weights":
     flags = ["--input=backbone.pth"]
-  done = run(f"jamsface_jax.{module}", f"--workdir={tmp_path / 'w'}", *flags)
+  if module == "ablate":
+    flags = ["--config=configs/ablation.py", f"--output={tmp_path / 'o'}"]
+  else:
+    flags.append(f"--workdir={tmp_path / 'w'}")
+  done = run(f"jamsface_jax.{module}", *flags)
   assert_one_sentence(done, f"{module} is the work of one process", "srun")
   assert not os.listdir(tmp_path)
 

@@ -3,14 +3,14 @@
 import concurrent.futures
 import dataclasses
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Sequence
 
 import numpy as np
 
+from jamsface_jax.ablation.children import Children
 from jamsface_jax.ablation.comparison import Comparison, Words
-from jamsface_jax.errors import EXIT_PREEMPTED, InputError
+from jamsface_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, InputError
 from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -56,7 +56,7 @@ class Trial:
         )
     return self.directory.summary.exists()
 
-  def run(self, cores: Sequence[int]) -> str | None:
+  def run(self, children: Children, cores: Sequence[int]) -> str | None:
     """Runs it on some cores; returns what went wrong, or None.
 
     Raises:
@@ -64,19 +64,11 @@ class Trial:
     """
     self.directory.create()
     self.directory.ablation.write_json(list(self.settings))
-    command = [sys.executable, "-m", "jamsface_jax.main", *self.settings]
-    process = subprocess.Popen(
-      [*command, f"--workdir={self.directory.path}"],
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    if hasattr(os, "sched_setaffinity"):  # Before it has made its threads.
-      os.sched_setaffinity(process.pid, cores)
-    _, errors = process.communicate()
-    if process.returncode == EXIT_PREEMPTED:
+    flags = [*self.settings, f"--workdir={self.directory.path}"]
+    code, errors = children.run(flags, cores)
+    if code in (EXIT_PREEMPTED, EXIT_INTERRUPTED, -signal.SIGTERM):
       raise KeyboardInterrupt
-    if process.returncode:
+    if code:
       return errors.strip().splitlines()[-1] if errors.strip() else "no message"
     return None
 
@@ -143,7 +135,10 @@ def plan_tuning(comparison: Comparison, output: str) -> list[Trial]:
 
 
 def run_missing(
-  trials: Sequence[Trial], metrics: Sequence[str], jobs: int
+  trials: Sequence[Trial],
+  metrics: Sequence[str],
+  jobs: int,
+  children: Children,
 ) -> tuple[dict[Trial, dict[str, float]], dict[Trial, str]]:
   """Runs what is not finished yet.
 
@@ -151,12 +146,13 @@ def run_missing(
     trials: all that there are.
     metrics: what to read of them.
     jobs: runs at a time; each gets its share of the cores.
+    children: starts their processes.
 
   Returns:
     The metrics of what is finished, and why others failed.
   """
   missing = [trial for trial in trials if not trial.finished()]
-  failed = _run_all(missing, jobs, total=len(trials))
+  failed = _run_all(missing, jobs, children, total=len(trials))
   done = [trial for trial in trials if trial.finished()]
   return {trial: trial.read(metrics) for trial in done}, failed
 
@@ -195,7 +191,7 @@ def _trial(
 
 
 def _run_all(
-  trials: Sequence[Trial], jobs: int, *, total: int
+  trials: Sequence[Trial], jobs: int, children: Children, *, total: int
 ) -> dict[Trial, str]:
   """Runs so many at a time; returns those that failed, with why."""
   cores = list(range(os.cpu_count() or 1))
@@ -209,7 +205,7 @@ def _run_all(
     def run_on_free_cores(trial: Trial) -> str | None:
       share = free.pop()
       try:
-        return trial.run(share)
+        return trial.run(children, share)
       finally:
         free.append(share)
 
@@ -223,6 +219,7 @@ def _run_all(
           progress.note(f"{trial.directory.path}: {why}")
         progress.advance()
     except KeyboardInterrupt:
+      children.stop()
       pool.shutdown(cancel_futures=True)
       raise
   progress.close()

@@ -35,6 +35,7 @@ class Embedder:
     batch_size: images of a batch of all processes, a multiple of the devices.
     image_size: height and width of the images.
     flip: whether to add the embedding of the mirrored image.
+    between: called before each batch; what it raises ends the embedding.
   """
 
   def __init__(
@@ -45,7 +46,9 @@ class Embedder:
     batch_size: int,
     image_size: int,
     flip: bool,
+    between: Callable[[], None] | None = None,
   ):
+    self._between = between
     sharding.check_divides("evaluation.batch_size", batch_size, mesh)
     self.image_size = image_size
     self.batch_size = batch_size
@@ -118,6 +121,8 @@ class Embedder:
     """
     waiting = None
     for tag, images in batches:
+      if self._between:
+        self._between()
       embeddings = self.start(variables, images)
       if waiting:  # One batch late: the device works while this one is taken.
         yield waiting[0], np.asarray(waiting[1])

@@ -1,5 +1,6 @@
 """Evaluation of a network on its test sets while it trains."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,10 @@ from jamsface_jax.settings.sections import Settings
 
 # Measured at every evaluation, whatever else is.
 CENTRE_ANGLE = "train/centre_angle_mean"
+
+
+class EvaluationDropped(Exception):
+  """An evaluation was given up, since the run is to stop."""
 
 
 class Evaluator:
@@ -87,7 +92,13 @@ class Evaluator:
       batch_size=chosen.batch_size,
       image_size=settings.data.image_size,
       flip=chosen.flip,
+      between=self._between_batches,
     )
+    self._stopping: Callable[[], bool] | None = None
+
+  def _between_batches(self) -> None:
+    if self._stopping and self._stopping():
+      raise EvaluationDropped
 
   def rising_metrics(self) -> list[str]:
     """Names of the metrics that are better when larger."""
@@ -97,8 +108,20 @@ class Evaluator:
       for name in task.test_set.rising_metrics(self._settings)
     ] + [name for one in self._known_people for name in one.rising_metrics()]
 
-  def run(self, state: TrainState) -> list[Evaluation]:
-    """Evaluates one state on every set; all processes must call it."""
+  def run(
+    self, state: TrainState, stopping: Callable[[], bool] | None = None
+  ) -> list[Evaluation]:
+    """Evaluates one state on every set; all processes must call it.
+
+    Args:
+      state: what is judged.
+      stopping: asked between batches whether to give up; all processes must
+        get the same answer. None: it is not given up.
+
+    Raises:
+      EvaluationDropped: it was given up.
+    """
+    self._stopping = stopping
     variables = {
       "params": state.params["backbone"],
       "batch_stats": state.batch_stats,

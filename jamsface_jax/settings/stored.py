@@ -66,6 +66,8 @@ def read_settings(run: RunDirectory) -> Settings:
   path = run.config.path
   try:
     stored = run.config.read_json()
+    if not isinstance(stored, dict):
+      raise ValueError("it is no object")
   except FileNotFoundError:
     raise InputError(
       f"{run.path!r} is not a work directory (it has no"

@@ -87,6 +87,8 @@ class Mirror:
         os.remove(path)
       with contextlib.suppress(FileNotFoundError):
         self.place.download({name: path})
+        # What was read must not be sent again: it may be old by then.
+        self._sent[name] = _stamp(path)
     return path
 
   def written(self, name: str) -> None:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jamsface_jax.errors import RunError
+from jamsface_jax.errors import NotFiniteError
 from jamsface_jax.run.state import TrainState
 from jamsface_jax.storage.run_directory import RunDirectory
 
@@ -35,11 +35,11 @@ def check_bounded(state: TrainState, step: int, run: RunDirectory) -> None:
     run: directory of the run, for the message.
 
   Raises:
-    RunError: it has diverged.
+    NotFiniteError: it has diverged.
   """
   largest = float(largest_weight(state))
   if not largest <= LARGEST_WEIGHT:
-    raise RunError(
+    raise NotFiniteError(
       f"after step {step} the largest weight is {largest:.1e}: training has"
       f" diverged; {remedy(run, step)}"
     )

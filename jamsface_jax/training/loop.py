@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jamsface_jax.data.pipeline import Batch
-from jamsface_jax.evaluation.evaluator import CENTRE_ANGLE
+from jamsface_jax.evaluation.evaluator import CENTRE_ANGLE, EvaluationDropped
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.goodput import Goodput
@@ -72,7 +72,8 @@ class Loop:
       finished: steps done before.
 
     Raises:
-      RunError: the loss is not finite, or a checkpoint cannot be written.
+      NotFiniteError: the loss is not finite.
+      RunError: a checkpoint cannot be written.
     """
     total_steps = self.setup.total_steps
     # Stopped between a checkpoint and its evaluation: that is done now.
@@ -80,16 +81,17 @@ class Loop:
       self._evaluate(finished)
     for step in range(finished + 1, total_steps + 1):
       self._take(step)
-      last = step == total_steps
-      stopping = self.preemption.requested(step) and not last
+      if step == finished + 1:  # Compiled: what follows is worth a checkpoint.
+        self.preemption.begin()
       # A machine about to be taken away has time for a checkpoint only.
+      stopping = self.preemption.requested(step)
       evaluating = self._is_due(step) and not stopping
       if evaluating or stopping or self._saves_after(step):
         self.log.catch_up()  # A state that is not finite must not be saved.
         check_bounded(self.state, step, self.run)
         if evaluating:
-          self._evaluate(step)
-        self._save(step, wait=last or stopping)
+          stopping = not self._evaluate(step)
+        self._save(step, wait=stopping or step == total_steps)
       if stopping:
         return self._stop(step)
     return self._finish()
@@ -133,11 +135,25 @@ class Loop:
     lacks = CENTRE_ANGLE not in self.log.last_metrics
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(lacks)))
 
-  def _evaluate(self, step: int) -> None:
-    """Judges the state after a step; logs and shows what comes out."""
+  def _evaluate(self, step: int) -> bool:
+    """Judges the state after a step; logs and shows what comes out.
+
+    Returns:
+      Whether it was done: a run that is to stop drops it, and the next launch
+      makes up for it.
+    """
     setup = self.setup
     with self.goodput.spent("evaluation"):
-      self.evaluations = setup.evaluator.run(self.state)
+      try:
+        self.evaluations = setup.evaluator.run(
+          self.state, stopping=lambda: self.preemption.requested(step)
+        )
+      except EvaluationDropped:
+        self.progress.note(
+          f"step {step}: the evaluation is dropped, to save in time; it is made"
+          " up for when the run goes on."
+        )
+        return False
       margins = gather_margins(self.state)
       of_classes = rank_margins(
         margins, setup.source.class_sizes, setup.components.head
@@ -148,6 +164,7 @@ class Loop:
         self.goodput.save()
         self.products.write_report(step, margins, self.evaluations)
     self.checkpoints.note_metrics(step, measured)
+    return True
 
   def _save(self, step: int, *, wait: bool) -> None:
     """Starts to save a checkpoint, with all that a later launch needs."""

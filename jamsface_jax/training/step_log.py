@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int64
 
-from jamsface_jax.errors import RunError
+from jamsface_jax.errors import NotFiniteError
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run.goodput import Goodput
 from jamsface_jax.run.progress import StepProgress
@@ -203,7 +203,7 @@ class StepLog:
     file = self._run.not_finite(step, jax.process_index())
     values = {k: str(v) for k, v in metrics.items()}
     file.write_json({"step": step, "metrics": values, "ids": ids.tolist()})
-    raise RunError(
+    raise NotFiniteError(
       f"the loss of step {step} is {metrics['train/loss']}, its gradient's norm"
       f" {metrics['train/gradient_norm']}; metrics and example ids are in"
       f" {file.path!r}; {remedy(self._run, step)}"

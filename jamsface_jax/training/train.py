@@ -4,6 +4,7 @@ import contextlib
 
 import jax
 
+from jamsface_jax.devices.notices import Notices, listening
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.fine_tune import BACKBONE, plan_fine_tune
 from jamsface_jax.run.goodput import Goodput
@@ -32,6 +33,7 @@ def train(
   *,
   fine_tune_from: RunDirectory | None = None,
   fine_tune_keep: str = BACKBONE,
+  heard: Notices | None = None,
 ) -> int:
   """Trains, evaluates and reports; goes on where an earlier launch stopped.
 
@@ -44,6 +46,7 @@ def train(
     run: directory of the run, made if missing.
     fine_tune_from: directory of another run to begin with parts of.
     fine_tune_keep: names of these parts, see `plan_fine_tune`.
+    heard: tells of SIGTERM and SIGHUP; None: listens itself.
 
   Returns:
     Exit code: 0 done; 75 preempted or 130 interrupted, with a checkpoint
@@ -51,14 +54,16 @@ def train(
 
   Raises:
     InputError: a setting or the data is at fault.
-    RunError: the loss is not finite, or a checkpoint cannot be written.
+    NotFiniteError: the loss is not finite.
+    RunError: a checkpoint cannot be written.
   """
   if jax.process_index() > 0:  # All do the same, one writes and speaks.
     run = run.without_writing()
   goodput = Goodput(run)
-  setup = prepare(settings)
   with contextlib.ExitStack() as stack:
-    preemption = stack.enter_context(contextlib.closing(Preemption()))
+    heard = heard or stack.enter_context(listening())
+    setup = prepare(settings)
+    preemption = stack.enter_context(contextlib.closing(Preemption(heard)))
     stack.enter_context(run.held())
     run.set_misplaced_aside()
     fine_tune = plan_fine_tune(run, fine_tune_from, fine_tune_keep)

@@ -2,13 +2,20 @@
 
 import importlib
 import json
+import os
 import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from conftest import assert_one_sentence, check_builds
 from ml_collections import ConfigDict
 from scipy import stats
+from tiny_runs import environment, wait_for_step
 
 from jamsface_jax.ablation import statistics, tables
 from jamsface_jax.ablation.comparison import make_comparison, strengths
@@ -285,3 +292,38 @@ def test_every_run_of_a_shipped_comparison_is_a_valid_recipe(path):
       kind = type(section[field])
       section[field] = value == "True" if kind is bool else kind(value)
     check_builds(chosen_recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_children_end_with_their_parent(tmp_path, number):
+  """Told to stop, or killed, ablate leaves no run behind; it can go on."""
+  config = tmp_path / "config.py"
+  config.write_text(
+    CONFIG.format(metrics='"train/loss"').replace(
+      '"tiny,cosface",',
+      '"tiny,cosface", "schedule.length=100000", "log_every=1",',
+    )
+  )
+  output = tmp_path / "a"
+  command = [sys.executable, "-m", ABLATE, f"--config={config}"]
+  process = subprocess.Popen(
+    [*command, f"--output={output}"],
+    env=environment(),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  workdir = output / "demo" / "cosface" / "seed0"
+  wait_for_step(workdir, 1, process)
+  child = int(re.search(r"process (\d+)", (workdir / "lock").read_text())[1])
+  process.send_signal(number)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == (75 if number == signal.SIGTERM else -9), error
+  deadline = time.monotonic() + 60
+  while pathlib.Path(f"/proc/{child}").exists():
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+  assert os.listdir(workdir / "checkpoints")
+  # None was started after.
+  assert not list(output.glob("demo/jamsface/*/lock"))

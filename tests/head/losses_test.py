@@ -495,6 +495,9 @@ def test_cases_differ_and_none_is_without_effect():
       assert np.abs(values[one] - values[other]).max() > 1e-3, (one, other)
 
 
+draw = jax.jit(class_sampling.draw, static_argnames=("head", "mesh"))
+
+
 @pytest.mark.parametrize("name", [n for n in CASES if n != "uniface"])
 def test_a_sample_of_all_is_all(name):
   """A stratum of one class each: the sampled head sees what the exact does."""
@@ -508,7 +511,7 @@ def test_a_sample_of_all_is_all(name):
     placed = put(mesh, *inputs)
     sample = None
     if rate < 1:
-      sample = class_sampling.draw(KEY, placed[2], head, mesh)
+      sample = draw(KEY, placed[2], head=head, mesh=mesh)
     result = jax.jit(
       partial(head_lib.loss, loss_state=start, key=KEY, head=head, mesh=mesh)
     )(*placed, sample=sample)

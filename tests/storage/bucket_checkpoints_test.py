@@ -179,6 +179,16 @@ def test_what_other_libraries_write_is_sent_in_the_end(address, place):
   assert names[2] == "tensorboard/plugins/trace"
 
 
+def test_a_process_that_reads_sends_nothing_old(address, place):
+  """Process 1 has read what process 0 goes on to write."""
+  place.write("metrics.jsonl", b"1\n")
+  reader = RunDirectory(address).without_writing()
+  with reader.held():
+    assert reader.metrics.read_lines() == ["1\n"]
+    place.write("metrics.jsonl", b"1\n2\n")
+  assert place.read("metrics.jsonl") == b"1\n2\n"
+
+
 def test_what_failed_is_sent_and_the_lock_given_back(address, place, gcs):
   run = RunDirectory(address)
   with pytest.raises(KeyError), run.held():

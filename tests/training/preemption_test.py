@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 from tiny_runs import (
@@ -16,6 +17,7 @@ from tiny_runs import (
   without_speed,
 )
 
+from jamsface_jax.devices import notices
 from jamsface_jax.errors import EXIT_PREEMPTED
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.preemption import Preemption
@@ -32,17 +34,27 @@ def start(dataset, workdir, *flags):
   )
 
 
-def test_signals_are_noted_and_given_back():
-  for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-    preemption = Preemption()
+@pytest.mark.parametrize(
+  ("number", "code"),
+  [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
+)
+def test_signals_are_noted_and_given_back(number, code):
+  before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
+  with notices.listening() as heard:
+    preemption = Preemption(heard)
+    preemption.begin()
     assert not preemption.requested(1)
     signal.raise_signal(number)
+    deadline = time.monotonic() + 5
+    while not preemption.requested(2) and time.monotonic() < deadline:
+      time.sleep(0.001)
     assert preemption.requested(2) and preemption.exit_code == code
     # A second Ctrl-C is the system's, which ends the process.
     if number == signal.SIGINT:
       assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     preemption.close()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  after = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
+  assert after == before
   # Whatever it was: tests that run in the background begin by ignoring it.
   assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
@@ -75,7 +87,7 @@ def test_ctrl_c_saves_and_ctrl_c_twice_stops_at_once(dataset, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [4, 6, 7])
+@pytest.mark.parametrize("stop", [4, 6, 7, 8])
 def test_evaluation_at_the_step_of_a_preemption_is_done_later(
   dataset, tmp_path, monkeypatch, stop
 ):
