@@ -218,6 +218,7 @@ class DatasetImages:
     self._size = size
     self.listing = self._reader.index.fingerprint()
     # What the index says of the shards is so only until one is written over.
+    directory = self._reader.directory
     paths = [os.path.join(directory, s.file) for s in self._reader.index.shards]
     self.fingerprint = _hash(self.listing, *map(str, map(file_state, paths)))
 

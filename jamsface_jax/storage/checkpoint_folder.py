@@ -141,6 +141,8 @@ class CheckpointFolder:
     """
     interrupted = []
     for name in sorted(os.listdir(self.path)):
+      if ENDING in name:
+        continue
       match = re.match(rf"(\d+)({_SAVING}|{_DELETING})", name)
       if match and match[2] == _SAVING:
         interrupted.append(int(match[1]))

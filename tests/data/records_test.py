@@ -10,7 +10,7 @@ from conftest import assert_one_sentence, convert
 from PIL import Image
 
 from data_prep.writing.writer import DatasetWriter
-from jamsface_jax.data import decoding, records
+from jamsface_jax.data import decoding, open_shards, records
 from jamsface_jax.data.sources import NoiseSource, RecordSource
 from jamsface_jax.errors import InputError
 
@@ -359,3 +359,16 @@ def test_class_whose_images_are_all_broken(folder, tmp_path):
   folder.rename(tmp_path / "images")
   with pytest.raises(InputError, match="'Person_03' has no readable image"):
     convert(tmp_path, tmp_path / "out", pairs=None, skip_bad=True)
+
+
+def test_few_shards_are_open_at_once(tmp_path, monkeypatch):
+  """A data set of more shards than the process may open files."""
+  write(tmp_path / "d")
+  reader = records.RecordReader(str(tmp_path / "d"))
+  count = len(reader.index.shards)
+  assert count == 4
+  monkeypatch.setattr(open_shards, "most_open", lambda: 2)
+  before = os.listdir("/proc/self/fd")
+  for _ in range(2):
+    assert len(list(reader.scan())) == 40
+  assert len(os.listdir("/proc/self/fd")) <= len(before) + 2

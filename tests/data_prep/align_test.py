@@ -1,5 +1,7 @@
 import os
+import shutil
 import struct
+import time
 
 import cv2
 import numpy as np
@@ -415,3 +417,37 @@ def test_yunet_finds_the_same_faces_turned_and_scaled(degrees, scale):
     eyes = np.linalg.norm(expected[0] - expected[1])
     errors.append(np.linalg.norm(found - expected, axis=1) / eyes)
   assert np.median(errors) < 0.15  # Of the distance of the eyes.
+
+
+def test_faces_that_were_made_otherwise_are_not_mixed(image_folder, tmp_path):
+  source = shutil.copytree(image_folder / "images", tmp_path / "in")
+  made = []
+
+  def go(**changes):
+    made.clear()
+    settings = {"origin": {"landmarks": "a"}, "size": 32, "extension": "png"}
+    align.align(
+      str(source),
+      str(tmp_path / "out"),
+      lambda image, _: made.append(image) or TEMPLATE / 3,
+      **settings | changes,
+      skip_bad=False,
+      threads=1,
+    )
+
+  go()
+  assert len(made) == 37
+  for changes in (
+    {"origin": {"landmarks": "b"}},
+    {"size": 48},
+    {"extension": "jpg"},
+  ):
+    with pytest.raises(InputError, match="made otherwise"):
+      go(**changes)
+  image = min(source.glob("*/*.jpg"))
+  date = image.stat()
+  time.sleep(0.02)  # Clocks of file systems tick every 4 ms.
+  image.write_bytes(image.read_bytes())
+  os.utime(image, ns=(date.st_atime_ns, date.st_mtime_ns))
+  go()
+  assert made == [str(image.relative_to(source))]

@@ -1,8 +1,10 @@
 """Where shards end, and what conversions do whatever the engine."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import convert
@@ -100,3 +102,30 @@ def test_ray_that_is_not_installed(image_folder, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "ray", None)
   with pytest.raises(InputError, match=r"pip install 'jamsface-jax\[ray\]'"):
     convert(image_folder, tmp_path / "out", engine="ray")
+
+
+def test_shards_that_are_damaged_or_stale_are_written_again(
+  padded, tmp_path, monkeypatch, capsys
+):
+  """Of the same size, and the image of the same date."""
+  changes = {"pairs": None, "shard_bytes": 6000}
+  with monkeypatch.context() as patch:
+    stop_after(patch, 3)
+    with pytest.raises(KeyboardInterrupt):
+      convert(padded, tmp_path / "out", **changes)
+  shard = tmp_path / "out" / "images-00001.array_record"
+  data = bytearray(shard.read_bytes())
+  data[len(data) // 2] ^= 1
+  shard.write_bytes(data)
+  image = min((padded / "images").glob("*/*.jpg"))
+  date = image.stat()
+  time.sleep(0.02)  # Clocks of file systems tick every 4 ms.
+  image.write_bytes(image.read_bytes()[:-1] + b"x")
+  os.utime(image, ns=(date.st_atime_ns, date.st_mtime_ns))
+  convert(padded, tmp_path / "out", **changes)
+  said = capsys.readouterr().err
+  assert f"shard {str(shard)!r} is not what was written" in said
+  assert "images of shard 0 have changed" in said
+  convert(padded, tmp_path / "whole", **changes)
+  for path in (tmp_path / "whole").iterdir():
+    assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()

@@ -73,3 +73,26 @@ def test_scores_are_those_that_were_measured(tmp_path):
   assert read_scores(file, "lfw/auc") == {}
   file.write_text("".join(LINES))
   assert read_scores(file, "lfw/auc") == {2: 0.5, 4: 0.9}
+
+
+def test_broken_lines_are_set_aside(tmp_path, capsys):
+  """A resumed run goes on, and nothing is lost."""
+  path = tmp_path / "metrics.jsonl"
+  whole = b'{"step": 1, "train/loss": 2.0}\n'
+  broken = [b"[1, 2]\n", b"{}\n", b'{"step": "x"}\n', b"\xff\xfe\n", b"7\n"]
+  path.write_bytes(whole + b"".join(broken) + b'{"step": 1, "a": 3}\n{"st')
+  file = RunFile(str(path))
+  assert read_scores(file, "a") == {1: 3}
+  assert drop_after(file, 1) == {"step", "train/loss", "a"}
+  assert path.read_bytes() == whole + b'{"step": 1, "a": 3}\n'
+  assert "5 lines that are no metrics" in capsys.readouterr().err
+  aside = tmp_path / "metrics.jsonl.set_aside"
+  assert aside.read_bytes() == b"".join(broken)
+
+
+def test_a_line_after_a_torn_one_is_whole(tmp_path):
+  file = RunFile(str(tmp_path / "lines"))
+  (tmp_path / "lines").write_bytes(b"torn")
+  file.append_line("one")
+  file.append_line("two")
+  assert (tmp_path / "lines").read_bytes() == b"torn\none\ntwo\n"

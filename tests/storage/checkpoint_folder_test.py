@@ -72,3 +72,24 @@ def test_damaged_ones_are_kept_side_by_side(folder):
     "4.damaged.2",
     "4.damaged.3",
   ]
+
+
+def test_what_is_no_checkpoint_is_set_aside(tmp_path):
+  folder = RunDirectory(str(tmp_path)).checkpoints
+  folder.create()
+  tmp_path = tmp_path / "checkpoints"
+  for name in ("3", "4.saving.x", "2.damaged", "07", "notes"):
+    (tmp_path / name).mkdir()
+  (tmp_path / "5").write_text("a file")
+  (tmp_path / "6.saving").write_text("a file")
+  assert folder.steps() == [3]
+  moved = folder.set_foreign_aside()
+  assert sorted(os.path.basename(one) for one in moved) == [
+    "07",
+    "5",
+    "6.saving",
+    "notes",
+  ]
+  assert (tmp_path / "5.set_aside").read_text() == "a file"
+  assert folder.set_foreign_aside() == {}
+  assert folder.sweep() == [4] and folder.steps() == [3]

@@ -100,3 +100,17 @@ def test_pictures_of_sets_lie_in_one_folder(tmp_path):
   assert folder.picture("roc_a/b").path == str(
     tmp_path / "evaluation" / "roc_a_b.png"
   )
+
+
+def test_what_lies_in_the_wrong_place_is_set_aside(tmp_path, capsys):
+  run = run_at(tmp_path)
+  (tmp_path / "metrics.jsonl").mkdir()
+  (tmp_path / "plots").write_text("a file")
+  (tmp_path / "summary.txt").write_text("as it should be")
+  run.set_misplaced_aside()
+  assert sorted(os.listdir(tmp_path)) == [
+    "metrics.jsonl.set_aside",
+    "plots.set_aside",
+    "summary.txt",
+  ]
+  assert capsys.readouterr().err.count("moved to") == 2
