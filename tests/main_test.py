@@ -228,7 +228,9 @@ def files_of_a_run():
   ]
   paths = [one if isinstance(one, str) else one.path for one in values]
   # The word has other meanings too.
-  return {os.path.basename(path) for path in paths} - {"evaluation"} | {"lock"}
+  return {os.path.basename(path) for path in paths} - {"evaluation", "w"} | {
+    "lock"
+  }
 
 
 # What a comparison of runs has beside them, and the template of a card.

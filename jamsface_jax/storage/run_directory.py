@@ -518,8 +518,7 @@ class RunDirectory:
       )
     return CheckpointFolder(os.path.join(self.absolute, "checkpoints"))
 
-  @property
-  def traces(self) -> str:
+  def new_traces(self) -> str:
     """Directory that profiles are written below, absolute; it is made."""
     profiles = os.path.join(self.tensorboard, "plugins", "profile")
     make_folder(profiles, within=self.local)

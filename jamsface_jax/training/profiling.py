@@ -33,7 +33,7 @@ class Profile:
     Starts the trace if this step is the first of those to come.
     """
     if step in self._steps and not self._running:
-      jax.profiler.start_trace(self._run.traces)
+      jax.profiler.start_trace(self._run.new_traces())
       self._running = True
     with jax.profiler.StepTraceAnnotation("train", step_num=step):
       yield

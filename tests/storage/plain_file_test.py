@@ -85,7 +85,7 @@ def test_folders_of_a_run_are_no_links(victim, stranger, name):
     "evaluation": run.evaluation.create,
     "checkpoints": run.checkpoints.create,
     "tensorboard": run.new_events_file,
-    "traces": lambda: run.traces,
+    "traces": run.new_traces,
   }[name]
   with pytest.raises(InputError, match=f"{place}' is a symbolic link"):
     create()
