@@ -13,6 +13,7 @@ import argparse
 
 from jamsface_jax.errors import run_command
 from jamsface_jax.reports.model_card import write
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 from jamsface_jax.storage.write_error import write_error
 
@@ -29,6 +30,7 @@ def main() -> int:
   add("--output", help="the file; default: model_card.md in W")
   arguments = parser.parse_args()
   run = RunDirectory(arguments.workdir)
+  read_settings(run)  # Nothing is locked in a directory of another kind.
   output = RunFile(arguments.output) if arguments.output else run.model_card
   with output.held("--output"):
     try:

@@ -13,6 +13,7 @@ import argparse
 
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.reports.page import write
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 from jamsface_jax.storage.write_error import write_error
 
@@ -39,6 +40,8 @@ def main() -> int:
       " --output=compared.html."
     )
   runs = [RunDirectory(workdir) for workdir in arguments.workdirs]
+  for run in runs:
+    read_settings(run)  # Nothing is locked in a directory of another kind.
   output = RunFile(arguments.output) if arguments.output else runs[0].report
   with output.held("--output"):
     try:

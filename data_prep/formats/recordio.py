@@ -202,10 +202,10 @@ class RecordFile:
     """
     self._work_left -= count
     if self._work_left < 0:
-      where = self.index_path or self.path
+      index = f" by {self.index_path!r}" if self.index_path else ""
       raise InputError(
-        f"{where!r} leads through the same bytes of {self.path!r} again and"
-        " again: copy both again."
+        f"{self.path!r} is gone through again and again{index}, as no sound"
+        " file is: copy it again, and its index."
       )
 
   def _record(self, key: int, offset: int) -> Image | Table | Damage:

@@ -85,7 +85,7 @@ def _copy(address: str) -> str:
       _fill(place, blobs, directory)
   except OSError as error:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-      raise InputError(_full(address, cache)) from None
+      raise _full(address, cache) from None
     raise InputError(
       f"data set {address!r} could not be copied to {directory!r}"
       f" ({error.strerror or error}): run the same command again, or give"
@@ -117,7 +117,7 @@ def _fill(place: Bucket, blobs: Mapping[str, Blob], directory: str) -> None:
   if not missing:
     return
   if shutil.disk_usage(directory).free < size + _MARGIN:
-    raise InputError(_full(place.address, os.path.dirname(directory), size))
+    raise _full(place.address, os.path.dirname(directory), size)
   total = sum(blob.bytes for blob in blobs.values())
   bar = tqdm(
     total=total,
@@ -138,9 +138,9 @@ def _fill(place: Bucket, blobs: Mapping[str, Blob], directory: str) -> None:
       bar.update(blobs[name].bytes)
 
 
-def _full(address: str, cache: str, size: int | None = None) -> str:
+def _full(address: str, cache: str, size: int | None = None) -> InputError:
   needs = "more bytes than are free" if size is None else f"{size:,} bytes"
-  return (
+  return InputError(
     f"data set {address!r} does not fit: it needs {needs} in {cache!r}: make"
     " room, or give --data_cache a directory on a larger disk."
   )

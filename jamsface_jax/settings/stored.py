@@ -78,11 +78,6 @@ def read_settings(run: RunDirectory) -> Settings:
       f"{path!r} is damaged ({one_line(error)}): restore it or choose another"
       " --workdir."
     ) from None
-  if not isinstance(stored, dict):
-    raise InputError(
-      f"{path!r} is damaged (it holds no settings): restore it or choose"
-      " another --workdir."
-    )
   try:
     return settings_from(flatten(stored))
   except KeyError as error:

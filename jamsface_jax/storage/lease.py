@@ -78,7 +78,7 @@ class Lease:
     """
     silent = time.monotonic() - self._renewed
     if silent > self._seconds * 2 / 3:
-      raise RunError(self._lost(f"was not renewed for {silent:.0f} s"))
+      raise self._lost(f"was not renewed for {silent:.0f} s")
 
   def close(self) -> None:
     """Gives it back: the next process need not wait."""
@@ -120,7 +120,7 @@ class Lease:
     if lives is False:
       return generation
     if lives:
-      raise InputError(self._in_use(holder))
+      raise self._in_use(holder)
     print(
       f"{self._place.address!r} was locked by {_name(holder)}: waiting up to"
       f" {self._seconds:g} s for a sign of life.",
@@ -134,11 +134,11 @@ class Lease:
       if found is None:
         return 0
       if found[1] != generation:
-        raise InputError(self._in_use(_read(found[0])))
+        raise self._in_use(_read(found[0]))
     return generation
 
-  def _in_use(self, holder: dict[str, Any]) -> str:
-    return (
+  def _in_use(self, holder: dict[str, Any]) -> InputError:
+    return InputError(
       f"--workdir={self._place.address!r} is in use by {_name(holder)}: stop"
       " that run or choose another directory."
     )
@@ -168,15 +168,15 @@ class Lease:
     else:
       self._lose(f"was taken by {_name(holder)}" if found else "was removed")
 
-  def _lost(self, why: str) -> str:
-    return (
+  def _lost(self, why: str) -> RunError:
+    return RunError(
       f"the lock of {self._place.address!r} {why}: run the same command again"
       " if no other run is there."
     )
 
   def _lose(self, why: str) -> None:
     self._closed.set()
-    self._on_loss(self._lost(why))
+    self._on_loss(str(self._lost(why)))
 
 
 def _identity() -> dict[str, Any]:

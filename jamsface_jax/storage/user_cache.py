@@ -27,7 +27,7 @@ def cache_directory(name: str) -> str:
       os.makedirs(made, mode=0o700, exist_ok=True)
   except OSError as error:
     raise InputError(
-      f"XDG_CACHE_HOME={home!r}: {path!r} cannot be made ({error.strerror}):"
-      " set XDG_CACHE_HOME to a directory on a local disk."
+      f"the variable XDG_CACHE_HOME={home!r}: {path!r} cannot be made"
+      f" ({error.strerror}): set it to a directory on a local disk."
     ) from None
   return path
