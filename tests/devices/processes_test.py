@@ -1,9 +1,9 @@
 """Two processes of four devices each: killed, refused, preempted."""
 
-import errno
+import contextlib
 import json
 import os
-import shutil
+import pathlib
 import signal
 import socket
 import subprocess
@@ -172,35 +172,30 @@ def test_evaluation_of_other_images_by_each_process_is_refused(
 def test_death_in_the_middle_of_an_evaluation_ends_the_other(
   untrained, image_folder, tmp_path, victim
 ):
-  """An image that never ends to be read holds both where one is killed."""
+  """Of more images than are read in the time that it takes to kill."""
   folder = tmp_path / "faces"
-  shutil.copytree(image_folder / "images", folder)
-  # Process 1 reads the second half of each batch of 16.
-  endless = sorted(folder.glob("*/*.jpg"))[12]
-  endless.unlink()
-  os.mkfifo(endless)
+  for path in sorted((image_folder / "images").glob("*/*.jpg")):
+    (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+    for copy in range(400):
+      os.link(path, folder / path.parent.name / f"{copy}_{path.name}")
   command = evaluation_of(untrained, folder, tmp_path / "e")
   processes = start([[*command, "--protocol=all_pairs"]] * 2)
-  writer = open_once_it_is_read(endless, processes)
-  try:
-    kill_one_and_see_the_other_end(processes, victim)
-  finally:
-    os.close(writer)
+  wait_until_it_reads(processes[1], folder)
+  kill_one_and_see_the_other_end(processes, victim)
   assert not (tmp_path / "e").exists()
 
 
-def open_once_it_is_read(fifo, processes):
-  """Opens a named pipe for writing when somebody has opened it to read."""
+def wait_until_it_reads(process, folder):
+  """Waits until a process has a file of a folder open."""
   deadline = time.monotonic() + 120
   while True:
-    try:
-      return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError as error:
-      assert error.errno == errno.ENXIO
-    for process in processes:
-      assert process.poll() is None, process.communicate()[1]
+    assert process.poll() is None, process.communicate()[1]
     assert time.monotonic() < deadline
-    time.sleep(0.2)
+    for descriptor in pathlib.Path(f"/proc/{process.pid}/fd").iterdir():
+      # It may be closed by now.
+      with contextlib.suppress(FileNotFoundError):
+        if descriptor.readlink().is_relative_to(folder):
+          return
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_interrupted_save_and_removal_are_swept_up(
   assert train(config, RunDirectory(str(run_copy))) == 0
   assert "save of checkpoint 12 had been" in capsys.readouterr().err
   assert {path.name for path in directory.iterdir()} == {
-    *("8", "12", "notes.txt")
+    *("8", "12", "notes.txt.set_aside")
   }
   assert_equal(read_state(config, run_copy), read_state(config, finished))
 

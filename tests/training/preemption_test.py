@@ -34,11 +34,19 @@ def start(dataset, workdir, *flags):
   )
 
 
+@pytest.fixture
+def not_under_nohup():
+  """As a terminal starts a command, whatever started the tests."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  yield
+  signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
   ("number", "code"),
   [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
 )
-def test_signals_are_noted_and_given_back(number, code):
+def test_signals_are_noted_and_given_back(number, code, not_under_nohup):
   before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
   with notices.listening() as heard:
     preemption = Preemption(heard)
