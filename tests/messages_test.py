@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-ERRORS = ("InputError", "RunError")
+ERRORS = ("InputError", "RunError", "NotFiniteError")
 # Passes on what a library says of a flag or a recipe, which begins a sentence.
 PASSED_ON = {"command line: {}"}
 

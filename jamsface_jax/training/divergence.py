@@ -41,12 +41,12 @@ def check_bounded(state: TrainState, step: int, run: RunDirectory) -> None:
   if not largest <= LARGEST_WEIGHT:
     raise NotFiniteError(
       f"after step {step} the largest weight is {largest:.1e}: training has"
-      f" diverged; {remedy(run, step)}"
+      f" diverged; {remedy(run, step)}."
     )
 
 
 def remedy(run: RunDirectory, step: int) -> str:
-  """What to do about a step after which a run cannot go on, as a sentence.
+  """What to do about a step after which a run cannot go on, as the end of a sentence.
 
   Args:
     run: directory of the run.
@@ -60,5 +60,5 @@ def remedy(run: RunDirectory, step: int) -> str:
     f" there, with --config.data.skip_steps={step}:{step} past these examples,"
     " or with more --config.optimizer.reject_in_a_row; else begin again in"
     " another --workdir with a lower optimizer.learning_rate or more"
-    " schedule.warmup."
+    " schedule.warmup"
   )

@@ -206,7 +206,7 @@ class StepLog:
     raise NotFiniteError(
       f"the loss of step {step} is {metrics['train/loss']}, its gradient's norm"
       f" {metrics['train/gradient_norm']}; metrics and example ids are in"
-      f" {file.path!r}; {remedy(self._run, step)}"
+      f" {file.path!r}; {remedy(self._run, step)}."
     )
 
   def close(self) -> None:
