@@ -46,7 +46,7 @@ def check_bounded(state: TrainState, step: int, run: RunDirectory) -> None:
 
 
 def remedy(run: RunDirectory, step: int) -> str:
-  """What to do about a step after which a run cannot go on, without a full stop.
+  """What to do about a step after which a run cannot go on, with no full stop.
 
   Args:
     run: directory of the run.
