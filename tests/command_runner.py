@@ -41,7 +41,7 @@ class CommandRunner:
   def __init__(self):
     self._process = None
 
-  def run(self, words, *, folder, environment, timeout=300, parse_only=False):
+  def run(self, words, *, folder, environment, timeout=600, parse_only=False):
     """Runs a command to its end.
 
     Args:
