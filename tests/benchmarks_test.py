@@ -50,6 +50,7 @@ SMALL = {
   ],
   "public_evaluator": ["--insightface=INSIGHTFACE"],
   "restores": ["--layouts=1x1,2x4", "--stop=2", "--end=4", "--nudges=1"],
+  "soak": ["--images=64"],
   "step": [
     *("--models=iresnet18", "--classes=100", "--batch=4", "--size=32"),
     *("--rounds=1", "--steps=1"),
@@ -59,6 +60,8 @@ SMALL = {
 SMALLER = {
   "--all_pairs=30000": "--all_pairs=300",
   "--changes=v5e:4x4": "--changes=cpu:2",
+  # Without a bucket: bucket_test has one.
+  "--workdir=gs://BUCKET/NAME": "--processes=1",
   "--scaling=v5e:4x4,v5e:16x16": "--scaling=cpu:2,cpu:4",
 }
 

@@ -63,6 +63,8 @@ PARSED = {
   "python -m data_prep.from_tfds": "downloads; from_tfds_test has a small one",
   "RAY_ADDRESS=HEAD:6379 python": "needs a cluster; ray_engine_test has one",
   "python benchmarks/": "benchmarks_test runs them, smaller",
+  "python -m jamsface_jax.main --config=configs/ms1m_r100.py"
+  " --workdir=gs://": "needs a bucket; bucket_test has one",
 }
 # No parser of ours.
 SKIPPED = {
@@ -78,6 +80,7 @@ SKIPPED = {
   "xpk": "likewise",
   "TPU=": "launch_test runs the templates of launch/",
   "sbatch": "likewise",
+  "python tests/fuzz.py": "fuzz_test has a dose",
   "HOSTS=": "likewise",
   "tensorboard": "another project's; reads files that metric_log_test checks",
 }

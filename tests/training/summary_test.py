@@ -96,7 +96,7 @@ def test_closing_names_what_to_type(tmp_path):
   assert text.startswith("finished 7 steps\n")
   assert f"report: {workdir}/report.html" in text
   for command in ("embed", "evaluate", "export"):
-    assert f"-m jamsface_jax.{command} --workdir='{workdir}'" in text
+    assert f"-m jamsface_jax.{command} '--workdir={workdir}'" in text
 
 
 @pytest.mark.slow
