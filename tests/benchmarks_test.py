@@ -115,7 +115,7 @@ def test_runs(line, untrained, image_folder, dataset, tmp_path):
   done = subprocess.run(
     [sys.executable, BENCHMARKS / f"{name}.py", *flags],
     cwd=tmp_path,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
     timeout=300,
