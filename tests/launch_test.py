@@ -68,7 +68,7 @@ class Cluster:
       port = found.getsockname()[1]
     self.environment = os.environ | {
       "PATH": f"{STAND_INS / 'bin'}:{os.environ['PATH']}",
-      "PYTHONPATH": f"{STAND_INS / 'tpu_hardware'}:{ROOT}",
+      "PYTHONPATH": str(ROOT),
       "CALLS": str(self.calls),
       "REPOSITORY": str(self.repository),
       "PORT": str(port),
@@ -116,6 +116,14 @@ def cluster(tmp_path):
   return Cluster(tmp_path)
 
 
+@pytest.fixture
+def tpu_cluster(tmp_path):
+  """Its machines have TPUs, as far as JAX can tell."""
+  cluster = Cluster(tmp_path)
+  cluster.environment["PYTHONPATH"] = f"{STAND_INS / 'tpu_hardware'}:{ROOT}"
+  return cluster
+
+
 def wait_for_lines(workdir, count, script):
   """Waits until a run has written so many lines of metrics."""
   path = workdir / "metrics.jsonl"
@@ -160,7 +168,7 @@ def assert_one_run_of_two(done, workdir):
 
 
 @pytest.mark.slow
-def test_tpu_pod(cluster, tmp_path):
+def test_tpu_pod(tpu_cluster, tmp_path):
   """One process killed, then Ctrl-C, then to the end: by one command.
 
   Nothing but the address of a metadata server tells the processes of each
@@ -169,9 +177,9 @@ def test_tpu_pod(cluster, tmp_path):
   workdir = tmp_path / "w"
   command = [LAUNCH / "tpu_pod.sh", RECIPE, workdir, *LONG]
   command += ["--config.seed=7", f"--process_timeout={TIMEOUT}"]
-  with slice_of(cluster.hosts) as servers:
+  with slice_of(tpu_cluster.hosts) as servers:
     workers = " ".join(server.address for server in servers)
-    script = cluster.start(*command, WORKERS=workers)
+    script = tpu_cluster.start(*command, WORKERS=workers)
     wait_for_lines(workdir, 25, script)
     first, second = processes_of(workdir)
     victim = second if holder(workdir) == first else first
@@ -183,7 +191,7 @@ def test_tpu_pod(cluster, tmp_path):
     assert not processes_of(workdir)
 
     reached = newest_checkpoint(workdir)
-    script = cluster.start(*command, WORKERS=workers)
+    script = tpu_cluster.start(*command, WORKERS=workers)
     wait_for_lines(workdir, reached + 30, script)
     os.killpg(script.pid, signal.SIGINT)
     done = finish(script, 60)
@@ -193,12 +201,12 @@ def test_tpu_pod(cluster, tmp_path):
     stopped = newest_checkpoint(workdir)
     assert stopped == without_speed(read_lines(workdir))[-1]["step"]
 
-    done = cluster.run(*command, WORKERS=workers)
+    done = tpu_cluster.run(*command, WORKERS=workers)
   assert done.returncode == 0, done
   assert "2 cpu, mesh" in done.stdout and "2 process(es)" in done.stdout
   assert done.stdout.count("finished 120 steps") == 1
   assert f"{stopped} done of 120" in done.stdout
-  call = cluster.calls.read_text()
+  call = tpu_cluster.calls.read_text()
   start = "compute tpus tpu-vm ssh mypod --zone=us-central2-b --worker=all"
   assert call.startswith(start)
   assert '"seed": 7' in (workdir / "config.json").read_text()
@@ -382,7 +390,7 @@ def test_jobset_says_what_restarts_and_what_does_not():
 
 
 @pytest.mark.slow
-def test_command_of_the_jobset(cluster, tmp_path):
+def test_command_of_the_jobset(tpu_cluster, tmp_path):
   """With what GKE gives to the pods of a slice, and nothing else.
 
   https://cloud.google.com/kubernetes-engine/docs/how-to/tpus: TPU_WORKER_ID and
@@ -394,11 +402,11 @@ def test_command_of_the_jobset(cluster, tmp_path):
   assert program == "python"
 
   def worker(rank):
-    return cluster.run(
+    return tpu_cluster.run(
       sys.executable,
       *rest,
       TPU_WORKER_ID=str(rank),
-      TPU_WORKER_HOSTNAMES=",".join(cluster.hosts),
+      TPU_WORKER_HOSTNAMES=",".join(tpu_cluster.hosts),
       # GKE's own metadata server knows nothing of TPUs; none answers here.
       MEGASCALE_COORDINATOR_ADDRESS="",
       MEGASCALE_NUM_SLICES="1",
