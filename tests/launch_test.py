@@ -22,7 +22,7 @@ import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import (
   JobsetV1alpha2JobSet,
 )
-from stand_ins.metadata_server import slice_of
+from stand_ins.metadata_server import nodes_of_gke, slice_of
 from tiny_runs import read_lines, without_speed
 
 from jamsface_jax.errors import EXIT_BAD_INPUT, EXIT_NOT_FINITE
@@ -401,20 +401,20 @@ def test_command_of_the_jobset(tpu_cluster, tmp_path):
   program, *rest = container["command"] + container["args"]
   assert program == "python"
 
-  def worker(rank):
+  def worker(rank, server):
     return tpu_cluster.run(
       sys.executable,
       *rest,
       TPU_WORKER_ID=str(rank),
       TPU_WORKER_HOSTNAMES=",".join(tpu_cluster.hosts),
-      # GKE's own metadata server knows nothing of TPUs; none answers here.
+      GCE_METADATA_IP=server.address,
       MEGASCALE_COORDINATOR_ADDRESS="",
       MEGASCALE_NUM_SLICES="1",
       MEGASCALE_SLICE_ID="0",
     )
 
-  with ThreadPoolExecutor(2) as pool:
-    first, second = pool.map(worker, range(2))
+  with nodes_of_gke(2) as servers, ThreadPoolExecutor(2) as pool:
+    first, second = pool.map(worker, range(2), servers)
   assert second.returncode == 0, second.stderr
   assert_one_run_of_two(first, tmp_path / "w")
 

@@ -62,24 +62,39 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     pass
 
 
-@contextlib.contextmanager
-def slice_of(hosts: list[str]) -> Generator[list[MetadataServer]]:
+def slice_of(
+  hosts: list[str],
+) -> contextlib.AbstractContextManager[list[MetadataServer]]:
   """The servers that the workers of a slice see, one each.
 
   Args:
     hosts: addresses of the workers.
   """
-  servers = [
-    MetadataServer(
+  return _serving(
+    [
       {
         "agent-worker-number": str(worker),
         "worker-network-endpoints": ",".join(hosts),
         "tpu-env": f"ACCELERATOR_TYPE: 'v5litepod-{4 * len(hosts)}'\n"
         f"WORKER_ID: '{worker}'\n",
       }
-    )
-    for worker in range(len(hosts))
-  ]
+      for worker in range(len(hosts))
+    ]
+  )
+
+
+def nodes_of_gke(
+  count: int,
+) -> contextlib.AbstractContextManager[list[MetadataServer]]:
+  """The servers that pods see, which know nothing of TPUs: GKE conceals it."""
+  return _serving([{}] * count)
+
+
+@contextlib.contextmanager
+def _serving(
+  attributes: list[dict[str, str]],
+) -> Generator[list[MetadataServer]]:
+  servers = [MetadataServer(one) for one in attributes]
   threads = [
     threading.Thread(target=server.serve_forever, daemon=True)
     for server in servers
