@@ -118,7 +118,7 @@ def test_runs(line, untrained, image_folder, dataset, tmp_path):
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=900,
   )
   # So few images say nothing of growth, which ends the soak with 1.
   assert done.returncode in ((0, 1) if name == "soak" else (0,)), done.stderr
