@@ -62,7 +62,7 @@ SMALLER = {
   "--changes=v5e:4x4": "--changes=cpu:2",
   # Without a bucket: bucket_test has one.
   "--workdir=gs://BUCKET/NAME": "--processes=1",
-  "--scaling=v5e:4x4,v5e:16x16": "--scaling=h100:1,h100:2",
+  "--scaling=v5e:4x4,v5e:16x16": "--scaling=h100:2",
 }
 
 
