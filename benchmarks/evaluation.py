@@ -223,7 +223,8 @@ def compare_all(count: int) -> None:
   print(f"pairs       {counts.num_positives + counts.curve.num_negatives:26,}")
   print(f"MiB before  {before / 1024:26.2f}")
   for name, value in found.items():
-    print(f"{name:12}{value:26.6f}")
+    cell = "too few pairs" if np.isnan(value) else f"{value:.6f}"
+    print(f"{name:12}{cell:>26}")
 
 
 CONTESTANTS: dict[str, Callable[[str], dict[str, float]]] = {
@@ -241,6 +242,9 @@ def print_table(rounds: list[dict[str, dict[str, float]]]) -> None:
       np.array([one[name][row] for one in rounds]) for name in (first, second)
     )
     ratios = theirs / mine
+    if np.isnan(mine).any():
+      print(f"{row:12}{'too few pairs':>26}")
+      continue
     digits = 6 if row.startswith(("TAR", "AUC")) else 2
     print(
       f"{row:12}{np.median(mine):26.{digits}f}{np.median(theirs):26.{digits}f}"

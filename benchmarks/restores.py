@@ -131,7 +131,8 @@ def measure(directory: str, arguments: argparse.Namespace) -> None:
     ]
     print(f"{before:>12}", *(f"{cell:>12}" for cell in cells))
   control = [
-    difference(read_state(workdir), states["1x1", "1x1"]) for workdir in nudged
+    difference(read_state(workdir, end), states["1x1", "1x1"])
+    for workdir in nudged
   ]
   print(
     f"1x1, continued on 1x1 from numbers one unit in the last place beside:"
@@ -222,7 +223,9 @@ def do_jobs(arguments: argparse.Namespace) -> None:
       patches.enter_context(mock.patch.object(StepLog, "add", add))
       patches.enter_context(
         mock.patch.object(
-          Preemption, "requested", lambda self, step, end=end: step == end
+          Preemption,
+          "requested",
+          lambda self, step, end=end: step == end < arguments.end,
         )
       )
       if arguments.smooth:

@@ -23,7 +23,6 @@ NETWORK = json.dumps(
     "model.stages": [1, 1, 1, 1],
     "model.width": 0.125,
     "data.image_size": 32,
-    "data.batch_size": 8,
     "model.batch_norm_group": 0,
   }
 )
@@ -35,7 +34,7 @@ SMALL = {
   "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
   "evaluation": ["--rounds=1", "--scale=0.01"],
   "head": [
-    *("--classes=1000", "--batch=16", "--size=32", "--rounds=1", "--steps=1"),
+    *("--classes=1000", "--batch=16", "--size=32", "--rounds=2", "--steps=1"),
     *("--only=products,fused", "--partial_fc="),
   ],
   "input_pipeline": [

@@ -177,7 +177,7 @@ def test_outputs_are_tried_before_the_work(
 
 
 FORKED = """
-import contextlib, io, json, os, random, shutil, sys
+import contextlib, io, json, os, random, shutil, sys, traceback
 from data_prep import from_folder
 from jamsface_jax.errors import InputError
 one, other, output, count = sys.argv[1:]
@@ -192,9 +192,14 @@ def convert(source, delay):
         min_images=1, pairs=None, skip_bad=False, exclude=None, threads=1,
         shard_bytes=4000)
   except InputError as error:
-    known = "is in use by process", "holds a data set", "another conversion"
-    os._exit(2 if any(one in str(error) for one in known) else 3)
+    known = "is in use by", "holds a data set", "another conversion"
+    if any(one in str(error) for one in known):
+      os._exit(2)
+    print(error, file=sys.stderr, flush=True)
+    os._exit(3)
   except BaseException:
+    traceback.print_exc()
+    sys.stderr.flush()
     os._exit(4)
   os._exit(0)
 
