@@ -75,7 +75,6 @@ class Cluster:
       "SLURM_JOB_ID": str(port),  # JAX makes a port of it.
       "JAX_PLATFORMS": "cpu",
       "JAX_NUM_CPU_DEVICES": "1",
-      "XLA_FLAGS": "",
       "TPU": "mypod",
       "ZONE": "us-central2-b",
       "HOSTS": "127.0.0.1 127.0.0.1",

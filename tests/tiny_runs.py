@@ -82,7 +82,6 @@ def environment(devices=2):
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": str(devices),
-    "XLA_FLAGS": "",
   }
 
 

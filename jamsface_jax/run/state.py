@@ -127,6 +127,6 @@ def create_state(
   init = jax.jit(
     make_init(components, image_size, mesh, class_sizes),
     out_shardings=shardings,
-    compiler_options=options_to_run_once(),
+    compiler_options=options_to_run_once(mesh.devices.flat[0].platform),
   )
   return init(jax.random.key(seed))

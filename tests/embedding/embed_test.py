@@ -174,7 +174,6 @@ def environment(devices):
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": str(devices),
-    "XLA_FLAGS": "",
   }
 
 

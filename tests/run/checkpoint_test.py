@@ -312,7 +312,6 @@ def start(*command):
     env=os.environ
     | {
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "",
       # It warns where it cannot write.
       "JAX_ENABLE_COMPILATION_CACHE": "false",
     },

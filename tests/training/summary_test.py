@@ -104,7 +104,7 @@ def test_a_terminal_shows_a_bar_and_ends_it(tmp_path):
   """On a terminal 100 columns wide, whose bytes are looked at."""
   main, other = pty.openpty()
   subprocess.run(["stty", "cols", "100", "rows", "40"], stdin=other, check=True)
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+  environment = os.environ | {"JAX_PLATFORMS": "cpu"}
   process = subprocess.Popen(
     [
       sys.executable,
