@@ -49,6 +49,7 @@ SMALL = {
   ],
   "public_evaluator": ["--insightface=INSIGHTFACE"],
   "restores": ["--layouts=1x1", "--stop=2", "--end=4", "--nudges=1"],
+  "search": ["--gallery=3000", "--size=16", "--probes=40", "--rounds=1"],
   "soak": ["--images=64", "--commands=from_folder"],
   "step": [
     *("--models=iresnet18", "--classes=100", "--batch=4", "--size=32"),

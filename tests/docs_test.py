@@ -128,7 +128,9 @@ PYTHON = {
   "README.md": "import jamsface_jax, numpy as np\n"
   "images = np.zeros((3, 32, 32, 3), np.uint8)\n",
   "docs/embeddings.md": "import jamsface_jax, numpy as np\n"
-  "images = np.zeros((3, 32, 32, 3), np.uint8)\n",
+  "images = np.zeros((3, 32, 32, 3), np.uint8)\n"
+  "rows = probes = np.eye(8, dtype=np.float32)\n"
+  "try:\n  import faiss\nexcept ImportError:\n  raise SystemExit(0)\n",
   "CONTRIBUTING.md": "import dataclasses, math, jax, jax.numpy as jnp\n"
   "from jamsface_jax.head import Loss, LossInputs, margins\n",
 }

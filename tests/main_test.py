@@ -177,7 +177,7 @@ FLOORS = [
   {"embedding"},
   {"evaluation", "weights"},
   {"reports"},
-  {"training"},
+  {"training", "searching"},
   {"pods", "ablation"},
 ]
 FLOOR = {name: k for k, floor in enumerate(FLOORS) for name in floor}

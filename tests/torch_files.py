@@ -92,3 +92,35 @@ def write_pth(path, arrays):
     strides = [s // 4 for s in np.empty(array.shape, np.float32).strides]
     entries[name] = tensor(storage, array.shape, tuple(strides))
   return write_torch(path, entries, storages)
+
+
+OLD_MAGIC = 0x1950A86A20F9469CFC6C  # Of torch/serialization.py.
+
+
+def write_old_torch(path, value, storages, little=True, keys=None):
+  """Writes what `torch.save` wrote before version 1.6, as its source says.
+
+  Five pickles (a magic number, a version, the machine, the value, the keys of
+  the storages), then for each key a count of 64 bits and the numbers.
+  """
+  order = "<" if little else ">"
+  machine = {"protocol_version": 1001, "little_endian": little}
+  machine["type_sizes"] = {"short": 2, "int": 4, "long": 4}
+  keys = [s.identity[2] for s in storages] if keys is None else keys
+  with open(path, "wb") as file:
+    for part in (OLD_MAGIC, 1001, machine):
+      file.write(pickle.dumps(part, 2))
+    file.write(value if isinstance(value, bytes) else dump(value))
+    file.write(pickle.dumps(keys, 2))
+    for storage in storages:
+      array = storage.array
+      file.write(array.size.to_bytes(8, "little"))
+      file.write(array.astype(array.dtype.newbyteorder(order)).tobytes())
+  return str(path)
+
+
+def old_storage(key, array, kind="FloatStorage", view=None):
+  """A storage as old files name it: with what it is a part of, if it is."""
+  storage = Storage(key, array, kind)
+  storage.identity = (*storage.identity, view)
+  return storage

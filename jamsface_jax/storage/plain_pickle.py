@@ -142,27 +142,34 @@ class PlainUnpickler(pickle.Unpickler):
   A reader of another kind of file extends them.
 
   Args:
-    data: the whole pickle.
+    data: what holds the whole pickle.
+    start: where in it the pickle begins.
 
   Attributes:
     instructions: the names, of `pickletools`, of those that may occur.
     globals: maps (module, name) to what it stands for.
     call: makes plain data of a meaning and its arguments, see `call`.
+    texts: how text of Python 2 is read, a name of `codecs`, or "bytes".
+    end: where the pickle ends, once it is loaded.
   """
 
   instructions = _INSTRUCTIONS
   globals = _GLOBALS
+  texts = "bytes"
 
-  def __init__(self, data: bytes):
+  def __init__(self, data: bytes, start: int = 0):
     self._stream = io.BytesIO(data)
+    self._start = self._stream.seek(start)
     self._size = len(data)
     self._copies = Copies(2 * len(data))
-    super().__init__(self._stream, encoding="bytes")
+    self.end = start
+    super().__init__(self._stream, encoding=self.texts)
 
   def load(self) -> Any:
     """Checks the pickle, then runs it; see `loads`."""
     refused = self._check()
-    self._stream.seek(0)
+    self.end = self._stream.tell()
+    self._stream.seek(self._start)
     try:
       found = super().load()
     except PickleRefusedError:
@@ -250,7 +257,7 @@ class PlainUnpickler(pickle.Unpickler):
     if name == "PROTO" and argument > pickle.HIGHEST_PROTOCOL:
       refuse(f"protocol {argument} at byte {at}")
     # The machine makes room for all numbers up to this; honest pickles count.
-    if name in ("PUT", "LONG_BINPUT") and argument > at:
+    if name in ("PUT", "LONG_BINPUT") and argument > at - self._start:
       refuse(f"reference ({argument}) at byte {at}")
     return name
 
@@ -317,7 +324,10 @@ def _view(
   if (
     not isinstance(shape, tuple)
     or len(shape) > _MAX_DIMENSIONS
-    or not all(type(size) is int and 0 < size <= len(data) for size in shape)
+    # Of an empty array too: its sides are 0 and 1.
+    or not all(
+      type(size) is int and 0 <= size <= max(len(data), 1) for size in shape
+    )
     or math.prod(shape) * kind.itemsize != len(data)
   ):
     refuse("NumPy array whose shape does not fit its bytes")

@@ -289,7 +289,7 @@ def save(
     "origin": origin,
   }
   with run.created_whole() as partial:
+    check_or_save(settings, partial)
     checkpoints = Checkpoints(partial, keep_last=1, keep_best="")
     checkpoints.save(0, state, metadata)
     checkpoints.close()
-    check_or_save(settings, partial)

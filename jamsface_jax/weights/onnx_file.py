@@ -40,17 +40,35 @@ def session(path: str) -> Callable[[np.ndarray], np.ndarray]:
 
   Returns:
     Maps uint8 pixels [N, H, W, 3] to the first output, whatever of the two
-    forms of `build` the network takes.
+    forms of `build` the network takes. One of a fixed batch is run as often as
+    it takes, the last time with zeros beside the images.
   """
   _, runtime = packages()
   network = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
   (entry,) = network.get_inputs()
 
+  def run(images: np.ndarray, batch: int) -> np.ndarray:
+    count = len(images)
+    images = np.pad(images, [(0, -count % batch), *[(0, 0)] * 3])
+    return np.concatenate(
+      [
+        network.run(None, {entry.name: images[start : start + batch]})[0]
+        for start in range(0, len(images), batch)
+      ]
+    )[:count]
+
   def embed(pixels: np.ndarray) -> np.ndarray:
     if entry.type != "tensor(uint8)":
       pixels = pixels.astype(np.float32) / 127.5 - 1
       pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    return network.run(None, {entry.name: pixels})[0]
+    if isinstance(entry.shape[0], int):
+      return run(pixels, entry.shape[0])
+    try:
+      return run(pixels, max(len(pixels), 1))
+    except Exception:
+      # insightface's torch2onnx.py traces one image, and then calls the batch
+      # free: its Reshape knows of one. What else is wrong shows again.
+      return run(pixels, 1)
 
   return embed
 

@@ -76,6 +76,8 @@ def read(path: str) -> WeightFile:
       if any(name.endswith(".npy") for name in names):
         return _read_npz(path)
       return _read_pytorch(path)
+    if start == torch_file.OLD_MAGIC:
+      return _read_pytorch(path)
   except OSError as error:
     raise InputError(
       f"{path!r} cannot be read ({error.strerror}): give a file of weights."
@@ -88,11 +90,6 @@ def read(path: str) -> WeightFile:
       f"{path!r} cannot be used ({error}): give another file, or save its"
       " state_dict alone."
     ) from None
-  if start == torch_file.OLD_MAGIC:
-    raise InputError(
-      f"{path!r} has the format of PyTorch before 1.6: load it and save it"
-      " again with a later one."
-    )
   raise InputError(
     f"{path!r} is not a file of weights: give a .safetensors, .npz, .onnx, or a"
     " .pth of torch.save."
@@ -200,20 +197,7 @@ def _read_npz(path: str) -> WeightFile:
 
 
 def _read_pytorch(path: str) -> WeightFile:
-  found = torch_file.read_torch(path)
-  # A training checkpoint holds the network beside other things.
-  while not any(isinstance(value, np.ndarray) for value in found.values()):
-    inner = [
-      value
-      for key, value in found.items()
-      if key in _NETWORK_KEYS and isinstance(value, dict)
-    ]
-    if len(inner) != 1:
-      raise _DamagedError(
-        "it has no tensors, nor one network under one of the names"
-        f" {', '.join(_NETWORK_KEYS)}"
-      )
-    (found,) = inner
+  found = _find_network(torch_file.read_torch(path))
   arrays = {
     str(name): value
     for name, value in found.items()
@@ -225,8 +209,48 @@ def _read_pytorch(path: str) -> WeightFile:
   return WeightFile("pytorch", arrays, {}, ordered=True)
 
 
-# Where trainers put a network in their checkpoints.
+# Where trainers put a network in checkpoints that hold other tensors too.
 _NETWORK_KEYS = ("state_dict_backbone", "state_dict", "backbone", "model")
+
+
+def _find_network(found: dict) -> dict:
+  """The network in a training checkpoint, under whatever name.
+
+  It is the one dict with tensors by name, or the one under a name of
+  `_NETWORK_KEYS`. What an optimizer keeps is by number.
+
+  Raises:
+    _DamagedError: there is none, or several.
+  """
+  while not any(isinstance(value, np.ndarray) for value in found.values()):
+    inner = {key: value for key, value in found.items() if _has_tensors(value)}
+    known = {key: inner[key] for key in _NETWORK_KEYS if key in inner}
+    if len(inner) > 1 and len(known) == 1:
+      inner = known
+    if len(inner) != 1:
+      raise _DamagedError(
+        f"it has tensors under {', '.join(map(repr, inner))}, and which is the"
+        " network is not known"
+        if inner
+        else "it has no tensors by name"
+      )
+    (found,) = inner.values()
+  return found
+
+
+def _has_tensors(value: object) -> bool:
+  """Whether this is a dict that has tensors by name, at any depth."""
+  rest, seen = [value], set()
+  while rest:
+    one = rest.pop()
+    if not isinstance(one, dict) or id(one) in seen:
+      continue
+    seen.add(id(one))  # A dict may hold itself.
+    named = [value for key, value in one.items() if isinstance(key, str)]
+    if any(isinstance(value, np.ndarray) for value in named):
+      return True
+    rest.extend(named)
+  return False
 
 
 def _texts(metadata: object) -> dict[str, str]:

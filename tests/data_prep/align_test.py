@@ -158,11 +158,11 @@ def test_exif_orientation(orientation):
   upright[:16, :40] = (200, 30, 60)
   upright[32:, 60:] = (10, 180, 90)
   data = exif_jpeg(STORED[orientation](upright), orientation)
-  pixels = landmarks.decode_upright(data)
+  pixels = decoding.decode_image(data)
   assert pixels.shape == upright.shape
   assert np.abs(pixels.astype(int) - upright).mean() < 3
   with pytest.raises(decoding.DecodingError):
-    landmarks.decode_upright(data[:-40])
+    decoding.decode_image(data[:-40])
 
 
 POINTS = np.arange(20, 30).reshape(5, 2) ** 2 / 10

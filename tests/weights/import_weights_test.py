@@ -122,6 +122,38 @@ def test_bgr_becomes_rgb(tmp_path):
   assert np.abs(expected - expected_of("mbf", pixels(3))).max() > 0.1
 
 
+@pytest.mark.parametrize("batch", [1, 2, "None"])
+def test_onnx_traced_with_a_batch(tmp_path, batch, capsys):
+  """As `torch.onnx.export` writes a network for the images that it is shown.
+
+  torch2onnx.py of arcface_torch shows one and then calls the batch "None": the
+  input is free, the Reshape is not.
+  """
+  model, _, variables = variables_of("mbf")
+  arrays = to_pytorch(model, variables)
+  data = onnx_graph.build(model, arrays, {}, image_size=SIZE, uint8=False)
+  proto = onnx.load_from_string(data)
+  fixed = batch if isinstance(batch, int) else 1
+  (flatten,) = (n for n in proto.graph.node if n.op_type == "Flatten")
+  flatten.op_type = "Reshape"
+  flatten.input.append("shape")
+  shape = onnx.numpy_helper.from_array(np.array([fixed, -1]), "shape")
+  proto.graph.initializer.append(shape)
+  dimension = proto.graph.input[0].type.tensor_type.shape.dim[0]
+  dimension.Clear()
+  field = "dim_value" if isinstance(batch, int) else "dim_param"
+  setattr(dimension, field, batch)
+  onnx.helper.set_model_props(proto, texts_of("mbf"))
+  path = str(tmp_path / "network.onnx")
+  onnx.save(proto, path)
+  workdir = take(path, tmp_path / "run")
+  done = capsys.readouterr()
+  assert "largest difference from network.onnx" in done.out
+  assert "warning" not in done.err
+  expected = expected_of("mbf", pixels(3))
+  np.testing.assert_allclose(embed(workdir, pixels(3)), expected, atol=1e-4)
+
+
 def fold(path, arrays, norms):
   """Rewrites a graph as PyTorch's exporter does: folded, names of numbers."""
   model = onnx.load(path)

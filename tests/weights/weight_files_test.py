@@ -9,7 +9,16 @@ import zipfile
 import numpy as np
 import pytest
 import safetensors.numpy
-from torch_files import Call, Named, Storage, dump, tensor, write_torch
+from torch_files import (
+  Call,
+  Named,
+  Storage,
+  dump,
+  old_storage,
+  tensor,
+  write_old_torch,
+  write_torch,
+)
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.weights import torch_file, weight_files
@@ -107,9 +116,81 @@ def test_networks_within_checkpoints(tmp_path):
   path = tmp_path / "x.pth"
   write_torch(path, {"epoch": 3, "state_dict": {"backbone": inner}}, [storage])
   assert list(weight_files.read(str(path)).arrays) == ["a"]
-  write_torch(path, {"state_dict": inner, "backbone": inner}, [storage])
-  with pytest.raises(InputError, match="one network under one of the names"):
+  optimizer = {"state": {0: {"momentum_buffer": inner["a"]}}}
+  for found in (
+    {"net_state_dict": inner, "epoch": 3},
+    {"generator": {"net": inner}, "optimizer": optimizer},
+    {"head": {"b": inner["a"]}, "backbone": inner},
+  ):
+    write_torch(path, found, [storage])
+    assert list(weight_files.read(str(path)).arrays) == ["a"]
+  for several in ("state_dict", "backbone"), ("student", "teacher"):
+    write_torch(path, dict.fromkeys(several, inner), [storage])
+    with pytest.raises(InputError, match="'{}', '{}'".format(*several)):
+      weight_files.read(str(path))
+  write_torch(path, {"optimizer": optimizer}, [storage])
+  with pytest.raises(InputError, match="no tensors by name"):
     weight_files.read(str(path))
+
+
+@pytest.mark.parametrize("little", [True, False])
+def test_torch_files_of_before_1_6(tmp_path, little):
+  shared = old_storage("94", np.arange(12, dtype=np.float32))
+  counter = old_storage("7", np.array([5]), "LongStorage")
+  part = old_storage("94", np.arange(12, dtype=np.float32), view=("95", 4, 3))
+  moved = old_storage("8", np.float16([1, 2]), "HalfStorage")
+  moved.identity = (
+    *("storage", Named("torch.cuda", "HalfStorage")),
+    *("8", "cuda:0", 2, None),
+  )
+  network = {
+    "module.a": tensor(shared, (2, 3), (3, 1), 1),
+    "module.b": Call(*("torch._utils", "_rebuild_tensor", part, 1, (2,), (1,))),
+    "module.count": tensor(counter, (), ()),
+    "module.half": tensor(moved, (2,), (1,)),
+  }
+  storages = [counter, shared, moved]
+  path = tmp_path / "068.ckpt"
+  value = {"epoch": 68, "net_state_dict": network}
+  write_old_torch(path, value, storages, little)
+  file = weight_files.read(str(path))
+  assert (file.format, file.ordered) == ("pytorch", True)
+  expected = {
+    "module.a": np.arange(1, 7).reshape(2, 3),
+    "module.b": np.array([5, 6]),
+    "module.count": np.array(5),
+    "module.half": np.array([1, 2]),
+  }
+  assert list(file.arrays) == list(expected)
+  for name, array in expected.items():
+    np.testing.assert_array_equal(file.arrays[name], array)
+    assert file.arrays[name].shape == array.shape
+
+
+def test_old_torch_files_that_are_refused(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  small = old_storage("0", np.arange(6, dtype=np.float32))
+  other = old_storage("0", np.arange(6), "LongStorage")
+  long = old_storage("0", np.zeros(0, np.float32))
+  long.identity = (*long.identity[:4], 2**60, None)
+  good = {"a": tensor(small, (6,), (1,))}
+  for value, keys, says in (
+    (Call("os", "system", "touch HERE"), None, "global 'os.system'"),
+    (good | {"b": tensor(other, (6,), (1,))}, None, "of two kinds"),
+    ({"a": tensor(long, (6,), (1,))}, None, "storage of"),
+    ({"a": tensor(small, (7,), (1,))}, None, "does not fit its numbers"),
+    (good, ["1"], "list of storages"),
+    (good, [], "list of storages"),
+  ):
+    write_old_torch("x", value, [small], keys=keys)
+    with pytest.raises(InputError, match=says):
+      weight_files.read("x")
+  write_old_torch("x", good, [small])
+  whole = (tmp_path / "x").read_bytes()
+  (tmp_path / "x").write_bytes(whole[:-1])
+  with pytest.raises(InputError, match="cut off"):
+    weight_files.read("x")
+  assert os.listdir() == ["x"]  # Nothing has run.
 
 
 SMALL = Storage("0", np.arange(6, dtype=np.float32))
@@ -191,7 +272,7 @@ def entry(shape, start, stop, dtype="F32"):
   [
     (b"", "not a file of weights"),
     (b"GIF89a" * 10, "not a file of weights"),
-    (torch_file.OLD_MAGIC + b"more", "before 1.6"),
+    (torch_file.OLD_MAGIC + b"more", "instruction b'm' at byte 15"),
     (b"PK\x03\x04 and nothing", "cannot be used"),
     (struct.pack("<Q", 2**60) + b"{}", "beyond the file"),
     (safetensors_bytes(b"{" + b"x" * 20), "header is damaged"),
@@ -233,7 +314,9 @@ def test_any_flipped_byte_is_read_or_refused(tmp_path):
   write_torch(tmp_path / "t", {"a": tensor(storage, (6,), (1,))}, [storage])
   weight_files.write_safetensors(str(tmp_path / "s"), ARRAYS, TEXTS)
   weight_files.write_npz(str(tmp_path / "n"), ARRAYS, TEXTS)
-  for name in "tsn":
+  old = old_storage("0", np.arange(6, dtype=np.float32))
+  write_old_torch(tmp_path / "o", {"a": tensor(old, (6,), (1,))}, [old])
+  for name in "tsno":
     whole = (tmp_path / name).read_bytes()
     for position in range(0, len(whole), 3):
       for change in (0xFF, 0x01):
