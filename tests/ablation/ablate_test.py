@@ -189,7 +189,9 @@ def test_the_table_has_the_corrected_p(tmp_path):
     run: {"m": values[run.row][run.seed]}
     for run in plan_trials(comparison, OUT, {})
   }
-  text = tables.write(ComparisonDirectory.at(str(tmp_path)), comparison, results, [])
+  text = tables.write(
+    ComparisonDirectory.at(str(tmp_path)), comparison, results, []
+  )
   cells = json.loads((tmp_path / "results.json").read_text())["cells"]
   p = {cell["row"]: (cell["p"], cell["p_holm"]) for cell in cells}
   assert p["a"] == (None, None)
@@ -286,7 +288,9 @@ def test_each_recipe_has_its_table_of_tuning(tmp_path):
     if run.recipe == "q.py":
       results[run] = {"v/tar": 0.9 - 0.2 * run.choice}
   _, curves = statistics.tune(comparison, results)
-  text = tables.write(ComparisonDirectory.at(str(tmp_path)), comparison, {}, curves)
+  text = tables.write(
+    ComparisonDirectory.at(str(tmp_path)), comparison, {}, curves
+  )
   first, second = text.split("\n\n")[:2]
   assert first.startswith("| r.py, v/tar, seeds 7, 8 |")
   assert second.startswith("| q.py, v/tar, seeds 7, 8 |")
