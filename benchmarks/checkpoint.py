@@ -110,8 +110,8 @@ def main() -> int:
     for a, b in zip(seconds["with a save"], seconds["without"], strict=True)
   )
   print(
-    f"a save adds  {added:7.2f} s, {added / (200 * 0.5):.2%} of 200 steps of half a"
-    " second"
+    f"a save adds  {added:7.2f} s, {added / (200 * 0.5):.2%} of 200 steps of"
+    " half a second"
   )
   print(
     f"state {size / 1e6:.0f} MB; a save holds up training for"
