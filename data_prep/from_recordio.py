@@ -122,6 +122,7 @@ def convert(
       classes=[f"{label:07d}" for label in kept],
       source=_identify(file, excluded, limit, skip_bad, check_images),
       shard_bytes=shard_bytes,
+      min_images=min_images_per_class,
     ) as assembler:
       conversion.convert(
         assembler,

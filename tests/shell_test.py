@@ -6,9 +6,9 @@ import subprocess
 import pytest
 
 from data_prep import align
-from data_prep.formats.landmarks import TEMPLATE
 from data_prep.writing import conversion
 from jamsface_jax import shell
+from jamsface_jax.detection.alignment import TEMPLATE
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training import summary
 

@@ -4,9 +4,8 @@ import os
 import re
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float64
 
-from jamsface_jax.data import decoding
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.text_lists import (
   NotTextError,
@@ -15,24 +14,6 @@ from jamsface_jax.storage.text_lists import (
 )
 
 _NUMBERS = 10  # Two a landmark.
-
-
-def decode_upright(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-  """Decodes an image and turns it as its EXIF orientation says.
-
-  Args:
-    data: a JPEG, PNG, WebP or BMP file.
-
-  Returns:
-    uint8 [H, W, 3], RGB.
-
-  Raises:
-    DecodingError: not an image, or a truncated one.
-  """
-  pixels = decoding.decode_image(data)  # Strict, but a JPEG is left as it lies.
-  if data[:2] == b"\xff\xd8" and b"Exif\0" in data[: 2**16]:
-    return decoding.decode_turned(data)
-  return pixels
 
 
 def read_landmarks(path: str) -> dict[str, Float64[np.ndarray, "5 2"]]:
@@ -107,6 +88,20 @@ def find_landmarks(
   """Looks an image up by its relative path, with or without extension."""
   found = landmarks.get(image)
   return landmarks.get(os.path.splitext(image)[0]) if found is None else found
+
+
+def count_outside(
+  landmarks: Float[np.ndarray, "5 2"], height: int, width: int
+) -> int:
+  """How many of the landmarks lie outside an image.
+
+  Args:
+    landmarks: float [5, 2], in pixels.
+    height: of the image.
+    width: of the image.
+  """
+  inside = (landmarks > -1) & (landmarks < np.array([width, height]))
+  return int((~inside.all(axis=1)).sum())
 
 
 def _fields(line: str) -> list[str]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from data_prep.writing.conversion import ENGINES
-from data_prep.writing.writer import SKIPPED_FILE
+from data_prep.writing.exclusions import SKIPPED_FILE
 from jamsface_jax.storage.paths import require_local
 
 

@@ -8,10 +8,11 @@ that are not read here are not decoded at all.
 import re
 import struct
 
+from jamsface_jax.data.orientation import TIFF_ORDERS
+
 JPEG_START = b"\xff\xd8"
 FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, PBM, PGM or PPM"
 
-_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _TIFF_SIZES = {
   1: "B",
   3: "H",
@@ -21,6 +22,10 @@ _TIFF_TAGS = {256: "width", 257: "height", 322: "tile", 323: "tile"}
 # White space and comments, a number; as netpbm's documents say.
 _PNM = re.compile(
   rb"P([1-6])(?:\s|#[^\r\n]*+[\r\n])++(\d{1,9})(?:\s|#[^\r\n]*+[\r\n])++(\d{1,9})\s"
+)
+# Of grey and of colour, a third number: what stands for white.
+_PNM_MAXIMUM = re.compile(
+  rb"P[2356](?:(?:\s|#[^\r\n]*+[\r\n])++(\d{1,9})){3}\s"
 )
 _PNM_BYTES = 4096  # No head of a PNM file is longer.
 
@@ -45,8 +50,8 @@ def stated_size(data: bytes) -> tuple[int, int] | None:
       width, height = _webp(data)
     elif data[:6] in (b"GIF87a", b"GIF89a"):
       width, height = struct.unpack_from("<HH", data, 6)
-    elif data[:4] in _TIFF_ORDERS:
-      width, height = _tiff(data, _TIFF_ORDERS[data[:4]])
+    elif data[:4] in TIFF_ORDERS:
+      width, height = _tiff(data, TIFF_ORDERS[data[:4]])
     elif match := _PNM.match(data[:_PNM_BYTES]):
       width, height = int(match[2]), int(match[3])
     else:
@@ -54,6 +59,24 @@ def stated_size(data: bytes) -> tuple[int, int] | None:
   except (struct.error, KeyError):
     return None
   return height, width
+
+
+def stated_maximum(data: bytes) -> int | None:
+  """The number that stands for white, where an image says so.
+
+  Args:
+    data: an encoded image.
+
+  Returns:
+    1 to 65,534; None of formats that do not say it, and where OpenCV knows: at
+    the largest of 8 or of 16 bits, and of small ones in text.
+  """
+  match = _PNM_MAXIMUM.match(data[:_PNM_BYTES])
+  if match is None:
+    return None
+  maximum, is_text = int(match[1]), data[1:2] in b"23"
+  known = maximum == 0 or maximum == 255 or maximum >= 65535
+  return None if known or (is_text and maximum < 255) else maximum
 
 
 def _bmp(data: bytes) -> tuple[int, int]:

@@ -108,7 +108,9 @@ class Mtcnn:
 
   def _refine(self, image: np.ndarray, windows: Windows) -> Windows:
     """Those that the second network keeps."""
-    moves, scores = self._look("rnet", image, windows, 24, "dense_2", "softmax_1")
+    moves, scores = self._look(
+      "rnet", image, windows, 24, "dense_2", "softmax_1"
+    )
     kept = scores[:, 1] > _SCORES[1]
     boxes = _moved(windows[kept, :4], moves[kept])
     windows = np.column_stack([boxes, scores[kept, 1]])
@@ -142,9 +144,7 @@ class Mtcnn:
   ) -> list[Float64[np.ndarray, "w n"]]:
     """What a network says of windows of a photograph."""
     widths = {"dense_2": 4, "dense_5": 4, "dense_6": 10}
-    parts = [
-      [np.empty((0, widths.get(output, 2))) for output in outputs]
-    ]
+    parts = [[np.empty((0, widths.get(output, 2))) for output in outputs]]
     network = self._network(name)
     for start in range(0, len(windows), _MOST):
       some = windows[start : start + _MOST]

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -79,6 +80,8 @@ def embed(
     source = open_images(
       images, config.data.image_size, root=root, color_order=color_order
     )
+    if source.aside and jax.process_index() == 0:
+      print(f"note: left aside in {images!r}: {source.aside}", file=sys.stderr)
     embedder, variables, metadata = open_embedder(
       run,
       step=step,
