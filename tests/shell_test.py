@@ -50,7 +50,7 @@ def test_command_of_align(image_folder, tmp_path, capsys):
   align.align(
     str(image_folder / "images"),
     output,
-    lambda *_: TEMPLATE,
+    lambda *_: TEMPLATE * 40 / 112,  # Of the size of the images.
     origin={},
     size=32,
     extension="png",
