@@ -29,7 +29,7 @@ NETWORK = json.dumps(
 
 # What makes each small, and gives it what a page leaves to the reader.
 SMALL = {
-  "chaos": ["--kills=1", "--steps=30"],
+  "chaos": ["--kills=1", "--steps=20"],
   "checkpoint": ["--every=4", "--rounds=1", "--batch_size=8", "--classes=40"],
   "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
   "evaluation": ["--rounds=1", "--scale=0.01"],
@@ -48,7 +48,7 @@ SMALL = {
     f"--set={NETWORK}",
   ],
   "public_evaluator": ["--insightface=INSIGHTFACE"],
-  "restores": ["--layouts=1x1,2x4", "--stop=2", "--end=4", "--nudges=1"],
+  "restores": ["--layouts=1x1", "--stop=2", "--end=4", "--nudges=1"],
   "search": ["--gallery=3000", "--size=16", "--probes=40", "--rounds=1"],
   "soak": ["--images=64", "--commands=from_folder"],
   "step": [
