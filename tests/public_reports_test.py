@@ -679,3 +679,232 @@ def test_results_say_what_was_left_out(run, untrained, tmp_path):
   [path] = (tmp_path / "results").glob("**/results.json")
   [one] = json.loads(path.read_text())["sets"]
   assert one["facts"]["left_out"] == {"images": 1, "pairs": 2}
+
+
+# Ten more, searched out for docs/reports.md.
+
+
+def convert_bin(tmp_path, images, protocol=4, **changes):
+  same = [k % 2 == 0 for k in range(len(images) // 2)]
+  path = tmp_path / "set.bin"
+  path.write_bytes(pickle.dumps((images, same), protocol=protocol))
+  from_bin.convert(
+    str(path),
+    str(tmp_path / "set"),
+    **{"name": "x", "threads": 2, "skip_bad": False} | changes,
+  )
+  return records.RecordReader(str(tmp_path / "set"))
+
+
+def test_bitmaps_in_a_bin(tmp_path):
+  images = [encoded(face(k), ".bmp") for k in range(80)]
+  reader = convert_bin(tmp_path, images)
+  found = [record.image for record in reader.scan()]
+  assert found == images
+
+
+@pytest.mark.parametrize("junk", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_files_of_file_managers(tmp_path, capsys, junk):
+  people(tmp_path / "in", 2, 2)
+  write(tmp_path / "in", [junk, f"p0/{junk}"], data=b"junk")
+  assert len(from_folder(tmp_path / "in", tmp_path / "out")) == 4
+  assert records.read_classes(str(tmp_path / "out")) == ["p0", "p1"]
+  said = capsys.readouterr().err
+  assert ("1 files that are no images" in said) == (not junk.startswith("."))
+
+
+@pytest.mark.parametrize("end", [".JPG", ".JPEG", ".Png"])
+def test_endings_in_capitals(tmp_path, end):
+  write(tmp_path / "in", [f"a/1{end}", f"b/1{end}"])
+  assert len(from_folder(tmp_path / "in", tmp_path / "out")) == 2
+
+
+def test_jpeg_of_four_inks():
+  """Pillow writes CMYK as Photoshop does, inverted."""
+  picture = face(5)
+  stream = io.BytesIO()
+  Image.fromarray(picture).convert("CMYK").save(stream, "JPEG", quality=100)
+  decoded = decoding.decode_image(stream.getvalue())
+  assert np.abs(decoded.astype(int) - picture).max() < 12
+
+
+def test_a_truncated_image_is_none(tmp_path):
+  """And no picture with a grey half."""
+  names = people(tmp_path / "in", 2, 3)
+  data = encoded(face(1, 112, 112))
+  for name, part in zip(names[:2], (0.5, 0.97), strict=True):
+    write(tmp_path / "in", [name], data=data[: int(len(data) * part)])
+  assert len(from_folder(tmp_path / "in", tmp_path / "out")) == 4
+  assert list(skipped(tmp_path / "out")) == names[:2]
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+def test_bin_of_python_2(tmp_path, protocol):
+  """NumPy's arrays and texts as Python 2 pickled them have protocol 2 or less.
+
+  Python 3 writes bytes of such protocols by a call of `codecs.encode`.
+  """
+  images = [np.frombuffer(encoded(face(k)), np.uint8) for k in range(80)]
+  assert len(convert_bin(tmp_path, images, protocol)) == 80
+
+
+def test_pairs_of_other_images_are_no_result(tmp_path):
+  """All 6,000 pairs skipped is no evaluation, also with --skip_bad."""
+  people(tmp_path / "in", 12)
+  same = [f"q{k} 1 2" for k in range(12)]
+  other = [f"q{k} 1 q{(k + 1) % 12} 3" for k in range(12)]
+  path = tmp_path / "pairs.txt"
+  path.write_text("\n".join(["12", *same, *other]))
+  with pytest.raises(InputError, match="the 0 pairs with readable images"):
+    from_folder(tmp_path / "in", tmp_path / "out", pairs=str(path))
+
+
+def test_paths_where_the_layout_has_numbers(tmp_path):
+  """A list of paths and a table of names are told apart by the first line."""
+  names = people(tmp_path / "in", 12)
+  listed = tmp_path / "pairs.txt"
+  pairs = [(f"p{k}", 1, f"p{k}", 2, 1) for k in range(12)]
+  pairs += [(f"p{k}", 1, f"p{(k + 1) % 12}", 3, 0) for k in range(12)]
+  listed.write_text(
+    "".join(
+      f"{a}/{a}_{i:04d}.jpg {b}/{b}_{j:04d}.jpg {s}\n"
+      for a, i, b, j, s in pairs
+    )
+  )
+  lfw_pairs(tmp_path / "lfw.txt")
+  one, two = (read_pairs(tmp_path / n, names) for n in ("pairs.txt", "lfw.txt"))
+  np.testing.assert_array_equal(one.first, two.first)
+  np.testing.assert_array_equal(one.second, two.second)
+
+
+# The chain: what is missing on the way does not break the next command.
+
+
+def troubled_photographs(root):
+  """Photographs of 12 people in every kind of trouble; returns their files."""
+  names = [f"p{k}/p{k}_{i:04d}.jpg" for k in range(12) for i in (1, 2, 3)]
+  write(root / "photos", names)
+  points = "14 14 26 14 20 20 15 27 25 27"
+  faceless = {"p1/p1_0002.jpg", "p2/p2_0001.jpg"}
+  lines = [f"{name}\t" + points.replace(" ", "\t") for name in names]
+  lines = [one for one in lines if one.split("\t")[0] not in faceless]
+  (root / "points.txt").write_text("\n".join(lines))
+  broken = ["p3/p3_0001.jpg", "p4/p4_0001.jpg", "p4/p4_0002.jpg"]
+  broken += ["p4/p4_0003.jpg"]
+  write(root / "photos", broken[:2], data=b"")
+  write(root / "photos", broken[2:], data=encoded(face(2))[:300])
+  turned = with_exif(STORED[6](face(15)), 6, "JPEG")
+  write(root / "photos", ["p5/p5_0001.jpg"], data=turned)
+  os.rename(root / "photos" / "p6", root / "p6")
+  (root / "photos" / "p6").symlink_to(root / "p6")
+  (root / "photos" / "p7" / "back").symlink_to(root / "photos")
+  write(root / "photos", ["p8/a.heic", "p8/b.mp4", "Thumbs.db"], data=b"x")
+  odd = os.path.join(os.fsencode(root), b"photos", b"p9", b"caf\xe9.jpg")
+  with open(odd, "wb") as file:
+    file.write(encoded(face(3)))
+  (root / "photos" / "nobody").mkdir()
+  return names, faceless, broken
+
+
+@pytest.mark.slow
+def test_the_chain_on_a_folder_with_every_kind_of_trouble(
+  run, tmp_path, monkeypatch
+):
+  names, faceless, broken = troubled_photographs(tmp_path)
+
+  def command(module, *flags):
+    done = run(module, *flags)
+    assert done.returncode == 0, f"{module}: {done.stderr}"
+    return done
+
+  photos, faces = tmp_path / "photos", tmp_path / "faces"
+  # As they are: images, and what is listed, make up what is there.
+  command(
+    *("data_prep.from_folder", f"--input={photos}"),
+    *(f"--output={tmp_path / 'raw'}", "--skip_bad"),
+  )
+  index = records.read_index(str(tmp_path / "raw"))
+  listed = skipped(tmp_path / "raw")
+  assert index.images + len(listed) == len(names) + 1
+  assert set(broken) < set(listed) and "p9/caf\\xe9.jpg" in listed
+  assert index.left_out == {"images": 5, "classes": 1}
+  # Aligned.
+  command(
+    *("data_prep.align", f"--input={photos}", f"--output={faces}"),
+    *(f"--landmarks={tmp_path / 'points.txt'}", "--skip_bad", "--size=32"),
+  )
+  no_face = (faces / "no_face.txt").read_text().split()
+  # Through the link that leads back each is met once, and not again.
+  assert set(no_face) == faceless
+  assert set(skipped(faces)) == set(listed)
+  made = sum(1 for _ in faces.glob("*/*.jpg"))
+  assert made + len(no_face) + len(listed) == len(names) + 1
+  # A verification set, of what is left.
+  lfw_pairs(tmp_path / "pairs.txt")
+  command(
+    *("data_prep.from_pairs", "--protocol=lfw", f"--input={faces}"),
+    *(f"--pairs={tmp_path / 'pairs.txt'}", f"--output={tmp_path / 'set'}"),
+    "--skip_bad",
+  )
+  index = records.read_index(str(tmp_path / "set"))
+  gone = {*faceless, *broken}
+  pairs = [(f"p{k}", 1, f"p{k}", 2) for k in range(12)]
+  pairs += [(f"p{k}", 1, f"p{(k + 1) % 12}", 3) for k in range(12)]
+  lost = sum(
+    any(f"{p}/{p}_{i:04d}.jpg" in gone for p, i in ((a, i), (b, j)))
+    for a, i, b, j in pairs
+  )
+  assert index.left_out["pairs"] == lost > 0
+  assert (
+    len((tmp_path / "set" / "pairs.txt").read_text().split("\n")) == 25 - lost
+  )
+  reasons = skipped(tmp_path / "set")
+  assert (
+    set(reasons) == gone and reasons["p2/p2_0001.jpg"] == "no face was found"
+  )
+  # Trained on the faces.
+  done = command(
+    *("data_prep.from_folder", f"--input={faces}"),
+    *(f"--output={tmp_path / 'train'}", "--skip_bad", "--min_images=2"),
+  )
+  assert len(records.read_classes(str(tmp_path / "train"))) == 11
+  command(
+    *("jamsface_jax.main", "--config=configs/ms1m_r100.py:tiny"),
+    *(f"--workdir={tmp_path / 'w'}", "--config.schedule.length=2.0"),
+    f"--config.data.directory={tmp_path / 'train'}",
+    f"--config.evaluation.data={tmp_path / 'set'}",
+  )
+  # Evaluated: the results say what they were not measured on.
+  done = command(
+    *("jamsface_jax.evaluate", f"--workdir={tmp_path / 'w'}"),
+    *(f"--data={tmp_path / 'set'}", f"--output={tmp_path / 'results'}"),
+  )
+  assert f"{lost} pairs" in done.stdout
+  # Embedded as they are, with broken ones; judged and cleaned all the same.
+  done = command(
+    *("jamsface_jax.embed", f"--workdir={tmp_path / 'w'}"),
+    *(f"--images={photos}", f"--output={tmp_path / 'e'}"),
+  )
+  assert "3 files that are no images" in done.stderr
+  rows = np.load(tmp_path / "e" / "embeddings.npy")
+  bad = np.isnan(rows).any(axis=1)
+  paths = (tmp_path / "e" / "paths.txt").read_text().splitlines()
+  assert len(rows) == len(names) + 1 == len(paths)
+  assert {paths[k] for k in np.flatnonzero(bad)} == set(broken)
+  done = command(
+    *("jamsface_jax.evaluate", f"--protocol={tmp_path / 'pairs.txt'}"),
+    f"--embeddings={tmp_path / 'e' / 'embeddings.npy'}",
+  )
+  assert "left out: 4 images" in done.stdout
+  done = command(
+    *("data_prep.clean", f"--embeddings={tmp_path / 'e'}"),
+    f"--output={tmp_path / 'noise.tsv'}",
+  )
+  assert "4 images of broken.txt were not looked at" in done.stdout
+  # And both lists are ones that the converter takes.
+  for number, path in enumerate(("e/broken.txt", "noise.tsv")):
+    command(
+      *("data_prep.from_folder", f"--input={photos}", "--skip_bad"),
+      *(f"--output={tmp_path / f'again{number}'}",),
+      f"--exclude={tmp_path / path}",
+    )

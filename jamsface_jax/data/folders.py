@@ -16,7 +16,8 @@ from jamsface_jax.storage.text_lists import escape, is_plain
 EXTENSIONS = (
   *(".jpg", ".jpeg", ".png", ".webp", ".bmp"),
   *(".jpe", ".jfif", ".dib", ".gif", ".tif", ".tiff"),
-  *(".pbm", ".pgm", ".ppm", ".pnm"),
+  *(".pbm", ".pgm", ".ppm", ".pnm", ".pam", ".ras", ".sr"),
+  *(".jp2", ".j2k"),
 )
 # How the files of an image format start; JPEG if none fits.
 _STARTS = {b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
