@@ -1,11 +1,14 @@
 r"""Cuts faces out of photographs, upright and at ArcFace's 112 x 112 template.
 
+  python -m data_prep.align --input=DIR --output=DIR
   python -m data_prep.align --input=DIR --output=DIR --landmarks=FILE
   python -m data_prep.align --input=DIR --output=DIR \
     --detector=yunet --detector_model=face_detection_yunet_2023mar.onnx
 
 The folders stay as they are. Landmarks are five points an image: from a file
-(a path and x1 y1 ... x5 y5 a line, or with a header), or from a detector. Of
+(a path and x1 y1 ... x5 y5 a line, or with a header), or from a detector: mtcnn
+(pip install 'jamsface-jax[detect]' brings its networks), or YuNet in a file, of
+https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet. Of
 several faces the largest and most central is taken. EXIF orientation is
 honoured: landmarks are those of the upright image. Images without a face are
 listed in OUTPUT/no_face.txt. Interrupted, the same command goes on; faces of
@@ -25,10 +28,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.formats import detection
 from data_prep.formats.landmarks import (
-  TEMPLATE_SIZE,
-  align_face,
   count_outside,
   find_landmarks,
   read_landmarks,
@@ -39,6 +39,9 @@ from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.data.decoding import DecodingError, decode_image
 from jamsface_jax.data.folders import EXTENSIONS, Walk, read_file, walk
+from jamsface_jax.detection import detector as detection
+from jamsface_jax.detection.alignment import TEMPLATE_SIZE, align_face
+from jamsface_jax.detection.opening import DETECTORS, open_detector
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage import lock
 from jamsface_jax.storage.durable import sync_directory, sync_file
@@ -70,7 +73,11 @@ def main() -> int:
   add("--input", required=True, help="folder of photographs, any depth")
   add("--output", required=True, help="folder of the aligned faces")
   add("--landmarks", metavar="FILE", help="five points of each image")
-  add("--detector", choices=["yunet"], help="finds the points instead")
+  add(
+    "--detector",
+    choices=DETECTORS,
+    help="finds the points where there is no file; default: mtcnn",
+  )
   add("--detector_model", metavar="FILE", help="ONNX file of the detector")
   add("--min_score", type=float, default=0.6, help="of a detected face, 0 to 1")
   add(
@@ -103,7 +110,7 @@ def main() -> int:
       raise InputError(
         f"--{name}={value} is out of range: choose {least} to {most}."
       )
-  if (arguments.landmarks is None) == (arguments.detector is None):
+  if arguments.landmarks is not None and arguments.detector is not None:
     raise InputError(
       "either --landmarks or --detector says where the faces are: give one of"
       " them."
@@ -127,22 +134,22 @@ def _locate(arguments: argparse.Namespace) -> tuple[Locate, dict[str, Any]]:
   if arguments.landmarks is not None:
     locate = from_file(arguments.landmarks)
     return locate, {"landmarks": records.file_digest(arguments.landmarks)[0]}
-  if arguments.detector_model is None:
-    raise InputError(
-      "--detector needs --detector_model: give the path of"
-      " face_detection_yunet_2023mar.onnx of OpenCV's model zoo."
-    )
-  detector = detection.YuNet(
+  name = arguments.detector or DETECTORS[0]
+  detector = open_detector(
+    name,
     arguments.detector_model,
     min_score=arguments.min_score,
     size=arguments.detection_size,
   )
-  return from_detector(detector), {
-    "detector": arguments.detector,
-    "detector_model": records.file_digest(arguments.detector_model)[0],
+  origin = {
+    "detector": name,
     "min_score": arguments.min_score,
     "detection_size": arguments.detection_size,
   }
+  if arguments.detector_model is not None:
+    digest, _ = records.file_digest(arguments.detector_model)
+    origin["detector_model"] = digest
+  return from_detector(detector), origin
 
 
 def from_file(path: str) -> Locate:

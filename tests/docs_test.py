@@ -34,8 +34,8 @@ from messages_test import messages
 from recordio_test import IMAGES, LABELS, insightface, save
 from torch_files import write_pth
 
-from data_prep.formats.landmarks import TEMPLATE
 from jamsface_jax.__main__ import commands
+from jamsface_jax.detection.alignment import TEMPLATE
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.components import make_model
 from jamsface_jax.run.schedule import make_schedule

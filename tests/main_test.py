@@ -173,7 +173,7 @@ FLOORS = [
   {"storage", "devices", "metrics"},
   {"settings"},
   {"models", "augmentation", "data", "head", "config"},
-  {"protocols", "run"},
+  {"protocols", "run", "detection"},
   {"embedding"},
   {"evaluation", "weights"},
   {"reports"},

@@ -84,13 +84,13 @@ def find(
     waiting.append(part)
     count += len(part.names)
     if count >= _AT_ONCE:
-      yield from _find(waiting, people, number, k=k, threshold=threshold)
+      yield from find_parts(waiting, people, number, k=k, threshold=threshold)
       number, waiting, count = number + count, [], 0
   if waiting:
-    yield from _find(waiting, people, number, k=k, threshold=threshold)
+    yield from find_parts(waiting, people, number, k=k, threshold=threshold)
 
 
-def _find(
+def find_parts(
   parts: list[Part],
   people: People,
   number: int,
@@ -98,7 +98,15 @@ def _find(
   k: int,
   threshold: float | None,
 ) -> Iterator[Finding]:
-  """Searches some images together; the first has this number."""
+  """Searches some images together.
+
+  Args:
+    parts: their embeddings.
+    people: who is searched among.
+    number: of the first image.
+    k: see `find`.
+    threshold: see `find`.
+  """
   rows = np.concatenate([part.rows for part in parts])
   found = people.nearest(unit_length(rows), k)
   places = iter(range(len(rows)))
