@@ -22,8 +22,8 @@ def require_local(path: str | os.PathLike[str], what: str) -> None:
   if scheme:
     raise InputError(
       f"{what}={path!r} is an address and not a path: give a path on a disk;"
-      " work directories and data sets to read may be in a bucket of Google"
-      " Cloud Storage too (gs://BUCKET/NAME), see docs/runs.md."
+      " work directories and data sets may be in a bucket of Google Cloud"
+      " Storage too (gs://BUCKET/NAME), see docs/runs.md."
     )
 
 
