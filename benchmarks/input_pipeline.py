@@ -26,7 +26,7 @@ import simplejpeg
 from array_record.python import array_record_data_source
 
 from jamsface_jax.data import decoding, records
-from jamsface_jax.data.folders import find_images
+from jamsface_jax.data.folders import walk
 from jamsface_jax.data.pipeline import batches
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.errors import InputError, run_command
@@ -190,7 +190,7 @@ def torch_loader(arguments: argparse.Namespace) -> Callable[[], float]:
 
   paths = [
     os.path.join(arguments.images, path)
-    for path in find_images(arguments.images)
+    for path in walk(arguments.images).images
     if path.lower().endswith((".jpg", ".jpeg"))
   ]
 

@@ -1,11 +1,14 @@
 r"""Cuts faces out of photographs, upright and at ArcFace's 112 x 112 template.
 
+  python -m data_prep.align --input=DIR --output=DIR
   python -m data_prep.align --input=DIR --output=DIR --landmarks=FILE
   python -m data_prep.align --input=DIR --output=DIR \
     --detector=yunet --detector_model=face_detection_yunet_2023mar.onnx
 
 The folders stay as they are. Landmarks are five points an image: from a file
-(a path and x1 y1 ... x5 y5 a line, or with a header), or from a detector. Of
+(a path and x1 y1 ... x5 y5 a line, or with a header), or from a detector: mtcnn
+(pip install 'jamsface-jax[detect]' brings its networks), or YuNet in a file, of
+https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet. Of
 several faces the largest and most central is taken. EXIF orientation is
 honoured: landmarks are those of the upright image. Images without a face are
 listed in OUTPUT/no_face.txt. Interrupted, the same command goes on; faces of
@@ -16,6 +19,7 @@ import argparse
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,33 +28,35 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.formats import detection
 from data_prep.formats.landmarks import (
-  TEMPLATE_SIZE,
-  align_face,
-  decode_upright,
+  count_outside,
   find_landmarks,
   read_landmarks,
 )
-from data_prep.writing.writer import SKIPPED_FILE
+from data_prep.writing.conversion import leave_aside
+from data_prep.writing.exclusions import NO_FACE_FILE, SKIPPED_FILE
 from jamsface_jax import shell
 from jamsface_jax.data import records
-from jamsface_jax.data.decoding import DecodingError
-from jamsface_jax.data.folders import EXTENSIONS, find_images
+from jamsface_jax.data.decoding import DecodingError, decode_image
+from jamsface_jax.data.folders import EXTENSIONS, Walk, read_file, walk
+from jamsface_jax.detection import detector as detection
+from jamsface_jax.detection.alignment import TEMPLATE_SIZE, align_face
+from jamsface_jax.detection.opening import DETECTORS, open_detector
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage import lock
 from jamsface_jax.storage.durable import sync_directory, sync_file
 from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.plain_file import make_folder, plain
 from jamsface_jax.storage.plan import PLAN_FILE, keep_plan
+from jamsface_jax.storage.text_lists import NotTextError, read_lines
 from jamsface_jax.storage.whole_file import remove_left, written_whole
 from jamsface_jax.storage.write_error import write_error
 
-NO_FACE_FILE = "no_face.txt"
 JPEG_QUALITY = 95
 _AT_ONCE = 1024  # Images queued for the threads.
 
 JOURNAL_FILE = "aligned.tsv"
+OUTSIDE_FILE = "landmarks_outside.txt"
 
 # Landmarks [5, 2] of an image by its path and pixels; None: no face.
 Locate = Callable[[str, np.ndarray], np.ndarray | None]
@@ -67,7 +73,11 @@ def main() -> int:
   add("--input", required=True, help="folder of photographs, any depth")
   add("--output", required=True, help="folder of the aligned faces")
   add("--landmarks", metavar="FILE", help="five points of each image")
-  add("--detector", choices=["yunet"], help="finds the points instead")
+  add(
+    "--detector",
+    choices=DETECTORS,
+    help="finds the points where there is no file; default: mtcnn",
+  )
   add("--detector_model", metavar="FILE", help="ONNX file of the detector")
   add("--min_score", type=float, default=0.6, help="of a detected face, 0 to 1")
   add(
@@ -100,7 +110,7 @@ def main() -> int:
       raise InputError(
         f"--{name}={value} is out of range: choose {least} to {most}."
       )
-  if (arguments.landmarks is None) == (arguments.detector is None):
+  if arguments.landmarks is not None and arguments.detector is not None:
     raise InputError(
       "either --landmarks or --detector says where the faces are: give one of"
       " them."
@@ -124,22 +134,22 @@ def _locate(arguments: argparse.Namespace) -> tuple[Locate, dict[str, Any]]:
   if arguments.landmarks is not None:
     locate = from_file(arguments.landmarks)
     return locate, {"landmarks": records.file_digest(arguments.landmarks)[0]}
-  if arguments.detector_model is None:
-    raise InputError(
-      "--detector needs --detector_model: give the path of"
-      " face_detection_yunet_2023mar.onnx of OpenCV's model zoo."
-    )
-  detector = detection.YuNet(
+  name = arguments.detector or DETECTORS[0]
+  detector = open_detector(
+    name,
     arguments.detector_model,
     min_score=arguments.min_score,
     size=arguments.detection_size,
   )
-  return from_detector(detector), {
-    "detector": arguments.detector,
-    "detector_model": records.file_digest(arguments.detector_model)[0],
+  origin = {
+    "detector": name,
     "min_score": arguments.min_score,
     "detection_size": arguments.detection_size,
   }
+  if arguments.detector_model is not None:
+    digest, _ = records.file_digest(arguments.detector_model)
+    origin["detector_model"] = digest
+  return from_detector(detector), origin
 
 
 def from_file(path: str) -> Locate:
@@ -187,9 +197,12 @@ def align(
     InputError: nothing to align, an unreadable image, or faces in the output
       that were made otherwise.
   """
-  images = _find_images(source, directory)
+  walked = _find_images(source, directory)
+  images = walked.images
+  unnamed = leave_aside(source, walked, skip_bad=skip_bad)
   targets = _targets(source, images, extension)
   plan = {"input": os.path.abspath(source), "size": size, "format": extension}
+  outside: list[str] = []
   with lock.hold(directory, "--output"):
     if not keep_plan(directory, {**plan, **origin}, what="faces"):
       _refuse_faces(directory, targets)
@@ -198,7 +211,9 @@ def align(
         source,
         directory,
         targets,
-        functools.partial(_align_one, locate=locate, size=size),
+        functools.partial(
+          _align_one, locate=locate, size=size, partly_outside=outside
+        ),
         skip_bad=skip_bad,
         threads=threads,
       )
@@ -211,15 +226,27 @@ def align(
     except InputError:
       _forget_nothing(directory)
       raise
+    finally:
+      # Of faces that an earlier run made, it alone has seen this.
+      outside = sorted({*outside, *_read_list(directory, OUTSIDE_FILE)})
+      _write_list(os.path.join(directory, OUTSIDE_FILE), outside)
     # Images without a result are tried again by every run: the lists are whole.
     _write_list(os.path.join(directory, NO_FACE_FILE), no_face)
+    broken = unnamed + broken
     _write_list(os.path.join(directory, SKIPPED_FILE), broken)
   print(
-    f"{len(images) - len(no_face) - len(broken):,} faces in {directory}"
+    f"{len(images) + len(unnamed) - len(no_face) - len(broken):,} faces in"
+    f" {directory}"
     + (f" ({before:,} before)" if before else "")
     + (f"; {len(no_face)} in {NO_FACE_FILE}" if no_face else "")
     + (f"; {len(broken)} in {SKIPPED_FILE}" if broken else "")
   )
+  if outside:
+    print(
+      f"warning: {len(outside):,} faces have a landmark outside their image,"
+      f" see {OUTSIDE_FILE}: are the landmarks those of these images?",
+      file=sys.stderr,
+    )
   words = (f"--input={directory}", "--output=D")
   print(f"next: {shell.command('data_prep.from_folder', *words)}")
 
@@ -245,7 +272,7 @@ def _align_missing(
 
   def work(item: tuple[str, str]) -> str | None:
     image, target = item
-    pixels = make(os.path.join(source, image), image)
+    pixels = make(source, image)
     if pixels is None or isinstance(pixels, str):
       return pixels
     _write(directory, target, pixels)
@@ -383,16 +410,26 @@ def _targets(
 
 
 def _align_one(
-  path: str, image: str, locate: Locate, size: int
+  source: str,
+  image: str,
+  locate: Locate,
+  size: int,
+  partly_outside: list[str],
 ) -> np.ndarray | str | None:
   """Aligns the face of an image file.
+
+  Args:
+    source: the folder of the photographs.
+    image: the path in it.
+    locate: finds the landmarks.
+    size: pixels of a side.
+    partly_outside: takes its name if a landmark or two lie outside of it.
 
   Returns:
     Its pixels, None without a face, or why it cannot be read.
   """
   try:
-    with open(path, "rb", opener=plain) as file:
-      pixels = decode_upright(file.read())
+    pixels = decode_image(read_file(source, image))
   except DecodingError as error:
     return str(error)
   except (OSError, MemoryError) as error:
@@ -400,11 +437,20 @@ def _align_one(
   landmarks = locate(image, pixels)
   if landmarks is None:
     return None
+  height, width, _ = pixels.shape
+  outside = count_outside(landmarks, height, width)
+  if 2 * outside > len(landmarks):
+    return (
+      f"{outside} of its landmarks lie outside its {width} x {height} pixels:"
+      " they are of another image or size"
+    )
+  if outside:
+    partly_outside.append(image)
   return align_face(pixels, landmarks, size)
 
 
-def _find_images(source: str, directory: str) -> list[str]:
-  """Relative paths of all images, sorted."""
+def _find_images(source: str, directory: str) -> Walk:
+  """Finds all images, at least one."""
   if not os.path.isdir(source):
     raise InputError(
       f"--input {source!r} is not a folder: give the folder of the photographs."
@@ -415,13 +461,15 @@ def _find_images(source: str, directory: str) -> list[str]:
       f"--output {directory!r} lies within --input, where its faces would count"
       " as photographs: choose another directory."
     )
-  images = find_images(source)
-  if not images:
+  found = walk(source)
+  if not found.images:
+    aside = found.aside()
     raise InputError(
-      f"--input {source!r} has no image ({', '.join(EXTENSIONS)}): give another"
-      " folder."
+      f"--input {source!r} has no image ({', '.join(EXTENSIONS)})"
+      + (f" but {aside}" if aside else "")
+      + ": give another folder."
     )
-  return images
+  return found
 
 
 def _run(
@@ -450,6 +498,14 @@ def _write(directory: str, target: str, pixels: np.ndarray) -> None:
       file.write(data)
   except OSError as error:
     raise write_error("--output", path, error) from None
+
+
+def _read_list(directory: str, file: str) -> list[str]:
+  """The lines of the list of an earlier run; none if there is none."""
+  try:
+    return [line.text for line in read_lines(os.path.join(directory, file))]
+  except (OSError, NotTextError):
+    return []
 
 
 def _write_list(path: str, lines: list[str]) -> None:

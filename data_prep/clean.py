@@ -32,6 +32,7 @@ which cannot tell people apart lists few rather than half of them.
 
 import argparse
 import collections
+import dataclasses
 import os
 import shlex
 
@@ -41,9 +42,11 @@ from data_prep.inspection.label_noise import (
   DUPLICATE_SIMILARITY,
   REASONS,
   Finding,
+  SomeRows,
   find_noise,
 )
 from data_prep.writing.exclusions import HEADER
+from jamsface_jax.embedding.files import BROKEN_FILE, read_broken
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage import lock
 from jamsface_jax.storage.plain_array import map_array, read_array
@@ -99,14 +102,22 @@ def clean(
     InputError: no embeddings there, or damaged ones.
   """
   embeddings, labels = read_embeddings(directory)
+  broken = read_broken(directory)
+  sound = np.setdiff1d(np.arange(len(labels)), broken)
+  if not len(sound):
+    raise InputError(
+      f"--embeddings {directory!r} has no image that could be read, see"
+      f" {BROKEN_FILE} there: embed images that can."
+    )
   with lock.hold_file(output, "--output"):
     findings, thresholds = find_noise(
-      embeddings,
-      labels,
+      embeddings if not len(broken) else SomeRows(embeddings, sound),
+      labels[sound],
       min_similarity=min_similarity,
       class_similarity=class_similarity,
       duplicate_similarity=duplicate_similarity,
     )
+    findings = [_renumber(one, sound) for one in findings]
     _write(directory, output, findings, labels)
   for name, value in thresholds.items():
     print(f"{name:<22} {value:.3f}")
@@ -115,8 +126,20 @@ def clean(
     print(f"{reason:<22} {counts[reason]:,}")
   images = len({finding.image for finding in findings})
   print(f"{images:,} of {len(labels):,} images listed in {output}")
+  if len(broken):
+    print(f"{len(broken):,} images of {BROKEN_FILE} were not looked at")
   exclude = shlex.quote(f"--exclude={output}")
   print(f"next: look at some, then convert again with {exclude}")
+
+
+def _renumber(finding: Finding, sound: np.ndarray) -> Finding:
+  """A finding by the rows of all images."""
+  about = finding.about
+  if finding.reason == "duplicate_of":
+    about = int(sound[about])
+  return dataclasses.replace(
+    finding, image=int(sound[finding.image]), about=about
+  )
 
 
 def read_embeddings(directory: str) -> tuple[np.ndarray, np.ndarray]:

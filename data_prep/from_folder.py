@@ -11,22 +11,27 @@ Training images, and new images of the same people for `evaluation.known`:
   python -m data_prep.from_folder --input=DIR --output=KNOWN --only_last=1
 """
 
-import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from data_prep.formats.identity_folders import (
+  Identities,
   find_classes,
   read_identities,
   split_last,
 )
-from data_prep.writing import conversion, conversion_flags
-from data_prep.writing.conversion import Item, Reading
+from data_prep.formats.pair_protocols import Pair, listed_pairs
+from data_prep.writing import conversion, conversion_flags, upload
+from data_prep.writing.conversion import Item
 from data_prep.writing.exclusions import read_exclusions
+from data_prep.writing.verification_set import pair_lines, pairs_without
 from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
+from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.protocols.groups_file import read_groups, write_groups
-from jamsface_jax.protocols.pairs_file import read_pairs
+from jamsface_jax.storage.text_lists import escape
+from jamsface_jax.storage.whole_file import written_whole
 
 
 def main() -> int:
@@ -76,20 +81,23 @@ def main() -> int:
   conversion_flags.add_groups(parser)
   conversion_flags.add_engine(parser)
   arguments = conversion_flags.parse(parser)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    name=arguments.name,
-    identities=arguments.identities,
-    min_images=arguments.min_images,
-    pairs=arguments.pairs,
-    groups=arguments.groups,
-    skip_bad=arguments.skip_bad,
-    engine=arguments.engine,
-    threads=arguments.threads,
-    exclude=arguments.exclude,
-    without_last=arguments.without_last,
-    only_last=arguments.only_last,
+    lambda output: convert(
+      arguments.input,
+      output,
+      name=arguments.name,
+      identities=arguments.identities,
+      min_images=arguments.min_images,
+      pairs=arguments.pairs,
+      groups=arguments.groups,
+      skip_bad=arguments.skip_bad,
+      engine=arguments.engine,
+      threads=arguments.threads,
+      exclude=arguments.exclude,
+      without_last=arguments.without_last,
+      only_last=arguments.only_last,
+    ),
   )
   return 0
 
@@ -116,15 +124,22 @@ def convert(
   Raises:
     InputError: nothing to convert, an empty folder, or a broken image.
   """
-  wanted = None if identities is None else read_identities(identities)
+  wanted = None if identities is None else read_identities(identities, source)
   excluded = set() if exclude is None else _read_exclusions(exclude, source)
-  classes = find_classes(source, wanted, min_images, excluded)
+  found = find_classes(
+    source, wanted, min_images, excluded, skip_empty=skip_bad
+  )
+  classes = found.classes
+  left_out = conversion.leave_aside(source, found.found, skip_bad=skip_bad)
+  _say_missing(found)
   if without_last or only_last:
     kept, last = split_last(classes, without_last or only_last, min_images)
     classes = kept if without_last else last
   total = sum(map(len, classes.values()))
-  if pairs:  # Before anything is written.
-    read_pairs(pairs, [item.name for item in _items(classes)])
+  names = [item.name for item in _items(classes)] if pairs else []
+  listed = (  # Before anything is written.
+    listed_pairs(pairs, names, skip_missing=skip_bad) if pairs else []
+  )
   of_classes = read_groups(groups, list(classes)) if groups else None
   with DatasetAssembler(
     directory,
@@ -133,25 +148,27 @@ def convert(
     source=f"folder {os.path.abspath(source)} {total} {skip_bad}"
     + (f" without {sorted(excluded)}" if excluded else ""),
     shard_bytes=shard_bytes,
+    # Those that `split_last` has not seen to.
+    min_images=1 if only_last else min_images,
+    left_out=left_out,
   ) as assembler:
     if pairs:
       assembler.add_pairs(pairs)
-    if of_classes:
-      write_groups(directory, of_classes)
     conversion.convert(
       assembler,
       conversion.look_up_files(source, _items(classes)),
-      Reading(
-        open=functools.partial(conversion.open_folder, source),
-        root=source,
-        remedy="mend or delete it, or leave such images out with --skip_bad",
-        check=True,
-        skip_bad=skip_bad,
+      conversion.read_folder(
+        source, skip_bad=skip_bad, mend="mend or delete it"
       ),
       total=total,
       engine=engine,
       threads=threads,
     )
+    if pairs:
+      _leave_pairs_out(assembler, names, listed)
+    if of_classes:
+      of_classes = {one: of_classes[one] for one in assembler.classes}
+      write_groups(directory, of_classes)
   if pairs:
     then = conversion.evaluation_command(directory)
   elif only_last:
@@ -166,6 +183,41 @@ def _items(classes: Mapping[str, Sequence[str]]) -> Iterator[Item]:
   for label, (folder, files) in enumerate(classes.items()):
     for file in files:
       yield Item(label, f"{folder}/{file}", 0)
+
+
+def _say_missing(found: Identities) -> None:
+  """Says which identities are left out before any image is read."""
+  for folders, why in (
+    (found.empty, "have no image"),
+    (found.small, "have fewer images than --min_images"),
+  ):
+    if folders:
+      print(
+        f"note: {len(folders):,} identities {why}, such as"
+        f" {escape(folders[0])!r}: left out",
+        file=sys.stderr,
+      )
+
+
+def _leave_pairs_out(
+  assembler: DatasetAssembler, names: Collection[str], listed: Sequence[Pair]
+) -> None:
+  """Takes pairs out of `pairs.txt` of which an image is not there.
+
+  Args:
+    assembler: of the data set, once all images are there.
+    names: the images that were to be there.
+    listed: all pairs.
+  """
+  there = set(names) - {line.split("\t")[0] for line in assembler.skipped_lines}
+  gone = {x for pair in listed for x in (pair.first, pair.second)} - there
+  if not gone:
+    return
+  kept = pairs_without(gone, listed)
+  path = os.path.join(assembler.directory, records.PAIRS_FILE)
+  with written_whole(path) as file:
+    file.write(pair_lines(kept))
+  assembler.left_out = {"pairs": len(listed) - len(kept)}
 
 
 def _read_exclusions(path: str, source: str) -> set[str]:

@@ -27,16 +27,17 @@ data set has, with templates by label:
   gallery_G1.csv, probe_mixed.csv, ...   template,subject: each template once
 """
 
-import functools
 import glob
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_prep.formats.ijb import (
   TEMPLATE_PAIRS_FILE,
+  Face,
+  comparisons_left,
   find_file,
   read_faces,
   read_subjects,
@@ -45,9 +46,11 @@ from data_prep.formats.ijb import (
   write_faces,
   write_subjects,
 )
-from data_prep.writing import conversion, conversion_flags
-from data_prep.writing.conversion import Item, Reading
-from data_prep.writing.writer import SHARD_BYTES, SKIPPED_FILE, DatasetAssembler
+from data_prep.writing import conversion, conversion_flags, upload
+from data_prep.writing.class_gaps import new_numbers
+from data_prep.writing.conversion import Item
+from data_prep.writing.exclusions import SKIPPED_FILE
+from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
@@ -62,14 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--meta", required=True, help="folder of the files above")
   conversion_flags.add_engine(parser)
   arguments = conversion_flags.parse(parser, argv)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    meta=arguments.meta,
-    name=arguments.name,
-    skip_bad=arguments.skip_bad,
-    engine=arguments.engine,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      meta=arguments.meta,
+      name=arguments.name,
+      skip_bad=arguments.skip_bad,
+      engine=arguments.engine,
+      threads=arguments.threads,
+    ),
   )
   return 0
 
@@ -118,12 +124,7 @@ def convert(
     source=f"ijb {os.path.abspath(source)} {digest.hexdigest()} {skip_bad}",
     shard_bytes=shard_bytes,
   ) as assembler:
-    write_faces(directory, faces, labels)
-    path = os.path.join(directory, TEMPLATE_PAIRS_FILE)
-    with written_whole(path, "wb") as file:
-      np.save(file, pairs)
-    for file, subjects in lists.items():
-      write_subjects(os.path.join(directory, file), subjects)
+    _write(directory, faces, labels, pairs, lists)
     listed = (
       Item(label, face.image, 0)
       for face, label in zip(faces, labels.tolist(), strict=True)
@@ -131,25 +132,59 @@ def convert(
     conversion.convert(
       assembler,
       conversion.look_up_files(source, listed),
-      Reading(
-        open=functools.partial(conversion.open_folder, source),
-        root=source,
-        remedy="mend it, or leave such images out with --skip_bad",
-        check=True,
-        skip_bad=skip_bad,
-      ),
+      conversion.read_folder(source, skip_bad=skip_bad),
       total=len(faces),
       engine=engine,
       threads=threads,
     )
+    if assembler.dropped:  # And what is known of them.
+      numbers = new_numbers(len(templates), assembler.dropped)
+      left = comparisons_left(np.array(numbers), labels, pairs, lists)
+      faces = [faces[k] for k in left.faces]
+      labels, lists = left.labels, left.lists
+      assembler.left_out = {
+        "template pairs": len(pairs) - len(left.pairs),
+        "gallery and probe entries": left.entries,
+      }
+      pairs = left.pairs
+      _write(directory, faces, labels, pairs, lists)
   index, skipped = records.read_index(directory), assembler.skipped
   print(
     f"{index.images:,} images of {index.classes:,} templates, {len(pairs):,}"
     f" pairs ({pairs[:, 2].sum():,} of one person) and {len(lists)} lists in"
-    f" {directory}" + (f"; {skipped} in {SKIPPED_FILE}" if skipped else "")
+    f" {directory}"
+    + (f"; {skipped} in {SKIPPED_FILE}" if skipped else "")
+    + (f"; {_templates_left_out(index.left_out)}" if assembler.dropped else "")
   )
   embed = ("--workdir=W", f"--images={directory}", "--raw", "--output=E")
   print(f"next: {shell.command('jamsface_jax.embed', *embed)}")
+
+
+def _write(
+  directory: str,
+  faces: Sequence[Face],
+  labels: np.ndarray,
+  pairs: np.ndarray,
+  lists: Mapping[str, Mapping[int, int]],
+) -> None:
+  """Writes what is known of the templates."""
+  write_faces(directory, faces, labels)
+  path = os.path.join(directory, TEMPLATE_PAIRS_FILE)
+  with written_whole(path, "wb") as file:
+    np.save(file, pairs)
+  for file, subjects in lists.items():
+    write_subjects(os.path.join(directory, file), subjects)
+
+
+def _templates_left_out(counts: Mapping[str, int]) -> str:
+  """What templates without an image took along, for people."""
+  parts = [
+    f"{counts[name]:,} {name}"
+    for name in ("template pairs", "gallery and probe entries")
+    if name in counts
+  ]
+  templates = f"{counts['classes']:,} templates without an image left out"
+  return templates + (f", with {' and '.join(parts)}" if parts else "")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ line is a header that names one column of each kind, among any others:
   label, identity, class, person, subject, name, id
 
 (of several of a kind, the first of this list). A file called .lst has im2rec's
-columns: number, label, path. Labels are integers or names; the classes are
-numbered in their order, and classes.txt keeps them. Paths are relative to
---root. Images are copied as they are.
+columns (number, label, path) or InsightFace's (1, path, label, ...). Labels are
+integers or names; the classes are numbered in their order, and classes.txt
+keeps them. Paths are relative to --root. Images are copied as they are.
 """
 
-import functools
 import os
 import re
 from array import array
@@ -25,8 +24,13 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from data_prep.formats.image_list import read_entries
-from data_prep.writing import conversion, conversion_flags, exclusions
-from data_prep.writing.conversion import Item, Reading
+from data_prep.writing import (
+  conversion,
+  conversion_flags,
+  exclusions,
+  upload,
+)
+from data_prep.writing.conversion import Item
 from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError, run_command
@@ -48,17 +52,20 @@ def main() -> int:
   conversion_flags.add_check_images(parser)
   conversion_flags.add_engine(parser)
   arguments = conversion_flags.parse(parser)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    root=arguments.root,
-    name=arguments.name,
-    min_images_per_class=arguments.min_images_per_class,
-    skip_bad=arguments.skip_bad,
-    exclude=arguments.exclude,
-    check_images=arguments.check_images,
-    engine=arguments.engine,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      root=arguments.root,
+      name=arguments.name,
+      min_images_per_class=arguments.min_images_per_class,
+      skip_bad=arguments.skip_bad,
+      exclude=arguments.exclude,
+      check_images=arguments.check_images,
+      engine=arguments.engine,
+      threads=arguments.threads,
+    ),
   )
   return 0
 
@@ -92,6 +99,7 @@ def convert(
     )
   excluded = exclusions.read_exclusions(exclude) if exclude else set()
   class_sizes = _count(source, excluded)
+  _check_numbers(source, class_sizes)
   kept = [
     label
     for label in sorted(class_sizes, key=_order(class_sizes))
@@ -109,6 +117,7 @@ def convert(
     classes=kept,
     source=_identify(source, root, excluded, skip_bad, check_images),
     shard_bytes=shard_bytes,
+    min_images=min_images_per_class,
   ) as assembler:
     listed = (
       Item(
@@ -123,13 +132,11 @@ def convert(
     conversion.convert(
       assembler,
       conversion.look_up_files(root, listed),
-      Reading(
-        open=functools.partial(conversion.open_folder, root),
-        root=root,
-        remedy="mend --root or the image, or leave such images out with"
-        " --skip_bad",
-        check=check_images,
+      conversion.read_folder(
+        root,
         skip_bad=skip_bad,
+        check=check_images,
+        mend="mend --root or the image",
       ),
       total=sum(class_sizes[label] for label in kept),
       engine=engine,
@@ -162,6 +169,20 @@ def _count(source: str, excluded: set[str]) -> Counter[str]:
   if suspects:
     _check_duplicates(source, suspects)
   return class_sizes
+
+
+def _check_numbers(source: str, labels: Collection[str]) -> None:
+  """Refuses labels that are one number written in two ways."""
+  numbers: dict[str, str] = {}
+  for label in labels:
+    if label.isascii() and label.isdigit():
+      other = numbers.setdefault(label.lstrip("0"), label)
+      if other != label:
+        one, two = sorted((label, other))
+        raise InputError(
+          f"{source!r} has the labels {one!r} and {two!r}, which are one"
+          " number: write it in one way, or begin names with a letter."
+        )
 
 
 def _check_duplicates(source: str, suspects: set[int]) -> None:

@@ -22,6 +22,9 @@ file that comes with the images, by --protocol:
            are cut, in order, into ten equal runs
   list     a line `path1 path2 1|0 [fold]` a pair, paths in --input
 
+An image may have another extension there than in --input. With --skip_bad pairs
+of images that are missing or broken are left out; the folds of the others stay.
+
 The class of an image is its person where the protocol's layout says who that is
 (lfw, cfp, calfw, cplfw); for agedb30 and list its folder, or, without a folder,
 the image itself.
@@ -30,12 +33,13 @@ the image itself.
 import os
 from collections.abc import Sequence
 
-from data_prep.formats.pair_protocols import PROTOCOLS
-from data_prep.writing import conversion_flags
+from data_prep.formats.pair_protocols import PROTOCOLS, Images
+from data_prep.writing import conversion_flags, exclusions, upload
 from data_prep.writing.verification_set import write_verification_set
+from jamsface_jax.data.decoding import DecodingError
+from jamsface_jax.data.folders import read_file
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.protocols.groups_file import read_groups
-from jamsface_jax.storage.plain_file import plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,15 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--pairs", required=True, help="the protocol's file; CFP: its folder")
   conversion_flags.add_groups(parser)
   arguments = conversion_flags.parse(parser, argv)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    protocol=arguments.protocol,
-    pairs=arguments.pairs,
-    groups=arguments.groups,
-    name=arguments.name,
-    skip_bad=arguments.skip_bad,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      protocol=arguments.protocol,
+      pairs=arguments.pairs,
+      groups=arguments.groups,
+      name=arguments.name,
+      skip_bad=arguments.skip_bad,
+      threads=arguments.threads,
+    ),
   )
   return 0
 
@@ -82,14 +89,18 @@ def convert(
       f"--input {source!r} is not a folder: give the folder of the images."
     )
   read, person = PROTOCOLS[protocol]
-  found = read(pairs, source)
+  found = read(pairs, Images(source, skip_missing=skip_bad))
   images = sorted({x for pair in found for x in (pair.first, pair.second)})
   people = sorted({person(image) for image in images})
   of_people = read_groups(groups, people) if groups else None
 
+  known = exclusions.left_out_before(source)
+
   def load(image: str) -> bytes:
-    with open(os.path.join(source, image), "rb", opener=plain) as file:
-      return file.read()
+    try:
+      return read_file(source, image)
+    except FileNotFoundError:
+      raise DecodingError(known.reason(image)) from None
 
   write_verification_set(
     directory,

@@ -17,7 +17,6 @@ jamsface_jax.evaluate reads.
 """
 
 import csv
-import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -28,9 +27,10 @@ from data_prep.formats.search_folders import (
   read_folders,
   read_tinyface,
 )
-from data_prep.writing import conversion, conversion_flags
-from data_prep.writing.conversion import Item, Reading
+from data_prep.writing import conversion, conversion_flags, upload
+from data_prep.writing.conversion import Item
 from data_prep.writing.writer import DatasetAssembler
+from jamsface_jax.data.folders import Walk
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.protocols.search_file import HEADER, SEARCH_FILE
 from jamsface_jax.storage.whole_file import written_whole
@@ -43,12 +43,15 @@ def main() -> int:
   parser = conversion_flags.make_parser("from_search", __doc__)
   parser.add_argument("--input", required=True, help="folder, see above")
   arguments = conversion_flags.parse(parser)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    name=arguments.name,
-    skip_bad=arguments.skip_bad,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      name=arguments.name,
+      skip_bad=arguments.skip_bad,
+      threads=arguments.threads,
+    ),
   )
   return 0
 
@@ -68,10 +71,10 @@ def convert(
   """
   if not os.path.isdir(source):
     raise InputError(f"--input {source!r} is not a folder: give one.")
-  if is_tinyface(source):
-    entries = read_tinyface(source)
-  else:
-    entries = read_folders(source)
+  found = Walk()
+  read = read_tinyface if is_tinyface(source) else read_folders
+  entries = read(source, found)
+  left_out = conversion.leave_aside(source, found, skip_bad=skip_bad)
   classes = sorted({entry.subject for entry in entries} - {""})
   labels = {subject: label for label, subject in enumerate(classes)}
   if any(entry.subject == "" for entry in entries):
@@ -83,6 +86,7 @@ def convert(
     name=name,
     classes=classes,
     source=f"search {os.path.abspath(source)} {digest} {skip_bad}",
+    left_out=left_out,
   ) as assembler:
     path = os.path.join(directory, SEARCH_FILE)
     write_search(path, entries)
@@ -90,13 +94,7 @@ def convert(
     conversion.convert(
       assembler,
       conversion.look_up_files(source, items),
-      Reading(
-        open=functools.partial(conversion.open_folder, source),
-        root=source,
-        remedy="mend it, or leave such images out with --skip_bad",
-        check=True,
-        skip_bad=skip_bad,
-      ),
+      conversion.read_folder(source, skip_bad=skip_bad),
       total=len(entries),
       engine="local",
       threads=threads,

@@ -14,7 +14,6 @@ choices on seeds and data of its own, all rows with as many; the best goes on.
 With `tuning.recipe` the choice is made on that recipe and goes to all.
 """
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from absl import flags
 
 from jamsface_jax.ablation.children import Children
 from jamsface_jax.ablation.comparison import Comparison, make_comparison
+from jamsface_jax.ablation.directory import ComparisonDirectory
 from jamsface_jax.ablation.statistics import tune
 from jamsface_jax.ablation.tables import write
 from jamsface_jax.ablation.trials import (
@@ -39,7 +39,6 @@ from jamsface_jax.errors import (
   run_command,
 )
 from jamsface_jax.settings import recipe_flags
-from jamsface_jax.storage import lock
 
 recipe_flags.define_config()
 _OUTPUT = flags.DEFINE_string(
@@ -68,19 +67,21 @@ def main() -> int:
 def _run(children: Children) -> int:
   """Reads the flags, and compares."""
   given = recipe_flags.parse(sys.argv, "jamsface_jax.ablate")
-  output = _OUTPUT.value
-  if not output:
+  if not _OUTPUT.value:
     raise InputError(
       "--output is needed: give a directory for runs, table and plot."
     )
   comparison = make_comparison(given.to_dict())
-  with lock.hold(output, "--output"):
+  output = ComparisonDirectory.at(_OUTPUT.value)
+  with output.held():
     compare(comparison, output, children)
-  print(f"next: open {shlex.quote(os.path.join(output, 'ablation.png'))}")
+  print(f"next: open {shlex.quote(output.figure.path)}")
   return 0
 
 
-def compare(comparison: Comparison, output: str, children: Children) -> None:
+def compare(
+  comparison: Comparison, output: ComparisonDirectory, children: Children
+) -> None:
   """Runs what is missing and writes the table.
 
   Raises:

@@ -25,6 +25,8 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from packaging.requirements import Requirement
 
+from jamsface_jax.data.doubts import find_doubts
+from jamsface_jax.data.records import RecordReader
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
@@ -244,6 +246,8 @@ def check_data(directory: str) -> Iterator[Finding]:
     f"{len(source):,} images of {source.num_classes:,} classes, {len(ids)} read"
     f" at {rate:,.0f} images/s a thread",
   )
+  for doubt in find_doubts(RecordReader(directory)):
+    yield Finding(about, NOTE, f"{doubt}.")
   alone = int((sizes == 1).sum())
   if alone:
     yield Finding(
@@ -279,7 +283,13 @@ def main() -> int:
       print(finding, flush=True)
       found.append(finding)
   wrong = sum(finding.state == WRONG for finding in found)
-  print(f"{wrong} of {len(found)} checks are wrong" if wrong else "all is well")
+  notes = sum(finding.state == NOTE for finding in found)
+  if wrong:
+    print(f"{wrong} of {len(found)} checks are wrong")
+  elif notes:
+    print(f"nothing is wrong, {notes} of {len(found)} checks have a note")
+  else:
+    print("all is well")
   return EXIT_FAILURE if wrong else 0
 
 

@@ -29,8 +29,8 @@ NETWORK = json.dumps(
 
 # What makes each small, and gives it what a page leaves to the reader.
 SMALL = {
-  "chaos": ["--kills=1", "--steps=30"],
-  "checkpoint": ["--every=4", "--rounds=1", "--batch_size=8", "--classes=40"],
+  "chaos": ["--kills=1", "--steps=20"],
+  "checkpoint": ["--every=4", "--rounds=2", "--batch_size=8", "--classes=40"],
   "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
   "evaluation": ["--rounds=1", "--scale=0.01"],
   "head": [
@@ -48,7 +48,8 @@ SMALL = {
     f"--set={NETWORK}",
   ],
   "public_evaluator": ["--insightface=INSIGHTFACE"],
-  "restores": ["--layouts=1x1,2x4", "--stop=2", "--end=4", "--nudges=1"],
+  "restores": ["--layouts=1x1", "--stop=2", "--end=4", "--nudges=1"],
+  "search": ["--gallery=3000", "--size=16", "--probes=40", "--rounds=1"],
   "soak": ["--images=64", "--commands=from_folder"],
   "step": [
     *("--models=iresnet18", "--classes=100", "--batch=4", "--size=32"),
@@ -60,7 +61,7 @@ SMALLER = {
   "--all_pairs=30000": "--all_pairs=300",
   "--changes=v5e:4x4": "--changes=cpu:2",
   # Without a bucket: bucket_test has one.
-  "--workdir=gs://BUCKET/NAME": "--processes=1",
+  "--workdir=gs://BUCKET/NAME": "--workdir=",
   "--scaling=v5e:4x4,v5e:16x16": "--scaling=h100:2",
 }
 

@@ -34,8 +34,8 @@ from messages_test import messages
 from recordio_test import IMAGES, LABELS, insightface, save
 from torch_files import write_pth
 
-from data_prep.formats.landmarks import TEMPLATE
 from jamsface_jax.__main__ import commands
+from jamsface_jax.detection.alignment import TEMPLATE
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.components import make_model
 from jamsface_jax.run.schedule import make_schedule
@@ -130,7 +130,9 @@ PYTHON = {
   "README.md": "import jamsface_jax, numpy as np\n"
   "images = np.zeros((3, 32, 32, 3), np.uint8)\n",
   "docs/embeddings.md": "import jamsface_jax, numpy as np\n"
-  "images = np.zeros((3, 32, 32, 3), np.uint8)\n",
+  "images = np.zeros((3, 32, 32, 3), np.uint8)\n"
+  "rows = probes = np.eye(8, dtype=np.float32)\n"
+  "try:\n  import faiss\nexcept ImportError:\n  raise SystemExit(0)\n",
   "CONTRIBUTING.md": "import dataclasses, math, jax, jax.numpy as jnp\n"
   "from jamsface_jax.head import Loss, LossInputs, margins\n",
 }

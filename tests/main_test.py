@@ -21,7 +21,9 @@ MAIN = "jamsface_jax.main"
 TINY = "--config=configs/ms1m_r100.py:tiny"
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+  "devices", [pytest.param(1, marks=pytest.mark.slow), 8]
+)
 def test_tiny_recipe_runs(run, tmp_path, devices):
   done = run(MAIN, TINY, f"--workdir={tmp_path / 'w'}", devices=devices)
   assert done.returncode == 0, done.stderr
@@ -171,11 +173,11 @@ FLOORS = [
   {"storage", "devices", "metrics"},
   {"settings"},
   {"models", "augmentation", "data", "head", "config"},
-  {"protocols", "run"},
+  {"protocols", "run", "detection"},
   {"embedding"},
   {"evaluation", "weights"},
   {"reports"},
-  {"training"},
+  {"training", "searching"},
   {"pods", "ablation"},
 ]
 FLOOR = {name: k for k, floor in enumerate(FLOORS) for name in floor}

@@ -44,7 +44,7 @@ def test_every_package_is_named():
     for name in tree()
     if name.endswith("/__init__.py")
   }
-  assert named == folders and len(named) == 25
+  assert named == folders and len(named) == 27
 
 
 def test_the_version_is_semantic_and_in_the_changelog():

@@ -6,9 +6,9 @@ import subprocess
 import pytest
 
 from data_prep import align
-from data_prep.formats.landmarks import TEMPLATE
 from data_prep.writing import conversion
 from jamsface_jax import shell
+from jamsface_jax.detection.alignment import TEMPLATE
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training import summary
 
@@ -50,7 +50,7 @@ def test_command_of_align(image_folder, tmp_path, capsys):
   align.align(
     str(image_folder / "images"),
     output,
-    lambda *_: TEMPLATE,
+    lambda *_: TEMPLATE * 40 / 112,  # Of the size of the images.
     origin={},
     size=32,
     extension="png",

@@ -1,11 +1,35 @@
 """Folders with one sub-folder per identity."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Set
 
-from jamsface_jax.data.folders import EXTENSIONS, find_folders, find_images
+from jamsface_jax.data.folders import (
+  EXTENSIONS,
+  Walk,
+  count_beside,
+  find_folders,
+  walk,
+)
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.text_lists import NotTextError, read_lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Identities:
+  """The images of each identity, and what else lies in their folders.
+
+  Attributes:
+    classes: file names by sub-folder, both sorted.
+    empty: sub-folders without an image.
+    small: sub-folders with fewer images than are wanted.
+    found: what was left aside.
+  """
+
+  classes: dict[str, list[str]]
+  empty: list[str]
+  small: list[str]
+  found: Walk
 
 
 def find_classes(
@@ -13,7 +37,9 @@ def find_classes(
   wanted: set[str] | None,
   min_images: int,
   excluded: Set[str] = frozenset(),
-) -> dict[str, list[str]]:
+  *,
+  skip_empty: bool = False,
+) -> Identities:
   """Lists the images of each identity.
 
   Args:
@@ -21,9 +47,7 @@ def find_classes(
     wanted: only these sub-folders; None for all.
     min_images: leave out sub-folders with fewer images.
     excluded: leave out these images, `sub-folder/file`.
-
-  Returns:
-    Maps sub-folders to file names, both sorted.
+    skip_empty: leave out sub-folders without an image; otherwise an error.
 
   Raises:
     InputError: no folder, no sub-folder, a missing or an empty one.
@@ -33,32 +57,54 @@ def find_classes(
       f"--input {source!r} is not a folder: give one with a sub-folder per"
       " identity."
     )
-  folders = find_folders(source)
-  if wanted is not None:
-    missing = sorted(wanted - set(folders))
-    if missing:
-      raise InputError(
-        f"--identities names {missing[0]!r}, which has no folder in {source!r}:"
-        " correct the list or --input."
-      )
-    folders = [folder for folder in folders if folder in wanted]
-  classes = {}
+  folders = _wanted_folders(source, wanted)
+  found = Walk()
+  found.beside = count_beside(source)
+  result = Identities({}, [], [], found)
   for folder in folders:
-    files = find_images(os.path.join(source, folder), deep=False)
+    inside = walk(source, folder, deep=False)
+    found.add(inside)
+    files = [os.path.relpath(path, folder) for path in inside.images]
     if not files:
-      raise InputError(
-        f"folder {os.path.join(source, folder)!r} has no image"
-        f" ({', '.join(EXTENSIONS)}): delete it or add images."
-      )
+      if not skip_empty and not inside.odd:
+        raise _no_image(source, folder, inside)
+      result.empty.append(folder)
+      continue
     files = [file for file in files if f"{folder}/{file}" not in excluded]
     if len(files) >= min_images:
-      classes[folder] = files
-  if not classes:
+      result.classes[folder] = files
+    else:
+      result.small.append(folder)
+  if not result.classes:
     raise InputError(
       f"--input {source!r} has no sub-folder with at least {min_images}"
       " image(s): it needs one sub-folder per identity."
     )
-  return classes
+  return result
+
+
+def _wanted_folders(source: str, wanted: set[str] | None) -> list[str]:
+  """The sub-folders, or those wanted, which must be there."""
+  folders = find_folders(source)
+  if wanted is None:
+    return folders
+  missing = sorted(wanted - set(folders))
+  if missing:
+    raise InputError(
+      f"--identities names {missing[0]!r}, which has no folder in {source!r}:"
+      " correct the list or --input."
+    )
+  return [folder for folder in folders if folder in wanted]
+
+
+def _no_image(source: str, folder: str, inside: Walk) -> InputError:
+  aside = inside.aside()
+  return InputError(
+    f"folder {os.path.join(source, folder)!r} has no image"
+    f" ({', '.join(EXTENSIONS)})"
+    + (f" but {aside}" if aside else "")
+    + ": delete it, add images, or leave such folders out with --skip_bad."
+  )
 
 
 def split_last(
@@ -94,13 +140,45 @@ def split_last(
   return kept, last
 
 
-def read_identities(path: str) -> set[str]:
-  """First words of the lines; a line that is a number alone is a header."""
+def read_identities(path: str, source: str) -> set[str]:
+  """Reads which sub-folders are wanted: a name at the start of each line.
+
+  A name ends at a tab, else it is the whole line if there is such a folder,
+  else the first word. The first line may count the others, as LFW's lists do:
+  it is a number alone, and no folder's name. In LFW's list of ten folds, whose
+  names all have a number of images behind them, every fold begins so.
+
+  Args:
+    path: the file, UTF-8.
+    source: the folder of the sub-folders.
+
+  Raises:
+    InputError: the file cannot be read.
+  """
   try:
-    lines = [line.text.split() for line in read_lines(path)]
+    lines = [line.text.strip() for line in read_lines(path)]
   except (OSError, NotTextError) as error:
     raise InputError(
       f"--identities {path!r} cannot be read ({error}): give a text file with a"
       " folder name at the start of each line."
     ) from None
-  return {words[0] for words in lines if words and not words[0].isdigit()}
+  folders = set(find_folders(source))
+  counts = {
+    number
+    for number, line in enumerate(lines)
+    if line.isdigit() and line not in folders
+  }
+  names = [line for k, line in enumerate(lines) if line and k not in counts]
+  if not (names and all(len(line.split()) > 1 for line in names)):
+    counts &= {0}
+  return {
+    _first(line, folders)
+    for number, line in enumerate(lines)
+    if line and number not in counts
+  }
+
+
+def _first(line: str, folders: Set[str]) -> str:
+  if "\t" in line or line in folders:
+    return line.split("\t")[0].strip()
+  return line.split()[0]

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import (
   Iterable,
   Iterator,
+  Mapping,
   Sequence,
 )
 
@@ -208,6 +209,73 @@ def read_subjects(path: str, templates: np.ndarray) -> dict[int, int]:
   return dict(sorted(subjects.items()))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Left:
+  """What is left once templates without an image are left out.
+
+  Attributes:
+    faces: which images are those of templates that stay, by their places.
+    labels: the new number of the template of each of them, int64 [N].
+    pairs: int32 [P, 3], as from `read_template_pairs`.
+    lists: galleries and probes, as from `read_subjects`.
+    entries: how many entries of galleries and probes are gone.
+  """
+
+  faces: list[int]
+  labels: np.ndarray
+  pairs: np.ndarray
+  lists: dict[str, dict[int, int]]
+  entries: int
+
+
+def comparisons_left(
+  numbers: np.ndarray,
+  labels: np.ndarray,
+  pairs: np.ndarray,
+  lists: Mapping[str, Mapping[int, int]],
+) -> Left:
+  """Leaves out templates and all comparisons with them.
+
+  Args:
+    numbers: the new number of each template, -1 if it is left out, int64 [T].
+    labels: the template of each image, int64 [N].
+    pairs: int32 [P, 3], as from `read_template_pairs`.
+    lists: galleries and probes, as from `read_subjects`.
+
+  Raises:
+    InputError: no pairs are left of one kind, or nobody in a list.
+  """
+  faces = np.flatnonzero(numbers[labels] >= 0)
+  first, second = numbers[pairs[:, 0]], numbers[pairs[:, 1]]
+  kept = (first >= 0) & (second >= 0)
+  flags = pairs[kept, 2]
+  if not (flags == 1).any() or not (flags == 0).any():
+    raise InputError(
+      f"the {len(flags)} pairs of templates that have an image are all of one"
+      " kind: a protocol needs pairs of one person and pairs of two."
+    )
+  lists_left = {
+    file: {
+      int(numbers[one]): subject
+      for one, subject in subjects.items()
+      if numbers[one] >= 0
+    }
+    for file, subjects in lists.items()
+  }
+  for file, subjects in lists_left.items():
+    if not subjects:
+      raise InputError(
+        f"no template of {file!r} has an image: a search needs some."
+      )
+  return Left(
+    faces=faces.tolist(),
+    labels=numbers[labels[faces]],
+    pairs=np.column_stack([first[kept], second[kept], flags]).astype(np.int32),
+    lists=lists_left,
+    entries=sum(map(len, lists.values())) - sum(map(len, lists_left.values())),
+  )
+
+
 def write_faces(
   directory: str, faces: Sequence[Face], labels: np.ndarray
 ) -> None:
@@ -228,7 +296,7 @@ def write_faces(
     )
 
 
-def write_subjects(path: str, subjects: dict[int, int]) -> None:
+def write_subjects(path: str, subjects: Mapping[int, int]) -> None:
   """Writes a gallery or a list of probes: maps templates to subjects."""
   with written_whole(path) as file:
     file.write("template,subject\n")

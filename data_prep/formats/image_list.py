@@ -38,6 +38,8 @@ LABEL_COLUMNS = (
 
 _SEPARATORS = ("\t", ";", ",")
 
+# Number, label, path, and what a list of one class each may have besides.
+_MOST_FIELDS = 5
 _LINE_BYTES = 2**16  # No line is longer.
 
 
@@ -101,8 +103,7 @@ class _Layout(NamedTuple):
 def _find_layout(text: str, *, is_lst: bool) -> _Layout:
   """Concludes from the first line how a list is written."""
   if is_lst:
-    split = functools.partial(str.split, sep="\t")
-    return _Layout("\t", split, 2, 1, 3, False)
+    return _find_lst_layout(text)
   character = next((c for c in _SEPARATORS if c in text), " ")
   if character == " ":
     split = str.split
@@ -116,6 +117,32 @@ def _find_layout(text: str, *, is_lst: bool) -> _Layout:
   if character == " ":  # There may be some in a path.
     split = functools.partial(str.rsplit, maxsplit=1)
   return _Layout(character, split, 0, 1, 2, False)
+
+
+def _find_lst_layout(text: str) -> _Layout:
+  """Tells im2rec's list from InsightFace's, which has the path in the middle.
+
+  im2rec's is number, label, path. InsightFace's is 1 for an aligned image,
+  path, label, and perhaps a box and landmarks (its `face2rec2.py`).
+  """
+  split = functools.partial(str.split, sep="\t")
+  fields = split(text)
+  if len(fields) >= 3 and not _is_number(fields[1]) and _is_number(fields[2]):
+    return _Layout("\t", split, 1, 2, len(fields), False)
+  if len(fields) > _MOST_FIELDS and all(map(_is_number, fields[:-1])):
+    raise InputError(
+      f"the list has {len(fields) - 2} labels for an image in its first line,"
+      " as those of detection have: give one that names one class for each."
+    )
+  return _Layout("\t", split, 2, 1, 3, False)
+
+
+def _is_number(text: str) -> bool:
+  try:
+    float(text)
+  except ValueError:
+    return False
+  return True
 
 
 def _split_quoted(text: str, delimiter: str) -> list[str]:

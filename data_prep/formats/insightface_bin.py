@@ -76,21 +76,37 @@ def _read_images(
   for number, image in enumerate(images):
     # By identity: a small file can refer to one image very often.
     if id(image) not in known:
-      if isinstance(image, np.ndarray):
-        if image.ndim != 1 or image.dtype != np.uint8:
-          raise InputError(
-            f"--input {source!r}: image {number} is an array {image.dtype}"
-            f" {image.shape} instead of an encoded image: give a file of JPEG"
-            " or PNG images."
-          )
-      elif not isinstance(image, bytes | bytearray):
-        raise InputError(
-          f"--input {source!r}: image {number} is of type"
-          f" {type(image).__name__}: give a file of JPEG or PNG images."
-        )
-      data = bytes(image)
+      data = _encoded(source, number, image)
       name = f"{number // 2:05d}_{'ab'[number % 2]}{extension(data)}"
-      known[id(image)] = name
       encoded[name] = data
-    names.append(known[id(image)])
+      if data:  # Nothing is one object, wherever it stands.
+        known[id(image)] = name
+    else:
+      name = known[id(image)]
+    names.append(name)
   return encoded, names
+
+
+def _encoded(source: str, number: int, image: object) -> bytes:
+  """The bytes of an image; none of an entry that is empty.
+
+  Some writers keep them as bytes, others as an array, a row or a column.
+  """
+  if image is None:
+    return b""
+  if isinstance(image, np.ndarray):
+    if image.dtype != np.uint8 or image.size not in (
+      0,
+      max(image.shape, default=0),
+    ):
+      raise InputError(
+        f"--input {source!r}: image {number} is an array {image.dtype}"
+        f" {image.shape} instead of an encoded image: give a file of JPEG or"
+        " PNG images."
+      )
+  elif not isinstance(image, bytes | bytearray):
+    raise InputError(
+      f"--input {source!r}: image {number} is of type {type(image).__name__}:"
+      " give a file of JPEG or PNG images."
+    )
+  return bytes(image)

@@ -7,14 +7,12 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import (
-  Mapping,
-)
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int64
 
-from jamsface_jax.data.folders import find_folders, find_images
+from jamsface_jax.data.folders import find_file, find_folders, walk
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.pairs_file import DEFAULT_FOLDS, read_pairs
 from jamsface_jax.storage.text_lists import (
@@ -48,19 +46,62 @@ def equal_runs(count: int) -> Int64[np.ndarray, " n"]:
   return np.repeat(np.arange(DEFAULT_FOLDS), [len(run) for run in runs])
 
 
-def _read_listed(path: str, source: str) -> list[Pair]:
-  """Layouts that `read_pairs` knows: LFW's and the plain list."""
-  names = find_images(source)
-  pairs = read_pairs(path, names)
+def listed_pairs(
+  path: str, names: Sequence[str], *, skip_missing: bool
+) -> list[Pair]:
+  """Reads layouts that `read_pairs` knows: LFW's and the plain list.
+
+  Args:
+    path: the file.
+    names: the images that there are.
+    skip_missing: keep pairs of other images too; otherwise an error.
+  """
+  missing: list[str] | None = [] if skip_missing else None
+  pairs = read_pairs(path, names, missing=missing)
+  every = [*names, *(missing or ())]
   return [
-    Pair(names[first], names[second], bool(same), int(fold))
+    Pair(every[first], every[second], bool(same), int(fold))
     for first, second, same, fold in zip(
       pairs.first, pairs.second, pairs.same, pairs.folds, strict=True
     )
   ]
 
 
-def _read_agedb(path: str, source: str) -> list[Pair]:
+def _read_listed(path: str, images: "Images") -> list[Pair]:
+  names = walk(images.folder).images
+  return listed_pairs(path, names, skip_missing=images.skip_missing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """Where the images of a protocol lie.
+
+  Attributes:
+    folder: the folder that their names are relative to.
+    skip_missing: keep pairs of images that are not there; otherwise an error.
+  """
+
+  folder: str
+  skip_missing: bool
+
+  def find(self, where: str, name: str) -> str:
+    """The name of the file of an image, which may have another end."""
+    path = pathlib.PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+      raise InputError(
+        f"{where}: image {name!r} lies outside --input; write paths in it."
+      )
+    found = find_file(self.folder, path.as_posix())
+    if found is None and not self.skip_missing:
+      raise InputError(
+        f"{where}: image {name!r} is not in {self.folder!r}; add it, give the"
+        " folder that the protocol's paths start in as --input, or leave such"
+        " pairs out with --skip_bad."
+      )
+    return found or path.as_posix()
+
+
+def _read_agedb(path: str, images: Images) -> list[Pair]:
   """A line `path1 path2 label` a pair; ten equal runs are the folds."""
   pairs = []
   lines = _lines(path)
@@ -70,12 +111,12 @@ def _read_agedb(path: str, source: str) -> list[Pair]:
         f"{where}: not a pair; write a line as 'path1 path2 1' for one person"
         " and 'path1 path2 0' for two."
       )
-    first, second = (_image(where, source, name) for name in fields[:2])
+    first, second = (images.find(where, name) for name in fields[:2])
     pairs.append(Pair(first, second, fields[2] == "1", int(fold)))
   return pairs
 
 
-def _read_two_lines(path: str, source: str) -> list[Pair]:
+def _read_two_lines(path: str, images: Images) -> list[Pair]:
   """CALFW and CPLFW: two lines `image token` a pair, token 0 for two people."""
   lines = _lines(path)
   for where, fields in lines:
@@ -97,9 +138,7 @@ def _read_two_lines(path: str, source: str) -> list[Pair]:
         f"{where_2}: {token_2} where the pair's first line has {token}; write"
         " the same on both lines of a pair."
       )
-    found.append(
-      (_image(where, source, first), _image(where_2, source, second))
-    )
+    found.append((images.find(where, first), images.find(where_2, second)))
     tokens.append(int(token))
   tokens = np.array(tokens)
   folds = np.empty(len(tokens), np.int64)
@@ -113,16 +152,16 @@ def _read_two_lines(path: str, source: str) -> list[Pair]:
   ]
 
 
-def _read_cfp_fp(path: str, source: str) -> list[Pair]:
-  return _read_cfp(path, source, "FP", "Pair_list_P.txt")
+def _read_cfp_fp(path: str, images: Images) -> list[Pair]:
+  return _read_cfp(path, images, "FP", "Pair_list_P.txt")
 
 
-def _read_cfp_ff(path: str, source: str) -> list[Pair]:
-  return _read_cfp(path, source, "FF", "Pair_list_F.txt")
+def _read_cfp_ff(path: str, images: Images) -> list[Pair]:
+  return _read_cfp(path, images, "FF", "Pair_list_F.txt")
 
 
 def _read_cfp(
-  path: str, source: str, split: str, second_list: str
+  path: str, images: Images, split: str, second_list: str
 ) -> list[Pair]:
   """CFP: numbered images, and pairs of numbers in a folder for each fold."""
   first_images = _read_numbered(os.path.join(path, "Pair_list_F.txt"))
@@ -141,8 +180,8 @@ def _read_cfp(
           raise InputError(f"{where}: not a pair; write a line as '12,34'.")
         pairs.append(
           Pair(
-            _numbered(where, fields[0], first_images, source),
-            _numbered(where, fields[1], second_images, source),
+            _numbered(where, fields[0], first_images, images),
+            _numbered(where, fields[1], second_images, images),
             same,
             fold,
           )
@@ -169,14 +208,14 @@ def _read_numbered(path: str) -> dict[str, str]:
 
 
 def _numbered(
-  where: str, number: str, images: Mapping[str, str], source: str
+  where: str, number: str, numbered: Mapping[str, str], images: Images
 ) -> str:
-  if number not in images:
+  if number not in numbered:
     raise InputError(
       f"{where}: no image has the number {number!r}; give the lists and the"
       " pairs of one release."
     )
-  return _image(where, source, images[number])
+  return images.find(where, numbered[number])
 
 
 def _lines(path: str) -> list[tuple[str, list[str]]]:
@@ -202,21 +241,6 @@ def _lines(path: str) -> list[tuple[str, list[str]]]:
   if not lines:
     raise InputError(f"{path}: is empty; give the protocol's own file.")
   return lines
-
-
-def _image(where: str, source: str, name: str) -> str:
-  """The name, if the image is there."""
-  path = pathlib.PurePosixPath(name)
-  if path.is_absolute() or ".." in path.parts or "\0" in name:
-    raise InputError(
-      f"{where}: image {name!r} lies outside --input; write paths in it."
-    )
-  if not os.path.isfile(os.path.join(source, name)):
-    raise InputError(
-      f"{where}: image {name!r} is not in {source!r}; add it, or give the"
-      " folder that the protocol's paths start in as --input."
-    )
-  return path.as_posix()
 
 
 def _by_number(image: str) -> str:

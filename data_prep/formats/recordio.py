@@ -29,6 +29,9 @@ _LENGTH_BITS = 29
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # Flags of a part.
 _HEADER = struct.Struct("<IfQQ")  # Number of labels (0: one), label, ids.
 _TWO_LABELS = struct.Struct("<ff")
+# InsightFace writes the class, perhaps with more behind it; im2rec of detection
+# at least two numbers and five for each box.
+_MOST_LABELS = 3
 _HEAD_BYTES = _HEADER.size + _TWO_LABELS.size
 _BLOCK_BYTES = 2**20  # Read at once, so that small records cost few calls.
 _LINE_BYTES = 128  # No line of an index is longer.
@@ -226,6 +229,11 @@ class RecordFile:
         return Table(key, offset, end, labels)
       if length == start:
         raise _BrokenError("the record has no image")
+      if flag > _MOST_LABELS:
+        raise _BrokenError(
+          f"the image has {flag} labels, as those of detection have, and not a"
+          " class"
+        )
       if flag:
         label = struct.unpack_from("<f", head, _HEADER.size)[0]
       if not (label >= 0 and label.is_integer()):

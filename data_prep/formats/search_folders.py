@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 import scipy.io
 
-from jamsface_jax.data.folders import find_folders, find_images
+from jamsface_jax.data.folders import (
+  Walk,
+  count_beside,
+  find_folders,
+  walk,
+)
 from jamsface_jax.errors import InputError
 
 # TinyFace: role, folder, file of its names and subjects, keys in the file.
@@ -47,8 +52,12 @@ def is_tinyface(source: str) -> bool:
   return os.path.exists(os.path.join(source, _TINYFACE[0][2]))
 
 
-def read_tinyface(source: str) -> list[Entry]:
+def read_tinyface(source: str, found: Walk) -> list[Entry]:
   """Reads who is who in TinyFace's Testing_Set.
+
+  Args:
+    source: that folder.
+    found: takes what is left aside among the distractors.
 
   Raises:
     InputError: a file or a folder is missing, or is another one.
@@ -74,11 +83,15 @@ def read_tinyface(source: str) -> list[Entry]:
         f"{path}: does not list images and subjects ({error}); give TinyFace's"
         " own file."
       ) from None
-  return entries + read_distractors(source, _TINYFACE_DISTRACTORS)
+  return entries + read_distractors(source, _TINYFACE_DISTRACTORS, found)
 
 
-def read_folders(source: str) -> list[Entry]:
+def read_folders(source: str, found: Walk) -> list[Entry]:
   """Lists the folders probe, gallery and distractor.
+
+  Args:
+    source: the folder that they lie in.
+    found: takes what is left aside there.
 
   Raises:
     InputError: no probes, or nobody to find.
@@ -86,13 +99,13 @@ def read_folders(source: str) -> list[Entry]:
   entries = []
   for role in ("probe", "gallery"):
     for person in find_folders(os.path.join(source, role)):
-      entries += [
-        Entry(image, person, role)
-        for image in find_images(source, f"{role}/{person}")
-      ]
-  found = {entry.role for entry in entries}
-  distractors = read_distractors(source, "distractor")
-  if "probe" not in found or not ("gallery" in found or distractors):
+      inside = walk(source, f"{role}/{person}")
+      found.add(inside)
+      entries += [Entry(image, person, role) for image in inside.images]
+    found.beside += count_beside(os.path.join(source, role))
+  roles = {entry.role for entry in entries}
+  distractors = read_distractors(source, "distractor", found)
+  if "probe" not in roles or not ("gallery" in roles or distractors):
     raise InputError(
       f"--input {source!r} does not have images in probe/PERSON and in"
       " gallery/PERSON or distractor: arrange them like that."
@@ -100,8 +113,14 @@ def read_folders(source: str) -> list[Entry]:
   return entries + distractors
 
 
-def read_distractors(source: str, folder: str) -> list[Entry]:
-  """All images of a folder, as nobody's; none if it does not exist."""
-  return [
-    Entry(image, "", "distractor") for image in find_images(source, folder)
-  ]
+def read_distractors(source: str, folder: str, found: Walk) -> list[Entry]:
+  """All images of a folder, as nobody's; none if it does not exist.
+
+  Args:
+    source: the folder that paths are relative to.
+    folder: the one in it that is listed.
+    found: takes what is left aside there.
+  """
+  inside = walk(source, folder)
+  found.add(inside)
+  return [Entry(image, "", "distractor") for image in inside.images]

@@ -4,9 +4,8 @@
 """
 
 import dataclasses
-from collections.abc import (
-  Iterator,
-)
+from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -50,8 +49,30 @@ class Finding:
     return self.reason in ("nearer_to", "same_person_as")
 
 
+class SomeRows:
+  """Some rows of an array that stays on the disk.
+
+  Args:
+    array: [N, D].
+    ids: the rows, int64 [K].
+  """
+
+  def __init__(self, array: np.ndarray, ids: np.ndarray):
+    self._array, self._ids = array, ids
+    self.shape = len(ids), array.shape[1]
+
+  def __len__(self) -> int:
+    return len(self._ids)
+
+  def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+    return self._array[self._ids[rows]]
+
+
+Rows: TypeAlias = np.ndarray | SomeRows
+
+
 def find_noise(
-  embeddings: np.ndarray,
+  embeddings: Rows,
   labels: np.ndarray,
   *,
   min_similarity: float | None,
@@ -135,7 +156,7 @@ def _worst_first(finding: Finding) -> tuple:
 
 
 def _blocks(
-  embeddings: np.ndarray, purpose: str
+  embeddings: Rows, purpose: str
 ) -> Iterator[tuple[slice, np.ndarray]]:
   """Yields all rows scaled to length 1, float32, a block at a time."""
   with tqdm(
@@ -172,7 +193,7 @@ class _Means:
 
   def __init__(
     self,
-    embeddings: np.ndarray,
+    embeddings: Rows,
     classes: np.ndarray,
     num_classes: int,
     kept: np.ndarray,
@@ -193,7 +214,7 @@ class _Means:
 
 
 def _own_and_random(
-  embeddings: np.ndarray, classes: np.ndarray, means: _Means
+  embeddings: Rows, classes: np.ndarray, means: _Means
 ) -> tuple[np.ndarray, np.ndarray]:
   """How like its own class each image is, and how like a random other one.
 
@@ -239,7 +260,7 @@ def _threshold(own: np.ndarray, other: np.ndarray) -> float:
 
 
 def _nearest_other(
-  embeddings: np.ndarray, classes: np.ndarray, means: _Means
+  embeddings: Rows, classes: np.ndarray, means: _Means
 ) -> tuple[np.ndarray, np.ndarray]:
   """Each image's most similar class but its own, and how similar.
 
@@ -305,7 +326,7 @@ def _smaller_classes(
 
 
 def _duplicates(
-  embeddings: np.ndarray,
+  embeddings: Rows,
   classes: np.ndarray,
   nearest: np.ndarray,
   own: np.ndarray,
@@ -337,7 +358,7 @@ def _duplicates(
 
 
 def _close_pairs(
-  embeddings: np.ndarray, images: np.ndarray, threshold: float
+  embeddings: Rows, images: np.ndarray, threshold: float
 ) -> Iterator[tuple[int, int, float]]:
   """Yields pairs of these images with at least this cosine."""
   for top in range(0, len(images), _ROWS):

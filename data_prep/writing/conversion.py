@@ -7,6 +7,7 @@ in whatever order, the result is the same, byte for byte.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -18,19 +19,18 @@ from typing import NamedTuple, TypeVar
 from tqdm import tqdm
 
 from data_prep.writing import ray_engine
+from data_prep.writing.exclusions import SKIPPED_FILE
 from data_prep.writing.loading import batches, load_images
-from data_prep.writing.writer import (
-  SKIPPED_FILE,
-  DatasetAssembler,
-  FinishedShard,
-  ShardWriter,
-  digest_names,
-)
+from data_prep.writing.shards import FinishedShard, ShardWriter, digest_names
+from data_prep.writing.writer import DatasetAssembler
 from jamsface_jax import shell
-from jamsface_jax.data import records
+from jamsface_jax.data import doubts, records
+from jamsface_jax.data.folders import Walk, read_file
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.file_state import file_state
-from jamsface_jax.storage.plain_file import plain
+from jamsface_jax.storage.text_lists import escape
+
+ODD_NAME = "its name is not UTF-8, or has a line break or a tab"
 
 _SHARD_ITEMS = 2**17  # At most, so that a task stays small.
 
@@ -160,7 +160,8 @@ def convert(
     threads: at once; None for the engine's usual number.
 
   Raises:
-    InputError: an image that cannot be read, or another conversion's shards.
+    InputError: an image that cannot be read, another conversion's shards, or no
+      class that has images enough.
     RunError: a shard cannot be written.
   """
   run, usual_threads = ENGINES[engine]
@@ -192,6 +193,7 @@ def convert(
     for finished in run(write_shard, missing(), threads):
       assembler.accept(finished)
       bar.update(finished.items)
+  assembler.close_gaps()
 
 
 def _run_here(
@@ -215,10 +217,54 @@ def open_folder(root: str) -> Generator[Callable[[Item], bytes]]:
   """The `Reading.open` of images that are files below a folder."""
 
   def load(item: Item) -> bytes:
-    with open(os.path.join(root, item.name), "rb", opener=plain) as file:
-      return file.read()
+    return read_file(root, item.name)
 
   yield load
+
+
+def read_folder(
+  root: str, *, skip_bad: bool, check: bool = True, mend: str = "mend it"
+) -> Reading:
+  """How images are read that are files below a folder.
+
+  Args:
+    root: the folder.
+    skip_bad: see `Reading`.
+    check: see `Reading`.
+    mend: what to do about an image that cannot be read, other than --skip_bad.
+  """
+  return Reading(
+    open=functools.partial(open_folder, root),
+    root=root,
+    remedy=f"{mend}, or leave such images out with --skip_bad",
+    check=check,
+    skip_bad=skip_bad,
+  )
+
+
+def leave_aside(source: str, found: Walk, *, skip_bad: bool) -> list[str]:
+  """Says what a walk left aside, and lists what has no name to go by.
+
+  Args:
+    source: the folder that was walked.
+    found: what was found.
+    skip_bad: leave out images with such names; otherwise an error.
+
+  Returns:
+    A line of `skipped.txt` for each of those images.
+
+  Raises:
+    InputError: there is one.
+  """
+  if found.odd and not skip_bad:
+    raise InputError(
+      f"{len(found.odd):,} image(s) of {source!r} have a name that is not UTF-8"
+      f" or has a line break or a tab, such as {escape(found.odd[0])!r}: rename"
+      " them, or leave such images out with --skip_bad."
+    )
+  if aside := found.aside():
+    print(f"note: left aside in {source!r}: {aside}", file=sys.stderr)
+  return [f"{escape(path)}\t{ODD_NAME}" for path in found.odd]
 
 
 def look_up_files(root: str, items: Iterable[Item]) -> Iterator[Item]:
@@ -251,7 +297,8 @@ def look_up_files(root: str, items: Iterable[Item]) -> Iterator[Item]:
 
 def print_result(directory: str, skipped: int, next_command: str) -> None:
   """Says what a finished data set holds, and a command to use it with."""
-  index = records.read_index(directory)
+  reader = records.RecordReader(directory)
+  index = reader.index
   print(
     f"{index.images:,} images of {index.classes:,} identities"
     f" ({min(index.class_sizes)} to {max(index.class_sizes)} each) in"
@@ -261,8 +308,25 @@ def print_result(directory: str, skipped: int, next_command: str) -> None:
       if skipped
       else ""
     )
+    + (
+      f"; {index.left_out['classes']:,} identities left out"
+      if "classes" in index.left_out
+      else ""
+    )
+    + (
+      f"; {index.left_out['pairs']:,} pairs left out"
+      if "pairs" in index.left_out
+      else ""
+    )
   )
+  warn_of_doubts(reader)
   print(f"next: {next_command}")
+
+
+def warn_of_doubts(reader: records.RecordReader) -> None:
+  """Says what is hardly meant, see `doubts.find_doubts`."""
+  for doubt in doubts.find_doubts(reader):
+    print(f"warning: {doubt}.", file=sys.stderr)
 
 
 def training_command(directory: str, config: str, *further: str) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from tqdm import tqdm
 
 from data_prep.formats.pair_protocols import Pair
-from data_prep.writing.conversion import evaluation_command
+from data_prep.writing.conversion import evaluation_command, warn_of_doubts
+from data_prep.writing.exclusions import SKIPPED_FILE
 from data_prep.writing.loading import load_images
-from data_prep.writing.writer import SKIPPED_FILE, DatasetWriter
+from data_prep.writing.writer import DatasetWriter
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.groups_file import write_groups
@@ -53,11 +54,8 @@ def write_verification_set(
       f"image {image!r} cannot be read ({reason}): mend it, or leave such"
       " images and their pairs out with --skip_bad."
     )
-  kept = _without(broken, pairs)
-  lines = "".join(
-    f"{pair.first}\t{pair.second}\t{pair.same:d}\t{pair.fold}\n"
-    for pair in kept
-  )
+  kept = pairs_without(broken, pairs)
+  lines = pair_lines(kept)
   classes = sorted({images[image] for image in sizes})
   labels = {person: label for label, person in enumerate(classes)}
   digest = hashlib.sha256(
@@ -76,6 +74,7 @@ def write_verification_set(
       file.write(lines)
     if groups:
       write_groups(directory, {one: groups[one] for one in classes})
+    writer.count_left_out(pairs=len(pairs) - len(kept))
   _print_result(directory, kept, len(broken), len(pairs) - len(kept))
 
 
@@ -103,8 +102,24 @@ def _look_at(
   return sizes, broken, content.hexdigest()
 
 
-def _without(broken: Collection[str], pairs: Sequence[Pair]) -> list[Pair]:
-  """The pairs of sound images, if they are a protocol still."""
+def pair_lines(pairs: Sequence[Pair]) -> str:
+  """What `pairs.txt` holds, in the layout without a header."""
+  return "".join(
+    f"{pair.first}\t{pair.second}\t{pair.same:d}\t{pair.fold}\n"
+    for pair in pairs
+  )
+
+
+def pairs_without(broken: Collection[str], pairs: Sequence[Pair]) -> list[Pair]:
+  """The pairs of sound images, if they are a protocol still.
+
+  Args:
+    broken: the images that are left out.
+    pairs: all pairs.
+
+  Raises:
+    InputError: what is left has one kind of pairs, or one fold.
+  """
   kept = [
     pair
     for pair in pairs
@@ -127,14 +142,15 @@ def _print_result(
   directory: str, pairs: Sequence[Pair], broken: int, left_out: int
 ) -> None:
   """Says what the set holds and what was left out, and a command for it."""
-  index = records.read_index(directory)
+  reader = records.RecordReader(directory)
   print(
     f"{len(pairs):,} pairs ({sum(pair.same for pair in pairs):,} of one person)"
-    f" of {index.images:,} images in {directory}"
+    f" of {reader.index.images:,} images in {directory}"
     + (
       f"; {broken} images in {SKIPPED_FILE}, {left_out} pairs left out"
       if broken
       else ""
     )
   )
+  warn_of_doubts(reader)
   print(f"next: {evaluation_command(directory)}")

@@ -9,207 +9,39 @@ conversion goes on. One process at a time holds the directory.
 """
 
 import contextlib
-import dataclasses
 import glob
 import hashlib
 import json
 import os
 import shutil
 import sys
-from array import array
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-from array_record.python import (
-  array_record_module,  # ty: ignore[missing-module-member] has no stubs.
-)
-from jaxtyping import Int32
 
+from data_prep.writing import class_gaps
+from data_prep.writing.exclusions import SKIPPED_FILE
+from data_prep.writing.shards import (
+  FinishedShard,
+  ShardWriter,
+  shard_file,
+)
 from jamsface_jax.data import records
-from jamsface_jax.errors import InputError, RunError, one_line
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.protocols.groups_file import GROUPS_FILE
 from jamsface_jax.storage import lock, plain_json
-from jamsface_jax.storage.durable import sync_directory, sync_file, sync_tree
-from jamsface_jax.storage.plain_file import PARTIAL, partial_path, plain
+from jamsface_jax.storage.durable import sync_directory, sync_tree
+from jamsface_jax.storage.plain_file import PARTIAL, plain
 from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 SHARD_BYTES = 256 * 2**20
 JOURNAL_FILE = "journal.jsonl"
-SKIPPED_FILE = "skipped.txt"
 _HASHING = 4  # Shards read at once; a thread hashes some 1.5 GB/s.
 # Written again by each attempt that is given them.
 _OPTIONAL_FILES = (records.PAIRS_FILE, GROUPS_FILE, SKIPPED_FILE)
-
-
-def shard_file(number: int) -> str:
-  """The name of the shard with this number, from 0."""
-  return f"images-{number:05d}.array_record"
-
-
-@dataclasses.dataclass(frozen=True)
-class FinishedShard:
-  """What became of a run of items.
-
-  Attributes:
-    number: which shard it is, from 0.
-    items: how many there were, added or skipped.
-    names: SHA-256 of their names, see `digest_names`.
-    shard: its file; None if all were skipped.
-    labels: the class of each of its records, int32 [n].
-    image_sizes: the different (height, width) of its images.
-    skipped: a line for each item that was left out.
-    inputs: changes whenever a file does that the items were read from; "" where
-      `source` of the data set tells that.
-  """
-
-  number: int
-  items: int
-  names: str
-  shard: records.Shard | None
-  labels: Int32[np.ndarray, " n"]
-  image_sizes: list[tuple[int, int]]
-  skipped: list[str]
-  inputs: str = ""
-
-  def to_json(self) -> dict[str, Any]:
-    """What `from_json` reads."""
-    shard = self.shard and vars(self.shard)
-    return vars(self) | {"shard": shard, "labels": self.labels.tolist()}
-
-  @classmethod
-  def from_json(cls, fields: dict[str, Any]) -> "FinishedShard":
-    """The inverse of `to_json`."""
-    shard = fields["shard"]
-    return cls(
-      number=fields["number"],
-      items=fields["items"],
-      names=fields["names"],
-      shard=None if shard is None else records.Shard(**shard),
-      labels=np.array(fields["labels"], np.int32),
-      image_sizes=[(height, width) for height, width in fields["image_sizes"]],
-      skipped=fields["skipped"],
-      inputs=fields.get("inputs", ""),
-    )
-
-
-def digest_names(names: Iterable[str]) -> str:
-  """Returns what tells the items of a shard from others, a hash."""
-  digest = hashlib.sha256()
-  for name in names:
-    digest.update(f"{name}\n".encode())
-  return digest.hexdigest()
-
-
-class ShardWriter:
-  """Writes one shard of a data set; use as a context manager.
-
-  Several may write the same shard at once, as when a machine is given up for
-  lost: each under a name of its own, and what they write is the same.
-
-  Attributes:
-    bytes: how many the images added so far have.
-  """
-
-  def __init__(self, directory: str, number: int):
-    self.bytes = 0
-    self._number = number
-    self._path = os.path.join(directory, shard_file(number))
-    self._partial = partial_path(self._path)  # Its writer follows links.
-    self._file: array_record_module.ArrayRecordWriter | None = None
-    self._names: list[str] = []
-    self._labels = array("i")
-    self._sizes: set[tuple[int, int]] = set()
-    self._skipped: list[str] = []
-
-  def __enter__(self) -> "ShardWriter":
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    self.abandon()
-
-  @property
-  def items(self) -> int:
-    """Items added or skipped so far."""
-    return len(self._names)
-
-  @property
-  def skipped(self) -> int:
-    """Items skipped so far."""
-    return len(self._skipped)
-
-  def add(
-    self, label: int, name: str, image: bytes, size: tuple[int, int]
-  ) -> None:
-    """Appends the next item, see `DatasetWriter.add`."""
-    try:
-      if self._file is None:
-        self._file = array_record_module.ArrayRecordWriter(
-          self._partial, "group_size:1,uncompressed"
-        )
-      self._file.write(
-        records.encode_record(records.Record(label, name, image))
-      )
-    except (OSError, RuntimeError) as error:
-      raise self._failure(error) from None
-    self._names.append(name)
-    self._labels.append(label)
-    self._sizes.add(size)
-    self.bytes += len(image)
-
-  def skip(self, name: str, reason: str) -> None:
-    """Leaves out the next item; `skipped.txt` will list it."""
-    self._skipped.append(f"{name}\t{reason}")
-    self._names.append(name)
-
-  def finish(self) -> FinishedShard:
-    """Gives the shard its name, now that it is complete."""
-    return FinishedShard(
-      number=self._number,
-      items=self.items,
-      names=digest_names(self._names),
-      shard=None if self._file is None else self._close(self._file),
-      labels=np.array(self._labels, np.int32),
-      image_sizes=sorted(self._sizes),
-      skipped=self._skipped,
-    )
-
-  def abandon(self) -> None:
-    """Removes what was written; does nothing after `finish`."""
-    if self._file is not None:
-      with contextlib.suppress(RuntimeError):  # A disk that is full still is.
-        self._file.close()
-      self._file = None
-      os.remove(self._partial)
-
-  def _close(
-    self, file: array_record_module.ArrayRecordWriter
-  ) -> records.Shard:
-    try:
-      file.close()
-      digest, size = records.file_digest(self._partial)
-      sync_file(self._partial)
-      os.replace(self._partial, self._path)
-      sync_directory(os.path.dirname(self._path))
-    except (OSError, RuntimeError) as error:
-      raise self._failure(error) from None
-    self._file = None
-    name = os.path.basename(self._path)
-    return records.Shard(name, len(self._labels), size, digest)
-
-  def _failure(self, error: Exception) -> RunError:
-    return RunError(
-      f"shard {self._path!r} cannot be written ({one_line(error)}): mend that"
-      " and start the same command again, which keeps the finished shards."
-    )
 
 
 class DatasetAssembler:
@@ -227,11 +59,18 @@ class DatasetAssembler:
       refused.
     synthetic: the images are drawn, of nobody.
     shard_bytes: a shard is closed when its images have this many bytes.
+    min_images: images that a class needs once unreadable ones are left out;
+      the images of others are left out too.
+    left_out: a line for each image that is not even among the items: its name,
+      a tab and the reason.
 
   Attributes:
     directory: where the data set goes.
     shard_bytes: when a shard is closed.
     finished: the shards that are there, by number.
+    dropped: the classes that `close_gaps` left out, by their first numbers.
+    left_out: how many pairs, templates, ... lost an image, by what they are;
+      what counts them sets it.
   """
 
   def __init__(
@@ -243,8 +82,14 @@ class DatasetAssembler:
     source: str,
     synthetic: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    min_images: int = 1,
+    left_out: Sequence[str] = (),
   ):
     self.finished: dict[int, FinishedShard] = {}
+    self.dropped: list[int] = []
+    self.left_out: dict[str, int] = {}
+    self._min_images = min_images
+    self._never_read = list(left_out)
     self.directory = directory
     self.shard_bytes = shard_bytes
     self._name = name
@@ -290,11 +135,17 @@ class DatasetAssembler:
   @property
   def skipped_lines(self) -> list[str]:
     """A line for each of them, which begins with its name and a tab."""
-    return [
+    return self._never_read + [
       line
       for number in sorted(self.finished)
       for line in self.finished[number].skipped
     ]
+
+  @property
+  def classes(self) -> list[str]:
+    """The names of the classes that are not `dropped`, position = label."""
+    gone = set(self.dropped)
+    return [one for k, one in enumerate(self._classes) if k not in gone]
 
   def accept(self, finished: FinishedShard) -> None:
     """Notes a shard in the journal: it will not be written again."""
@@ -316,26 +167,59 @@ class DatasetAssembler:
     ):
       shutil.copyfileobj(source, file)
 
+  def close_gaps(self) -> None:
+    """Leaves out classes with too few images; the ones after them move up.
+
+    To be called when all shards are there, before `dropped` is asked for.
+
+    Raises:
+      InputError: no class is left, or shards of another attempt do not fit.
+    """
+    in_order = [self.finished[number] for number in sorted(self.finished)]
+    if not any(one.shard for one in in_order):
+      raise InputError(
+        f"no image was written to {self.directory!r}: check --input."
+      )
+    count = len(self._classes)
+    dropped = class_gaps.small_classes(in_order, count, self._min_images)
+    if dropped is None:
+      raise self.other_conversion()
+    if len(dropped) == count:
+      raise InputError(
+        f"no class of {self.directory!r} has {self._min_images} image(s) that"
+        f" can be read, the largest {max(dropped.values())}: ask for fewer, or"
+        " check --input."
+      )
+    numbers = class_gaps.new_numbers(count, dropped)
+    reasons = [""] * count
+    for label, images in dropped.items():
+      reasons[label] = (
+        f"its class {self._classes[label]!r} has {images} image(s) that can be"
+        f" read, and {self._min_images} are needed"
+      )
+    for one in in_order:
+      if dict(one.dropped) != dropped:
+        self.accept(
+          class_gaps.close_gaps(self.directory, one, dropped, numbers, reasons)
+        )
+    self.dropped = sorted(dropped)
+
   def finish(self) -> None:
     """Writes `dataset.json` and what else describes the shards.
 
     Raises:
-      InputError: no image, or a class without any.
+      InputError: no image.
     """
+    self.close_gaps()
     in_order = [self.finished[number] for number in sorted(self.finished)]
     shards = [one.shard for one in in_order if one.shard is not None]
-    if not shards:
-      raise InputError(
-        f"no image was written to {self.directory!r}: check --input."
-      )
-    labels = np.concatenate([one.labels for one in in_order])
-    class_sizes = np.bincount(labels, minlength=len(self._classes)).tolist()
-    if 0 in class_sizes:
-      raise InputError(
-        f"class {self._classes[class_sizes.index(0)]!r} has no readable image:"
-        " leave it out of the input."
-      )
-    self._write_lines(records.CLASSES_FILE, self._classes)
+    numbers = np.array(
+      class_gaps.new_numbers(len(self._classes), self.dropped), np.int32
+    )
+    labels = numbers[np.concatenate([one.labels for one in in_order])]
+    classes = self.classes
+    class_sizes = np.bincount(labels, minlength=len(classes)).tolist()
+    self._write_lines(records.CLASSES_FILE, classes)
     if self.skipped_lines:
       self._write_lines(SKIPPED_FILE, self.skipped_lines)
     image_sizes = {size for one in in_order for size in one.image_sizes}
@@ -346,18 +230,24 @@ class DatasetAssembler:
       records.DatasetIndex(
         name=self._name,
         images=len(labels),
-        classes=len(self._classes),
+        classes=len(classes),
         class_sizes=tuple(class_sizes),
         image_size=image_sizes.pop() if len(image_sizes) == 1 else None,
         color_order=records.COLOR_ORDER,
         shards=tuple(shards),
         labels_sha256=labels_digest,
         synthetic=self._synthetic,
+        left_out=self._count_left_out(),
       ),
     )
     self._remove_partial()
     os.remove(self._journal_path)
     sync_directory(self.directory)
+
+  def _count_left_out(self) -> dict[str, int]:
+    """What is not in the data set, by what it is; only what there is any of."""
+    counts = {"images": self.skipped, "classes": len(self.dropped)}
+    return {name: n for name, n in (counts | self.left_out).items() if n}
 
   def _resume(self) -> None:
     """Takes over the shards that an interrupted conversion finished.
@@ -542,6 +432,10 @@ class DatasetWriter:
   def add_pairs(self, path: str) -> None:
     """Copies a verification protocol into the data set."""
     self._assembler.add_pairs(path)
+
+  def count_left_out(self, **counts: int) -> None:
+    """Notes how many pairs, say, the images that are skipped take along."""
+    self._assembler.left_out = counts
 
   def _close_shard(self) -> None:
     finished = self._shard.finish()

@@ -18,12 +18,12 @@ from jamsface_jax.storage.run_directory import RunFile
 
 
 def plot_tuning(
-  path: str, comparison: Comparison, curves: Sequence[TuningCurve]
+  file: RunFile, comparison: Comparison, curves: Sequence[TuningCurve]
 ) -> None:
   """Draws the metric against the strength of each row, a panel a recipe.
 
   Args:
-    path: the PNG file to write.
+    file: the PNG file to write.
     comparison: its rows are tuned.
     curves: see `statistics.tune`.
   """
@@ -50,11 +50,11 @@ def plot_tuning(
     )
     for recipe in comparison.tuned_recipes
   ]
-  png.draw(RunFile(path), panels, columns=len(panels), size=(6.5, 4.5))
+  png.draw(file, panels, columns=len(panels), size=(6.5, 4.5))
 
 
 def plot_comparison(
-  path: str,
+  file: RunFile,
   comparison: Comparison,
   cells: Mapping[tuple[str, str, str], Cell],
 ) -> None:
@@ -63,7 +63,7 @@ def plot_comparison(
   The line is the mean of the reference.
 
   Args:
-    path: the PNG file to write.
+    file: the PNG file to write.
     comparison: what is compared.
     cells: see `statistics.compare_all`.
   """
@@ -86,7 +86,7 @@ def plot_comparison(
       )
   columns = len(comparison.metrics)
   png.draw(
-    RunFile(path),
+    file,
     panels,
     columns=columns,
     size=(3.2 + 1.5 / columns, 0.8 + 0.35 * len(rows)),

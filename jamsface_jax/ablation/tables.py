@@ -1,11 +1,10 @@
 """What a comparison leaves: a table, results and plots."""
 
 import dataclasses
-import json
-import os
 from collections.abc import Mapping, Sequence
 
 from jamsface_jax.ablation.comparison import Comparison, Tuning
+from jamsface_jax.ablation.directory import ComparisonDirectory
 from jamsface_jax.ablation.plots import plot_comparison, plot_tuning
 from jamsface_jax.ablation.statistics import (
   Cell,
@@ -15,11 +14,10 @@ from jamsface_jax.ablation.statistics import (
   compare_all,
 )
 from jamsface_jax.ablation.trials import Trial
-from jamsface_jax.storage.whole_file import written_whole
 
 
 def write(
-  output: str,
+  output: ComparisonDirectory,
   comparison: Comparison,
   results: Mapping[Trial, Mapping[str, float]],
   curves: Sequence[TuningCurve],
@@ -27,7 +25,7 @@ def write(
   """Writes table.md, results.json and plots; returns the table.
 
   Args:
-    output: the directory that they go into.
+    output: what they go into.
     comparison: what was compared.
     results: the metrics of its runs.
     curves: how rows were tuned, see `tune`; empty if they were not.
@@ -37,7 +35,7 @@ def write(
   if comparison.tuning and curves:
     for recipe in comparison.tuned_recipes:
       tables.append(_tuning_table(comparison.tuning, curves, recipe))
-    plot_tuning(os.path.join(output, "tuning.png"), comparison, curves)
+    plot_tuning(output.tuning_figure, comparison, curves)
   tables += [
     _table(comparison, results, cells, recipe) for recipe in comparison.recipes
   ]
@@ -50,11 +48,9 @@ def write(
       " paired t-test, by Holm's method for as many rows as there are.\n",
     ]
   )
-  with written_whole(os.path.join(output, "table.md")) as file:
-    file.write(text)
-  with written_whole(os.path.join(output, "results.json")) as file:
-    json.dump(_as_json(cells, curves), file, indent=1)
-  plot_comparison(os.path.join(output, "ablation.png"), comparison, cells)
+  output.table.write_text(text)
+  output.results.write_json(_as_json(cells, curves), indent=1)
+  plot_comparison(output.figure, comparison, cells)
   return text
 
 

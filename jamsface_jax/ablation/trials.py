@@ -10,6 +10,7 @@ import numpy as np
 
 from jamsface_jax.ablation.children import Children
 from jamsface_jax.ablation.comparison import Comparison, Words
+from jamsface_jax.ablation.directory import ComparisonDirectory
 from jamsface_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, InputError
 from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
@@ -93,7 +94,9 @@ class Trial:
 
 
 def plan_trials(
-  comparison: Comparison, output: str, chosen: dict[tuple[str, str], int]
+  comparison: Comparison,
+  output: ComparisonDirectory,
+  chosen: dict[tuple[str, str], int],
 ) -> list[Trial]:
   """All runs that are compared, seeds last, so that tables fill evenly.
 
@@ -112,7 +115,9 @@ def plan_trials(
   ]
 
 
-def plan_tuning(comparison: Comparison, output: str) -> list[Trial]:
+def plan_tuning(
+  comparison: Comparison, output: ComparisonDirectory
+) -> list[Trial]:
   """All runs that rows are tuned by; none if they are not."""
   tuning = comparison.tuning
   if not tuning:
@@ -159,7 +164,7 @@ def run_missing(
 
 def _trial(
   comparison: Comparison,
-  output: str,
+  output: ComparisonDirectory,
   recipe: str,
   row: str,
   seed: int,
@@ -170,7 +175,7 @@ def _trial(
   variant, *settings = comparison.rows[row]
   file, _, words = recipe.partition(":")
   name = os.path.splitext(os.path.basename(file))[0]
-  place = [output, f"{name}-{words}" if words else name, row]
+  place = [f"{name}-{words}" if words else name, row]
   if choice is not None and comparison.tuning:
     settings += comparison.tuning.choices[row][choice]
     place.append(f"choice{choice}")
@@ -182,7 +187,7 @@ def _trial(
     row=row,
     seed=seed,
     choice=choice,
-    directory=RunDirectory(os.path.join(*place)),
+    directory=output.trial(*place),
     settings=(
       f"--config={recipe}{',' if words else ':'}{variant}",
       *(f"--config.{setting}" for setting in settings),

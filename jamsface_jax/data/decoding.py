@@ -7,7 +7,19 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from jamsface_jax.data.image_header import FORMATS, JPEG_START, stated_size
+from jamsface_jax.data.image_header import (
+  FORMATS,
+  JPEG_START,
+  stated_maximum,
+  stated_size,
+)
+from jamsface_jax.data.orientation import (
+  TIFF_ORDERS,
+  UPRIGHT,
+  stated_orientation,
+  swaps_sides,
+  turn,
+)
 from jamsface_jax.errors import MAX_PIXELS_VARIABLE, one_line
 
 # Decoding threads are ours; OpenCV's own would fight with them.
@@ -27,7 +39,7 @@ class DecodingError(ValueError):
 
 
 def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-  """Decodes an image as it is.
+  """Decodes an image, turned as its EXIF orientation says.
 
   Args:
     data: an encoded image of one of `image_header.FORMATS`, colour or grey.
@@ -40,10 +52,15 @@ def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
       more pixels than `max_pixels`.
   """
   read_size(data)
+  if data[:4] in TIFF_ORDERS:
+    return _decode_with_opencv(data)  # Which turns this format, told or not.
+  return turn(_decode_as_stored(data), stated_orientation(data))
+
+
+def _decode_as_stored(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes an image that is no TIFF, and does not turn it."""
   if data[:2] != JPEG_START:
-    # As stored, whatever EXIF says: `simplejpeg` does the same.
-    how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    return _decode_with_opencv(data, how)
+    return _decode_with_opencv(data)
   try:
     # Strict: a truncated file is an error, not a half-grey image.
     return simplejpeg.decode_jpeg(data, colorspace="RGB")
@@ -51,12 +68,6 @@ def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     raise DecodingError(f"broken JPEG: {error}") from None
   except MemoryError:
     raise DecodingError("there is no memory for so many pixels") from None
-
-
-def decode_turned(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-  """Decodes an image as its EXIF orientation says; as `decode_image` else."""
-  read_size(data)
-  return _decode_with_opencv(data, cv2.IMREAD_COLOR_RGB)
 
 
 def decode_into(data: bytes, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -70,7 +81,11 @@ def decode_into(data: bytes, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     DecodingError: as of `decode_image`.
   """
   # `simplejpeg` loses its decoder where a buffer is too small (1.9.0).
-  if data[:2] == JPEG_START and read_size(data) == pixels.shape[:2]:
+  if (
+    data[:2] == JPEG_START
+    and read_size(data) == pixels.shape[:2]
+    and stated_orientation(data) == UPRIGHT
+  ):
     try:
       simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
     except ValueError as error:
@@ -80,7 +95,7 @@ def decode_into(data: bytes, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-  """The (height, width) in pixels that an image says it has.
+  """The (height, width) in pixels that an image says it has, once turned.
 
   Args:
     data: an encoded image.
@@ -106,6 +121,8 @@ def read_size(data: bytes) -> tuple[int, int]:
       f"it says that it has {width} x {height} pixels, more than {most:,}:"
       f" --max_pixels={height * width} if that is meant"
     )
+  if swaps_sides(stated_orientation(data)):
+    return width, height
   return height, width
 
 
@@ -114,8 +131,29 @@ def max_pixels() -> int:
   return int(os.environ.get(MAX_PIXELS_VARIABLE, MAX_PIXELS))
 
 
-def _decode_with_opencv(data: bytes, how: int) -> UInt8[np.ndarray, "h w 3"]:
-  """Decodes a file of any format that `read_size` knows."""
+def _decode_with_opencv(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes a file of any format that `read_size` knows.
+
+  OpenCV takes the upper eight of sixteen bits. That is wrong where less than
+  sixteen are in use: where the file says what stands for white, and where all
+  numbers fit into eight bits, as in files that a program widened.
+  """
+  white = stated_maximum(data)
+  if white is None:
+    pixels = _run_opencv(data, cv2.IMREAD_COLOR_RGB)
+    if pixels.any():
+      return pixels
+    white = 255  # All of the upper bits are 0.
+  deep = _run_opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+  if deep.dtype not in (np.uint8, np.uint16):
+    return _run_opencv(data, cv2.IMREAD_COLOR_RGB)
+  scaled = np.minimum(deep, white).astype(np.uint32) * 255 + white // 2
+  return (scaled // white).astype(np.uint8)
+
+
+def _run_opencv(data: bytes, how: int) -> np.ndarray:
+  """Decodes as stored; the pixels are uint8 unless `how` allows others."""
+  how |= cv2.IMREAD_IGNORE_ORIENTATION
   try:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
   except (cv2.error, MemoryError) as error:

@@ -8,10 +8,11 @@ that are not read here are not decoded at all.
 import re
 import struct
 
-JPEG_START = b"\xff\xd8"
-FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, PBM, PGM or PPM"
+from jamsface_jax.data.orientation import TIFF_ORDERS
 
-_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+JPEG_START = b"\xff\xd8"
+FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PBM, PGM, PPM or PAM"
+
 _TIFF_SIZES = {
   1: "B",
   3: "H",
@@ -22,6 +23,15 @@ _TIFF_TAGS = {256: "width", 257: "height", 322: "tile", 323: "tile"}
 _PNM = re.compile(
   rb"P([1-6])(?:\s|#[^\r\n]*+[\r\n])++(\d{1,9})(?:\s|#[^\r\n]*+[\r\n])++(\d{1,9})\s"
 )
+# Of grey and of colour, a third number: what stands for white.
+_PNM_MAXIMUM = re.compile(
+  rb"P[2356](?:(?:\s|#[^\r\n]*+[\r\n])++(\d{1,9})){3}\s"
+)
+_PAM = re.compile(rb"P7\n(?:[^\n]*\n)*?ENDHDR\n")
+_PAM_SIDES = re.compile(rb"^(WIDTH|HEIGHT) (\d{1,9})$", re.MULTILINE)
+_SUN_RASTER = b"\x59\xa6\x6a\x95"
+_JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"  # A box around what begins as follows.
+_JPEG_2000 = b"\xff\x4f\xff\x51"
 _PNM_BYTES = 4096  # No head of a PNM file is longer.
 
 
@@ -31,7 +41,7 @@ def stated_size(data: bytes) -> tuple[int, int] | None:
   Of animations, the canvas. What the numbers promise need not be there.
 
   Args:
-    data: an encoded image that is no JPEG, or its beginning.
+    data: an encoded image that is no JPEG, or its beginning; of JPEG 2000 all.
 
   Returns:
     Both at least 0; None if the format is unknown, or the head is cut off.
@@ -45,8 +55,15 @@ def stated_size(data: bytes) -> tuple[int, int] | None:
       width, height = _webp(data)
     elif data[:6] in (b"GIF87a", b"GIF89a"):
       width, height = struct.unpack_from("<HH", data, 6)
-    elif data[:4] in _TIFF_ORDERS:
-      width, height = _tiff(data, _TIFF_ORDERS[data[:4]])
+    elif data[:4] in TIFF_ORDERS:
+      width, height = _tiff(data, TIFF_ORDERS[data[:4]])
+    elif data[:4] == _SUN_RASTER:
+      width, height = struct.unpack_from(">II", data, 4)
+    elif data[:4] == _JPEG_2000 or data[:12] == _JP2:
+      width, height = _jpeg_2000(data)
+    elif match := _PAM.match(data[:_PNM_BYTES]):
+      sides = dict(_PAM_SIDES.findall(match[0]))
+      width, height = int(sides[b"WIDTH"]), int(sides[b"HEIGHT"])
     elif match := _PNM.match(data[:_PNM_BYTES]):
       width, height = int(match[2]), int(match[3])
     else:
@@ -54,6 +71,24 @@ def stated_size(data: bytes) -> tuple[int, int] | None:
   except (struct.error, KeyError):
     return None
   return height, width
+
+
+def stated_maximum(data: bytes) -> int | None:
+  """The number that stands for white, where an image says so.
+
+  Args:
+    data: an encoded image.
+
+  Returns:
+    1 to 65,534; None of formats that do not say it, and where OpenCV knows: at
+    the largest of 8 or of 16 bits, and of small ones in text.
+  """
+  match = _PNM_MAXIMUM.match(data[:_PNM_BYTES])
+  if match is None:
+    return None
+  maximum, is_text = int(match[1]), data[1:2] in b"23"
+  known = maximum == 0 or maximum == 255 or maximum >= 65535
+  return None if known or (is_text and maximum < 255) else maximum
 
 
 def _bmp(data: bytes) -> tuple[int, int]:
@@ -79,6 +114,15 @@ def _webp(data: bytes) -> tuple[int, int]:
       width, height = (int.from_bytes(side, "little") + 1 for side in sides)
       return width, height
   raise KeyError(kind)
+
+
+def _jpeg_2000(data: bytes) -> tuple[int, int]:
+  """ITU-T T.800, A.5.1: what the pixels are of, whatever a box around says."""
+  at = data.find(_JPEG_2000)
+  if at < 0 or data.rstrip(b"\0")[-2:] != b"\xff\xd9":
+    raise KeyError("cut off")  # Its decoder fills up what is missing.
+  right, bottom, left, top = struct.unpack_from(">IIII", data, at + 8)
+  return max(right - left, 0), max(bottom - top, 0)
 
 
 def _tiff(data: bytes, order: str) -> tuple[int, int]:

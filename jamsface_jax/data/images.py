@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from jamsface_jax.data import decoding, records
-from jamsface_jax.data.folders import EXTENSIONS, find_images
+from jamsface_jax.data.folders import EXTENSIONS, read_file, walk
 from jamsface_jax.data.local_copy import local_copy
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.plain_array import map_array
-from jamsface_jax.storage.plain_file import plain
-from jamsface_jax.storage.text_lists import NotTextError, read_lines
+from jamsface_jax.storage.text_lists import NotTextError, escape, read_lines
 
 _PROBES = 1024  # Images of an array that its listing reads.
 
@@ -47,10 +46,12 @@ class Images(Protocol):
       the original where files are not read whole, see `file_state`.
     listing: likewise, of what copies have in common: enough to see that other
       processes mean the same input, not that it has stayed the same.
+    aside: what lies there and is no image, for people; "" if nothing.
   """
 
   fingerprint: str
   listing: str
+  aside: str
 
   def __len__(self) -> int:
     """Returns the number of images, broken ones included."""
@@ -112,20 +113,23 @@ def open_folder(directory: str, size: int) -> "FileImages":
   Raises:
     InputError: there is none.
   """
-  names = find_images(directory)
+  found = walk(directory)
+  names = sorted(found.images + found.odd)
+  aside = found.aside()
   if not names:
     raise InputError(
-      f"--images {directory!r} has no image ({', '.join(EXTENSIONS)}):"
-      " give another folder."
+      f"--images {directory!r} has no image ({', '.join(EXTENSIONS)})"
+      + (f" but {aside}" if aside else "")
+      + ": give another folder."
     )
-  return FileImages(directory, names, size)
+  return FileImages(directory, names, size, aside=aside)
 
 
 def open_list(path: str, size: int, root: str) -> "FileImages":
   """Opens the images that a text file names, in its order.
 
   Args:
-    path: the text file, UTF-8, a path on each line.
+    path: the text file, UTF-8, a path on each line; after a tab anything.
     size: height and width wanted.
     root: what its paths are relative to.
 
@@ -133,12 +137,15 @@ def open_list(path: str, size: int, root: str) -> "FileImages":
     InputError: not a text file, an empty line, or none of the images is there.
   """
   try:
-    names = [line.text for line in read_lines(path)]
+    # What follows a tab is for people, as in all lists of images.
+    names = [line.text.split("\t")[0].strip() for line in read_lines(path)]
   except (OSError, NotTextError) as error:
     raise InputError(
       f"--images {path!r} is not a text file ({one_line(error)}): give a list"
       " with a path on each line, a folder, a data set or a .npy array."
     ) from None
+  while names and not names[-1]:
+    del names[-1]
   if not names:
     raise InputError(f"--images {path!r} is empty: give a list of paths.")
   if not all(names):
@@ -158,32 +165,35 @@ def open_list(path: str, size: int, root: str) -> "FileImages":
 class FileImages:
   """Image files; labels number their folders in the order of names.
 
+  A name that cannot be in a list is escaped where it is said.
+
   Args:
     root: what the names are relative to.
     names: the files, in the order wanted.
     size: height and width wanted.
+    aside: what else lies there, for people.
 
   Attributes:
     names: the files, as given.
+    aside: as given.
     labels: int64 [N].
     fingerprint: a hash of names and states of the files, see `file_state`.
     listing: a hash of names and sizes.
     missing: how many do not exist.
   """
 
-  def __init__(self, root: str, names: list[str], size: int):
+  def __init__(
+    self, root: str, names: list[str], size: int, *, aside: str = ""
+  ):
     self._root = root
     self.names = names
+    self.aside = aside
     self._size = size
     folders = [os.path.dirname(name) for name in names]
     _, self.labels = np.unique(folders, return_inverse=True)
     listed, states = hashlib.sha256(), hashlib.sha256()
     self.missing = 0
     for name in names:
-      if "\n" in name or "\r" in name:
-        raise InputError(
-          f"--images: the name {name!r} has a line break: rename the file."
-        )
       state = file_state(os.path.join(root, name))
       self.missing += state.size < 0
       listed.update(f"{state.size} {name}\n".encode(errors="surrogateescape"))
@@ -198,20 +208,21 @@ class FileImages:
     """See `Images.read`."""
     names = self.names[start:stop]
     pixels, broken = _decode(map(self._bytes, names), len(names), self._size)
+    names = [escape(name) for name in names]
     return Block(pixels, names, self.labels[start:stop], broken)
 
   def _bytes(self, name: str) -> bytes | str:
     """Returns the content of a file, or why there is none."""
     try:
-      path = os.path.join(self._root, name)
-      with open(path, "rb", buffering=0, opener=plain) as file:
-        return file.read()
+      return read_file(self._root, name)
     except (OSError, ValueError, MemoryError) as error:
       return getattr(error, "strerror", None) or one_line(error) or "no memory"
 
 
 class DatasetImages:
   """The images of a data set, in its order."""
+
+  aside = ""
 
   def __init__(self, directory: str, size: int):
     self._reader = records.RecordReader(directory)
@@ -246,6 +257,8 @@ class ArrayImages:
     size: height and width wanted.
     color_order: what its last axis is, or None if the user did not say.
   """
+
+  aside = ""
 
   def __init__(self, path: str, size: int, color_order: str | None):
     try:

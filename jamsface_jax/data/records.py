@@ -15,7 +15,7 @@ import json
 import os
 import struct
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -97,6 +97,8 @@ class DatasetIndex:
     labels_sha256: that of `labels.npy`; None in a data set made before there
       was such a file.
     synthetic: its images are drawn, of nobody: anyone may see them.
+    left_out: how many images, classes, pairs, ... of the input are not here, by
+      what they are; `skipped.txt` lists the images. Empty if all are here.
   """
 
   name: str
@@ -108,6 +110,7 @@ class DatasetIndex:
   shards: tuple[Shard, ...]
   labels_sha256: str | None = None
   synthetic: bool = False
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   def fingerprint(self) -> str:
     """A short hash of the content: equal if and only if the shards are."""
@@ -167,8 +170,11 @@ def read_labels(directory: str, index: DatasetIndex) -> Int32[np.ndarray, " n"]:
 def write_index(directory: str, index: DatasetIndex) -> None:
   """Writes `dataset.json`, whole or not at all."""
   path = os.path.join(directory, INDEX_FILE)
+  fields = {"format": FORMAT, **dataclasses.asdict(index)}
+  if not index.left_out:
+    del fields["left_out"]
   with written_whole(path) as file:
-    json.dump({"format": FORMAT, **dataclasses.asdict(index)}, file)
+    json.dump(fields, file)
 
 
 def read_index(directory: str) -> DatasetIndex:

@@ -61,7 +61,9 @@ class RecordSource:
 
   Attributes:
     name: what the data set is called.
-    synthetic: whether its images are of nobody; the rest as `Source` has it.
+    synthetic: whether its images are of nobody.
+    left_out: what of the input is not in it, see `DatasetIndex`; the rest as
+      `Source` has it.
   """
 
   def __init__(self, directory: str, image_size: int):
@@ -70,6 +72,7 @@ class RecordSource:
     index = self._reader.index
     self.name = index.name
     self.synthetic = index.synthetic
+    self.left_out = index.left_out
     self.num_classes = index.classes
     self.class_sizes = np.array(index.class_sizes, np.int64)
     self.fingerprint = index.fingerprint()
@@ -166,7 +169,8 @@ class FolderSource:
       if one.broken:
         raise InputError(
           f"image {one.names[0]!r} of {self._directory!r} cannot be read"
-          f" ({one.broken[0]}): mend or delete it."
+          f" ({one.broken[0]}): mend it, or make a data set without such"
+          " images by data_prep.from_pairs --skip_bad."
         )
     return np.concatenate([one.pixels for one in found]), self.labels()[ids]
 
@@ -270,7 +274,26 @@ def open_source(settings: Data) -> Source:
       RecordSource(directory, settings.image_size)
       for directory in settings.directory.split(",")
     ]
+    _check_sources(settings.directory, sources)
     return sources[0] if len(sources) == 1 else MixedSource(sources)
   return NoiseSource(
     settings.noise_classes, settings.noise_images, settings.image_size
   )
+
+
+def _check_sources(setting: str, sources: Sequence[RecordSource]) -> None:
+  """Refuses what cannot be meant: nobody to tell apart, or everybody twice."""
+  prints: dict[str, str] = {}
+  for source in sources:
+    other = prints.setdefault(source.fingerprint, source.directory)
+    if other is not source.directory:
+      raise InputError(
+        f"data.directory={setting!r} has the same data set twice"
+        f" ({source.directory!r} has the content of {other!r}), so that each"
+        " person would be two: name it once."
+      )
+  if sum(source.num_classes for source in sources) < 2:
+    raise InputError(
+      f"data.directory={setting!r} has one class, so that there is nothing to"
+      " tell apart: give images of at least two people."
+    )

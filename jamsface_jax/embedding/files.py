@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
+from jaxtyping import Int64
 
 from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.storage import plain_json
@@ -32,6 +33,7 @@ from jamsface_jax.storage.plan import (
   read_plan,
   write_plan,
 )
+from jamsface_jax.storage.text_lists import read_lines
 from jamsface_jax.storage.whole_file import remove_left
 from jamsface_jax.storage.write_error import write_error
 
@@ -45,6 +47,23 @@ META_FILE = "meta.json"
 PLACES = ("workdir", "source")
 _JOURNAL = "journal-"
 _PARTIAL = ".partial"
+
+
+def read_broken(directory: str) -> Int64[np.ndarray, " k"]:
+  """The rows of images that could not be read, which are NaN.
+
+  Args:
+    directory: an output.
+
+  Returns:
+    Ascending, int64 [K]; none if there is no `broken.txt`, or not such a one.
+  """
+  try:
+    lines = read_lines(os.path.join(directory, BROKEN_FILE))
+    rows = [int(line.text.split("\t")[0]) for line in lines]
+  except (OSError, ValueError):
+    return np.empty(0, np.int64)
+  return np.unique(np.array(rows, np.int64))
 
 
 class EmbeddingFiles:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +12,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64
 
 from jamsface_jax.data.images import Block, Images, open_images
-from jamsface_jax.data.pipeline import read_ahead
 from jamsface_jax.devices import processes, sharding
 from jamsface_jax.embedding.embedder import Embedder, open_embedder, unit_length
 from jamsface_jax.embedding.files import (
@@ -25,6 +25,7 @@ from jamsface_jax.embedding.files import (
   PLACES,
   EmbeddingFiles,
 )
+from jamsface_jax.embedding.image_blocks import embed_blocks
 from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.progress import ImageProgress
 from jamsface_jax.settings.stored import read_settings
@@ -79,6 +80,8 @@ def embed(
     source = open_images(
       images, config.data.image_size, root=root, color_order=color_order
     )
+    if source.aside and jax.process_index() == 0:
+      print(f"note: left aside in {images!r}: {source.aside}", file=sys.stderr)
     embedder, variables, metadata = open_embedder(
       run,
       step=step,
@@ -95,7 +98,7 @@ def embed(
       "flip": flip,
       "block": embedder.batch_size,
       "step": metadata["step"],
-      "network": _fingerprint(variables),
+      "network": fingerprint(variables),
       "workdir": run.absolute,
       "source": os.path.abspath(images),
       "source_listing": source.listing,
@@ -213,19 +216,6 @@ def _embed_blocks(
   threads: int,
 ) -> None:
   """Embeds the blocks with these numbers and writes each as it is done."""
-
-  def read(
-    position: int,
-  ) -> tuple[tuple[int, Block], UInt8[np.ndarray, "n h w 3"]]:
-    number = int(numbers[position])
-    block = source.read(*files.rows(number))
-    pixels = block.pixels
-    if len(pixels) < embedder.batch_size:  # Filled up, to keep one shape.
-      missing = embedder.batch_size - len(pixels)
-      pixels = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
-    return (number, block), pixels
-
-  batches = read_ahead(read, start=0, stop=len(numbers), threads=threads)
   files.open(jax.process_index())
   several = jax.process_count() > 1
   with ImageProgress(
@@ -234,11 +224,13 @@ def _embed_blocks(
     title=f"1 of {jax.process_count()} processes" if several else None,
     quiet=jax.process_index() > 0,
   ) as progress:
-    for (number, block), embeddings in embedder.run(variables, batches):
-      count = len(block.names)
-      rows = _rows(embeddings[:count], block, scale=scale, dtype=dtype)
-      files.write(number, rows, block.names, block.broken)
-      progress.advance(count)
+    spans = [files.rows(number) for number in numbers.tolist()]
+    for position, block, embeddings in embed_blocks(
+      source, embedder, variables, spans, threads=threads
+    ):
+      rows = _rows(embeddings, block, scale=scale, dtype=dtype)
+      files.write(int(numbers[position]), rows, block.names, block.broken)
+      progress.advance(len(block.names))
   files.close()
 
 
@@ -280,7 +272,7 @@ def _finish(
   )
 
 
-def _fingerprint(variables: dict[str, Any]) -> str:
+def fingerprint(variables: dict[str, Any]) -> str:
   """A short hash of a network: another one if a number has changed."""
   digest = hashlib.sha256()
   for path, array in jax.tree_util.tree_leaves_with_path(variables):

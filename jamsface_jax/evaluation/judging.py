@@ -6,18 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jamsface_jax.devices import processes, sharding
 from jamsface_jax.embedding.embedder import open_embedder
+from jamsface_jax.embedding.files import read_broken
 from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation import foreign_embeddings
 from jamsface_jax.evaluation.tasks import Task, open_folder_task, open_tasks
+from jamsface_jax.protocols.all_pairs import AllPairs
+from jamsface_jax.protocols.pair_list import PairList
 from jamsface_jax.protocols.pooling import ALL, Pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import (
   Evaluation,
   JudgingSettings,
   TestSet,
+  with_left_out,
 )
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -149,7 +154,13 @@ def judge_file(
     both = foreign_embeddings.Sum(rows, mirrored, flipped)
     arrays = [(both, True), (rows, False)]
   evaluations = []
+  broken = read_broken(os.path.dirname(path))
   for test_set in test_sets:
+    left_out: dict[str, int] = {}
+    if np.isin(broken, test_set.ids).any() and isinstance(
+      test_set, PairList | AllPairs
+    ):
+      test_set, left_out = test_set.without(broken)
     for number, (array, flip) in enumerate(arrays):
       settings = dataclasses.replace(
         wanted,
@@ -162,7 +173,10 @@ def judge_file(
         plain=not number,
       )
       blocks = foreign_embeddings.blocks(array, test_set.ids)
-      evaluations += test_set.judge(blocks, settings, what=path)
+      evaluations += [
+        with_left_out(one, left_out)
+        for one in test_set.judge(blocks, settings, what=path)
+      ]
   origin = {"file": os.path.abspath(path), "protocol": protocol}
   if flipped:
     origin["flipped"] = os.path.abspath(flipped)

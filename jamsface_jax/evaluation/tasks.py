@@ -17,6 +17,7 @@ from jamsface_jax.protocols.test_set import (
   Evaluation,
   JudgingSettings,
   TestSet,
+  with_left_out,
 )
 
 
@@ -64,9 +65,11 @@ class Task:
       for _ in blocks:
         pass
       return []
-    return self.test_set.judge(
+    judged = self.test_set.judge(
       blocks, settings, what=f"embeddings of {self.test_set.name}"
     )
+    left_out = getattr(self.source, "left_out", {})
+    return [with_left_out(one, left_out) for one in judged]
 
   def _embed(
     self, embedder: Embedder, variables: dict[str, Any], threads: int

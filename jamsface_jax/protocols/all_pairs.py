@@ -38,12 +38,18 @@ class AllPairs:
   Args:
     name: the name of the set.
     labels: the class of every image, int [N].
+    ids: the numbers of those images; None: 0 to N - 1.
 
   Raises:
     InputError: no pair of one person, or none of two.
   """
 
-  def __init__(self, name: str, labels: Int[np.ndarray, " n"]):
+  def __init__(
+    self,
+    name: str,
+    labels: Int[np.ndarray, " n"],
+    ids: Int[np.ndarray, " n"] | None = None,
+  ):
     _, sizes = np.unique(labels, return_counts=True)
     if len(sizes) < 2 or sizes.max() < 2:
       raise InputError(
@@ -51,10 +57,18 @@ class AllPairs:
         " needs two people, and one of them twice."
       )
     self.name = name
-    self.ids = np.arange(len(labels))
+    self.ids = np.arange(len(labels)) if ids is None else ids
     self._labels = labels
     total = len(labels) * (len(labels) - 1) // 2
     self._negatives = total - int((sizes * (sizes - 1) // 2).sum())
+
+  def without(
+    self, images: Int[np.ndarray, " k"]
+  ) -> tuple["AllPairs", dict[str, int]]:
+    """The set without some images, see `PairList.without`."""
+    kept = ~np.isin(self.ids, images)
+    left = AllPairs(self.name, self._labels[kept], self.ids[kept])
+    return left, {"images": int((~kept).sum())}
 
   def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""

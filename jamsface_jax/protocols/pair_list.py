@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Float, Int
 
+from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.bootstrap import SEED
 from jamsface_jax.metrics.cosines import pair_cosines
 from jamsface_jax.metrics.folds import kfold_accuracy
@@ -49,6 +50,7 @@ class PairList:
   ):
     self.name = name
     self._pairs = pairs
+    self._labels, self._groups = labels, groups
     self._group_names: tuple[str, ...] = ()
     if groups is not None and labels is not None:
       self._group_names = groups.names
@@ -65,6 +67,36 @@ class PairList:
       pairs.same,
       None if labels is None else labels[self.ids],
     )
+
+  def without(
+    self, images: Int[np.ndarray, " k"]
+  ) -> tuple["PairList", dict[str, int]]:
+    """The set without the pairs of some images.
+
+    Args:
+      images: their numbers, int [K].
+
+    Returns:
+      The set that is left, and what was left out, by what it is.
+
+    Raises:
+      InputError: what is left is no protocol.
+    """
+    pairs = self._pairs
+    gone = np.isin(pairs.first, images) | np.isin(pairs.second, images)
+    kept = ~gone
+    same, folds = pairs.same[kept], pairs.folds[kept]
+    if same.all() or not same.any() or len(np.unique(folds)) < 2:
+      raise InputError(
+        f"{self.name}: the {len(same)} pairs whose images could be read are of"
+        " one kind or in one fold: embed more of the images."
+      )
+    left = Pairs(pairs.first[kept], pairs.second[kept], same, folds)
+    counts = {
+      "images": int(np.isin(images, self.ids).sum()),
+      "pairs": int(gone.sum()),
+    }
+    return PairList(self.name, left, self._labels, self._groups), counts
 
   def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""

@@ -19,7 +19,7 @@ within one pair); fold k is the k-th run of both.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -54,14 +54,23 @@ class Pairs:
   folds: Int64[np.ndarray, " p"]
 
 
-def read_pairs(path: str | pathlib.Path, names: Sequence[str]) -> Pairs:
+def read_pairs(
+  path: str | pathlib.Path,
+  names: Sequence[str],
+  *,
+  missing: list[str] | None = None,
+) -> Pairs:
   """Reads a protocol over the images of a data set.
 
   Args:
     path: the file, in one of the layouts above, UTF-8. Blank lines are skipped.
     names: the images' relative paths, such as
       `Abel_Pacheco/Abel_Pacheco_0001.jpg`. LFW's image i of Name is the one in
-      a folder Name whose stem ends in `_%04d` % i, whatever the extension.
+      a folder Name whose stem ends in `_%04d` % i, whatever the extension; in
+      the last layout too an image may have another extension than the file
+      says, if no other image has its name but for that.
+    missing: takes the names of images that the file has and `names` has not,
+      numbered on from those; None: such a name is an error.
 
   Returns:
     The pairs in the order of the file.
@@ -72,9 +81,37 @@ def read_pairs(path: str | pathlib.Path, names: Sequence[str]) -> Pairs:
   """
   lines = _read_lines(path)
   _, header = lines[0]
+  images = _Images(names, missing)
   if _HEADER.fullmatch(header):
-    return _read_lfw(path, lines, names)
-  return _read_list(path, lines, names)
+    return _read_lfw(path, lines, images)
+  return _read_list(path, lines, images)
+
+
+class _Images:
+  """The images of a data set, and those that a protocol names in vain.
+
+  Args:
+    names: those of the data set.
+    missing: see `read_pairs`.
+  """
+
+  def __init__(self, names: Sequence[str], missing: list[str] | None):
+    self.names = names
+    self._missing = missing
+    self._numbers: dict[str, int] = {}
+
+  def find_missing(self, name: str) -> int | None:
+    """The number of an image that is not there; None if it must be."""
+    if self._missing is None:
+      return None
+    if name not in self._numbers:
+      self._numbers[name] = len(self.names) + len(self._missing)
+      self._missing.append(name)
+    return self._numbers[name]
+
+
+def _without_end(name: str) -> str:
+  return str(pathlib.PurePosixPath(name).with_suffix(""))
 
 
 def _read_lines(path: str | pathlib.Path) -> list[tuple[int, str]]:
@@ -100,7 +137,7 @@ def _read_lines(path: str | pathlib.Path) -> list[tuple[int, str]]:
 def _read_lfw(
   path: str | pathlib.Path,
   lines: Sequence[tuple[int, str]],
-  names: Sequence[str],
+  all_images: _Images,
 ) -> Pairs:
   """Both of LFW's layouts: `lines` with the header."""
   (number, header), *lines = lines
@@ -117,10 +154,12 @@ def _read_lfw(
       f"{path}:{number}: the header {header!r} promises {promised} pairs but"
       f" {len(lines)} follow; correct the header or restore the missing lines."
     )
-  images = _numbered_images(names)
+  images = _numbered_images(all_images.names)
   first, second, same = [], [], []
   for place, (number, line) in enumerate(lines):
-    where, fields = f"{path}:{number}", line.split()
+    # Between tabs a name may have blanks.
+    fields = split_fields(line) if "\t" in line else line.split()
+    where = f"{path}:{number}"
     is_same = place // size % 2 == 0
     if len(fields) != (3 if is_same else 4):
       form = "'Name i j'" if is_same else "'Name1 i Name2 j'"
@@ -136,8 +175,8 @@ def _read_lfw(
         f"{where}: two images of {person} among the pairs of different people;"
         " correct the names."
       )
-    first.append(_numbered_image(where, images, person, i))
-    second.append(_numbered_image(where, images, other, j))
+    first.append(_numbered_image(where, images, all_images, person, i))
+    second.append(_numbered_image(where, images, all_images, other, j))
     same.append(is_same)
   folds = None
   if num_folds is not None:
@@ -161,6 +200,7 @@ def _numbered_images(
 def _numbered_image(
   where: str,
   images: Mapping[tuple[str, int], int | None],
+  all_images: _Images,
   person: str,
   number: str,
 ) -> int:
@@ -177,6 +217,9 @@ def _numbered_image(
       f" {person}; leave one file ending in _{int(number):04d} in its folder."
     )
   if index < 0:
+    name = f"{person}/{person}_{int(number):04d}.jpg"
+    if (found := all_images.find_missing(name)) is not None:
+      return found
     raise InputError(
       f"{where}: the data set has no image {number} of {person}"
       f" ({person}/..._{int(number):04d}.*); add it, or give the pairs that"
@@ -188,10 +231,10 @@ def _numbered_image(
 def _read_list(
   path: str | pathlib.Path,
   lines: Sequence[tuple[int, str]],
-  names: Sequence[str],
+  all_images: _Images,
 ) -> Pairs:
   """The layout without a header."""
-  images = {name: index for index, name in enumerate(names)}
+  find = _finder(all_images)
   first, second, same, folds = [], [], [], []
   for number, line in lines:
     where, fields = f"{path}:{number}", split_fields(line)
@@ -205,14 +248,8 @@ def _read_list(
         f"{where}: the third field is {fields[2]!r}; write 1 for one person and"
         " 0 for two, or put LFW's header first."
       )
-    for name in fields[:2]:
-      if name not in images:
-        raise InputError(
-          f"{where}: the data set has no image {name!r}; add it, or give the"
-          " pairs that belong to this data set."
-        )
-    first.append(images[fields[0]])
-    second.append(images[fields[1]])
+    first.append(find(where, fields[0]))
+    second.append(find(where, fields[1]))
     same.append(fields[2] == "1")
     if len(fields) == 4:
       if not re.fullmatch("[0-9]{1,9}", fields[3]):
@@ -227,6 +264,30 @@ def _read_list(
         " a fold or none."
       )
   return _pairs(path, first, second, same, folds or None)
+
+
+def _finder(all_images: _Images) -> Callable[[str, str], int]:
+  """A function from `file:line` and a name to the image's number."""
+  images = {name: index for index, name in enumerate(all_images.names)}
+  by_stem: dict[str, int | None] = {}
+  for name, index in images.items():
+    stem = _without_end(name)
+    by_stem[stem] = None if stem in by_stem else index
+
+  def find(where: str, name: str) -> int:
+    index = images.get(name)
+    if index is None:
+      index = by_stem.get(_without_end(name))
+    if index is None:
+      index = all_images.find_missing(name)
+    if index is None:
+      raise InputError(
+        f"{where}: the data set has no image {name!r}; add it, or give the"
+        " pairs that belong to this data set."
+      )
+    return index
+
+  return find
 
 
 def _pairs(

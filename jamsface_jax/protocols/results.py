@@ -96,6 +96,7 @@ def as_json(one: Evaluation) -> dict[str, Any]:
       "roc": {
         "far": line.fars.tolist(),
         "tar": line.tars.tolist(),
+        "threshold": counts.curve.threshold_at_far(line.fars).tolist(),
         "auc": line.auc,
       },
       "positive_counts": counts.positive_counts.tolist(),

@@ -113,3 +113,20 @@ def result_name(name: str, settings: JudgingSettings) -> str:
 def prefixed(prefix: str, values: Mapping[str, Value]) -> dict[str, Value]:
   """The same values under names with a prefix."""
   return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def with_left_out(one: Evaluation, counts: Mapping[str, int]) -> Evaluation:
+  """Says with a result what of the test set it was not measured on.
+
+  Args:
+    one: the result.
+    counts: how many images, pairs, ... were left out, by what they are.
+  """
+  if not counts:
+    return one
+  said = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+  return dataclasses.replace(
+    one,
+    headline=f"{one.headline}; left out: {said}",
+    facts=one.facts | {"left_out": dict(counts)},
+  )

@@ -324,7 +324,10 @@ def _view(
   if (
     not isinstance(shape, tuple)
     or len(shape) > _MAX_DIMENSIONS
-    or not all(type(size) is int and 0 < size <= len(data) for size in shape)
+    # Of an empty array too: its sides are 0 and 1.
+    or not all(
+      type(size) is int and 0 <= size <= max(len(data), 1) for size in shape
+    )
     or math.prod(shape) * kind.itemsize != len(data)
   ):
     refuse("NumPy array whose shape does not fit its bytes")

@@ -54,6 +54,31 @@ def read_lines(
       yield Line(number, text.removesuffix("\n").removesuffix("\r"))
 
 
+def is_plain(text: str) -> bool:
+  """Whether a name can stand in a list: UTF-8, without a tab or a line break.
+
+  What is not UTF-8 in the name of a file comes as surrogates.
+  """
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return "\t" not in text and len(f"{text}.".splitlines()) == 1
+
+
+def escape(text: str) -> str:
+  r"""A name as it can stand in a list: `\xff` for a byte, `\n` for a break."""
+  if is_plain(text):
+    return text
+  readable = text.encode(errors="surrogateescape").decode(
+    errors="backslashreplace"
+  )
+  return "".join(
+    one if is_plain(one) else one.encode("unicode_escape").decode()
+    for one in readable
+  )
+
+
 def split_fields(text: str) -> list[str]:
   """Splits a line at tabs if it has any, else at commas, else at blanks."""
   for separator in "\t", ",":

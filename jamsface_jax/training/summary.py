@@ -34,7 +34,8 @@ def opening(setup: Setup, first: int) -> str:
   return "\n".join(
     [
       f"data      {len(source):,} images of {source.num_classes:,} classes"
-      f" ({source.class_sizes.min()} to {source.class_sizes.max()} each)",
+      f" ({source.class_sizes.min()} to {source.class_sizes.max()} each)"
+      + _warn_of_batch(batch, len(source)),
       f"model     {settings.model.name}, {count_parameters(setup):,}"
       f" parameters, {size}x{size} pixels to"
       f" {settings.model.embedding_size} numbers, {settings.model.dtype}",
@@ -53,6 +54,15 @@ def opening(setup: Setup, first: int) -> str:
       f" it products of matrices at {rate / 1e9:,.0f} Gflop/s a device; the"
       " first steps will tell",
     ]
+  )
+
+
+def _warn_of_batch(batch: int, images: int) -> str:
+  if batch <= images:
+    return ""
+  return (
+    f"\nwarning   a batch of {batch:,} has every image {batch / images:.3g}"
+    " times: lower data.batch_size, or give more images"
   )
 
 

@@ -19,11 +19,14 @@ from tiny_runs import environment, wait_for_step
 
 from jamsface_jax.ablation import statistics, tables
 from jamsface_jax.ablation.comparison import make_comparison, strengths
+from jamsface_jax.ablation.directory import ComparisonDirectory
 from jamsface_jax.ablation.trials import plan_trials, plan_tuning
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.bucket import Bucket
 
 ROOT = pathlib.Path(__file__).parents[2]
 ABLATE = "jamsface_jax.ablate"
+OUT = ComparisonDirectory.at("out")
 CONFIG = """
 from ml_collections import ConfigDict
 
@@ -76,10 +79,7 @@ def test_one_seed_has_no_interval_and_no_row_no_mean():
 
 
 @pytest.mark.slow
-def test_runs_what_is_missing_and_tells_of_what_failed(
-  run, tmp_path, monkeypatch
-):
-  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # That of these tests.
+def test_runs_what_is_missing_and_tells_of_what_failed(run, tmp_path):
   config, output = tmp_path / "compare.py", tmp_path / "a"
   config.write_text(CONFIG.format(metrics='"train/loss"'))
   command = (ABLATE, f"--config={config}", f"--output={output}", "--jobs=2")
@@ -122,6 +122,36 @@ def test_runs_what_is_missing_and_tells_of_what_failed(
   assert "| cosface | 2 |" in done.stdout  # What there is.
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("gcs")
+def test_a_comparison_in_a_bucket(run, tmp_path):
+  """Every run lies there, and the table; the second time nothing is run."""
+  config = tmp_path / "compare.py"
+  text = CONFIG.format(metrics='"train/loss"')
+  config.write_text(text.replace("(0, 1)", "(0,)"))
+  place = Bucket(f"gs://ablations/{tmp_path.name}")
+  command = (ABLATE, f"--config={config}", f"--output={place.address}")
+  done = run(*command)
+  assert done.returncode == 0, done.stderr
+  assert f"next: open {place.address}/ablation.png" in done.stdout
+  assert place.read("table.md").decode() in done.stdout
+  cells = json.loads(place.read("results.json"))["cells"]
+  before = place.blobs()
+  for cell in cells:
+    if cell["metric"] == "train/loss":
+      name = f"demo/{cell['row']}/seed0/metrics.jsonl"
+      lines = map(json.loads, place.read(name).splitlines())
+      last = [line for line in lines if "train/loss" in line][-1]
+      assert cell["values"] == {"0": last["train/loss"]}
+      assert f"demo/{cell['row']}/seed0/checkpoints/5/manifest.json" in before
+  assert not [name for name in before if name.endswith("lock")]
+  assert run(*command).returncode == 0
+  after = place.blobs()
+  assert {n: b for n, b in after.items() if n.startswith("demo/")} == {
+    n: b for n, b in before.items() if n.startswith("demo/")
+  }
+
+
 def compared(config):
   return make_comparison(config.to_dict())
 
@@ -157,9 +187,11 @@ def test_the_table_has_the_corrected_p(tmp_path):
   values = {"a": (1, 2, 3), "b": (2, 4, 3.5), "c": (1, 3, 3.2)}
   results = {
     run: {"m": values[run.row][run.seed]}
-    for run in plan_trials(comparison, "out", {})
+    for run in plan_trials(comparison, OUT, {})
   }
-  text = tables.write(str(tmp_path), comparison, results, [])
+  text = tables.write(
+    ComparisonDirectory.at(str(tmp_path)), comparison, results, []
+  )
   cells = json.loads((tmp_path / "results.json").read_text())["cells"]
   p = {cell["row"]: (cell["p"], cell["p_holm"]) for cell in cells}
   assert p["a"] == (None, None)
@@ -188,7 +220,7 @@ def test_the_best_choice_of_a_row_goes_on():
     }
   )
   comparison = compared(config)
-  runs = plan_tuning(comparison, "out")
+  runs = plan_tuning(comparison, OUT)
   assert len({run.directory for run in runs}) == len(runs) == 12
   values = {"a": (0.5, 0.9, 0.6), "b": (0.7, 0.2, 0.1)}
   # By their mean: one seed alone would choose otherwise.
@@ -205,7 +237,7 @@ def test_the_best_choice_of_a_row_goes_on():
   # Over log10 the factors are -1, log10(0.2) and 0.
   first, last = np.log10(2), -np.log10(0.2)
   assert curves[0].area == pytest.approx(0.7 * first + 0.75 * last)
-  (final, _) = plan_trials(comparison, "out", chosen)
+  (final, _) = plan_trials(comparison, OUT, chosen)
   assert final.settings == (
     *("--config=r.py:cosface", "--config.x=1", "--config.head.scale=9"),
     "--config.seed=0",
@@ -215,7 +247,7 @@ def test_the_best_choice_of_a_row_goes_on():
   assert tuned.directory.path == "out/r/a/choice1/tuningseed7"
   # Without settings of its own, a run that chooses may be compared too.
   config.tuning.settings = ()
-  plain = plan_tuning(compared(config), "out")
+  plain = plan_tuning(compared(config), OUT)
   assert plain[0].directory.path == "out/r/a/choice0/seed7"
   assert final.directory not in {run.directory for run in runs}
 
@@ -232,13 +264,13 @@ def test_one_recipe_may_tune_for_all():
   config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
   config.tuning.recipe = "r.py"
   comparison = compared(config)
-  runs = plan_tuning(comparison, "out")
+  runs = plan_tuning(comparison, OUT)
   assert {run.recipe for run in runs} == {"r.py"} and len(runs) == 6
   results = {run: {"v/tar": run.choice} for run in runs}
   chosen, curves = statistics.tune(comparison, results)
   assert chosen == {("r.py", "a"): 2, ("r.py:far", "a"): 2}
   assert len(curves) == 1
-  near, far = plan_trials(comparison, "out", chosen)
+  near, far = plan_trials(comparison, OUT, chosen)
   assert far.directory.path == "out/r-far/a/choice2/seed0"
   assert near.directory.path == "out/r/a/choice2/seed0"
   assert far.settings[:2] == ("--config=r.py:far,cosface", "--config.x=3")
@@ -250,13 +282,15 @@ def test_each_recipe_has_its_table_of_tuning(tmp_path):
   config.rows = ConfigDict({"a": ("cosface",)})
   config.tuning = tuning({"a": (("x=1",), ("x=2",), ("x=3",))})
   comparison = compared(config)
-  runs = plan_tuning(comparison, "out")
+  runs = plan_tuning(comparison, OUT)
   results = {run: {"v/tar": 0.1 * run.choice} for run in runs}
   for run in runs:
     if run.recipe == "q.py":
       results[run] = {"v/tar": 0.9 - 0.2 * run.choice}
   _, curves = statistics.tune(comparison, results)
-  text = tables.write(str(tmp_path), comparison, {}, curves)
+  text = tables.write(
+    ComparisonDirectory.at(str(tmp_path)), comparison, {}, curves
+  )
   first, second = text.split("\n\n")[:2]
   assert first.startswith("| r.py, v/tar, seeds 7, 8 |")
   assert second.startswith("| q.py, v/tar, seeds 7, 8 |")
@@ -276,8 +310,8 @@ def test_every_run_of_a_shipped_comparison_is_a_valid_recipe(path):
     chosen = {
       (recipe, row): 0 for recipe in config.recipes for row in config.rows
     }
-  runs = plan_tuning(comparison, "out")
-  runs += plan_trials(comparison, "out", chosen)
+  runs = plan_tuning(comparison, OUT)
+  runs += plan_trials(comparison, OUT, chosen)
   assert len({run.directory for run in runs}) == len(runs)
   for settings in {run.settings for run in runs}:
     recipe, _, variant = settings[0].removeprefix("--config=").partition(":")

@@ -62,6 +62,10 @@ IMAGES = {
   "ppm": with_opencv(".ppm"),
   "pgm": b"P5\n# of a camera\n41 27\n255\n" + bytes(41 * 27),
   "pbm": b"P1\n41 27\n" + b"0 1" * 700,
+  "pam": with_opencv(".pam"),
+  "sun_raster": with_opencv(".ras"),
+  "jpeg_2000": with_pillow("JPEG2000"),
+  "jpeg_2000_bare": with_pillow("JPEG2000", no_jp2=True),
   "jpeg": with_opencv(".jpg"),
   "jpeg_progressive": with_opencv(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
 }
@@ -74,6 +78,14 @@ def test_the_size_is_known_before_the_pixels(name):
   assert read_size(data) == decode_image(data).shape[:2] == (27, 41)
   if not name.startswith(("jpeg", "tiff")):
     assert stated_size(data[:200]) == (27, 41)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_half_an_image_is_none(name):
+  """In every format, and no picture with a grey half."""
+  data = IMAGES[name]
+  with pytest.raises(DecodingError):
+    decode_image(data[: len(data) // 2])
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -129,6 +141,14 @@ def tiff(width, height, *more):
   return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(64)
 
 
+def jpeg_2000(width, height):
+  """The box keeps its size; what is in it says another."""
+  data = bytearray(IMAGES["jpeg_2000"])
+  at = data.index(b"\xff\x4f\xff\x51") + 8
+  data[at : at + 8] = struct.pack(">II", width, height)
+  return bytes(data)
+
+
 BOMBS = {
   "png": lambda: png(20_000, 20_000),
   "png_deep": lambda: png(20_000, 20_000, 16, 6),
@@ -150,6 +170,13 @@ BOMBS = {
   "tiff": lambda: tiff(2**20, 2**20),
   "tiff_tile": lambda: tiff(8, 8, (322, 4, 1, 2**16), (323, 4, 1, 2**16)),
   "pgm": lambda: b"P5 65000 65000 255\n" + bytes(64),
+  "pam": lambda: b"P7\nHEIGHT 65000\nWIDTH 65000\nENDHDR\n" + bytes(64),
+  "sun_raster": lambda: (
+    IMAGES["sun_raster"][:4]
+    + struct.pack(">II", 65_000, 65_000)
+    + IMAGES["sun_raster"][12:]
+  ),
+  "jpeg_2000": lambda: jpeg_2000(65_000, 65_000),
   "pbm": lambda: b"P4\n#\n999999\n999999\n" + bytes(64),
 }
 
@@ -178,7 +205,7 @@ def test_the_bound_can_be_raised(monkeypatch):
 
 
 def test_formats_without_a_head_that_is_read_are_not_decoded():
-  for end in (".sr", ".hdr"):
+  for end in (".pfm", ".hdr"):
     data = with_opencv(end)
     with pytest.raises(DecodingError, match="not a JPEG, PNG, WebP"):
       decode_image(data)

@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import shutil
@@ -7,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 from conftest import assert_one_sentence, convert
-from PIL import Image
 
 from data_prep.writing.writer import DatasetWriter
 from jamsface_jax.data import decoding, open_shards, records
@@ -250,17 +248,6 @@ def test_grey_and_png_images_decode():
   np.testing.assert_array_equal(decoding.decode_image(data), colour)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_pixels_are_as_stored_whatever_exif_says(kind):
-  """One rule for all formats: `data_prep.align` is what turns photographs."""
-  image = Image.new("RGB", (24, 16), (200, 30, 30))
-  exif = Image.Exif()
-  exif[0x0112] = 6  # "Turn by 90 degrees".
-  file = io.BytesIO()
-  image.save(file, kind, exif=exif, lossless=True)
-  assert decoding.decode_image(file.getvalue()).shape == (16, 24, 3)
-
-
 @pytest.fixture
 def folder(image_folder, tmp_path):
   """An image folder that may be damaged."""
@@ -357,8 +344,9 @@ def test_class_whose_images_are_all_broken(folder, tmp_path):
   for path in (folder / "Person_03").iterdir():
     path.write_bytes(b"no image")
   folder.rename(tmp_path / "images")
-  with pytest.raises(InputError, match="'Person_03' has no readable image"):
-    convert(tmp_path, tmp_path / "out", pairs=None, skip_bad=True)
+  convert(tmp_path, tmp_path / "out", pairs=None, skip_bad=True)
+  classes = records.read_classes(str(tmp_path / "out"))
+  assert len(classes) == 11 and "Person_03" not in classes
 
 
 def test_few_shards_are_open_at_once(tmp_path, monkeypatch):

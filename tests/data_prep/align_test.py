@@ -9,10 +9,13 @@ import pytest
 from conftest import assert_one_sentence
 
 from data_prep import align
-from data_prep.formats import detection, landmarks
-from data_prep.formats.landmarks import TEMPLATE, similarity_transform
+from data_prep.formats import landmarks
 from data_prep.synthetic import photos as drawn_photos
 from jamsface_jax.data import decoding
+from jamsface_jax.detection import alignment
+from jamsface_jax.detection import detector as detection
+from jamsface_jax.detection.alignment import TEMPLATE, similarity_transform
+from jamsface_jax.detection.opening import open_detector
 from jamsface_jax.errors import InputError
 
 # Opt-in: the path of a YuNet model.
@@ -111,7 +114,7 @@ def test_landmarks_come_to_lie_on_the_template(degrees, scale, size):
   points += 90 * scale
   side = int(180 * scale)
   image = dots(side, side + 5, points, 2.5 * scale)
-  face = landmarks.align_face(image, points, size)
+  face = alignment.align_face(image, points, size)
   assert face.shape == (size, size, 3) and face.dtype == np.uint8
   target = (TEMPLATE + 0.5) * size / 112 - 0.5
   error = centroids(face, target, window=size // 16) - target
@@ -123,7 +126,7 @@ def test_large_faces_are_averaged_not_sampled():
   # 8 x 8 pixels has an eighth of it, a sample nearly all.
   noise = np.random.default_rng(0).normal(128, 60, (1200, 1200, 1))
   image = np.repeat(noise.clip(0, 255).astype(np.uint8), 3, 2)
-  face = landmarks.align_face(image, TEMPLATE * 8 + 100, 112)
+  face = alignment.align_face(image, TEMPLATE * 8 + 100, 112)
   assert face.astype(float).std() < 60 / 8 * 1.1
 
 
@@ -158,11 +161,11 @@ def test_exif_orientation(orientation):
   upright[:16, :40] = (200, 30, 60)
   upright[32:, 60:] = (10, 180, 90)
   data = exif_jpeg(STORED[orientation](upright), orientation)
-  pixels = landmarks.decode_upright(data)
+  pixels = decoding.decode_image(data)
   assert pixels.shape == upright.shape
   assert np.abs(pixels.astype(int) - upright).mean() < 3
   with pytest.raises(decoding.DecodingError):
-    landmarks.decode_upright(data[:-40])
+    decoding.decode_image(data[:-40])
 
 
 POINTS = np.arange(20, 30).reshape(5, 2) ** 2 / 10
@@ -296,6 +299,7 @@ def test_unreadable_photograph(run, photos):
   ("more", "parts"),
   [
     (["--detector=yunet"], ["give one of them"]),
+    (["--detector=mtcnn"], ["give one of them"]),
     (["--output={}/in/out"], ["lies within --input"]),
     (["--input={}/none"], ["is not a folder"]),
     (["--input={}/empty"], ["has no image"]),
@@ -381,6 +385,30 @@ def test_choice_among_faces():
   # In the middle, size decides.
   middle = np.array([[90, 90, 20, 20], [80, 80, 40, 40.0]])
   assert detection.choose_face(middle, 200, 200) == 1
+
+
+def test_detects_by_itself(run, tmp_path):
+  """Drawn faces, no flag but input and output: eyes where they belong."""
+  (tmp_path / "in").mkdir()
+  for identity in (0, 4):
+    (data,) = drawn_photos.draw_identity(0, identity, range(1, 2), 224)
+    (tmp_path / "in" / f"{identity}.jpg").write_bytes(data)
+  common = [f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
+  done = run("data_prep.align", *common)
+  assert done.returncode == 0, done.stderr
+  assert "2 faces" in done.stdout
+  locate = align.from_detector(
+    open_detector("mtcnn", None, min_score=0.6, size=640)
+  )
+  for identity in (0, 4):
+    face = cv2.imread(str(tmp_path / "out" / f"{identity}.jpg"))
+    assert face.shape == (112, 112, 3)
+    around = cv2.copyMakeBorder(face, *[60] * 4, cv2.BORDER_REPLICATE)
+    found = locate("", np.ascontiguousarray(around[:, :, ::-1])) - 60
+    # Seen again in what was cut out.
+    assert np.abs(found - TEMPLATE).max() < 8
+  done = run("data_prep.align", *common, "--detector_model=x.onnx")
+  assert_one_sentence(done, "for --detector=yunet")
 
 
 def test_detector_model_that_is_none(run, photos):

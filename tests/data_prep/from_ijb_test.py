@@ -15,6 +15,7 @@ from data_prep.formats import ijb as ijb_files
 from data_prep.writing.writer import DatasetAssembler
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
+from jamsface_jax.protocols.template_files import read_templates
 
 # image, template, medium: templates out of order, one medium of two images.
 FACES = [
@@ -144,11 +145,27 @@ def test_bad_image_is_named_or_left_out(ijb):
   assert skipped[1] == "5.jpg\tNo such file or directory"
 
 
-def test_template_without_an_image_is_refused(ijb):
+def test_template_without_an_image_is_left_out(ijb):
   (ijb / "crops" / "4.jpg").unlink()
-  with pytest.raises(InputError, match="'305' has no readable image"):
-    convert(ijb, skip_bad=True)
-  assert not (ijb / "d" / records.INDEX_FILE).exists()
+  with pytest.raises(InputError, match=r"4\.jpg' cannot be read"):
+    convert(ijb)
+  directory, found = convert(ijb, "e", skip_bad=True)
+  index = records.read_index(str(directory))
+  assert index.left_out == {
+    "images": 1,
+    "classes": 1,
+    "template pairs": 2,
+    "gallery and probe entries": 1,
+  }
+  classes = records.read_classes(str(directory))
+  official = {name: str(template) for name, template, *_ in FACES}
+  assert "305" not in classes and index.classes == len(classes) == 3
+  assert all(classes[one.label] == official[one.name] for one in found)
+  assert len(rows(directory / "faces.csv")) == 6
+  # What is left is a protocol that evaluations read.
+  names = [one.name for one in found]
+  read = read_templates(str(directory), len(found), lambda: names)
+  assert len(read.first) == 3 and read.templates.max() == 2
 
 
 def test_interrupted_conversion_goes_on(ijb, monkeypatch):

@@ -231,15 +231,15 @@ def test_loading_keeps_order_and_looks_little_ahead(images):
 KILLED = """
 import os, signal, sys
 from data_prep import from_list
-from data_prep.writing import writer
-add = writer.ShardWriter.add
+from data_prep.writing import shards
+add = shards.ShardWriter.add
 def add_or_die(self, *args):
   add_or_die.left -= 1
   if add_or_die.left < 0:
     os.kill(os.getpid(), signal.SIGKILL)
   add(self, *args)
 add_or_die.left = 20
-writer.ShardWriter.add = add_or_die
+shards.ShardWriter.add = add_or_die
 from_list.convert(sys.argv[1], sys.argv[2], root=sys.argv[3], name="tiny",
   min_images_per_class=1, skip_bad=False, exclude=None, check_images=True,
   threads=2, shard_bytes=8000)

@@ -10,7 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep import from_pairs
-from data_prep.formats.pair_protocols import PROTOCOLS, Pair, equal_runs
+from data_prep.formats.pair_protocols import (
+  PROTOCOLS,
+  Images,
+  Pair,
+  equal_runs,
+)
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.pairs_file import read_pairs
@@ -342,7 +347,7 @@ def test_any_protocol_file_is_read_or_refused(fuzzed, protocol, data):
   path.write_bytes(data)
   read, person = PROTOCOLS[protocol]
   try:
-    for pair in read(str(path), str(folder)):
+    for pair in read(str(path), Images(str(folder), skip_missing=False)):
       assert (folder / pair.first).is_file() and (
         folder / pair.second
       ).is_file()
@@ -364,4 +369,4 @@ def test_any_cfp_files_are_read_or_refused(
   (fold / "same.txt").write_bytes(same)
   (fold / "diff.txt").write_bytes(b"1,1")
   with pytest.raises(InputError):
-    PROTOCOLS["cfp-fp"][0](str(path), str(path))
+    PROTOCOLS["cfp-fp"][0](str(path), Images(str(path), skip_missing=False))

@@ -502,15 +502,15 @@ def test_file_that_becomes_shorter(tmp_path):
 KILLED = """
 import os, signal, sys
 from data_prep import from_recordio
-from data_prep.writing import writer
-add = writer.ShardWriter.add
+from data_prep.writing import shards
+add = shards.ShardWriter.add
 def add_or_die(self, *args):
   add_or_die.left -= 1
   if add_or_die.left < 0:
     os.kill(os.getpid(), signal.SIGKILL)
   add(self, *args)
 add_or_die.left = int(sys.argv[3])
-writer.ShardWriter.add = add_or_die
+shards.ShardWriter.add = add_or_die
 from_recordio.convert(sys.argv[1], sys.argv[2], name="tiny", limit=None,
   min_images_per_class=1, remap_labels=False, skip_bad=True, exclude=None,
   check_images=True, threads=2, shard_bytes=3000)

@@ -88,7 +88,7 @@ def test_death_of_one_ends_the_other_and_one_process_goes_on(
   dataset, tmp_path, victim
 ):
   workdir = tmp_path / "w"
-  flags = ("--config.checkpoint.every=5", "--config.schedule.length=400")
+  flags = ("--config.checkpoint.every=5", "--config.schedule.length=80")
   processes = start_two(workdir, *flags, data=[dataset, dataset])
   wait_for_step(workdir, 12, processes[0])
   kill_one_and_see_the_other_end(processes, victim)
@@ -104,9 +104,9 @@ def test_death_of_one_ends_the_other_and_one_process_goes_on(
     timeout=300,
   )
   assert done.returncode == 0, done.stderr
-  assert f"{newest} done of 400" in done.stdout
+  assert f"{newest} done of 80" in done.stdout
   steps = [x["step"] for x in read_lines(workdir) if "train/loss" in x]
-  assert steps == list(range(1, 401))
+  assert steps == list(range(1, 81))
 
 
 def test_bad_input_of_one_process_ends_all(dataset, tmp_path):

@@ -157,7 +157,7 @@ def test_images_of_other_sizes_are_scaled(embedder):
     (NOISE[..., 0], r"uint8 \[37, 32, 32\] given"),
     (NOISE[..., :1], r"uint8 \[37, 32, 32, 1\] given"),
     (NOISE[None], r"uint8 \[1, 37, 32, 32, 3\] given"),
-    ([], "give uint8 RGB"),
+    ([], "give paths"),
   ],
 )
 def test_what_are_no_images_is_refused(embedder, images, part):

@@ -115,7 +115,9 @@ def test_losses_train_and_remember_the_same_on_every_mesh(word):
   assert np.isfinite(metrics["train/loss"])
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+  "devices", [pytest.param(1, marks=pytest.mark.slow), 8]
+)
 def test_accumulation_equals_the_large_batch(devices):
   """With statistics of 2 examples each, batch normalisation agrees too."""
   mesh = sharding.make_mesh(-1 if devices == 8 else 1)
@@ -244,7 +246,9 @@ def test_is_compiled_once(one_device):
     assert not leaf.weak_type
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+@pytest.mark.parametrize(
+  "clip_norm", [pytest.param(0.0, marks=pytest.mark.slow), 0.5]
+)
 def test_fused_update_is_the_plain_one(mesh, clip_norm):
   changes = {"head.clip_norm": clip_norm, "head.chunk_classes": 3}
   fused, fused_metrics = run_steps(tiny_config(**changes), mesh)
@@ -254,6 +258,7 @@ def test_fused_update_is_the_plain_one(mesh, clip_norm):
   assert_close(fused_metrics, plain_metrics, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_sample_rate_1_is_the_exact_head_and_less_is_not(one_device):
   mesh, _ = one_device
   exact, whole, some = (

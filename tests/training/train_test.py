@@ -84,6 +84,7 @@ def test_a_run_leaves_what_it_promises(finished, dataset, capsys):
   assert read_lines(finished) == lines
 
 
+@pytest.mark.slow
 def test_profile_on_request(dataset, tmp_path):
   """Three steps of a resumed run, which viewers open."""
   workdir = str(tmp_path / "w")
@@ -105,6 +106,7 @@ def test_profile_on_request(dataset, tmp_path):
   assert read_lines(tmp_path / "w")[-2]["step"] == 6
 
 
+@pytest.mark.slow
 def test_the_report_is_written_at_each_evaluation_and_ends_no_run(
   dataset, tmp_path, monkeypatch, capsys
 ):
@@ -130,6 +132,7 @@ def test_the_report_is_written_at_each_evaluation_and_ends_no_run(
   assert "6 of 6, finished" in (tmp_path / "w" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_it_learns(dataset, tmp_path):
   config = tiny_config(
     dataset,
@@ -166,7 +169,14 @@ def train_and_kill(config, workdir, monkeypatch, stop):
     train(config, RunDirectory(str(workdir)))
 
 
-@pytest.mark.parametrize("stop", [1, 5, 11])
+@pytest.mark.parametrize(
+  "stop",
+  [
+    pytest.param(1, marks=pytest.mark.slow),
+    5,
+    pytest.param(11, marks=pytest.mark.slow),
+  ],
+)
 def test_resumed_run_equals_the_undisturbed(
   finished, dataset, tmp_path, monkeypatch, stop
 ):
@@ -333,6 +343,7 @@ def test_data_that_moved_is_the_same_data(finished, dataset, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_best_checkpoint_is_kept(dataset, tmp_path):
   config = tiny_config(
     dataset,

@@ -26,7 +26,7 @@ class Detector(Protocol):
 
     Returns:
       Boxes, float [F, 4]: left, top, width, height; and landmarks, float
-      [F, 5, 2], in the order of `landmarks.py`; both in pixels.
+      [F, 5, 2], in the order of `alignment.py`; both in pixels.
     """
 
 

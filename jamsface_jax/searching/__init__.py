@@ -1,0 +1,1 @@
+"""Names of people in images: who of a gallery is nearest."""
