@@ -38,7 +38,7 @@ from data_prep.writing.exclusions import NO_FACE_FILE, SKIPPED_FILE
 from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.data.decoding import DecodingError, decode_image
-from jamsface_jax.data.folders import EXTENSIONS, Walk, walk
+from jamsface_jax.data.folders import EXTENSIONS, Walk, read_file, walk
 from jamsface_jax.detection import detector as detection
 from jamsface_jax.detection.alignment import TEMPLATE_SIZE, align_face
 from jamsface_jax.detection.opening import DETECTORS, open_detector
@@ -272,7 +272,7 @@ def _align_missing(
 
   def work(item: tuple[str, str]) -> str | None:
     image, target = item
-    pixels = make(os.path.join(source, image), image)
+    pixels = make(source, image)
     if pixels is None or isinstance(pixels, str):
       return pixels
     _write(directory, target, pixels)
@@ -410,7 +410,7 @@ def _targets(
 
 
 def _align_one(
-  path: str,
+  source: str,
   image: str,
   locate: Locate,
   size: int,
@@ -419,8 +419,8 @@ def _align_one(
   """Aligns the face of an image file.
 
   Args:
-    path: the file.
-    image: its name in the input.
+    source: the folder of the photographs.
+    image: the path in it.
     locate: finds the landmarks.
     size: pixels of a side.
     partly_outside: takes its name if a landmark or two lie outside of it.
@@ -429,8 +429,7 @@ def _align_one(
     Its pixels, None without a face, or why it cannot be read.
   """
   try:
-    with open(path, "rb", opener=plain) as file:
-      pixels = decode_image(file.read())
+    pixels = decode_image(read_file(source, image))
   except DecodingError as error:
     return str(error)
   except (OSError, MemoryError) as error:

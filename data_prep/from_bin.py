@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Sequence
 
 from data_prep.formats.insightface_bin import read_bin
-from data_prep.writing import conversion_flags
+from data_prep.writing import conversion_flags, upload
 from data_prep.writing.verification_set import write_verification_set
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage.plain_file import plain
@@ -25,12 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = conversion_flags.make_parser("from_bin", __doc__)
   parser.add_argument("--input", required=True, help="the .bin file")
   arguments = conversion_flags.parse(parser, argv)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    name=arguments.name,
-    skip_bad=arguments.skip_bad,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      name=arguments.name,
+      skip_bad=arguments.skip_bad,
+      threads=arguments.threads,
+    ),
   )
   return 0
 

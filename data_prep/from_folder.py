@@ -22,7 +22,7 @@ from data_prep.formats.identity_folders import (
   split_last,
 )
 from data_prep.formats.pair_protocols import Pair, listed_pairs
-from data_prep.writing import conversion, conversion_flags
+from data_prep.writing import conversion, conversion_flags, upload
 from data_prep.writing.conversion import Item
 from data_prep.writing.exclusions import read_exclusions
 from data_prep.writing.verification_set import pair_lines, pairs_without
@@ -81,20 +81,23 @@ def main() -> int:
   conversion_flags.add_groups(parser)
   conversion_flags.add_engine(parser)
   arguments = conversion_flags.parse(parser)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    name=arguments.name,
-    identities=arguments.identities,
-    min_images=arguments.min_images,
-    pairs=arguments.pairs,
-    groups=arguments.groups,
-    skip_bad=arguments.skip_bad,
-    engine=arguments.engine,
-    threads=arguments.threads,
-    exclude=arguments.exclude,
-    without_last=arguments.without_last,
-    only_last=arguments.only_last,
+    lambda output: convert(
+      arguments.input,
+      output,
+      name=arguments.name,
+      identities=arguments.identities,
+      min_images=arguments.min_images,
+      pairs=arguments.pairs,
+      groups=arguments.groups,
+      skip_bad=arguments.skip_bad,
+      engine=arguments.engine,
+      threads=arguments.threads,
+      exclude=arguments.exclude,
+      without_last=arguments.without_last,
+      only_last=arguments.only_last,
+    ),
   )
   return 0
 

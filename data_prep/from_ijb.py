@@ -46,7 +46,7 @@ from data_prep.formats.ijb import (
   write_faces,
   write_subjects,
 )
-from data_prep.writing import conversion, conversion_flags
+from data_prep.writing import conversion, conversion_flags, upload
 from data_prep.writing.class_gaps import new_numbers
 from data_prep.writing.conversion import Item
 from data_prep.writing.exclusions import SKIPPED_FILE
@@ -65,14 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--meta", required=True, help="folder of the files above")
   conversion_flags.add_engine(parser)
   arguments = conversion_flags.parse(parser, argv)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    meta=arguments.meta,
-    name=arguments.name,
-    skip_bad=arguments.skip_bad,
-    engine=arguments.engine,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      meta=arguments.meta,
+      name=arguments.name,
+      skip_bad=arguments.skip_bad,
+      engine=arguments.engine,
+      threads=arguments.threads,
+    ),
   )
   return 0
 

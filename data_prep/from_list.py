@@ -24,7 +24,12 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from data_prep.formats.image_list import read_entries
-from data_prep.writing import conversion, conversion_flags, exclusions
+from data_prep.writing import (
+  conversion,
+  conversion_flags,
+  exclusions,
+  upload,
+)
 from data_prep.writing.conversion import Item
 from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import records
@@ -47,17 +52,20 @@ def main() -> int:
   conversion_flags.add_check_images(parser)
   conversion_flags.add_engine(parser)
   arguments = conversion_flags.parse(parser)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    root=arguments.root,
-    name=arguments.name,
-    min_images_per_class=arguments.min_images_per_class,
-    skip_bad=arguments.skip_bad,
-    exclude=arguments.exclude,
-    check_images=arguments.check_images,
-    engine=arguments.engine,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      root=arguments.root,
+      name=arguments.name,
+      min_images_per_class=arguments.min_images_per_class,
+      skip_bad=arguments.skip_bad,
+      exclude=arguments.exclude,
+      check_images=arguments.check_images,
+      engine=arguments.engine,
+      threads=arguments.threads,
+    ),
   )
   return 0
 

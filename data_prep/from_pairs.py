@@ -34,12 +34,12 @@ import os
 from collections.abc import Sequence
 
 from data_prep.formats.pair_protocols import PROTOCOLS, Images
-from data_prep.writing import conversion_flags, exclusions
+from data_prep.writing import conversion_flags, exclusions, upload
 from data_prep.writing.verification_set import write_verification_set
 from jamsface_jax.data.decoding import DecodingError
+from jamsface_jax.data.folders import read_file
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.protocols.groups_file import read_groups
-from jamsface_jax.storage.plain_file import plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,15 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--pairs", required=True, help="the protocol's file; CFP: its folder")
   conversion_flags.add_groups(parser)
   arguments = conversion_flags.parse(parser, argv)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    protocol=arguments.protocol,
-    pairs=arguments.pairs,
-    groups=arguments.groups,
-    name=arguments.name,
-    skip_bad=arguments.skip_bad,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      protocol=arguments.protocol,
+      pairs=arguments.pairs,
+      groups=arguments.groups,
+      name=arguments.name,
+      skip_bad=arguments.skip_bad,
+      threads=arguments.threads,
+    ),
   )
   return 0
 
@@ -95,8 +98,7 @@ def convert(
 
   def load(image: str) -> bytes:
     try:
-      with open(os.path.join(source, image), "rb", opener=plain) as file:
-        return file.read()
+      return read_file(source, image)
     except FileNotFoundError:
       raise DecodingError(known.reason(image)) from None
 

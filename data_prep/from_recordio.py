@@ -20,7 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.formats import recordio
-from data_prep.writing import conversion, conversion_flags, exclusions
+from data_prep.writing import (
+  conversion,
+  conversion_flags,
+  exclusions,
+  upload,
+)
 from data_prep.writing.conversion import Item, Reading
 from data_prep.writing.writer import SHARD_BYTES, DatasetAssembler
 from jamsface_jax.data import decoding
@@ -60,18 +65,21 @@ def main() -> int:
   conversion_flags.add_check_images(parser)
   conversion_flags.add_engine(parser)
   arguments = conversion_flags.parse(parser)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    name=arguments.name,
-    limit=arguments.limit,
-    min_images_per_class=arguments.min_images_per_class,
-    remap_labels=arguments.remap_labels,
-    skip_bad=arguments.skip_bad,
-    exclude=arguments.exclude,
-    check_images=arguments.check_images,
-    engine=arguments.engine,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      name=arguments.name,
+      limit=arguments.limit,
+      min_images_per_class=arguments.min_images_per_class,
+      remap_labels=arguments.remap_labels,
+      skip_bad=arguments.skip_bad,
+      exclude=arguments.exclude,
+      check_images=arguments.check_images,
+      engine=arguments.engine,
+      threads=arguments.threads,
+    ),
   )
   return 0
 

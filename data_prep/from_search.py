@@ -27,7 +27,7 @@ from data_prep.formats.search_folders import (
   read_folders,
   read_tinyface,
 )
-from data_prep.writing import conversion, conversion_flags
+from data_prep.writing import conversion, conversion_flags, upload
 from data_prep.writing.conversion import Item
 from data_prep.writing.writer import DatasetAssembler
 from jamsface_jax.data.folders import Walk
@@ -43,12 +43,15 @@ def main() -> int:
   parser = conversion_flags.make_parser("from_search", __doc__)
   parser.add_argument("--input", required=True, help="folder, see above")
   arguments = conversion_flags.parse(parser)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    name=arguments.name,
-    skip_bad=arguments.skip_bad,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      name=arguments.name,
+      skip_bad=arguments.skip_bad,
+      threads=arguments.threads,
+    ),
   )
   return 0
 

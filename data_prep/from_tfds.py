@@ -22,7 +22,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from data_prep.writing import conversion_flags
+from data_prep.writing import conversion_flags, upload
 from data_prep.writing.conversion import print_result, training_command
 from data_prep.writing.loading import load_images
 from data_prep.writing.writer import DatasetWriter
@@ -59,17 +59,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--image_feature", default="image", help="feature with the image")
   add("--label_feature", default="label", help="feature with the class")
   arguments = conversion_flags.parse(parser, argv)
-  convert(
-    arguments.input,
+  upload.write(
     arguments.output,
-    name=arguments.name,
-    split=arguments.split,
-    data_dir=arguments.data_dir,
-    download=arguments.download,
-    image_feature=arguments.image_feature,
-    label_feature=arguments.label_feature,
-    skip_bad=arguments.skip_bad,
-    threads=arguments.threads,
+    lambda output: convert(
+      arguments.input,
+      output,
+      name=arguments.name,
+      split=arguments.split,
+      data_dir=arguments.data_dir,
+      download=arguments.download,
+      image_feature=arguments.image_feature,
+      label_feature=arguments.label_feature,
+      skip_bad=arguments.skip_bad,
+      threads=arguments.threads,
+    ),
   )
   return 0
 

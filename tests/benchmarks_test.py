@@ -30,7 +30,7 @@ NETWORK = json.dumps(
 # What makes each small, and gives it what a page leaves to the reader.
 SMALL = {
   "chaos": ["--kills=1", "--steps=20"],
-  "checkpoint": ["--every=4", "--rounds=1", "--batch_size=8", "--classes=40"],
+  "checkpoint": ["--every=4", "--rounds=2", "--batch_size=8", "--classes=40"],
   "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
   "evaluation": ["--rounds=1", "--scale=0.01"],
   "head": [
@@ -61,7 +61,7 @@ SMALLER = {
   "--all_pairs=30000": "--all_pairs=300",
   "--changes=v5e:4x4": "--changes=cpu:2",
   # Without a bucket: bucket_test has one.
-  "--workdir=gs://BUCKET/NAME": "--processes=1",
+  "--workdir=gs://BUCKET/NAME": "--workdir=",
   "--scaling=v5e:4x4,v5e:16x16": "--scaling=h100:2",
 }
 

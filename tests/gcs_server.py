@@ -283,14 +283,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _answer  # noqa: N815
 
   def _read_body(self):
+    """Reads it whole; half of one, of a client that died, is not an object.
+
+    Raises:
+      ConnectionResetError: the client has hung up.
+    """
     if self.headers.get("Transfer-Encoding") == "chunked":
       parts = []
-      while size := int(self.rfile.readline().split(b";")[0], 16):
-        parts.append(self.rfile.read(size))
+      while size := int(self.rfile.readline().split(b";")[0] or b"-1", 16):
+        parts.append(self._read(size))
         self.rfile.readline()
       self.rfile.readline()
       return b"".join(parts)
-    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    return self._read(int(self.headers.get("Content-Length") or 0))
+
+  def _read(self, size):
+    data = self.rfile.read(size) if size > 0 else b""
+    if len(data) != size:
+      raise ConnectionResetError
+    return data
 
   def _send(self, status, headers, body):
     self.store.log.append((self.command, self.path, len(self._body), len(body)))

@@ -9,6 +9,7 @@ import concurrent.futures
 import hashlib
 import http.client
 import json
+import socket
 import urllib.parse
 
 import google_crc32c
@@ -282,3 +283,23 @@ def test_what_was_asked_is_counted(server, ask):
   counts = json.loads(ask("GET", "/counts")[2])
   assert counts["requests"] == {"POST": 1, "GET": 1}
   assert counts["bytes_in"] == 5 and counts["bytes_out"] > 5
+
+
+@pytest.mark.parametrize(
+  "half",
+  [
+    b"Content-Length: 10\r\n\r\n1234",
+    b"Transfer-Encoding: chunked\r\n\r\nA\r\n1234",
+    b"Transfer-Encoding: chunked\r\n\r\n4\r\n1234\r\n",
+  ],
+)
+def test_half_an_upload_is_none(half):
+  """Of a client that was killed: nothing is there of it (RFC 9112, 8)."""
+  with GcsServer().running() as server:
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+      path = "/upload/storage/v1/b/half/o?uploadType=media&name=x"
+      client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n".encode() + half)
+      client.shutdown(socket.SHUT_WR)
+      assert client.recv(100) == b""
+    assert server.names("half") == []

@@ -25,10 +25,9 @@ from data_prep.writing.shards import FinishedShard, ShardWriter, digest_names
 from data_prep.writing.writer import DatasetAssembler
 from jamsface_jax import shell
 from jamsface_jax.data import doubts, records
-from jamsface_jax.data.folders import Walk
+from jamsface_jax.data.folders import Walk, read_file
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.file_state import file_state
-from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import escape
 
 ODD_NAME = "its name is not UTF-8, or has a line break or a tab"
@@ -218,8 +217,7 @@ def open_folder(root: str) -> Generator[Callable[[Item], bytes]]:
   """The `Reading.open` of images that are files below a folder."""
 
   def load(item: Item) -> bytes:
-    with open(os.path.join(root, item.name), "rb", opener=plain) as file:
-      return file.read()
+    return read_file(root, item.name)
 
   yield load
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from data_prep.writing.conversion import ENGINES
 from data_prep.writing.exclusions import SKIPPED_FILE
-from jamsface_jax.storage.paths import require_local
 
 
 def positive_integer(text: str) -> int:
@@ -30,7 +29,11 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--output", required=True, help="directory of the new data set")
+  add(
+    "--output",
+    required=True,
+    help="directory of the new data set, or gs://BUCKET/NAME",
+  )
   add("--name", help="prefix of its metrics; default: the output's last part")
   add(
     "--skip_bad",
@@ -83,13 +86,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 def parse(
   parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> argparse.Namespace:
-  """Parses a command line, sys.argv if None, and completes --name.
-
-  Raises:
-    InputError: --output is an address.
-  """
+  """Parses a command line, sys.argv if None, and completes --name."""
   arguments = parser.parse_args(argv)
-  require_local(arguments.output, "--output")
   if not arguments.name:
     path = os.path.abspath(arguments.output)
     arguments.name = os.path.basename(path)

@@ -9,6 +9,7 @@ import collections
 import os
 from collections.abc import Iterator
 
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import escape, is_plain
 
 # Ends of the names of files that are taken for images, in small letters: of
@@ -155,6 +156,22 @@ def find_file(directory: str, name: str) -> str | None:
     stem = name
   ends = [e for e in EXTENSIONS if os.path.isfile(f"{directory}/{stem}{e}")]
   return stem + ends[0] if len(ends) == 1 else None
+
+
+def read_file(directory: str, name: str) -> bytes:
+  """The bytes of an image file, as every command reads it.
+
+  Args:
+    directory: the folder that the path is relative to.
+    name: the path.
+
+  Raises:
+    OSError: there is none, or it is no file that can be read.
+    ValueError: the path can be that of no file.
+  """
+  path = os.path.join(directory, name)
+  with open(path, "rb", buffering=0, opener=plain) as file:
+    return file.read()
 
 
 def extension(data: bytes) -> str:

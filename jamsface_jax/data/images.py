@@ -10,12 +10,11 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from jamsface_jax.data import decoding, records
-from jamsface_jax.data.folders import EXTENSIONS, walk
+from jamsface_jax.data.folders import EXTENSIONS, read_file, walk
 from jamsface_jax.data.local_copy import local_copy
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.plain_array import map_array
-from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import NotTextError, escape, read_lines
 
 _PROBES = 1024  # Images of an array that its listing reads.
@@ -223,9 +222,7 @@ class FileImages:
   def content(self, name: str) -> bytes | str:
     """Returns the content of a file, or why there is none."""
     try:
-      path = os.path.join(self._root, name)
-      with open(path, "rb", buffering=0, opener=plain) as file:
-        return file.read()
+      return read_file(self._root, name)
     except (OSError, ValueError, MemoryError) as error:
       return getattr(error, "strerror", None) or one_line(error) or "no memory"
 

@@ -169,7 +169,8 @@ class FolderSource:
       if one.broken:
         raise InputError(
           f"image {one.names[0]!r} of {self._directory!r} cannot be read"
-          f" ({one.broken[0]}): mend or delete it."
+          f" ({one.broken[0]}): mend it, or make a data set without such"
+          " images by data_prep.from_pairs --skip_bad."
         )
     return np.concatenate([one.pixels for one in found]), self.labels()[ids]
 

@@ -148,7 +148,8 @@ def open_known_people(
       raise InputError(
         f"evaluation.known={directory!r} has the class {strangers[0]!r}, which"
         f" {training!r} does not have ({len(strangers)} of {len(names)}): give"
-        " new images of classes that are trained on."
+        " new images of classes that are trained on, as data_prep.from_folder"
+        " takes them with --identities=TRAIN/classes.txt."
       )
     class_of = np.array([numbers[name] for name in names])
     known_people.append(

@@ -22,8 +22,8 @@ def require_local(path: str | os.PathLike[str], what: str) -> None:
   if scheme:
     raise InputError(
       f"{what}={path!r} is an address and not a path: give a path on a disk;"
-      " work directories and data sets to read may be in a bucket of Google"
-      " Cloud Storage too (gs://BUCKET/NAME), see docs/runs.md."
+      " work directories and data sets may be in a bucket of Google Cloud"
+      " Storage too (gs://BUCKET/NAME), see docs/runs.md."
     )
 
 
@@ -41,7 +41,9 @@ def check_address(address: str, what: str) -> str:
     InputError: bucket or name are missing, or the name cannot be one of
       objects.
   """
-  match = re.fullmatch(r"gs://([a-z0-9._-]+)/(.+?)/*", address)
+  # https://cloud.google.com/storage/docs/buckets#naming
+  bucket = "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+  match = re.fullmatch(f"gs://({bucket})/(.+?)/*", address)
   if not match or {"", ".", ".."} & set(match[2].split("/")):
     raise InputError(
       f"{what}={address!r} is not an address of the form gs://BUCKET/NAME:"

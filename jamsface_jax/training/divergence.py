@@ -15,9 +15,15 @@ LARGEST_WEIGHT = 1e8
 
 @jax.jit
 def largest_weight(state: TrainState) -> Float[Array, ""]:
-  """The largest absolute value among all parameters; NaN if one is."""
+  """The largest absolute value among all parameters; infinite if one is NaN.
+
+  XLA:CPU's maximum passes over NaN, or does not, as it pleases.
+  """
   largest = [
-    jnp.max(jnp.abs(leaf.astype(jnp.float32)), initial=0.0)
+    jnp.max(
+      jnp.where(jnp.isnan(leaf), jnp.inf, jnp.abs(leaf.astype(jnp.float32))),
+      initial=0.0,
+    )
     for leaf in jax.tree.leaves(state.params)
   ]
   return jnp.max(jnp.stack(largest))

@@ -5,9 +5,16 @@ import os
 import shutil
 import stat
 
+import jax
 import pytest
 
+from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
+from jamsface_jax.run import state
+from jamsface_jax.run.checkpoint import Checkpoints
+from jamsface_jax.run.components import make_components
+from jamsface_jax.settings.defaults import base_config, make_settings
+from jamsface_jax.settings.variants import tiny
 from jamsface_jax.storage.bucket import Bucket
 from jamsface_jax.storage.run_directory import RunDirectory
 
@@ -217,6 +224,26 @@ def test_the_local_directory_is_private_and_goes(address, tmp_path):
   assert sorted(os.listdir(runs)) == sorted(names)
   del run
   assert os.listdir(runs) == names[1:]
+
+
+@pytest.mark.slow
+def test_what_a_checkpoint_costs(address, gcs):
+  """Requests of Orbax and of ours; each is money, and a wait at 50 ms."""
+  config = make_settings(tiny(base_config()))
+  components = make_components(config, 12, 37)
+  first = state.create_state(0, components, 32, sharding.make_mesh(1))
+  run = RunDirectory(address)
+  with run.held():
+    checkpoints = Checkpoints(run, keep_last=2, keep_best="")
+    for step in range(1, 5):  # From the third on, an old one is removed.
+      gcs.log.clear()
+      checkpoints.save(step, first, {})
+      checkpoints.wait()
+    checkpoints.close()
+  size = sum(array.nbytes for array in jax.tree.leaves(first))
+  sent = sum(row[2] for row in gcs.log)
+  assert len(gcs.log) < 300
+  assert sent < 1.1 * size + 200_000  # Manifest, metadata, small files.
 
 
 def test_a_run_copied_from_a_disk_goes_on(address, place, tmp_path):

@@ -137,3 +137,10 @@ def test_a_terminal_shows_a_bar_and_ends_it(tmp_path):
   assert lines.count("finished 5 steps") == 1
   last = lines.index("finished 5 steps")
   assert not any("%" in line for line in lines[last:])  # The bar has ended.
+
+
+@pytest.mark.parametrize(("batch", "says"), [(32, False), (40, True)])
+def test_a_batch_larger_than_the_data_is_said(batch, says):
+  """There are 37 images."""
+  text = summary.opening(prepared(**{"data.batch_size": batch}), 0)
+  assert ("a batch of 40 has every image 1.08 times" in text) == says
