@@ -64,6 +64,8 @@ PARSED = {
   "pods_env/bin/python -m jamsface_jax.compile_check": "likewise",
   "python -m data_prep.from_tfds": "downloads; from_tfds_test has a small one",
   "RAY_ADDRESS=HEAD:6379 python": "needs a cluster; ray_engine_test has one",
+  "python -m jamsface_jax.import_weights --input=MobileFaceNet_Pytorch": "a"
+  " published file; published_files_test reads it where it is",
   "python benchmarks/": "benchmarks_test runs them, smaller",
   "python -m jamsface_jax.main --config=configs/ms1m_r100.py"
   " --workdir=gs://": "needs a bucket; bucket_test has one",
