@@ -2,14 +2,18 @@
 
   python -m jamsface_jax.embed --workdir=W --images=INPUT --output=E
 
-INPUT is a folder, a data set, a text file with a path on each line, or a .npy
-array uint8 [N, H, W, 3]. Row k belongs to image k: of the sorted paths of a
-folder, otherwise of the order of the input.
+INPUT is a folder, an image, a data set, a text file with a path on each line,
+or a .npy array uint8 [N, H, W, 3], of aligned faces; or of photographs, whose
+faces --align finds, all of them (pip install 'jamsface-jax[detect]'). Row k
+belongs to image k: of the sorted paths of a folder, otherwise of the order of
+the input; with --align, to face k, from left to right in each photograph.
 
 E/embeddings.npy  float32 [N, D] (--float16), rows of length 1 unless --raw
 E/labels.npy      int64 [N]: the class of a data set, the number of the image's
                   folder in the order of names, or -1 for an array
 E/paths.txt       a line an image
+E/boxes.npy       float32 [N, 4], with --align: left, top, width, height
+E/landmarks.npy   float32 [N, 5, 2], likewise: eyes, nose, corners of the mouth
 E/norms.npy       float32 [N], with --norms: lengths before scaling to 1
 E/broken.txt      row, path and reason of each image that cannot be read, if
                   there are any; their embeddings and norms are NaN
@@ -22,6 +26,7 @@ processes as jamsface_jax.main does: each writes its part of the files.
 import argparse
 
 from jamsface_jax.data.local_copy import keep_copies_in
+from jamsface_jax.detection.photographs import EVERY, WHICH
 from jamsface_jax.devices import processes
 from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.embedding.writing import embed
@@ -43,6 +48,13 @@ def main() -> int:
   add("--root", help="what a list's paths are relative to; default: its folder")
   add("--color_order", choices=("RGB", "BGR"), help="of an array's pixels")
   add("--step", type=int, help="of the checkpoint; default: the newest")
+  add(
+    "--align",
+    nargs="?",
+    choices=WHICH,
+    const=EVERY,
+    help="find the faces of photographs: all, or the large and central one",
+  )
   add("--raw", action="store_true", help="do not scale rows to length 1")
   add("--norms", action="store_true", help="write norms.npy too")
   add("--float16", action="store_true", help="store half precision")
@@ -77,6 +89,7 @@ def main() -> int:
       flip=not arguments.no_flip,
       batch_size=arguments.batch_size,
       threads=arguments.threads,
+      align=arguments.align,
     )
   return 0
 

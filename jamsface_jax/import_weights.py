@@ -5,10 +5,12 @@
 Reads .safetensors, .npz, .onnx, and the .pth of torch.save, the last without
 PyTorch and without running what is in it. Arrays are matched by the names of
 insightface's networks if the file has all of them, else by order, when every
-shape fits. Weights that take BGR images are turned to take RGB.
+shape fits. Weights that take BGR images are turned to take RGB, and what else
+was done to pixels becomes part of the network. docs/weights.md.
 
 Models: the names of config.model.name, and r18, r34, r50, r100, r200 for
-IResNets. A file of jamsface_jax.export says its model itself.
+IResNets, ir_18, ir_34, ir_50, ir_101 for AdaFace's, CVLface's and TFace's. A
+file of jamsface_jax.export says its model itself.
 """
 
 import argparse
@@ -30,12 +32,22 @@ def main() -> int:
   add("--input", required=True, help="the file of weights")
   add("--workdir", required=True, help="of the new run; must not exist")
   add("--model", help="its network; default: what the file says")
-  add("--embedding_size", type=int, help="default: the file's, or 512")
+  add("--embedding_size", type=int, help="default: the file's")
   add("--image_size", type=int, help="default: the file's, or 112")
   add(
     "--color_order",
     choices=("RGB", "BGR"),
     help="of the images it was trained on; default: the file's, or RGB",
+  )
+  add(
+    "--normalization",
+    help="MEAN:STD of the pixels it was trained on, such as 127.5:128, or one"
+    " of insightface, imagenet; default: insightface for its networks",
+  )
+  add(
+    "--activation",
+    choices=("prelu", "relu", "relu6"),
+    help="of a MobileFaceNet; default: what the file has",
   )
   arguments = parser.parse_args()
   processes.refuse_several("import_weights")
@@ -46,6 +58,8 @@ def main() -> int:
     embedding_size=arguments.embedding_size,
     image_size=arguments.image_size,
     color_order=arguments.color_order,
+    normalization=arguments.normalization,
+    activation=arguments.activation,
   )
   return 0
 

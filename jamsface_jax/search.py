@@ -5,13 +5,16 @@ r"""Names the people in images: who of a gallery is nearest, or nobody.
   python -m jamsface_jax.search --workdir=W --trained_on --images=PHOTOS \
     --output=F
 
-PEOPLE and PHOTOS are folders, lists, data sets or arrays of aligned faces, as
-jamsface_jax.embed takes them, or what it wrote (embedded once, searched often),
-or any .npy file of floating-point numbers [N, D]. A person of PEOPLE is a
-folder of images, an image that lies in none, or a class of a data set. With
---trained_on the people are those of the training data, known by the weights of
-their classes: no threshold is measured for these, so none is nobody unless
---threshold says so.
+PEOPLE and PHOTOS are folders, lists, images, data sets or arrays of aligned
+faces, as jamsface_jax.embed takes them, or what it wrote (embedded once,
+searched often), or any .npy file of floating-point numbers [N, D]. Photographs
+that nobody has aligned need --align: all faces of PHOTOS are named, and of each
+photograph of PEOPLE the large and central face is its person's.
+
+A person of PEOPLE is a folder of images, an image that lies in none, or a class
+of a data set. With --trained_on the people are those of the training data,
+known by the weights of their classes: no threshold is measured for these, so
+none is nobody unless --threshold says so.
 
 Whoever is less like the nearest person than a threshold is nobody. It is read
 from the evaluation of W, at the --far of its test set with the most pairs.
@@ -50,6 +53,7 @@ def main() -> int:
     threshold=_threshold(arguments, run),
     k=arguments.most,
     faces=arguments.faces,
+    align=arguments.align,
   )
   return 0
 
@@ -96,6 +100,7 @@ def parse() -> argparse.Namespace:
   )
   add("--threshold", type=float, help="a cosine, instead of --far")
   add("--most", type=int, default=3, help="people per image; default: 3")
+  add("--align", action="store_true", help="find the faces of photographs")
   add("--faces", action="store_true", help="show images on the page")
   add("--step", type=int, help="of the checkpoint; default: the newest")
   add("--data_cache", default="", help="for copies of data sets in buckets")

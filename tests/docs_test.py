@@ -34,7 +34,9 @@ from messages_test import messages
 from recordio_test import IMAGES, LABELS, insightface, save
 from torch_files import write_pth
 
+from data_prep.synthetic.photos import draw_identity
 from jamsface_jax.__main__ import commands
+from jamsface_jax.data.decoding import decode_image
 from jamsface_jax.detection.alignment import TEMPLATE
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.components import make_model
@@ -62,6 +64,8 @@ PARSED = {
   "pods_env/bin/python -m jamsface_jax.compile_check": "likewise",
   "python -m data_prep.from_tfds": "downloads; from_tfds_test has a small one",
   "RAY_ADDRESS=HEAD:6379 python": "needs a cluster; ray_engine_test has one",
+  "python -m jamsface_jax.import_weights --input=MobileFaceNet_Pytorch": "a"
+  " published file; published_files_test reads it where it is",
   "python benchmarks/": "benchmarks_test runs them, smaller",
   "python -m jamsface_jax.main --config=configs/ms1m_r100.py"
   " --workdir=gs://": "needs a bucket; bucket_test has one",
@@ -105,6 +109,10 @@ SMALLER = {
   "--images=INPUT": "--images=DIR",
   "from_recordio --input=DIR": "from_recordio --input=faces_emore",
   "align --input=DIR": "align --input=PHOTOS",
+  "search (.*)--gallery=PEOPLE --images=PHOTOS": "search"
+  " \\1--gallery=DIR --images=PHOTOS",
+  # So few pairs measure no FAR.
+  "search (.*)--far=1e-2": "search \\1--threshold=0.3",
   "data_prep.synthesize": "data_prep.synthesize --images=60 --identities=6"
   " --test_identities=20 --pairs=20",
   "(from_recordio|from_bin|from_folder) (--input=\\S+)$": "\\1 \\2"
@@ -131,6 +139,7 @@ PYTHON = {
   "images = np.zeros((3, 32, 32, 3), np.uint8)\n"
   "rows = probes = np.eye(8, dtype=np.float32)\n"
   "try:\n  import faiss\nexcept ImportError:\n  raise SystemExit(0)\n",
+  "docs/names.md": "import jamsface_jax\n",
   "CONTRIBUTING.md": "import dataclasses, math, jax, jax.numpy as jnp\n"
   "from jamsface_jax.head import Loss, LossInputs, margins\n",
 }
@@ -295,6 +304,15 @@ def write_world(root, image_folder):
   (root / "runs").mkdir()
   for name in ("a", "b"):
     (root / "runs" / name).symlink_to("mine")
+  for number, name in enumerate(("ann", "bob")):
+    (data,) = draw_identity(0, 4 * number, range(1, 2), 224)
+    photograph = cv2.copyMakeBorder(
+      decode_image(data), *[60] * 4, cv2.BORDER_REPLICATE
+    )[:, :, ::-1]
+    (root / "PEOPLE" / name).mkdir(parents=True)
+    cv2.imwrite(str(root / "PEOPLE" / name / "1.jpg"), photograph)
+  (root / "ALBUM").mkdir()
+  cv2.imwrite(str(root / "ALBUM" / "both.jpg"), np.hstack([photograph] * 2))
   # A photograph is a face at twice the size of the template.
   (root / "PHOTOS").mkdir()
   cv2.imwrite(str(root / "PHOTOS" / "a.png"), np.zeros((300, 300, 3), np.uint8))

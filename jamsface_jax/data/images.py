@@ -66,8 +66,8 @@ def open_images(
   """Opens whatever holds images.
 
   Args:
-    path: a folder, a data set, a .npy array, or a text file with a path a line;
-      a folder or a data set may be in a bucket.
+    path: a folder, a data set, a .npy array, an image, or a text file with a
+      path a line; a folder or a data set may be in a bucket.
     size: height and width wanted; other sizes are scaled, as in training.
     root: what the paths of a list are relative to; None for the list's folder.
     color_order: what the colours of an array are, which does not say it; None
@@ -78,7 +78,8 @@ def open_images(
   """
   path = local_copy(path)
   is_array = os.path.isfile(path) and path.endswith(".npy")
-  is_list = os.path.isfile(path) and not is_array
+  is_image = os.path.isfile(path) and path.lower().endswith(EXTENSIONS)
+  is_list = os.path.isfile(path) and not is_array and not is_image
   if root is not None and not is_list:
     raise InputError(
       f"--root={root!r} belongs to a list, and --images {path!r} is none: leave"
@@ -91,6 +92,9 @@ def open_images(
     )
   if is_array:
     return ArrayImages(path, size, color_order)
+  if is_image:
+    folder, name = os.path.split(path)
+    return FileImages(folder, [name], size)
   if is_list:
     return open_list(path, size, root or os.path.dirname(path))
   if not os.path.isdir(path):
@@ -207,11 +211,15 @@ class FileImages:
   def read(self, start: int, stop: int) -> Block:
     """See `Images.read`."""
     names = self.names[start:stop]
-    pixels, broken = _decode(map(self._bytes, names), len(names), self._size)
+    pixels, broken = _decode(map(self.content, names), len(names), self._size)
     names = [escape(name) for name in names]
     return Block(pixels, names, self.labels[start:stop], broken)
 
-  def _bytes(self, name: str) -> bytes | str:
+  def name(self, number: int) -> str:
+    """The name of an image as it is said."""
+    return escape(self.names[number])
+
+  def content(self, name: str) -> bytes | str:
     """Returns the content of a file, or why there is none."""
     try:
       return read_file(self._root, name)

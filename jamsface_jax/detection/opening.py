@@ -1,10 +1,26 @@
 """Detectors by name."""
 
-from jamsface_jax.detection.detector import Detector, YuNet
+from jamsface_jax.detection.detector import (
+  DETECTION_SIZE,
+  Detector,
+  YuNet,
+)
 from jamsface_jax.detection.mtcnn import Mtcnn
 from jamsface_jax.errors import InputError
 
 DETECTORS = ("mtcnn", "yunet")
+_MIN_SCORE = 0.8  # Of a face among several; noise has less.
+
+
+def usual_detector() -> Detector:
+  """The one that needs no flags.
+
+  Raises:
+    InputError: its networks are not there.
+  """
+  return open_detector(
+    DETECTORS[0], None, min_score=_MIN_SCORE, size=DETECTION_SIZE
+  )
 
 
 def open_detector(

@@ -13,12 +13,8 @@ from jaxtyping import Float, Float32, UInt8
 from jamsface_jax.data.decoding import DecodingError, decode_image
 from jamsface_jax.data.images import scaled
 from jamsface_jax.detection.alignment import align_face
-from jamsface_jax.detection.detector import (
-  DETECTION_SIZE,
-  Detector,
-  choose_face,
-)
-from jamsface_jax.detection.opening import DETECTORS, open_detector
+from jamsface_jax.detection.detector import Detector, choose_face
+from jamsface_jax.detection.opening import usual_detector
 from jamsface_jax.devices.sharding import make_mesh
 from jamsface_jax.embedding.embedder import open_embedder, unit_length
 from jamsface_jax.errors import InputError
@@ -30,7 +26,6 @@ Image: TypeAlias = Any
 _WANTED = (
   "give paths, images of PIL, or uint8 RGB arrays [H, W, 3] or [N, H, W, 3]"
 )
-_MIN_SCORE = 0.8  # Of a face among several; noise has less.
 _MOST = 256  # Images of a batch in memory, per device.
 
 
@@ -167,9 +162,7 @@ class FaceEmbedder:
 
   @functools.cached_property
   def _detector(self) -> Detector:
-    return open_detector(
-      DETECTORS[0], None, min_score=_MIN_SCORE, size=DETECTION_SIZE
-    )
+    return usual_detector()
 
   def _batches(
     self, images: UInt8[np.ndarray, "n h w 3"]

@@ -39,6 +39,8 @@ from jamsface_jax.storage.write_error import write_error
 
 EMBEDDINGS_FILE = "embeddings.npy"
 NORMS_FILE = "norms.npy"
+BOXES_FILE = "boxes.npy"
+LANDMARKS_FILE = "landmarks.npy"
 LABELS_FILE = "labels.npy"
 PATHS_FILE = "paths.txt"
 BROKEN_FILE = "broken.txt"
@@ -82,6 +84,9 @@ class EmbeddingFiles:
     self._block = plan["block"]
     rows = {EMBEDDINGS_FILE: (plan["dtype"], (plan["embedding_size"],))}
     rows[LABELS_FILE] = ("int64", ())
+    if plan.get("align"):
+      rows[BOXES_FILE] = ("float32", (4,))
+      rows[LANDMARKS_FILE] = ("float32", (5, 2))
     if plan["norms"]:
       rows[NORMS_FILE] = ("float32", ())
     self._rows = rows

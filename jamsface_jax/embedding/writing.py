@@ -15,12 +15,16 @@ from jax.sharding import Mesh
 from jaxtyping import Float32, Int64
 
 from jamsface_jax.data.images import Block, Images, open_images
+from jamsface_jax.detection.opening import usual_detector
+from jamsface_jax.detection.photographs import PhotographFaces, open_faces
 from jamsface_jax.devices import processes, sharding
 from jamsface_jax.embedding.embedder import Embedder, open_embedder, unit_length
 from jamsface_jax.embedding.files import (
+  BOXES_FILE,
   BROKEN_FILE,
   EMBEDDINGS_FILE,
   LABELS_FILE,
+  LANDMARKS_FILE,
   NORMS_FILE,
   PLACES,
   EmbeddingFiles,
@@ -47,6 +51,7 @@ def embed(
   flip: bool,
   batch_size: int | None,
   threads: int | None,
+  align: str | None = None,
 ) -> None:
   """Writes the embeddings of images; the same call goes on where it stopped.
 
@@ -66,6 +71,7 @@ def embed(
     batch_size: images at once, a process; None for that of the run's
       evaluation.
     threads: batches read at once; None for those of the run.
+    align: find the faces first, see `PhotographFaces`; None: they are aligned.
 
   Raises:
     InputError: nothing to embed, or an output that belongs to something else.
@@ -82,6 +88,16 @@ def embed(
     )
     if source.aside and jax.process_index() == 0:
       print(f"note: left aside in {images!r}: {source.aside}", file=sys.stderr)
+    if align is not None:
+      source = open_faces(
+        source,
+        usual_detector(),
+        flag="--images",
+        size=config.data.image_size,
+        which=align,
+        numbered=False,
+        threads=threads or config.data.threads,
+      )
     embedder, variables, metadata = open_embedder(
       run,
       step=step,
@@ -96,6 +112,7 @@ def embed(
       "normalized": not raw,
       "norms": norms,
       "flip": flip,
+      "align": align,
       "block": embedder.batch_size,
       "step": metadata["step"],
       "network": fingerprint(variables),
@@ -229,6 +246,10 @@ def _embed_blocks(
       source, embedder, variables, spans, threads=threads
     ):
       rows = _rows(embeddings, block, scale=scale, dtype=dtype)
+      if isinstance(source, PhotographFaces):
+        part = slice(*spans[position])
+        rows[BOXES_FILE] = source.boxes[part]
+        rows[LANDMARKS_FILE] = source.landmarks[part]
       files.write(int(numbers[position]), rows, block.names, block.broken)
       progress.advance(len(block.names))
   files.close()

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.models.entry import MIDDLE, Entry
 from jamsface_jax.models.iresnet import STEM_CHANNELS, IResNet
+from jamsface_jax.models.layers import ACTIVATIONS
 from jamsface_jax.models.mobilefacenet import UNIT_CHANNELS, MobileFaceNet
 from jamsface_jax.models.vit import HEADS, TOKEN_CHANNELS, ViT
 
@@ -24,7 +26,7 @@ FAMILIES: dict[str, type[nn.Module]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class _Published:
+class Published:
   """What a published name fixes.
 
   Attributes:
@@ -32,28 +34,56 @@ class _Published:
     stages: blocks of each stage.
     width: the name's own, which `model.width` multiplies.
     scale: the attribute of a MobileFaceNet; no other family has it.
+    separable: likewise.
+    kind: the attribute of an IResNet; no other family has it.
   """
 
   family: str
   stages: tuple[int, ...]
   width: float = 1.0
   scale: int = 2
+  separable: bool = False
+  kind: str = "arcface"
+
+  @property
+  def convolutions(self) -> int:
+    """How many convolutions there are, without making the network."""
+    first, *later = self.stages
+    match self.family:
+      case "iresnet":
+        shortcuts = len(self.stages) - (self.kind != "arcface")
+        return 1 + 2 * sum(self.stages) + shortcuts
+      case "mobilefacenet":
+        beginning = 1 + self.separable if first == 1 else 3 * first
+        # The stem, a block that halves before each later stage, the last two.
+        return 1 + beginning + 3 * (len(later) + sum(later)) + 2
+    return 1  # The patches of a transformer.
 
 
-_PUBLISHED = {
-  "iresnet18": _Published("iresnet", (2, 2, 2, 2)),
-  "iresnet34": _Published("iresnet", (3, 4, 6, 3)),
-  "iresnet50": _Published("iresnet", (3, 4, 14, 3)),
-  "iresnet100": _Published("iresnet", (3, 13, 30, 3)),
-  "iresnet200": _Published("iresnet", (6, 26, 60, 6)),
-  "mbf": _Published("mobilefacenet", (1, 4, 6, 2)),
-  "mbf_large": _Published("mobilefacenet", (2, 8, 12, 4), scale=4),
-  "vit_t": _Published("vit", (12,), width=0.5),
-  "vit_s": _Published("vit", (12,)),
-  "vit_b": _Published("vit", (24,)),
-  "vit_l": _Published("vit", (24,), width=1.5),
+PUBLISHED = {
+  "iresnet18": Published("iresnet", (2, 2, 2, 2)),
+  "iresnet34": Published("iresnet", (3, 4, 6, 3)),
+  "iresnet50": Published("iresnet", (3, 4, 14, 3)),
+  "iresnet100": Published("iresnet", (3, 13, 30, 3)),
+  "iresnet200": Published("iresnet", (6, 26, 60, 6)),
+  "ir18": Published("iresnet", (2, 2, 2, 2), kind="ir"),
+  "ir34": Published("iresnet", (3, 4, 6, 3), kind="ir"),
+  "ir50": Published("iresnet", (3, 4, 14, 3), kind="ir"),
+  "ir101": Published("iresnet", (3, 13, 30, 3), kind="ir"),
+  "evolve50": Published("iresnet", (3, 4, 14, 3), kind="evolve"),
+  "evolve101": Published("iresnet", (3, 13, 30, 3), kind="evolve"),
+  "mbf": Published("mobilefacenet", (1, 4, 6, 2)),
+  "mbf_large": Published("mobilefacenet", (2, 8, 12, 4), scale=4),
+  "mbf_paper": Published("mobilefacenet", (1, 4, 6, 2), scale=1),
+  "mbf_separable": Published(
+    "mobilefacenet", (1, 4, 6, 2), scale=1, separable=True
+  ),
+  "vit_t": Published("vit", (12,), width=0.5),
+  "vit_s": Published("vit", (12,)),
+  "vit_b": Published("vit", (24,)),
+  "vit_l": Published("vit", (24,), width=1.5),
 }
-MODELS = (*FAMILIES, *_PUBLISHED)
+MODELS = (*FAMILIES, *PUBLISHED)
 # Channels of the narrowest layer at width 1, all of which must be whole
 # numbers; those of a token are split over the heads.
 _UNITS = {
@@ -68,7 +98,7 @@ _EXAMPLES = {"iresnet": "(1,1,1)", "mobilefacenet": "(1,4,6,2)", "vit": "(12,)"}
 
 def family(name: str) -> str:
   """Returns the key of `FAMILIES` that a name of `MODELS` belongs to."""
-  return name if name in FAMILIES else _PUBLISHED[name].family
+  return name if name in FAMILIES else PUBLISHED[name].family
 
 
 def make_model(
@@ -85,6 +115,10 @@ def make_model(
   dtype: str,
   remat: bool,
   batch_norm_group: int,
+  activation: str = "prelu",
+  side_crop: int = 0,
+  pixel_mean: tuple[float, ...] = MIDDLE,
+  pixel_std: tuple[float, ...] = MIDDLE,
 ) -> nn.Module:
   """Builds a backbone from the settings `config.model`.
 
@@ -110,6 +144,10 @@ def make_model(
     remat: recompute each block in the backward pass, to save memory.
     batch_norm_group: examples sharing batch statistics; 0 means the whole
       global batch.
+    activation: of a MobileFaceNet, "prelu" or a key of `ACTIVATIONS`.
+    side_crop: columns that the network leaves out on either side.
+    pixel_mean: what it takes from the pixels, in [0, 255].
+    pixel_std: what it then divides them by.
 
   Returns:
     The Flax module, without variables.
@@ -148,6 +186,7 @@ def make_model(
   options = _options(
     name,
     shape,
+    activation=activation,
     stem_stride=stem_stride,
     squeeze_reduction=squeeze_reduction,
     drop_path=drop_path,
@@ -155,6 +194,7 @@ def make_model(
   )
   return FAMILIES[shape.family](
     stages=shape.stages,
+    entry=_entry(side_crop, pixel_mean, pixel_std),
     width=width * shape.width,
     embedding_size=embedding_size,
     dropout=dropout,
@@ -165,7 +205,7 @@ def make_model(
   )
 
 
-def _shape(name: str, stages: tuple[int, ...]) -> _Published:
+def _shape(name: str, stages: tuple[int, ...]) -> Published:
   """What a name and `model.stages` say together.
 
   Raises:
@@ -185,14 +225,32 @@ def _shape(name: str, stages: tuple[int, ...]) -> _Published:
         f"model.stages={stages} does not describe {name!r}: give the"
         f" number of blocks of each stage, such as {_EXAMPLES[name]}."
       )
-    return _Published(name, tuple(stages))
-  shape = _PUBLISHED[name]
+    return Published(name, tuple(stages))
+  shape = PUBLISHED[name]
   if stages:
     raise InputError(
       f"model.stages={stages} contradicts model.name={name!r}, which fixes"
       f" them: leave stages empty, or use the name {shape.family!r}."
     )
   return shape
+
+
+def _entry(
+  side_crop: int, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...]
+) -> Entry:
+  """What a network does to images first.
+
+  Raises:
+    InputError: a setting makes no sense.
+  """
+  if side_crop < 0:
+    raise InputError(f"model.side_crop={side_crop} must not be negative.")
+  if len(pixel_mean) != 3 or len(pixel_std) != 3 or min(pixel_std) <= 0:
+    raise InputError(
+      f"model.pixel_mean={pixel_mean} and model.pixel_std={pixel_std} do not"
+      " normalise pixels: give three numbers each, those of pixel_std above 0."
+    )
+  return Entry(side_crop, tuple(pixel_mean), tuple(pixel_std))
 
 
 def _check_rates(**rates: float) -> None:
@@ -206,8 +264,9 @@ def _check_rates(**rates: float) -> None:
 
 def _options(
   name: str,
-  shape: _Published,
+  shape: Published,
   *,
+  activation: str,
   stem_stride: int,
   squeeze_reduction: int,
   drop_path: float,
@@ -219,7 +278,14 @@ def _options(
     InputError: a setting of another family is not at the value that means "as
       without it".
   """
+  names = ("prelu", *ACTIVATIONS)
+  if activation not in names:
+    raise InputError(
+      f"model.activation={activation!r} is unknown: use one of"
+      f" {', '.join(names)}."
+    )
   special = {
+    "activation": ("mobilefacenet", activation, "prelu"),
     "stem_stride": ("iresnet", stem_stride, 1),
     "squeeze_reduction": ("iresnet", squeeze_reduction, 0),
     "drop_path": ("vit", drop_path, 0),
@@ -227,7 +293,9 @@ def _options(
   }
   options: dict[str, Any] = {}
   if shape.family == "mobilefacenet":
-    options["scale"] = shape.scale
+    options |= {"scale": shape.scale, "separable": shape.separable}
+  if shape.family == "iresnet":
+    options["kind"] = shape.kind
   for setting, (owner, value, neutral) in special.items():
     if shape.family == owner:
       options[setting] = value

@@ -9,6 +9,11 @@ https://github.com/deepinsight/insightface (blocks: https://arxiv.org/abs/
 Squeeze and excitation (https://arxiv.org/abs/1709.01507) is where and as
 face.evoLVe and its successors have it: after the last batch normalisation of a
 block, 1x1 convolutions without bias.
+
+Two relatives, whose published files are many, differ in little. That of TFace,
+AdaFace and CVLface ("ir") has no convolution on a shortcut that keeps the
+number of channels: it takes every second pixel. That of face.evoLVe ("evolve")
+lacks besides the batch normalisation before the PReLU.
 """
 
 import flax.linen as nn
@@ -18,8 +23,10 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from jamsface_jax.models.convolution import convolve
+from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.layers import BatchNorm, PReLU, torch_linear_init
 
+KINDS = ("arcface", "ir", "evolve")
 STEM_CHANNELS = 64  # At width 1; also those of the first stage.
 
 
@@ -43,6 +50,13 @@ def _conv(
     dtype=dtype,
     name=name,
   )
+
+
+def _every(stride: int, x: Float[Array, "b h w c"]) -> Array:
+  """Every such row and column; what PyTorch's max pooling of 1 pixel is."""
+  if stride == 1:
+    return x
+  return jax.lax.slice(x, (0,) * 4, x.shape, (1, stride, stride, 1))
 
 
 class SqueezeExcitation(nn.Module):
@@ -82,6 +96,7 @@ class Block(nn.Module):
   Attributes:
     channels: channels of the result.
     stride: stride of the second convolution and of the shortcut.
+    kind: one of `KINDS`.
     squeeze_reduction: `reduction` of the squeeze and excitation before the sum;
       0: there is none.
     dtype: compute dtype.
@@ -90,6 +105,7 @@ class Block(nn.Module):
 
   channels: int
   stride: int
+  kind: str
   squeeze_reduction: int
   dtype: jax.typing.DTypeLike
   batch_norm_group: int
@@ -107,12 +123,16 @@ class Block(nn.Module):
       return _conv(self.channels, kernel, stride, self.dtype, name)
 
     shortcut = x
-    if self.stride != 1 or x.shape[-1] != self.channels:
+    keeps_channels = x.shape[-1] == self.channels
+    if keeps_channels and self.kind != "arcface":
+      shortcut = _every(self.stride, x)
+    elif self.stride != 1 or not keeps_channels:
       shortcut = conv(1, self.stride, "shortcut_conv")(x)
       shortcut = batch_norm("shortcut_bn")(shortcut, train)
     x = batch_norm("bn1")(x, train)
     x = conv(3, 1, "conv1")(x)
-    x = batch_norm("bn2")(x, train)
+    if self.kind != "evolve":
+      x = batch_norm("bn2")(x, train)
     x = PReLU(name="prelu")(x)
     x = conv(3, self.stride, "conv2")(x)
     x = batch_norm("bn3")(x, train)
@@ -129,6 +149,8 @@ class IResNet(nn.Module):
   parameter here, and the optimizer is what must leave it alone.
 
   Attributes:
+    kind: one of `KINDS`.
+    entry: what happens to images first.
     stages: number of blocks of each stage; every stage halves the image and
       doubles the channels.
     width: multiplies all channel counts; 1 means 64 after the stem.
@@ -146,6 +168,8 @@ class IResNet(nn.Module):
   """
 
   stages: tuple[int, ...]
+  kind: str
+  entry: Entry
   width: float
   stem_stride: int
   squeeze_reduction: int
@@ -172,6 +196,7 @@ class IResNet(nn.Module):
     Raises:
       InputError: in training, if `batch_norm_group` does not divide B.
     """
+    images = self.entry(images)
     channels = round(STEM_CHANNELS * self.width)
     x = _conv(channels, 3, self.stem_stride, self.dtype, "stem_conv")(images)
     x = BatchNorm(self.batch_norm_group, self.dtype, name="stem_bn")(x, train)
@@ -183,6 +208,7 @@ class IResNet(nn.Module):
         x = block(
           channels=channels * 2 ** (stage - 1),
           stride=2 if i == 1 else 1,
+          kind=self.kind,
           squeeze_reduction=self.squeeze_reduction,
           dtype=self.dtype,
           batch_norm_group=self.batch_norm_group,

@@ -10,6 +10,20 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jamsface_jax.errors import InputError
 
 
+def relu(x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
+  """The larger of a number and 0."""
+  return jnp.maximum(x, 0)
+
+
+def relu6(x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
+  """The nearest number of [0, 6]."""
+  return jnp.clip(x, 0, 6)
+
+
+# Those without parameters, by name.
+ACTIVATIONS = {"relu": relu, "relu6": relu6}
+
+
 class BatchNorm(nn.Module):
   """Batch normalisation over all axes but the last, optionally in groups.
 

@@ -1,9 +1,10 @@
-"""MobileFaceNet, the small network of face recognition, as in insightface.
+"""MobileFaceNet, the small network of face recognition.
 
 Architecture, initial values and what stays in float32 follow
 `arcface_torch/backbones/mobilefacenet.py` of
 https://github.com/deepinsight/insightface (https://arxiv.org/abs/1804.07573),
-where it is called `mbf`.
+where it is called `mbf`. At `scale` 1 it is the network of the paper, whose
+published files have PReLU or ReLU6.
 """
 
 from functools import partial
@@ -14,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from jamsface_jax.models.layers import BatchNorm, PReLU
+from jamsface_jax.models.entry import Entry
+from jamsface_jax.models.layers import ACTIVATIONS, BatchNorm, PReLU
 
 UNIT_CHANNELS = 64  # All channel counts are multiples of it, at width 1.
 
 
 class ConvBlock(nn.Module):
-  """Convolution without bias, batch normalisation, PReLU.
+  """Convolution without bias, batch normalisation, activation.
 
   Attributes:
     channels: channels of the result.
@@ -29,7 +31,7 @@ class ConvBlock(nn.Module):
     kernel: height and width of the kernel; 0 means the whole image, unpadded.
     stride: steps of the convolution along height and width.
     groups: groups of channels that the convolution keeps apart.
-    activation: False leaves the PReLU out.
+    activation: "prelu", a key of `ACTIVATIONS`, or "" for none.
   """
 
   channels: int
@@ -38,7 +40,7 @@ class ConvBlock(nn.Module):
   kernel: int = 1
   stride: int = 1
   groups: int = 1
-  activation: bool = True
+  activation: str = "prelu"
 
   @nn.compact
   def __call__(
@@ -60,7 +62,9 @@ class ConvBlock(nn.Module):
       name="conv",
     )(x)
     x = BatchNorm(self.batch_norm_group, self.dtype, name="bn")(x, train)
-    return PReLU(name="prelu")(x) if self.activation else x
+    if self.activation == "prelu":
+      return PReLU(name="prelu")(x)
+    return ACTIVATIONS[self.activation](x) if self.activation else x
 
 
 class Bottleneck(nn.Module):
@@ -73,6 +77,7 @@ class Bottleneck(nn.Module):
       result.
     dtype: compute dtype.
     batch_norm_group: examples per statistics group; 0 means the whole batch.
+    activation: of the first two, see `ConvBlock`.
   """
 
   channels: int
@@ -80,6 +85,7 @@ class Bottleneck(nn.Module):
   stride: int
   dtype: jax.typing.DTypeLike
   batch_norm_group: int
+  activation: str
 
   @nn.compact
   def __call__(
@@ -87,7 +93,10 @@ class Bottleneck(nn.Module):
   ) -> Float[Array, "b i j f"]:
     """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels]."""
     conv = partial(
-      ConvBlock, dtype=self.dtype, batch_norm_group=self.batch_norm_group
+      ConvBlock,
+      dtype=self.dtype,
+      batch_norm_group=self.batch_norm_group,
+      activation=self.activation,
     )
     y = conv(self.expanded, name="expand")(x, train)
     y = conv(
@@ -97,7 +106,7 @@ class Bottleneck(nn.Module):
       groups=self.expanded,
       name="depthwise",
     )(y, train)
-    y = conv(self.channels, activation=False, name="project")(y, train)
+    y = conv(self.channels, activation="", name="project")(y, train)
     return x + y if self.stride == 1 else y
 
 
@@ -107,7 +116,11 @@ class MobileFaceNet(nn.Module):
   Attributes:
     stages: blocks of the four stages, each after the one that halves the image;
       the first stage with a single block is a convolution in 64 groups instead.
+    entry: what happens to images first.
     scale: multiplies the channels that blocks exchange, not those within.
+    activation: "prelu" or a key of `ACTIVATIONS`.
+    separable: the convolution in groups that is the first stage has ReLU, and a
+      1x1 convolution with ReLU after it, as MobileNet's.
     width: multiplies all channel counts.
     embedding_size: length of the result.
     dropout: rate before the embedding layer, in training; 0 as published.
@@ -120,7 +133,10 @@ class MobileFaceNet(nn.Module):
   """
 
   stages: tuple[int, ...]
+  entry: Entry
   scale: int
+  activation: str
+  separable: bool
   width: float
   embedding_size: int
   dropout: float
@@ -151,10 +167,15 @@ class MobileFaceNet(nn.Module):
     block = Bottleneck
     if self.remat:
       block = nn.remat(Bottleneck, static_argnums=(2,))
-    settings = {"dtype": self.dtype, "batch_norm_group": self.batch_norm_group}
+    settings = {
+      "dtype": self.dtype,
+      "batch_norm_group": self.batch_norm_group,
+      "activation": self.activation,
+    }
     block, conv = partial(block, **settings), partial(ConvBlock, **settings)
     conv32 = partial(conv, dtype=jnp.float32)
 
+    images = self.entry(images)
     x = conv(narrow, kernel=3, stride=2, name="stem")(images, train)
     # Channels of a stage, those within the block that halves the image, and
     # those within the others.
@@ -170,7 +191,13 @@ class MobileFaceNet(nn.Module):
           x, train
         )
       elif self.stages[0] == 1:
-        x = conv(channels, kernel=3, groups=unit, name="stage1_conv")(x, train)
+        if self.separable:
+          conv1 = partial(conv, activation="relu")
+        else:
+          conv1 = conv
+        x = conv1(channels, kernel=3, groups=unit, name="stage1_conv")(x, train)
+        if self.separable:
+          x = conv1(channels, name="stage1_point")(x, train)
         continue
       for i in range(1, self.stages[stage - 1] + 1):
         x = block(channels, within, stride=1, name=f"stage{stage}_block{i}")(
@@ -178,9 +205,9 @@ class MobileFaceNet(nn.Module):
         )
     x = conv32(8 * unit, name="last")(x, train)
     # The whole image in one window per channel: 7 x 7 at 112 pixels.
-    x = conv32(
-      8 * unit, kernel=0, groups=8 * unit, activation=False, name="pool"
-    )(x, train)
+    x = conv32(8 * unit, kernel=0, groups=8 * unit, activation="", name="pool")(
+      x, train
+    )
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = nn.Dense(
       self.embedding_size,

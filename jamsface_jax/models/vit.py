@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
 from jamsface_jax.errors import InputError
-from jamsface_jax.models.layers import BatchNorm, torch_linear_init
+from jamsface_jax.models.entry import Entry
+from jamsface_jax.models.layers import BatchNorm, relu6, torch_linear_init
 
 PATCH = 9  # Pixels; 12 x 12 patches in 108 of 112 pixels.
 TOKEN_CHANNELS = 512  # At width 1.
@@ -81,8 +82,7 @@ class Block(nn.Module):
     x = x + keep(Attention(self.dtype, name="attn")(y))
     y = _layer_norm("norm2")(x)
     y = dense(4 * x.shape[-1], "fc1")(y)
-    y = jnp.clip(y, 0, 6)  # ReLU6.
-    return x + keep(dense(x.shape[-1], "fc2")(y))
+    return x + keep(dense(x.shape[-1], "fc2")(relu6(y)))
 
 
 class ViT(nn.Module):
@@ -90,6 +90,7 @@ class ViT(nn.Module):
 
   Attributes:
     stages: number of blocks, as a tuple of one.
+    entry: what happens to images first.
     width: multiplies the channels of a token; 1 means 512.
     drop_path: probability that a residual path of the last block is left out,
       in training; it rises linearly from 0 in the first.
@@ -105,6 +106,7 @@ class ViT(nn.Module):
   """
 
   stages: tuple[int, ...]
+  entry: Entry
   width: float
   drop_path: float
   mask_ratio: float
@@ -138,6 +140,7 @@ class ViT(nn.Module):
         f"data.image_size={min(images.shape[1:3])} is smaller than a patch of"
         f" a ViT: use {PATCH} or more."
       )
+    images = self.entry(images)
     channels = round(TOKEN_CHANNELS * self.width)
     (depth,) = self.stages
     init = torch_linear_init(fan_in=3 * PATCH**2)

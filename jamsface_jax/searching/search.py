@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jamsface_jax.data.images import Images
+from jamsface_jax.detection.photographs import EVERY, ONE
 from jamsface_jax.errors import InputError
 from jamsface_jax.searching import files
 from jamsface_jax.searching.finding import Finding, People, find
@@ -30,6 +31,7 @@ def search(
   threshold: Threshold | None,
   k: int,
   faces: bool,
+  align: bool,
 ) -> None:
   """Writes who is in images; see the flags of the command.
 
@@ -41,6 +43,8 @@ def search(
     threshold: from where on a name is given; None: always.
     k: candidates of an image, at most.
     faces: show images on the page.
+    align: find the faces of photographs first: all that are to be named, and
+      of the people the large and central one.
 
   Raises:
     InputError: nothing to search, embeddings that do not fit each other, or an
@@ -50,8 +54,10 @@ def search(
     if path is not None:
       _refuse_inside(output, path, flag)
   with lock.hold(output, "--output"):
-    probes = open_source(images, "--images", network, "images")
-    people, shown = _people(network, gallery, output)
+    probes = open_source(
+      images, "--images", network, "images", EVERY if align else None
+    )
+    people, shown = _people(network, gallery, output, ONE if align else None)
     pictures = _pictures(probes, shown) if faces else None
     facts = _facts(images, gallery, probes, people, threshold)
     print("\n".join(f"{name}: {text}" for name, text in facts.items()))
@@ -89,14 +95,14 @@ def search(
 
 
 def _people(
-  network: Network, gallery: str | None, scratch: str
+  network: Network, gallery: str | None, scratch: str, align: str | None
 ) -> tuple[People, Images | None]:
   """Who is searched among, and their images if they are at hand."""
   if gallery is None:
     return TrainedPeople(
       network.run, step=network.step, fingerprint=network.fingerprint
     ), None
-  source = open_source(gallery, "--gallery", network, "gallery")
+  source = open_source(gallery, "--gallery", network, "gallery", align)
   people = gather(source, scratch)
   if missing := len(source) - people.usable:
     print(

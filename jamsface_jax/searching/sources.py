@@ -11,6 +11,8 @@ from jaxtyping import Float, Float32, Int64
 from jamsface_jax.data.images import Images, open_images
 from jamsface_jax.data.local_copy import local_copy
 from jamsface_jax.data.records import INDEX_FILE, read_classes
+from jamsface_jax.detection.opening import usual_detector
+from jamsface_jax.detection.photographs import open_faces
 from jamsface_jax.embedding.files import (
   EMBEDDINGS_FILE,
   LABELS_FILE,
@@ -45,7 +47,13 @@ class Part:
   broken: dict[int, str]
 
 
-def open_source(path: str, flag: str, network: Network, title: str) -> "Source":
+def open_source(
+  path: str,
+  flag: str,
+  network: Network,
+  title: str,
+  align: str | None = None,
+) -> "Source":
   """Opens embeddings, or images to be embedded.
 
   Args:
@@ -54,6 +62,7 @@ def open_source(path: str, flag: str, network: Network, title: str) -> "Source":
     flag: that it was given by, for messages.
     network: embeds images.
     title: what they are, for the progress.
+    align: find the faces of images first, see `PhotographFaces`.
 
   Raises:
     InputError: none of these, or a damaged one.
@@ -67,6 +76,16 @@ def open_source(path: str, flag: str, network: Network, title: str) -> "Source":
     images = open_images(path, network.image_size, root=None, color_order=None)
   except InputError as error:
     raise InputError(str(error).replace("--images", flag)) from None
+  if align is not None:
+    images = open_faces(
+      images,
+      usual_detector(),
+      flag=flag,
+      size=network.image_size,
+      which=align,
+      numbered=True,
+      threads=network.threads,
+    )
   local = local_copy(path)
   has_classes = os.path.isfile(os.path.join(local, INDEX_FILE))
   classes = read_classes(local) if has_classes else None

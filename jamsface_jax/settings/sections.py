@@ -160,6 +160,18 @@ class Model(Section):
   batch_norm_group: int = setting(
     0, "Examples that share batch statistics; 0: all of the batch."
   )
+  activation: str = setting(
+    "prelu", "Of a MobileFaceNet: prelu, relu or relu6."
+  )
+  side_crop: int = setting(
+    0, "Columns left out on either side: 8 of 112x112 gives 112x96."
+  )
+  pixel_mean: tuple[float, ...] = setting(
+    (127.5, 127.5, 127.5), "Taken from red, green and blue pixels."
+  )
+  pixel_std: tuple[float, ...] = setting(
+    (127.5, 127.5, 127.5), "What pixels are then divided by."
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,9 +32,9 @@ from jamsface_jax.weights.comparison import (
   noise,
   reference,
 )
+from jamsface_jax.weights.normalization import NORMALIZATION
 from jamsface_jax.weights.pytorch_names import to_pytorch
 
-NORMALIZATION = "pixel / 127.5 - 1"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 # Batches that a network is compared at, and how far the largest difference may

@@ -1,6 +1,7 @@
 """Turns published weights into a work directory."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,15 +25,26 @@ from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import onnx_file, weight_files
 from jamsface_jax.weights.comparison import difference, noise, reference
-from jamsface_jax.weights.exporting import NORMALIZATION
-from jamsface_jax.weights.matching import match
+from jamsface_jax.weights.fitting import fitted
+from jamsface_jax.weights.matching import MisfitError, match
+from jamsface_jax.weights.nearest import nearest
+from jamsface_jax.weights.normalization import (
+  NORMALIZATION,
+  Normalization,
+  parse,
+)
 from jamsface_jax.weights.pytorch_names import (
   from_pytorch,
   pytorch_shapes,
 )
 
-# insightface's names; its others are ours.
-SHORT_NAMES = {f"r{n}": f"iresnet{n}" for n in (18, 34, 50, 100, 200)}
+# insightface's names; its others are ours. And AdaFace's.
+SHORT_NAMES = {f"r{n}": f"iresnet{n}" for n in (18, 34, 50, 100, 200)} | {
+  f"ir_{n}": f"ir{n}" for n in (18, 34, 50, 101)
+}
+# Of many authors, who trained them on images of many kinds; who publishes
+# the others takes RGB and `NORMALIZATION`.
+_OF_MANY = re.compile(r"(ir|evolve)\d+|mbf_(paper|separable)")
 _TOLERANCE = 1e-3  # Of an ONNX file, as a share of the largest number.
 
 
@@ -44,6 +56,8 @@ def import_weights(
   embedding_size: int | None,
   image_size: int | None,
   color_order: str | None,
+  normalization: str | None = None,
+  activation: str | None = None,
 ) -> None:
   """Makes a work directory of a file of weights.
 
@@ -54,9 +68,12 @@ def import_weights(
     path: the file of weights.
     run: the new work directory.
     model: a name of `SHORT_NAMES` or `MODELS`; None: what the file says.
-    embedding_size: length of an embedding; None: what the file says, or 512.
+    embedding_size: length of an embedding; None: what the file says or has.
     image_size: height and width in pixels; None: what the file says, or 112.
     color_order: "RGB" or "BGR"; None: what the file says, or RGB.
+    normalization: what the network takes, see `normalization.parse`; None: what
+      is usual for the model, or what the file says.
+    activation: of a MobileFaceNet; None: what the file has.
 
   Raises:
     InputError: the file cannot be read or does not fit, or the work directory
@@ -68,6 +85,11 @@ def import_weights(
     )
   onnx = path.endswith(".onnx")
   file = onnx_file.read(path) if onnx else weight_files.read(path)
+  if model is None and "model" not in file.metadata:
+    raise InputError(
+      f"--model is missing, and {path!r} does not say it ({nearest(file)}):"
+      f" give one of {', '.join((*SHORT_NAMES, *MODELS))}."
+    )
   settings, order = make_settings(
     path,
     file.metadata,
@@ -76,24 +98,39 @@ def import_weights(
     image_size=image_size,
     color_order=color_order,
   )
+  make_model(settings)  # Refuses names that there are not.
+  described = "model" in file.metadata
+  taken = _normalization(path, settings, normalization, color_order, described)
+  if not described:
+    settings = fitted(path, settings, file, embedding_size, activation)
+    settings = replaced(
+      settings,
+      {"model.pixel_mean": taken.mean, "model.pixel_std": taken.std},
+    )
   network, size = make_model(settings), settings.data.image_size
   shapes = jax.eval_shape(
     lambda key: init_backbone(key, network, size), jax.random.key(0)
   )
   what = f"{path!r} does not fit {settings.model.name!r}"
-  arrays, matched = match(what, file, network, pytorch_shapes(network, shapes))
+  try:
+    expected = pytorch_shapes(network, shapes)
+    arrays, matched = match(what, file, network, expected)
+  except MisfitError as error:
+    advice = "use the version that wrote it" if described else nearest(file)
+    raise InputError(f"{error}: {advice}.") from None
   check_numbers(path, arrays)
   if order == "BGR":
     first = next(name for name in arrays if arrays[name].ndim == 4)
     arrays[first] = arrays[first][:, ::-1]
   variables = from_pytorch(network, shapes, arrays)
   if onnx:
-    check_onnx(path, network, variables, size, order)
+    check_onnx(path, network, variables, size, order, taken)
   origin = {
     "file": os.path.basename(path),
     "sha256": file_digest(path)[0],
     "matched_by": matched,
     "color_order": order,
+    "normalization": str(taken),
     "metadata": dict(file.metadata),
   }
   save(run, settings, variables, origin)
@@ -103,6 +140,39 @@ def import_weights(
     f"{run.path}: {settings.model.name}, {count:,} parameters, matched by"
     f" {matched}\nnext: {shell.command('jamsface_jax.embed', *words)}"
   )
+
+
+def _normalization(
+  path: str,
+  settings: Settings,
+  text: str | None,
+  color_order: str | None,
+  described: bool,
+) -> Normalization:
+  """What a network takes.
+
+  Raises:
+    InputError: it is not known, or contradicts what the file says.
+  """
+  if described:
+    if text is not None:
+      raise InputError(
+        f"--normalization={text} contradicts {path!r}, which says its own:"
+        " leave the flag out."
+      )
+    return Normalization()
+  name = settings.model.name
+  if _OF_MANY.fullmatch(name):
+    flags = {"--normalization": text, "--color_order": color_order}
+    missing = [flag for flag, value in flags.items() if value is None]
+    if missing:
+      raise InputError(
+        f"{' and '.join(missing)} missing: networks like {name!r} were trained"
+        f" in many ways, and {path!r} does not say which; look at how its own"
+        " code reads images (insightface's, 127.5:127.5 and RGB; AdaFace's,"
+        " 127.5:127.5 and BGR; MobileFaceNet_Pytorch's, 127.5:128 and RGB)."
+      )
+  return Normalization() if text is None else parse(text)
 
 
 def make_settings(
@@ -125,19 +195,13 @@ def make_settings(
     color_order: see there.
 
   Raises:
-    InputError: flags and file contradict each other, or nothing says which
-      network it is.
+    InputError: flags and file contradict each other.
   """
   settings = Settings()
   name = model and SHORT_NAMES.get(model, model)
   said = "model" in metadata
   if said:
     settings = _described(path, metadata["model"])
-  elif name is None:
-    raise InputError(
-      f"--model is missing, and {path!r} does not say it: give one of"
-      f" {', '.join((*SHORT_NAMES, *MODELS))}."
-    )
   if metadata.get("normalization", NORMALIZATION) != NORMALIZATION:
     raise InputError(
       f"{path!r} normalises pixels as {metadata['normalization']!r}, but"
@@ -217,6 +281,7 @@ def check_onnx(
   variables: dict[str, Any],
   size: int,
   color_order: str,
+  normalization: Normalization,
 ) -> None:
   """Compares what was imported with the graph, on noise.
 
@@ -226,20 +291,32 @@ def check_onnx(
     variables: its `params` and `batch_stats`, for images in RGB.
     size: height and width of the images, in pixels.
     color_order: which the graph takes.
+    normalization: of what it takes, of red, green and blue.
 
   Raises:
     InputError: they compute different things.
   """
   pixels = noise(np.random.default_rng(0), 2, size)
-  given = pixels if color_order == COLOR_ORDER else pixels[..., ::-1]
+  given = pixels
+  if color_order != COLOR_ORDER:
+    given = pixels[..., ::-1]
+    normalization = Normalization(
+      normalization.mean[::-1], normalization.std[::-1]
+    )
+  crop = model.entry.side_crop
+  given = given[:, :, crop : size - crop]
   try:
-    expected = onnx_file.session(path)(given)
+    expected = onnx_file.session(path, normalization)(given)
   except Exception as error:  # onnxruntime has a class per kind of failure.
     raise InputError(
       f"{path!r} cannot be run on {size}x{size} images"
       f" ({one_line(error)}): give the --image_size that it has."
     ) from None
-  found = difference(reference(model, variables)(pixels), expected)
+  embeddings = reference(model, variables)(pixels)
+  if np.allclose(np.linalg.norm(expected, axis=-1), 1, atol=1e-3):
+    # As AdaFace's network, which scales embeddings itself.
+    embeddings = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+  found = difference(embeddings, expected)
   name = os.path.basename(path)
   print(f"largest difference from {name}: {found.largest:.2g}")
   if not found.share < _TOLERANCE:

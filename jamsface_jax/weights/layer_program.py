@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jamsface_jax.models import init_backbone
+from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.iresnet import SqueezeExcitation
 from jamsface_jax.models.layers import BatchNorm, PReLU
 from jamsface_jax.models.vit import Attention
@@ -29,6 +30,7 @@ LAYERS = (
   PReLU,
   SqueezeExcitation,
   Attention,
+  Entry,
 )
 LAYER = jax.extend.core.Primitive("layer")
 Value = jax.extend.core.Var | jax.extend.core.Literal

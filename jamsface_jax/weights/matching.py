@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import flax.linen as nn
 import numpy as np
 
-from jamsface_jax.errors import InputError
 from jamsface_jax.weights.onnx_file import OnnxFile, OnnxLayer
 from jamsface_jax.weights.pytorch_names import (
   BATCH_NORM,
+  CONV,
   FLAT_LINEAR,
   LINEAR,
   Layer,
@@ -17,8 +17,13 @@ from jamsface_jax.weights.pytorch_names import (
 from jamsface_jax.weights.weight_files import WeightFile
 
 # What wrappers put before the names of a network.
-PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
-_LISTED = 8  # Names in a message, of each kind.
+PREFIXES = ("module.", "backbone.", "model.", "net.", "_orig_mod.")
+HEADS = ("head.",)  # Of trainers that keep classes beside a network.
+_LISTED = 2  # Names in a message, of each kind.
+
+
+class MisfitError(Exception):
+  """A file does not fit a network; says what does not, as a sentence begins."""
 
 
 def match(
@@ -40,7 +45,7 @@ def match(
     "layers" or "order".
 
   Raises:
-    InputError: what does not fit.
+    MisfitError: what does not fit.
   """
   arrays = file.arrays
   if isinstance(file, OnnxFile) and "mask_token" in expected:
@@ -73,13 +78,15 @@ def match_names(
     while prefix := next((p for p in PREFIXES if name.startswith(p)), ""):
       name = name.removeprefix(prefix)
     renamed[name] = array
+  if not any(name.startswith(HEADS) for name in expected):
+    renamed = {k: a for k, a in renamed.items() if not k.startswith(HEADS)}
+  renamed = _with_affine(renamed, expected)
   found = {}
   for name, shape in expected.items():
     if name not in renamed:
       return None
     array = renamed[name]
-    # ONNX keeps a PReLU's slopes as (C, 1, 1).
-    if array.shape != shape and array.shape != (*shape, 1, 1):
+    if not _fits(array.shape, shape):
       return None
     found[name] = array.reshape(shape)
   extra = [
@@ -88,6 +95,31 @@ def match_names(
     if name not in expected and array.dtype.kind not in "iub" and array.ndim
   ]
   return None if extra else found
+
+
+def _fits(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+  """Whether an array has a shape, perhaps with axes of 1 after it.
+
+  ONNX keeps a PReLU's slopes as (C, 1, 1), and a linear layer may be a
+  convolution of 1x1.
+  """
+  return given in (wanted, (*wanted, 1, 1))
+
+
+def _with_affine(
+  arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+  """Adds scale and bias of normalisations that learn none (affine=False)."""
+  added = {}
+  for name, shape in expected.items():
+    layer, _, part = name.rpartition(".")
+    plain = f"{layer}.weight" not in arrays and f"{layer}.bias" not in arrays
+    if plain and f"{layer}.running_var" in arrays and part in _AFFINE:
+      added[name] = np.full(shape, _AFFINE[part], np.float32)
+  return {**arrays, **added}
+
+
+_AFFINE = {"weight": 1, "bias": 0}
 
 
 def match_order(
@@ -109,19 +141,28 @@ def match_order(
     The expected arrays by PyTorch's names.
 
   Raises:
-    InputError: a list of what does not fit.
+    MisfitError: a list of what does not fit.
   """
   given = {
     name: array
     for name, array in arrays.items()
     if array.dtype.kind not in "iub" and array.ndim
+    if not name.startswith(HEADS)
   }
   wanted = list(expected.items())
-  fits = ordered and [a.shape for a in given.values()] == [
-    shape for _, shape in wanted
-  ]
-  if fits:
-    return dict(zip(expected, given.values(), strict=True))
+  if ordered:
+    values = list(given.values())
+    if len(values) == len(wanted) - 2:  # The last learns no scale and bias.
+      size = wanted[-1][1]
+      values[-2:-2] = np.ones(size, np.float32), np.zeros(size, np.float32)
+    if len(values) == len(wanted) and all(
+      _fits(array.shape, shape)
+      for array, (_, shape) in zip(values, wanted, strict=True)
+    ):
+      return {
+        name: array.reshape(shape)
+        for (name, shape), array in zip(wanted, values, strict=True)
+      }
   missing = [f"{n} {s}" for n, s in wanted if n not in given]
   extra = [f"{n} {a.shape}" for n, a in given.items() if n not in expected]
   other = [
@@ -164,13 +205,10 @@ def match_layers(
     The expected arrays by PyTorch's names.
 
   Raises:
-    InputError: what does not fit.
+    MisfitError: what does not fit.
   """
   if file.layers is None:
-    raise InputError(
-      f"{what}: {file.obstacle} has no place in such a network; give the"
-      " --model that it is, or its PyTorch file."
-    )
+    raise MisfitError(f"{what}: {file.obstacle} has no place in such a network")
   found: dict[str, np.ndarray] = {}
   waiting = list(file.layers)
   folded: np.ndarray | None = None
@@ -190,11 +228,11 @@ def match_layers(
         given["bias"] = np.zeros(expected[f"{layer.torch}.bias"], np.float32)
     for name in names:
       array = given.get(name.rpartition(".")[2])
-      if array is None or array.shape != expected[name]:
+      if array is None or not _fits(array.shape, expected[name]):
         shape = "nothing" if array is None else array.shape
         other = f"{name} {shape} instead of {expected[name]}"
         raise _misfit(what, [], [], [other])
-      found[name] = array
+      found[name] = array.reshape(expected[name])
   if waiting:
     extra = [f"{one.kind} {one.arrays['weight'].shape}" for one in waiting]
     raise _misfit(what, [], extra, [])
@@ -207,10 +245,11 @@ def _take_layer(
   """The arrays of a graph's layer that is to be this one.
 
   Raises:
-    InputError: it is of another kind.
+    MisfitError: it is of another kind.
   """
   kind = LINEAR if layer.kind == FLAT_LINEAR else layer.kind
-  if given.kind != kind:
+  # A linear layer may be a convolution of 1x1.
+  if given.kind != kind and (kind, given.kind) != (LINEAR, CONV):
     raise _misfit(what, [], [], [f"a {given.kind} instead of {layer.torch}"])
   return dict(given.arrays)
 
@@ -230,7 +269,7 @@ def _plain_batch_norm(
 
 def _misfit(
   what: str, missing: list[str], extra: list[str], other: list[str]
-) -> InputError:
+) -> MisfitError:
   """An error with lists of what does not fit."""
   parts = []
   for kind, items in (
@@ -244,7 +283,4 @@ def _misfit(
       parts.append(
         f"{kind}: {shown}" + (f" and {more} more" if more > 0 else "")
       )
-  return InputError(
-    f"{what} ({'; '.join(parts)}): give the --model, --embedding_size and"
-    " --image_size that it has."
-  )
+  return MisfitError(f"{what} ({'; '.join(parts)})")

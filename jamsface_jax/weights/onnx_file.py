@@ -12,6 +12,7 @@ import numpy as np
 
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.storage.plain_file import plain
+from jamsface_jax.weights.normalization import USUAL, Normalization
 from jamsface_jax.weights.pytorch_names import BATCH_NORM, CONV, LINEAR, PRELU
 
 
@@ -32,11 +33,14 @@ def packages() -> tuple[ModuleType, ModuleType]:
   return onnx, onnxruntime
 
 
-def session(path: str) -> Callable[[np.ndarray], np.ndarray]:
+def session(
+  path: str, normalization: Normalization = USUAL
+) -> Callable[[np.ndarray], np.ndarray]:
   """Opens a network in onnxruntime, on the CPU.
 
   Args:
     path: an ONNX file with one input of images.
+    normalization: of what it takes, if that is no pixels.
 
   Returns:
     Maps uint8 pixels [N, H, W, 3] to the first output, whatever of the two
@@ -59,7 +63,8 @@ def session(path: str) -> Callable[[np.ndarray], np.ndarray]:
 
   def embed(pixels: np.ndarray) -> np.ndarray:
     if entry.type != "tensor(uint8)":
-      pixels = pixels.astype(np.float32) / 127.5 - 1
+      mean, std = np.array(normalization.mean), np.array(normalization.std)
+      pixels = ((pixels - mean) / std).astype(np.float32)
       pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     if isinstance(entry.shape[0], int):
       return run(pixels, entry.shape[0])
@@ -71,6 +76,11 @@ def session(path: str) -> Callable[[np.ndarray], np.ndarray]:
       return run(pixels, 1)
 
   return embed
+
+
+# What nodes of a graph are called here; a Clip may have other limits than 6,
+# which shows when the graph is run.
+ACTIVATIONS = {"PRelu": "prelu", "Clip": "relu6", "Relu": "relu"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +107,16 @@ class OnnxFile:
       of `OnnxLayer`.
     obstacle: what layer that was.
     metadata: texts by name.
+    activations: kinds of nodes of those of `ACTIVATIONS` that there are.
+    embedding_size: length of the first output; None: the graph does not say.
   """
 
   arrays: dict[str, np.ndarray]
   layers: list[OnnxLayer] | None
   obstacle: str
   metadata: dict[str, str]
+  activations: frozenset[str]
+  embedding_size: int | None
 
 
 def read(path: str) -> OnnxFile:
@@ -141,7 +155,18 @@ def read(path: str) -> OnnxFile:
   except _DamagedError as error:
     raise InputError(f"{path!r} is damaged: {error}.") from None
   metadata = {entry.key: entry.value for entry in proto.metadata_props}
-  return OnnxFile(arrays, layers, obstacle, metadata)
+  kinds = frozenset(node.op_type for node in proto.graph.node)
+  sizes = [
+    d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim
+  ]
+  return OnnxFile(
+    arrays,
+    layers,
+    obstacle,
+    metadata,
+    activations=kinds & set(ACTIVATIONS),
+    embedding_size=(sizes[-1] or None) if sizes else None,
+  )
 
 
 class _DamagedError(ValueError):
@@ -196,7 +221,7 @@ def _layers(
   """Finds the layers of a graph; `arrays` are its constants, by name."""
   found: list[OnnxLayer] = []
   products: dict[str, OnnxLayer] = {}  # By the name of their result.
-  for node in graph.node:
+  for node in _in_order(graph):
     attributes = {
       entry.name: onnx.helper.get_attribute_value(entry)
       for entry in node.attribute
@@ -230,11 +255,52 @@ def _layers(
       products[node.output[0]] = found[-1]
     elif node.op_type == "Add" and known and node.input[0] in products:
       products[node.input[0]].arrays["bias"] = known[0]
+    elif node.op_type == "Clip" and _is_relu6(known, attributes):
+      pass
     elif any(
       name in arrays and arrays[name].dtype.kind == "f" for name in node.input
     ):
       raise _ObstacleError(f"{node.op_type} {node.name!r}")
   return found
+
+
+def _is_relu6(limits: list[np.ndarray], attributes: dict[str, Any]) -> bool:
+  """Whether a Clip has the limits 0 and 6; before opset 11 as attributes."""
+  found = limits or [attributes.get("min", -1), attributes.get("max", 0)]
+  return [float(limit) for limit in found] == [0, 6]
+
+
+def _in_order(graph: Any) -> list[Any]:
+  """The nodes in an order in which they run, shortcuts after the long paths.
+
+  PyTorch writes what ran first, which may be the shortcut: of what a node
+  needs, what is deepest comes first here. What nothing needs comes last.
+  """
+  makers = {name: node for node in graph.node for name in node.output}
+  depths: dict[str, int] = {}
+  for node in graph.node:  # ONNX has them in an order that runs.
+    depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
+    depths |= dict.fromkeys(node.output, depth)
+  ordered, done = [], set()
+  waiting = [
+    makers[output.name] for output in graph.output if output.name in makers
+  ][::-1]
+  waiting = list(graph.node)[::-1] + waiting
+  while waiting:
+    node = waiting[-1]
+    needed = [
+      makers[name]
+      for name in sorted(node.input, key=lambda name: -depths.get(name, 0))
+      if name in makers and id(makers[name]) not in done
+    ]
+    if id(node) in done:
+      waiting.pop()
+    elif needed and needed[0] is not node:
+      waiting.append(needed[0])
+    else:
+      ordered.append(waiting.pop())
+      done.add(id(node))
+  return ordered
 
 
 def _with_bias(kind: str, *arrays: np.ndarray) -> OnnxLayer:

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.extend.core
 import numpy as np
 
+from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.iresnet import SqueezeExcitation
 from jamsface_jax.models.layers import BatchNorm, PReLU
 from jamsface_jax.models.vit import HEADS, Attention
@@ -115,6 +116,11 @@ def _write(
         )
       case "add", _:
         y = graph.node("Add", *map(name_of, equation.invars))
+      case "max", _ if isinstance(equation.invars[1], jax.extend.core.Literal):
+        y = graph.node("Relu", name_of(x))
+      case "slice", _:
+        _, height, width, _ = equation.params["strides"]
+        y = graph.slice(name_of(x), axes=(2, 3), steps=(height, width))
       case "reshape", _ if len(shape_of(result)) == 2:
         y = graph.node("Flatten", name_of(x))
       case "reshape", _ if len(shape_of(x)) == 4 and len(shape_of(result)) == 3:
@@ -173,11 +179,24 @@ def _layer(
       return graph.linear(x, name)
     case nn.Dense():
       return graph.token_linear(x, name)
+    case Entry():
+      return _entry(graph, x, layer)
     case SqueezeExcitation():
       return _squeeze_excitation(graph, x, name)
     case Attention():
       return _attention(graph, x, name, tokens=shape[1], channels=shape[2])
   raise TypeError(f"{type(layer).__name__} has no nodes here")
+
+
+def _entry(graph: "_Graph", x: str, layer: Entry) -> str:
+  if crop := layer.side_crop:
+    x = graph.slice(x, axes=(3,), starts=(crop,), ends=(-crop,))
+  if layer.is_plain:
+    return x
+  factor, summand = (
+    graph.constant(array.reshape(1, 3, 1, 1)) for array in layer.line()
+  )
+  return graph.node("Add", graph.node("Mul", x, factor), summand)
 
 
 def _squeeze_excitation(graph: "_Graph", x: str, name: str) -> str:
@@ -298,6 +317,26 @@ class _Graph:
     for bias in self.variables(name, "bias"):
       x = self.node("Add", x, bias)
     return x
+
+  def slice(
+    self,
+    x: str,
+    *,
+    axes: tuple[int, ...],
+    starts: tuple[int, ...] | None = None,
+    ends: tuple[int, ...] | None = None,
+    steps: tuple[int, ...] | None = None,
+  ) -> str:
+    """A part of some axes; all of it, in steps of 1, where nothing is said."""
+    largest = np.iinfo(np.int64).max
+    parts = (
+      starts or (0,) * len(axes),
+      ends or (largest,) * len(axes),
+      axes,
+      steps or (1,) * len(axes),
+    )
+    constants = [self.constant(np.array(part, np.int64)) for part in parts]
+    return self.node("Slice", x, *constants)
 
   def reshape(self, x: str, *sizes: int) -> str:
     """A new shape; 0 keeps a size."""

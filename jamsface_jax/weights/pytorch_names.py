@@ -113,8 +113,10 @@ def torch_name(model: nn.Module, path: str) -> str:
     The prefix of the names of its tensors, joined by ".".
   """
   match model:
-    case IResNet():
+    case IResNet(kind="arcface"):
       rename = _iresnet
+    case IResNet():
+      return _ir(model, path)
     case MobileFaceNet():
       rename = _mobilefacenet
     case ViT():
@@ -271,6 +273,35 @@ def _iresnet(name: str) -> str:
   return names.get(name, name)
 
 
+def _ir(model: IResNet, path: str) -> str:
+  """What AdaFace, CVLface, TFace and face.evoLVe call a module."""
+  outer, _, inner = path.partition("/")
+  block = re.fullmatch(r"stage(\d+)_block(\d+)", outer)
+  if not block:
+    names = {
+      "stem_conv": "input_layer.0",
+      "stem_bn": "input_layer.1",
+      "stem_prelu": "input_layer.2",
+      "final_bn": "output_layer.0",
+      "embedding_fc": "output_layer.3",
+      "embedding_bn": "output_layer.4",
+    }
+    return names.get(outer, outer)
+  number = sum(model.stages[: int(block[1]) - 1]) + int(block[2]) - 1
+  layers = ["bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "se"]
+  if model.kind == "evolve":
+    layers.remove("bn2")
+  names = {name: f"res_layer.{k}" for k, name in enumerate(layers)}
+  if model.kind == "ir":
+    names["se"] = "res_layer.se_block"
+  names |= {
+    "shortcut_conv": "shortcut_layer.0",
+    "shortcut_bn": "shortcut_layer.1",
+  }
+  layer, _, part = inner.partition("/")
+  return ".".join(filter(None, (f"body.{number}", names[layer], part)))
+
+
 def _mobilefacenet(name: str) -> str:
   if block := re.fullmatch(r"stage(\d+)_block(\d+)", name):
     return f"layers.{2 * int(block[1]) - 1}.layers.{int(block[2]) - 1}"
@@ -279,6 +310,8 @@ def _mobilefacenet(name: str) -> str:
   names = {
     "stem": "layers.0",
     "stage1_conv": "layers.1",
+    "stage1_point": "layers.1.point",  # No published code has both.
+    "entry": "entry",
     "last": "conv_sep",
     "pool": "features.layers.0",
     "embedding_fc": "features.layers.2",

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
 from jamsface_jax.models import MODELS, make_model, vit
+from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.iresnet import Block, SqueezeExcitation
 from jamsface_jax.models.layers import BatchNorm, PReLU
 from jamsface_jax.models.mobilefacenet import Bottleneck, ConvBlock
@@ -134,12 +135,19 @@ def block_oracle(x, params, stride):
   def batch_norm(name, x):
     return batch_norm_oracle(x, params[name])[0]
 
-  shortcut = conv_oracle(x, params["shortcut_conv"]["kernel"], stride, 0)
+  if "shortcut_conv" in params:
+    shortcut = conv_oracle(x, params["shortcut_conv"]["kernel"], stride, 0)
+    shortcut = batch_norm("shortcut_bn", shortcut)
+  else:
+    shortcut = np.array(
+      [[row[::stride] for row in image[::stride]] for image in x]
+    )
   y = conv_oracle(batch_norm("bn1", x), params["conv1"]["kernel"], 1, 1)
-  y = batch_norm("bn2", y)
+  if "bn2" in params:
+    y = batch_norm("bn2", y)
   y = np.where(y > 0, y, params["prelu"]["slope"] * y)
   y = conv_oracle(y, params["conv2"]["kernel"], stride, 1)
-  return batch_norm("bn3", y) + batch_norm("shortcut_bn", shortcut)
+  return batch_norm("bn3", y) + shortcut
 
 
 @pytest.mark.parametrize(
@@ -156,6 +164,10 @@ def block_oracle(x, params, stride):
     ("vit_s", 76_023_296),
     ("vit_b", 113_833_472),
     ("vit_l", 255_684_352),
+    # net.py of AdaFace has 1,024 fewer: its last layer has no scale and bias.
+    ("ir18", 24_020_352 + 1_024),
+    ("ir50", 43_585_600 + 1_024),
+    ("ir101", 65_150_912 + 1_024),
   ],
 )
 def test_parameter_counts_are_the_published_ones(name, count):
@@ -168,6 +180,20 @@ def test_parameter_counts_are_the_published_ones(name, count):
   variables = variable_shapes(model, images)
   sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
   assert sum(sizes) == count
+
+
+def test_mobilefacenet_of_the_paper_has_its_parameters():
+  """core/model.py of MobileFaceNet_Pytorch: 128 numbers of 112x96 pixels."""
+  model = tiny(
+    **{"name": "mbf_paper", "stages": (), "width": 1.0},
+    **{"embedding_size": 128, "side_crop": 8},
+  )
+  images = np.zeros((1, 112, 112, 3), np.float32)
+  variables = variable_shapes(model, images)
+  sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
+  assert sum(sizes) == 999_552
+  kernel = variables["params"]["pool"]["conv"]["kernel"]
+  assert kernel.shape == (7, 6, 1, 512)
 
 
 def test_parameter_names_are_stable():
@@ -245,13 +271,24 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
   assert dtypes["dot_general"] == {"float32"}  # The embedding layer.
 
 
-def test_block_matches_numpy():
+@pytest.mark.parametrize(
+  ("kind", "channels", "left_out"),
+  [
+    ("arcface", 3, set()),
+    ("arcface", 2, set()),
+    ("ir", 3, set()),
+    ("ir", 2, {"shortcut_conv", "shortcut_bn"}),
+    ("evolve", 2, {"shortcut_conv", "shortcut_bn", "bn2"}),
+  ],
+)
+def test_block_matches_numpy(kind, channels, left_out):
   rng = np.random.default_rng(2)
   # An even size: padding (0, 1) instead of (1, 1) would show.
   x = jnp.asarray(rng.normal(size=(3, 6, 8, 2)), jnp.float32)
   block = Block(
-    channels=3,
+    channels=channels,
     stride=2,
+    kind=kind,
     squeeze_reduction=0,
     dtype="float32",
     batch_norm_group=0,
@@ -260,7 +297,9 @@ def test_block_matches_numpy():
   actual, _ = train_forward(block, variables, x)
   params = jax.tree.map(np.float64, variables["params"])
   expected = block_oracle(np.float64(x), params, stride=2)
-  assert expected.shape == (3, 3, 4, 3)
+  assert expected.shape == (3, 3, 4, channels)
+  parts = "bn1 conv1 bn2 prelu conv2 bn3 shortcut_conv shortcut_bn".split()
+  assert set(params) == set(parts) - left_out
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -457,6 +496,11 @@ def test_groups_within_a_device_need_no_communication():
       {"name": "mbf", "stages": (), "stem_stride": 2},
       ["model.stem_stride", "leave it at 1"],
     ),
+    ({"activation": "relu"}, ["model.activation", "'mobilefacenet'"]),
+    ({"activation": "gelu"}, ["model.activation", "prelu, relu, relu6"]),
+    ({"side_crop": -1}, ["model.side_crop"]),
+    ({"pixel_std": (1.0, 1.0, 0.0)}, ["model.pixel_std", "above 0"]),
+    ({"pixel_mean": (1.0,)}, ["model.pixel_mean", "three numbers"]),
     ({"embedding_size": 0}, ["model.embedding_size"]),
     ({"dropout": 1.0}, ["model.dropout"]),
     ({"dtype": "float16"}, ["model.dtype", "bfloat16"]),
@@ -517,23 +561,37 @@ def grouped_conv_oracle(x, kernel, stride, padding):
   return np.concatenate(outputs, axis=-1)
 
 
-def conv_block_oracle(x, params, stride, padding, activation=True):
+ORACLES = {"": lambda x: x, "relu": lambda x: np.maximum(x, 0)}
+ORACLES["relu6"] = lambda x: np.minimum(np.maximum(x, 0), 6)
+
+
+def conv_block_oracle(x, params, stride, padding, activation="prelu"):
   x = grouped_conv_oracle(x, params["conv"]["kernel"], stride, padding)
   x = batch_norm_oracle(x, params["bn"])[0]
-  slope = params["prelu"]["slope"] if activation else 1
-  return np.where(x > 0, x, slope * x)
+  if activation == "prelu":
+    return np.where(x > 0, x, params["prelu"]["slope"] * x)
+  assert "prelu" not in params
+  return ORACLES[activation](x)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_bottleneck_matches_numpy(stride):
+@pytest.mark.parametrize("activation", ["prelu", "relu", "relu6"])
+def test_bottleneck_matches_numpy(stride, activation):
   x = normal(7, 3, 6, 8, 4)
-  block = Bottleneck(4, 6, stride, dtype="float32", batch_norm_group=0)
+  block = Bottleneck(
+    *(4, 6, stride),
+    dtype="float32",
+    batch_norm_group=0,
+    activation=activation,
+  )
   variables = random_variables(block, x)
+  variables["params"]["expand"]["bn"]["scale"] *= 9  # Both corners of ReLU6.
   actual, _ = train_forward(block, variables, x)
   params = float64(variables)
-  y = conv_block_oracle(np.float64(x), params["expand"], 1, 0)
-  y = conv_block_oracle(y, params["depthwise"], stride, 1)
-  y = conv_block_oracle(y, params["project"], 1, 0, activation=False)
+  y = conv_block_oracle(np.float64(x), params["expand"], 1, 0, activation)
+  assert activation != "relu6" or (y.min(), y.max()) == (0, 6)
+  y = conv_block_oracle(y, params["depthwise"], stride, 1, activation)
+  y = conv_block_oracle(y, params["project"], 1, 0, "")
   expected = np.float64(x) + y if stride == 1 else y
   assert params["depthwise"]["conv"]["kernel"].shape == (3, 3, 1, 6)
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
@@ -541,14 +599,54 @@ def test_bottleneck_matches_numpy(stride):
 
 def test_a_window_of_the_whole_image_per_channel():
   x = normal(8, 4, 5, 5, 6)
-  block = ConvBlock(6, "float32", 0, kernel=0, groups=6, activation=False)
+  block = ConvBlock(6, "float32", 0, kernel=0, groups=6, activation="")
   variables = random_variables(block, x)
   actual, _ = train_forward(block, variables, x)
-  expected = conv_block_oracle(
-    np.float64(x), float64(variables), 1, 0, activation=False
-  )
+  expected = conv_block_oracle(np.float64(x), float64(variables), 1, 0, "")
   assert actual.shape == (4, 1, 1, 6)
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_separable_first_stage_has_relu():
+  """As MobileNet's; what comes after has the network's own activation."""
+  images = make_images(2, size=16)
+  settings = {"name": "mbf_separable", "stages": (), "width": 1 / 16}
+  model = tiny(**settings, activation="relu6")
+  variables = random_variables(model, images)
+  variables["params"]["stage1_point"]["bn"]["bias"] += 10
+  _, state = model.apply(
+    variables,
+    images,
+    train=False,
+    capture_intermediates=True,
+    mutable=["intermediates"],
+  )
+  seen = state["intermediates"]
+  (stem,) = seen["stem"]["__call__"]
+  found = np.float64(stem)
+  for name in ("stage1_conv", "stage1_point"):
+    params = float64(variables)[name]
+    stats = jax.tree.map(np.float64, variables["batch_stats"][name]["bn"])
+    padding = params["conv"]["kernel"].shape[0] // 2
+    found = grouped_conv_oracle(found, params["conv"]["kernel"], 1, padding)
+    scale = params["bn"]["scale"] / np.sqrt(stats["var"] + 1e-5)
+    found = (found - stats["mean"]) * scale + params["bn"]["bias"]
+    found = np.maximum(found, 0)
+    (actual,) = seen[name]["__call__"]
+    np.testing.assert_allclose(actual, found, rtol=1e-4, atol=1e-4)
+  assert found.max() > 6  # ReLU6 would be seen.
+
+
+@pytest.mark.parametrize("crop", [0, 2])
+def test_entry_normalises_as_the_network_was_trained(crop):
+  pixels = np.random.default_rng(3).integers(0, 256, (2, 5, 9, 3))
+  mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+  entry = Entry(crop, mean, std)
+  found = entry.apply({}, jnp.asarray(pixels / 127.5 - 1, jnp.float32))
+  expected = (pixels[:, :, crop : 9 - crop] - np.array(mean)) / np.array(std)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  plain = Entry(crop).apply({}, jnp.asarray(pixels, jnp.float32))
+  np.testing.assert_array_equal(plain, pixels[:, :, crop : 9 - crop])
 
 
 def layer_norm_oracle(x, params):

@@ -39,6 +39,10 @@ NETWORKS = {
   "mbf": {"name": "mobilefacenet", "stages": (1, 1, 2, 1), "width": 1 / 8},
   "mbf_blocks": {"name": "mobilefacenet", "stages": (2, 1, 1, 1)}
   | {"width": 1 / 8},
+  "separable": {"name": "mbf_separable", "width": 1 / 16, "side_crop": 2}
+  | {"activation": "relu6", "pixel_mean": (123.7, 116.3, 103.5)}
+  | {"pixel_std": (58.4, 57.1, 57.4)},
+  "ir": {"name": "ir18", "width": 1 / 16, "squeeze_reduction": 2},
   "vit": {"name": "vit", "stages": (2,), "width": 1 / 16},
 }
 
@@ -87,7 +91,16 @@ def make_workdir(directory, name, dtype="float32"):
   return workdir
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+DEEP = ("separable", "ir")  # Published depths, which take long to compile.
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(name, marks=pytest.mark.slow if name in DEEP else ())
+    for name in NETWORKS
+  ],
+)
 def network(request, tmp_path_factory):
   """Name, path of a work directory, and embeddings of `pixels(5)`."""
   workdir = make_workdir(tmp_path_factory.mktemp("export"), request.param)
@@ -222,11 +235,33 @@ def test_layers_have_the_order_of_the_network(name):
     " layers.2.layers.0.layers.0",
     "mbf_blocks": "layers.1.layers.1.layers.2.layers.1"
     " layers.2.layers.0.layers.0",
+    "separable": "layers.1.layers.0 layers.1.layers.1 layers.1.point.layers.0"
+    " layers.1.point.layers.1 layers.2.layers.0.layers.0",
+    "ir": "input_layer.2 body.0.res_layer.0 body.0.res_layer.1"
+    " body.0.res_layer.2 body.0.res_layer.3 body.0.res_layer.4"
+    " body.0.res_layer.5 body.0.res_layer.se_block.fc1"
+    " body.0.res_layer.se_block.fc2 body.1.res_layer.0",
     "vit": "pos_embed mask_token patch_embed.proj blocks.0.norm1"
     " blocks.0.attn.qkv blocks.0.attn.proj blocks.0.norm2 blocks.0.mlp.fc1",
   }[name].split()
   first = names.index(expected[0])
   assert names[first : first + len(expected)] == expected
+
+
+def test_names_of_evolve():
+  """As in face.evoLVe's model_irse.py: no normalisation before the PReLU."""
+  chosen = {"model.name": "evolve50", "model.squeeze_reduction": 16}
+  model = make_model(replaced(Settings(), chosen))
+  names = [layer.torch for layer in layers(model)]
+  first = names.index("body.3.res_layer.0")
+  assert names[first : first + 10] == [
+    *(f"body.3.res_layer.{k}" for k in range(5)),
+    *("body.3.res_layer.5.fc1", "body.3.res_layer.5.fc2"),
+    *("body.3.shortcut_layer.0", "body.3.shortcut_layer.1"),
+    "body.4.res_layer.0",
+  ]
+  assert names[-3:] == ["output_layer.0", "output_layer.3", "output_layer.4"]
+  assert "body.0.shortcut_layer.0" not in names
 
 
 def test_networks_of_half_precision_are_exported_in_full(tmp_path):

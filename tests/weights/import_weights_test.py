@@ -18,7 +18,15 @@ from export_test import (
   settings_of,
   variables_of,
 )
-from torch_files import Call, write_pth, write_torch
+from numpy_networks import mobilefacenet
+from torch_files import (
+  Call,
+  old_storage,
+  tensor,
+  write_old_torch,
+  write_pth,
+  write_torch,
+)
 
 from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.errors import InputError
@@ -250,9 +258,150 @@ def test_onnx_that_computes_something_else(tmp_path, published):
   other = {"iresnet18": "iresnet34", "mbf": "mbf_large"}[name]
   with pytest.raises(InputError, match=f"does not fit '{other}'"):
     take(path, tmp_path / "run", model=other, embedding_size=12)
+  with pytest.raises(InputError, match=f"--model={name} comes nearest: all"):
+    take(path, tmp_path / "run", model=other, embedding_size=12)
   with pytest.raises(InputError, match="left over|different|missing"):
     take(path, tmp_path / "run", model=name, embedding_size=13)
   assert not os.path.exists(tmp_path / "run")
+
+
+# As core/model.py of MobileFaceNet_Pytorch makes it, for images 64x48.
+def paper_arrays(images_of=(4, 3)):
+  """Random arrays of the paper's MobileFaceNet under its names, in order."""
+  rng = np.random.default_rng(0)
+  arrays = {}
+
+  def conv(name, *shape):
+    spread = np.prod(shape[1:]) ** -0.5
+    arrays[f"{name}.weight"] = rng.normal(0, spread, shape)
+
+  def norm(name, size):
+    arrays[f"{name}.weight"] = rng.uniform(0.5, 1.5, size)
+    arrays[f"{name}.bias"] = rng.normal(0, 0.2, size)
+    arrays[f"{name}.running_mean"] = rng.normal(0, 0.2, size)
+    arrays[f"{name}.running_var"] = rng.uniform(0.5, 1.5, size)
+
+  def block(name, outputs, inputs, *size, linear=False):
+    conv(f"{name}.conv", outputs, inputs, *size)
+    norm(f"{name}.bn", outputs)
+    if not linear:
+      arrays[f"{name}.prelu.weight"] = rng.uniform(0.1, 0.5, outputs)
+
+  block("conv1", 64, 3, 3, 3)
+  block("dw_conv1", 64, 1, 3, 3)
+  inputs, number = 64, 0
+  for expansion, outputs, count in (
+    *((2, 64, 5), (4, 128, 1), (2, 128, 6), (4, 128, 1), (2, 128, 2)),
+  ):
+    for _ in range(count):
+      name, within = f"blocks.{number}.conv", inputs * expansion
+      conv(f"{name}.0", within, inputs, 1, 1)
+      norm(f"{name}.1", within)
+      arrays[f"{name}.2.weight"] = rng.uniform(0.1, 0.5, within)
+      conv(f"{name}.3", within, 1, 3, 3)
+      norm(f"{name}.4", within)
+      arrays[f"{name}.5.weight"] = rng.uniform(0.1, 0.5, within)
+      conv(f"{name}.6", outputs, within, 1, 1)
+      norm(f"{name}.7", outputs)
+      inputs, number = outputs, number + 1
+  block("conv2", 512, 128, 1, 1)
+  block("linear7", 512, 1, *images_of, linear=True)
+  block("linear1", 128, 512, 1, 1, linear=True)
+  return {name: np.float32(array) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_the_mobilefacenet_of_the_paper(tmp_path, order):
+  """A file of before 1.6 as 068.ckpt is, against NumPy."""
+  arrays = paper_arrays()
+  storages = [
+    old_storage(str(k), array) for k, array in enumerate(arrays.values())
+  ]
+  network = {}
+  for (name, array), storage in zip(arrays.items(), storages, strict=True):
+    strides = tuple(step // 4 for step in array.strides)
+    network[f"module.{name}"] = tensor(storage, array.shape, strides)
+  path = write_old_torch(
+    tmp_path / "068.ckpt", {"epoch": 68, "net_state_dict": network}, storages
+  )
+  workdir = take(
+    *(path, tmp_path / "run"),
+    **{"model": "mbf_paper", "image_size": 64, "color_order": order},
+    normalization="127.5,120,110:128,64,32",
+  )
+  settings = read_settings(RunDirectory(workdir)).model
+  assert (settings.embedding_size, settings.side_crop) == (128, 8)
+  images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
+  taken = (images - np.array([127.5, 120, 110])) / np.array([128, 64, 32])
+  if order == "BGR":
+    taken = taken[..., ::-1]
+  expected = mobilefacenet(arrays, taken[:, :, 8:56].transpose(0, 3, 1, 2))
+  assert expected.std() > 0.1
+  np.testing.assert_allclose(embed(workdir, images), expected, atol=1e-4)
+  reader = CheckpointReader(RunDirectory(workdir))
+  origin = reader.metadata(reader.choose(None))["origin"]
+  assert origin["color_order"] == order and origin["matched_by"] == "order"
+  assert origin["normalization"] == (
+    "(pixel - (127.5, 120.0, 110.0)) / (128.0, 64.0, 32.0)"
+  )
+
+
+def test_a_file_of_another_network_names_the_nearest(tmp_path):
+  arrays = paper_arrays(images_of=(7, 7))
+  path = str(tmp_path / "w.npz")
+  write_npz(path, arrays, {})
+  with pytest.raises(InputError, match="--model=mbf_paper comes nearest: all"):
+    take(path, tmp_path / "run", model="mbf")
+  with pytest.raises(InputError, match="--model is missing.*mbf_paper comes"):
+    take(path, tmp_path / "run")
+  del arrays["blocks.3.conv.3.weight"]
+  write_npz(path, arrays, {})
+  with pytest.raises(InputError) as error:
+    take(
+      *(path, tmp_path / "run"),
+      **{"model": "mbf_paper", "color_order": "RGB"},
+      normalization="127.5:128",
+    )
+  assert "49 of its 50 kernels are there, but nothing instead of" in str(
+    error.value
+  )
+
+
+def test_an_activation_without_arrays_is_asked_for(tmp_path):
+  arrays = {
+    name: array
+    for name, array in paper_arrays().items()
+    if array.ndim > 1
+    or not name.endswith(("u.weight", ".2.weight", "5.weight"))
+  }
+  path = str(tmp_path / "w.npz")
+  write_npz(path, arrays, {})
+  known = {"model": "mbf_paper", "image_size": 64, "color_order": "RGB"}
+  known["normalization"] = "127.5:128"
+  with pytest.raises(InputError, match="--activation is missing.*no PReLU"):
+    take(path, tmp_path / "run", **known)
+  workdir = take(path, tmp_path / "run", **known, activation="relu6")
+  settings = read_settings(RunDirectory(workdir)).model
+  assert settings.activation == "relu6"
+
+
+def test_a_last_normalisation_without_scale(tmp_path):
+  """As AdaFace's, beside its head and under its trainer's prefix."""
+  arrays = arrays_of("ir")
+  model, _, variables = variables_of("ir")
+  last = variables["params"]["embedding_bn"]
+  last["scale"], last["bias"] = np.ones(12, "f"), np.zeros(12, "f")
+  expected = model.apply(variables, normalize(pixels(3)), train=False)
+  state = {
+    f"model.{name}": array
+    for name, array in arrays.items()
+    if name not in ("output_layer.4.weight", "output_layer.4.bias")
+  }
+  state["head.kernel"] = np.ones((12, 77), np.float32)
+  path = str(tmp_path / "w.npz")
+  write_npz(path, state, texts_of("ir"))
+  workdir = take(path, tmp_path / "run")
+  np.testing.assert_allclose(embed(workdir, pixels(3)), expected, atol=1e-4)
 
 
 def small(**changes):
@@ -366,7 +515,14 @@ def test_mistakes_are_one_sentence(run, tmp_path):
   good = write_pth(tmp_path / "good.pth", arrays)
   assert_one_sentence(command(good), "--model", "r50, r100", "mbf", "vit_t")
   assert_one_sentence(command(good, "--model=r51"), "'r51'", "iresnet50")
-  assert_one_sentence(command(good, "--model=r50"), "does not fit", "more")
+  done = command(good, "--model=r50")
+  assert_one_sentence(done, "does not fit", "more", "of this kind")
+  done = command(good, "--model=mbf_paper", "--activation=relu")
+  assert_one_sentence(done, "--normalization and --color_order", "127.5:128")
+  done = command(good, "--model=r50", "--normalization=half")
+  assert_one_sentence(done, "--normalization='half'", "127.5:128")
+  done = command(good, "--model=r50", "--activation=relu")
+  assert_one_sentence(done, "--activation=relu", "leave it out")
   assert_one_sentence(command(tmp_path / "nowhere", "--model=r50"), "No such")
   bad = tmp_path / "bad.pth"
   bad.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
