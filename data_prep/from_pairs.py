@@ -46,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Reads the flags and converts."""
   parser = conversion_flags.make_parser("from_pairs", __doc__)
   add = parser.add_argument
-  add("--protocol", required=True, choices=sorted(PROTOCOLS))
+  add(
+    "--protocol",
+    required=True,
+    choices=sorted(PROTOCOLS),
+    metavar="NAME",
+    help=f"one of {', '.join(sorted(PROTOCOLS))}",
+  )
   add("--input", required=True, help="folder of the images")
   add("--pairs", required=True, help="the protocol's file; CFP: its folder")
   conversion_flags.add_groups(parser)

@@ -27,7 +27,7 @@ _SCORES = 0.6, 0.7  # That windows of the first two networks must have.
 _MOST = 1024  # Windows that go through a network together.
 
 # Left, top, right, bottom and score.
-Windows = Float64[np.ndarray, "w 5"]
+Windows = Float64[np.ndarray, "_ 5"]  # Fewer come out than go in.
 
 
 class Mtcnn:
