@@ -91,7 +91,16 @@ def make_workdir(directory, name, dtype="float32"):
   return workdir
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+DEEP = ("separable", "ir")  # Published depths, which take long to compile.
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(name, marks=pytest.mark.slow if name in DEEP else ())
+    for name in NETWORKS
+  ],
+)
 def network(request, tmp_path_factory):
   """Name, path of a work directory, and embeddings of `pixels(5)`."""
   workdir = make_workdir(tmp_path_factory.mktemp("export"), request.param)
