@@ -210,7 +210,7 @@ def _attention(
   graph: "_Graph", x: str, name: str, *, tokens: int, channels: int
 ) -> str:
   x = graph.token_linear(x, f"{name}.qkv")
-  x = graph.reshape(x, 0, tokens, 3, HEADS, -1)
+  x = graph.reshape(x, 0, tokens, 3, HEADS, channels // HEADS)
   x = graph.node("Transpose", x, perm=(2, 0, 3, 1, 4))
   query, key, value = (
     graph.node("Gather", x, graph.constant(np.int64(k)), axis=0)

@@ -158,7 +158,7 @@ def test_onnx(tmp_path, network, capsys):
   texts = {entry.key: entry.value for entry in model.metadata_props}
   assert_described(texts, f"pixels uint8 [N, {SIZE}, {SIZE}, 3]")
   run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-  for count in (1, 3, 5):
+  for count in (0, 1, 2, 3, 5):
     (found,) = run.run(None, {"images": pixels(5)[:count]})
     np.testing.assert_allclose(found, expected[:count], rtol=0, atol=1e-4)
 
