@@ -101,6 +101,7 @@ def test_links_are_followed_but_not_in_a_circle(root):
   ]
   whole = walk(str(root))
   assert "people/ann/2.JPG" in whole.images and whole.loops
+  assert not [name for name in whole.images if "up/" in name]
   assert "in a circle" in whole.aside()
 
 
