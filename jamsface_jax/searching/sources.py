@@ -75,7 +75,8 @@ def open_source(
   try:
     images = open_images(path, network.image_size, root=None, color_order=None)
   except InputError as error:
-    raise InputError(str(error).replace("--images", flag)) from None
+    error.args = (str(error).replace("--images", flag),)
+    raise
   if align is not None:
     images = open_faces(
       images,

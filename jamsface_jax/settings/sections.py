@@ -161,7 +161,7 @@ class Model(Section):
     0, "Examples that share batch statistics; 0: all of the batch."
   )
   activation: str = setting(
-    "prelu", "Of a MobileFaceNet: prelu, relu or relu6."
+    "prelu", "Activation of a MobileFaceNet: prelu, relu or relu6."
   )
   side_crop: int = setting(
     0, "Columns left out on either side: 8 of 112x112 gives 112x96."

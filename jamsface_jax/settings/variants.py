@@ -71,6 +71,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
   config.data.batch_size = 16
   config.model.name, config.model.stages, config.model.width = {
     "i": ("iresnet", (1, 1), 1 / 8),
+    "e": ("iresnet", (1, 1), 1 / 8),
     "m": ("mobilefacenet", (1, 1, 1, 1), 1 / 8),
     "v": ("vit", (2,), 1 / 16),
   }[config.model.name[0]]  # The letter that all names of a family begin with.

@@ -157,7 +157,9 @@ def read(path: str) -> OnnxFile:
   metadata = {entry.key: entry.value for entry in proto.metadata_props}
   kinds = frozenset(node.op_type for node in proto.graph.node)
   sizes = [
-    d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim
+    size.dim_value
+    for output in proto.graph.output[:1]
+    for size in output.type.tensor_type.shape.dim
   ]
   return OnnxFile(
     arrays,
