@@ -244,7 +244,7 @@ NAMING = {
 }
 # What a comparison of runs has beside them, and the template of a card.
 OTHER_FILES = {
-  "ablation/tables.py": "results.json",
+  "ablation/directory.py": "results.json",
   "reports/model_card.py": "model_card.md",
 }
 

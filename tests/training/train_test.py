@@ -327,7 +327,7 @@ def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
 
 
 def test_other_data_is_refused(image_folder, finished, dataset, tmp_path):
-  convert(image_folder, tmp_path / "other", min_images=4, pairs=None)
+  convert(image_folder, tmp_path / "other", without_last=1, pairs=None)
   with pytest.raises(InputError, match="data_fingerprint"):
     train(
       tiny_config(str(tmp_path / "other"), **{"evaluation.data": dataset}),
