@@ -180,8 +180,8 @@ def read_subjects(path: str, templates: np.ndarray) -> dict[int, int]:
   subjects = {}
   known = {int(template): row for row, template in enumerate(templates)}
   reader = csv.reader(line.text for line in _text_lines(path))
-  next(reader, None)
   try:
+    next(reader, None)
     for fields in filter(None, reader):
       where = f"{path}:{reader.line_num}"
       if len(fields) < 2 or not all(map(_is_number, fields[:2])):
