@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -24,6 +25,9 @@ from jamsface_jax.errors import (
   one_line,
 )
 
+# Reads a line from its input; if that ends before, says its first argument.
+_TELL = 'read -r line && exit 0; printf "%s\\n" "$0" >&2; exit 3'
+_TOLD = 3
 PROCESS_TIMEOUT = 30.0  # Seconds of silence, where no flag says otherwise.
 
 
@@ -131,6 +135,8 @@ class _Watch:
     self.interval = min(timeout / 10, 3.0)
     self._beats: dict[str, tuple[str, float]] = {}
     self._silent = 0
+    self._lines: list[socket.socket] = []
+    self._teller: subprocess.Popen[bytes] | None = None
     self._ending = threading.Lock()
     self._closed = threading.Event()
     self._who = f"pid {os.getpid()} on {socket.gethostname()}"
@@ -171,8 +177,9 @@ class _Watch:
     """Keeps a connection between process 0 and each other, idle.
 
     When process 0 dies its system closes them, at once, and the others end.
-    JAX sees its death in the same moment, and aborts with a stack of C++, which
-    takes it longer to print. A port that cannot be reached leaves it at that.
+    JAX sees its death in the same moment, and aborts: so what is to be said of
+    it is left to a shell, which needs no turn of Python's and outlives the
+    abort. A port that cannot be reached leaves it at JAX's own words.
     """
     address = str(jax_distributed.global_state.coordinator_address)
     with contextlib.suppress(OSError, jax.errors.JaxRuntimeError):
@@ -181,20 +188,29 @@ class _Watch:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         server = socket.create_server((host, 0), family=family)
         self._set("jamsface/line", str(server.getsockname()[1]))
-        lines = []
         while True:
-          lines.append(server.accept())
+          self._lines.append(server.accept()[0])
       port = self._client.blocking_key_value_get("jamsface/line", 60_000)
       who = self._client.blocking_key_value_get("jamsface/who/0", 60_000)
       host = address.rpartition(":")[0].strip("[]")
       line = socket.create_connection((host, int(port)))
-      with contextlib.suppress(ConnectionResetError):
-        line.recv(1)
-      if self._closed.is_set() or self._ending.locked():
-        return  # Its work is done, or it has failed and said so.
       name = f"process 0 of {self._processes} ({who})"
-      os.write(2, f"error: {name} has died: start all again.\n".encode())
-      os._exit(EXIT_FAILURE)
+      sentence = f"error: {name} has died: start all again."
+      self._teller = subprocess.Popen(
+        ["sh", "-c", _TELL, sentence],
+        stdin=line.fileno(),
+        start_new_session=True,
+      )
+      if self._teller.wait() == _TOLD and not self._ending.locked():
+        os._exit(EXIT_FAILURE)
+
+  def _let_go(self) -> None:
+    """Keeps the end of this process from being taken for a death."""
+    for line in self._lines:
+      with contextlib.suppress(OSError):
+        line.sendall(b"\n")
+    if self._teller:
+      self._teller.kill()
 
   def _find_silent(self) -> str | None:
     """Last words on a process that gives no sign of life; None if all do."""
@@ -251,6 +267,7 @@ class _Watch:
         if len(ended) + self._silent == self._processes:
           break
         time.sleep(self.interval / 4)
+    self._let_go()
     os._exit(code)
 
   def close(self) -> None:
@@ -258,3 +275,4 @@ class _Watch:
     self._set(f"jamsface/ended/{self._process}", "0")
     self._closed.set()
     self._thread.join()
+    self._let_go()
