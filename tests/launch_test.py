@@ -32,7 +32,7 @@ LAUNCH = ROOT / "launch"
 STAND_INS = pathlib.Path(__file__).parent / "stand_ins"
 RECIPE = "configs/demo.py:tiny"
 # A run that is long enough to be stopped in the middle.
-LONG = ("--config.schedule.length=120", "--config.checkpoint.every=20")
+LONG = ("--config.schedule.length=300", "--config.checkpoint.every=20")
 LONG += ("--config.log_every=1",)
 TIMEOUT = 5  # Of --process_timeout.
 BOUND = 2 * TIMEOUT + 15  # The last are for a busy machine.
@@ -203,8 +203,8 @@ def test_tpu_pod(tpu_cluster, tmp_path):
     done = tpu_cluster.run(*command, WORKERS=workers)
   assert done.returncode == 0, done
   assert "2 cpu, mesh" in done.stdout and "2 process(es)" in done.stdout
-  assert done.stdout.count("finished 120 steps") == 1
-  assert f"{stopped} done of 120" in done.stdout
+  assert done.stdout.count("finished 300 steps") == 1
+  assert f"{stopped} done of 300" in done.stdout
   call = tpu_cluster.calls.read_text()
   start = "compute tpus tpu-vm ssh mypod --zone=us-central2-b --worker=all"
   assert call.startswith(start)
@@ -230,7 +230,7 @@ def test_ssh(cluster, tmp_path):
   assert stopped == without_speed(read_lines(workdir))[-1]["step"]
   done = cluster.run(*command)
   assert done.returncode == 0, done
-  assert f"{stopped} done of 120" in done.stdout
+  assert f"{stopped} done of 300" in done.stdout
   calls = cluster.calls.read_text()
   assert calls.count("-tt 127.0.0.1") == 4
   assert "--process_id=0" in calls and "--process_id=1" in calls
