@@ -46,6 +46,7 @@ from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage import lock
 from jamsface_jax.storage.durable import sync_directory, sync_file
 from jamsface_jax.storage.file_state import file_state
+from jamsface_jax.storage.paths import lies_within
 from jamsface_jax.storage.plain_file import make_folder, plain
 from jamsface_jax.storage.plan import PLAN_FILE, keep_plan
 from jamsface_jax.storage.text_lists import NotTextError, read_lines
@@ -455,8 +456,7 @@ def _find_images(source: str, directory: str) -> Walk:
     raise InputError(
       f"--input {source!r} is not a folder: give the folder of the photographs."
     )
-  inside, outside = os.path.realpath(directory), os.path.realpath(source)
-  if os.path.commonpath([inside, outside]) == outside:
+  if lies_within(directory, source):
     raise InputError(
       f"--output {directory!r} lies within --input, where its faces would count"
       " as photographs: choose another directory."

@@ -24,6 +24,21 @@ _SHOWN = 1000  # Classes whose centres are compared with all.
 _BY_CLASS = P(None, *CLASSES)  # Of arrays whose second axis is that of classes.
 
 
+def owed_cosines(
+  class_sizes: Int[np.ndarray, " n"], head: Head
+) -> Float32[np.ndarray, " n"]:
+  """What a softmax of the head's scale owes to the images of each class.
+
+  Args:
+    class_sizes: how many images each class has, int [N], at least 1.
+    head: what is fixed about the head.
+
+  Returns:
+    log(images) / scale, in cosines, float32 [N].
+  """
+  return (np.log(class_sizes) / head.scale).astype(np.float32)
+
+
 def class_priors(
   class_sizes: Int[np.ndarray, " n"], *, head: Head, mesh: Mesh
 ) -> Float32[Array, "2 c"]:
@@ -39,7 +54,7 @@ def class_priors(
     split by class; 0 if padded.
   """
   cosines = np.zeros((2, head.padded_classes), np.float32)
-  cosines[1, : head.num_classes] = np.log(class_sizes) / head.scale
+  cosines[1, : head.num_classes] = owed_cosines(class_sizes, head)
   return jax.make_array_from_callback(
     cosines.shape, NamedSharding(mesh, _BY_CLASS), lambda index: cosines[index]
   )

@@ -9,6 +9,7 @@ from jamsface_jax.devices.sharding import make_mesh
 from jamsface_jax.embedding.embedder import Embedder, open_embedder
 from jamsface_jax.embedding.writing import fingerprint
 from jamsface_jax.errors import InputError
+from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
@@ -43,12 +44,15 @@ class Network:
     return self._run
 
   @functools.cached_property
+  def _settings(self) -> Settings:
+    return read_settings(self.run)
+
+  @functools.cached_property
   def _opened(self) -> tuple[Embedder, dict[str, Any], dict[str, Any]]:
-    config = read_settings(self.run)
     return open_embedder(
       self.run,
       step=self.step,
-      batch_size=config.evaluation.batch_size,
+      batch_size=self._settings.evaluation.batch_size,
       flip=True,
       mesh=make_mesh(-1, jax.local_devices()),
     )
@@ -71,9 +75,9 @@ class Network:
   @property
   def image_size(self) -> int:
     """Height and width of the images that it takes."""
-    return read_settings(self.run).data.image_size
+    return self._settings.data.image_size
 
   @property
   def threads(self) -> int:
     """Batches read at once."""
-    return read_settings(self.run).data.threads
+    return self._settings.data.threads

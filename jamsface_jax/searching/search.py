@@ -18,6 +18,7 @@ from jamsface_jax.searching.sources import Source, open_source
 from jamsface_jax.searching.threshold import Threshold
 from jamsface_jax.searching.trained_people import TrainedPeople
 from jamsface_jax.storage import lock
+from jamsface_jax.storage.paths import lies_within
 from jamsface_jax.storage.whole_file import written_whole
 from jamsface_jax.storage.write_error import write_error
 
@@ -172,10 +173,7 @@ def _refuse_inside(output: str, path: str, flag: str) -> None:
   Raises:
     InputError: it lies there.
   """
-  inside, outside = os.path.realpath(output), os.path.realpath(path)
-  if (
-    os.path.isdir(outside) and os.path.commonpath([inside, outside]) == outside
-  ):
+  if os.path.isdir(path) and lies_within(output, path):
     raise InputError(
       f"--output={output!r} lies within {flag}={path!r}: choose another"
       " directory."

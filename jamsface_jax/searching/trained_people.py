@@ -13,6 +13,7 @@ from jamsface_jax.data.records import read_classes
 from jamsface_jax.data.sources import open_source
 from jamsface_jax.devices.sharding import make_mesh
 from jamsface_jax.errors import InputError
+from jamsface_jax.evaluation.class_centres import owed_cosines
 from jamsface_jax.head.parameters import WEIGHTS
 from jamsface_jax.metrics.nearest import Nearest, nearest
 from jamsface_jax.run.checkpoint import CheckpointReader
@@ -63,8 +64,7 @@ class TrainedPeople:
     weights = reader.restore_item(step, "head", shapes.params["head"])[WEIGHTS]
     rows = np.asarray(weights)[: classes * head.sub_centers]
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    priors = np.log(source.class_sizes) / head.scale
-    self._priors = priors.astype(np.float32)
+    self._priors = owed_cosines(source.class_sizes, head)
     self._owner = np.arange(len(rows)) // head.sub_centers
     self._rows = np.column_stack([rows, -self._priors[self._owner]])
     self.people = _names(settings.data.directory, classes)

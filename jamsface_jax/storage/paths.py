@@ -50,3 +50,9 @@ def check_address(address: str, what: str) -> str:
       " give a bucket and a name in it."
     )
   return f"gs://{match[1]}/{match[2]}"
+
+
+def lies_within(path: str, folder: str) -> bool:
+  """Whether a path is a folder or lies in it, once links are followed."""
+  inside, outside = os.path.realpath(path), os.path.realpath(folder)
+  return os.path.commonpath([inside, outside]) == outside
