@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import NoReturn, Protocol, runtime_checkable
 
 import jax
@@ -28,6 +28,7 @@ from jamsface_jax.errors import (
 # Reads a line from its input; if that ends before, says its first argument.
 _TELL = 'read -r line && exit 0; printf "%s\\n" "$0" >&2; exit 3'
 _TOLD = 3
+_LINE_SECONDS = 5.0  # In which process 0 can be reached, if it can.
 PROCESS_TIMEOUT = 30.0  # Seconds of silence, where no flag says otherwise.
 
 
@@ -144,7 +145,7 @@ class _Watch:
     self._set(f"jamsface/beat/{process}", "0")
     self._thread = threading.Thread(target=self._listen, daemon=True)
     self._thread.start()
-    threading.Thread(target=self._hold_lines, daemon=True).start()
+    self._hold_line()
 
   def _set(self, key: str, value: str) -> None:
     self._client.key_value_set(key, value, allow_overwrite=True)
@@ -173,7 +174,7 @@ class _Watch:
         code, _, text = words.partition(" ")
         self._leave(int(code), f"error: {text}")
 
-  def _hold_lines(self) -> None:
+  def _hold_line(self) -> None:
     """Keeps a connection between process 0 and each other, idle.
 
     When process 0 dies its system closes them, at once, and the others end.
@@ -188,21 +189,35 @@ class _Watch:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         server = socket.create_server((host, 0), family=family)
         self._set("jamsface/line", str(server.getsockname()[1]))
-        while True:
-          self._lines.append(server.accept()[0])
+        self._start(self._accept, server)
+        return
       port = self._client.blocking_key_value_get("jamsface/line", 60_000)
       who = self._client.blocking_key_value_get("jamsface/who/0", 60_000)
       host = address.rpartition(":")[0].strip("[]")
-      line = socket.create_connection((host, int(port)))
       name = f"process 0 of {self._processes} ({who})"
       sentence = f"error: {name} has died: start all again."
-      self._teller = subprocess.Popen(
-        ["sh", "-c", _TELL, sentence],
-        stdin=line.fileno(),
-        start_new_session=True,
-      )
-      if self._teller.wait() == _TOLD and not self._ending.locked():
-        os._exit(EXIT_FAILURE)
+      place = host, int(port)
+      with socket.create_connection(place, _LINE_SECONDS) as line:
+        line.setblocking(True)  # As the shell wants it.
+        self._teller = subprocess.Popen(
+          ["sh", "-c", _TELL, sentence],
+          stdin=line.fileno(),
+          start_new_session=True,
+        )
+      self._start(self._wait_for, self._teller)
+
+  def _start(self, work: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=work, args=arguments, daemon=True).start()
+
+  def _accept(self, server: socket.socket) -> None:
+    """Holds the ends of process 0."""
+    while True:
+      self._lines.append(server.accept()[0])
+
+  def _wait_for(self, teller: "subprocess.Popen[bytes]") -> None:
+    """Ends this process once it was told of the death of process 0."""
+    if teller.wait() == _TOLD and not self._ending.locked():
+      os._exit(EXIT_FAILURE)
 
   def _let_go(self) -> None:
     """Keeps the end of this process from being taken for a death."""
