@@ -1,5 +1,6 @@
 """A run in a bucket: what becomes of its checkpoints and its small files."""
 
+import collections
 import json
 import os
 import shutil
@@ -228,7 +229,10 @@ def test_the_local_directory_is_private_and_goes(address, tmp_path):
 
 @pytest.mark.slow
 def test_what_a_checkpoint_costs(address, gcs):
-  """Requests of Orbax and of ours; each is money, and a wait at 50 ms."""
+  """Requests of Orbax and of ours that write; each is money, and a wait.
+
+  How often Orbax asks what is there depends on how long it takes.
+  """
   config = make_settings(tiny(base_config()))
   components = make_components(config, 12, 37)
   first = state.create_state(0, components, 32, sharding.make_mesh(1))
@@ -242,7 +246,9 @@ def test_what_a_checkpoint_costs(address, gcs):
     checkpoints.close()
   size = sum(array.nbytes for array in jax.tree.leaves(first))
   sent = sum(row[2] for row in gcs.log)
-  assert len(gcs.log) < 300
+  methods = collections.Counter(row[0] for row in gcs.log)
+  assert methods["POST"] + methods["PUT"] <= 70
+  assert methods["DELETE"] <= 55
   assert sent < 1.1 * size + 200_000  # Manifest, metadata, small files.
 
 
