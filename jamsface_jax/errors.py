@@ -48,9 +48,18 @@ class RunError(RuntimeError):
 
 
 class NotFiniteError(RunError):
-  """A run that has diverged, and would again at another start."""
+  """A run that has diverged, and would again at another start.
+
+  Args:
+    text: what was seen.
+    step: the step that cannot be gone on from.
+  """
 
   exit_code = EXIT_NOT_FINITE
+
+  def __init__(self, text: str, step: int) -> None:
+    super().__init__(text)
+    self.step = step
 
 
 def one_line(error: object, most: int | None = 200) -> str:

@@ -1,5 +1,8 @@
 """A run that has diverged: how it is known, and what helps."""
 
+import contextlib
+from collections.abc import Generator
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -29,7 +32,7 @@ def largest_weight(state: TrainState) -> Float[Array, ""]:
   return jnp.max(jnp.stack(largest))
 
 
-def check_bounded(state: TrainState, step: int, run: RunDirectory) -> None:
+def check_bounded(state: TrainState, step: int) -> None:
   """Refuses to go on with, or save, weights that grew without bound.
 
   Losses are of directions, and stay finite long after weights mean nothing. All
@@ -38,7 +41,6 @@ def check_bounded(state: TrainState, step: int, run: RunDirectory) -> None:
   Args:
     state: after a step.
     step: finished steps.
-    run: directory of the run, for the message.
 
   Raises:
     NotFiniteError: it has diverged.
@@ -47,17 +49,31 @@ def check_bounded(state: TrainState, step: int, run: RunDirectory) -> None:
   if not largest <= LARGEST_WEIGHT:
     raise NotFiniteError(
       f"after step {step} the largest weight is {largest:.1e}: training has"
-      f" diverged; {remedy(run, step)}."
+      " diverged.",
+      step,
     )
 
 
-def remedy(run: RunDirectory, step: int) -> str:
-  """What to do about a step after which a run cannot go on, with no full stop.
+@contextlib.contextmanager
+def saying_what_helps(run: RunDirectory) -> Generator[None]:
+  """A context that adds to a `NotFiniteError` what to do about it.
+
+  It names the newest checkpoint before: whoever saves them closes them within
+  this context, as one that is being written when the run ends counts too.
 
   Args:
     run: directory of the run.
-    step: the step.
   """
+  try:
+    yield
+  except NotFiniteError as error:
+    seen = str(error).removesuffix(".")
+    raise NotFiniteError(
+      f"{seen}; {_remedy(run, error.step)}.", error.step
+    ) from error
+
+
+def _remedy(run: RunDirectory, step: int) -> str:
   before = [one for one in run.checkpoints.steps() if one < step]
   place = run.checkpoints.place(before[-1]) if before else ""
   start = f"that of {place!r}" if before else "the start, as there is none"

@@ -88,7 +88,7 @@ class Loop:
       evaluating = self._is_due(step) and not stopping
       if evaluating or stopping or self._saves_after(step):
         self.log.catch_up()  # A state that is not finite must not be saved.
-        check_bounded(self.state, step, self.run)
+        check_bounded(self.state, step)
         if evaluating:
           stopping = not self._evaluate(step)
         self._save(step, wait=stopping or step == total_steps)

@@ -16,7 +16,6 @@ from jamsface_jax.run.goodput import Goodput
 from jamsface_jax.run.progress import StepProgress
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.training.divergence import remedy
 from jamsface_jax.training.metric_writer import MetricWriter
 
 
@@ -206,7 +205,8 @@ class StepLog:
     raise NotFiniteError(
       f"the loss of step {step} is {metrics['train/loss']}, its gradient's norm"
       f" {metrics['train/gradient_norm']}; metrics and example ids are in"
-      f" {file.path!r}; {remedy(self._run, step)}."
+      f" {file.path!r}.",
+      step,
     )
 
   def close(self) -> None:

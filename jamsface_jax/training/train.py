@@ -15,7 +15,7 @@ from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training import summary
-from jamsface_jax.training.divergence import check_bounded
+from jamsface_jax.training.divergence import check_bounded, saying_what_helps
 from jamsface_jax.training.loop import Loop
 from jamsface_jax.training.metric_writer import MetricWriter
 from jamsface_jax.training.preemption import Preemption
@@ -68,6 +68,7 @@ def train(
     run.set_misplaced_aside()
     fine_tune = plan_fine_tune(run, fine_tune_from, fine_tune_keep)
     check_or_save(settings, run)
+    stack.enter_context(saying_what_helps(run))
     checkpoints = Checkpoints(
       run,
       keep_last=settings.checkpoint.keep_last,
@@ -84,7 +85,7 @@ def train(
       metadata=metadata,
       fine_tune=fine_tune,
     )
-    check_bounded(restored.state, restored.step, run)
+    check_bounded(restored.state, restored.step)
     goodput.resume(restored.stored.get("goodput", {}))
     progress = StepProgress(
       setup.total_steps, restored.step, quiet=not run.writes
