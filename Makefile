@@ -52,15 +52,14 @@ test-pods: $(PODS)/ready  ## Run the tests that compile for TPU pods.
 	$(PODS)/bin/python -m pytest -m pods
 
 demo: $(READY) $(DEMO)/data/test/dataset.json  ## Train on synthetic faces, in minutes.
-	$(BIN)/python -m jamsface_jax.main --config=configs/demo.py \
-	  --workdir=$(DEMO)/run
-	$(BIN)/python -m jamsface_jax.embed --workdir=$(DEMO)/run \
+	$(BIN)/jamsface train --config=configs/demo.py --workdir=$(DEMO)/run
+	$(BIN)/jamsface embed --workdir=$(DEMO)/run \
 	  --images=$(DEMO)/data/test --output=$(DEMO)/run/embeddings
 	@cat $(DEMO)/run/summary.txt
 
 $(DEMO)/data/test/dataset.json: | $(READY)
 	rm -rf $(DEMO)
-	$(BIN)/python -m data_prep.synthesize --output=$(DEMO)/data
+	$(BIN)/jamsface synthesize --output=$(DEMO)/data
 
 docs: $(READY)  ## Build the documentation as a site, build/site/index.html.
 	$(BIN)/zensical build --clean --strict

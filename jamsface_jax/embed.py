@@ -25,6 +25,7 @@ processes as jamsface_jax.main does: each writes its part of the files.
 
 import argparse
 
+from jamsface_jax import shell
 from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.detection.photographs import EVERY, WHICH
 from jamsface_jax.devices import processes
@@ -37,7 +38,7 @@ from jamsface_jax.storage.run_directory import RunDirectory
 def main() -> int:
   """Reads the flags and embeds."""
   parser = argparse.ArgumentParser(
-    prog="python -m jamsface_jax.embed",
+    prog=shell.name("jamsface_jax.embed"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
