@@ -28,6 +28,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from packaging.requirements import Requirement
 
+from jamsface_jax import shell
 from jamsface_jax.data import local_copy
 from jamsface_jax.data.doubts import find_doubts
 from jamsface_jax.data.records import INDEX_FILE, RecordReader, parse_index
@@ -339,7 +340,7 @@ def check_data(directory: str) -> Iterator[Finding]:
 def main() -> int:
   """Reads the flags and checks."""
   parser = argparse.ArgumentParser(
-    prog="python -m jamsface_jax.doctor",
+    prog=shell.name("jamsface_jax.doctor"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -27,6 +27,7 @@ import argparse
 
 import jax
 
+from jamsface_jax import shell
 from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.detection.photographs import EVERY, WHICH
 from jamsface_jax.devices import processes
@@ -42,7 +43,7 @@ from jamsface_jax.storage.upload import write_folder
 def main() -> int:
   """Reads the flags and embeds."""
   parser = argparse.ArgumentParser(
-    prog="python -m jamsface_jax.embed",
+    prog=shell.name("jamsface_jax.embed"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -16,6 +16,7 @@ image; embeddings are not scaled to length 1.
 
 import argparse
 
+from jamsface_jax import shell
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import run_command
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -29,7 +30,7 @@ INPUTS = ("uint8", "float32")
 def main() -> int:
   """Reads the flags and exports."""
   parser = argparse.ArgumentParser(
-    prog="python -m jamsface_jax.export",
+    prog=shell.name("jamsface_jax.export"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -28,6 +28,7 @@ Search is exact. Memory does not grow with PHOTOS; of PEOPLE it holds the names.
 
 import argparse
 
+from jamsface_jax import shell
 from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.devices import processes
 from jamsface_jax.devices.program_cache import keep_programs
@@ -89,7 +90,7 @@ def parse() -> argparse.Namespace:
     InputError: flags that contradict each other, or a wrong value.
   """
   parser = argparse.ArgumentParser(
-    prog="python -m jamsface_jax.search",
+    prog=shell.name("jamsface_jax.search"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

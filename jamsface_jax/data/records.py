@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int32
 
+from jamsface_jax import shell
 from jamsface_jax.data.local_copy import local_copy
 from jamsface_jax.data.open_shards import close_shards, open_shard
 from jamsface_jax.errors import InputError, RunError, one_line
@@ -196,7 +197,7 @@ def read_index(directory: str) -> DatasetIndex:
   except FileNotFoundError:
     raise InputError(
       f"{directory!r} is not a data set (it has no {INDEX_FILE}): make one with"
-      " 'python -m data_prep.from_folder'."
+      f" '{shell.name('data_prep.from_folder')}'."
     ) from None
   for shard in index.shards:
     _check_shard(directory, shard)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jamsface_jax
-from jamsface_jax.__main__ import commands
+from jamsface_jax.commands import commands
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.bucket import Bucket
 
