@@ -32,7 +32,11 @@ def main() -> int:
   arguments = parser.parse_args()
   run = RunDirectory(arguments.workdir)
   read_settings(run)  # Nothing is locked in a directory of another kind.
-  output = RunFile(arguments.output) if arguments.output else run.model_card
+  output = (
+    RunFile.at(arguments.output, "--output")
+    if arguments.output
+    else run.model_card
+  )
   with output.held("--output"):
     try:
       write(run, output)
