@@ -66,7 +66,7 @@ Locate = Callable[[str, np.ndarray], np.ndarray | None]
 def main() -> int:
   """Reads the flags and aligns."""
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep.align",
+    prog=shell.name("data_prep.align"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -46,6 +46,7 @@ from data_prep.inspection.label_noise import (
   find_noise,
 )
 from data_prep.writing.exclusions import HEADER
+from jamsface_jax import shell
 from jamsface_jax.embedding.files import BROKEN_FILE, read_broken
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage import lock
@@ -58,7 +59,7 @@ from jamsface_jax.storage.write_error import write_error
 def main() -> int:
   """Reads the flags and lists."""
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep.clean",
+    prog=shell.name("data_prep.clean"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -32,6 +32,7 @@ import numpy as np
 from data_prep.inspection.duplicates import find_duplicates, write_duplicates
 from data_prep.inspection.pictures import draw_contact_sheet, plot_class_sizes
 from data_prep.inspection.survey import check_index, check_shards, take_survey
+from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
 from jamsface_jax.storage import lock
@@ -49,7 +50,7 @@ _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 def main() -> int:
   """Reads the flags, inspects and reports."""
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep.inspect",
+    prog=shell.name("data_prep.inspect"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -203,7 +203,7 @@ class _Formatter(
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep.synthesize",
+    prog=shell.name("data_prep.synthesize"),
     description=__doc__,
     formatter_class=_Formatter,
     allow_abbrev=False,

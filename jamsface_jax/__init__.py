@@ -12,13 +12,19 @@ An image is a path, an image of PIL, or a uint8 RGB array [H, W, 3]: a face, cut
 out upright by data_prep.align; or a photograph, to `faces`, and to the others
 with align=True.
 
-On the command line, `python -m jamsface_jax` lists what there is: training,
-evaluation, embedding, search, export.
+On the command line, `jamsface` or `python -m jamsface_jax` lists what there is:
+training, evaluation, embedding, search, export.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 from jamsface_jax.version import __version__ as __version__
+
+if sys.argv[:1] == ["-m"]:  # Python looks for the module that it shall run.
+  from jamsface_jax.commands import refuse_what_is_no_command
+
+  refuse_what_is_no_command(sys.orig_argv)
 
 if TYPE_CHECKING:
   from jamsface_jax.searching.recognizer import Recognizer

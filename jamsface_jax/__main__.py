@@ -1,68 +1,60 @@
-"""Lists the commands.
+"""Lists the commands, or runs the one that is named.
 
 python -m jamsface_jax
 """
 
-import ast
-import importlib.resources
-import re
+import runpy
 import sys
 
+from jamsface_jax import shell
+from jamsface_jax.commands import PACKAGES, commands, find
 from jamsface_jax.errors import InputError, run_command
 
+_TITLES = ("Training and what comes after it", "Data sets")
 _NEXT = """
-Each says more with --help; --debug shows where an error came from, and
---log_level=info lets the libraries speak. To begin, without any data:
+Each says more with --help; --debug shows where an error came from, --log_level=
+info lets the libraries speak, --version says which this is. To begin, without
+any data:
 
-  python -m jamsface_jax.main --config=configs/demo.py:tiny --workdir=build/tiny
+  {} --config=configs/demo.py:tiny --workdir=build/tiny
 """
-
-
-def commands(package: str) -> dict[str, str]:
-  """The modules of a package that are commands, and what each does.
-
-  Args:
-    package: name of the package; its modules are read, not imported.
-
-  Returns:
-    First line of the docstring by name of the module.
-  """
-  found = {}
-  directory = importlib.resources.files(package)
-  for path in sorted(directory.iterdir(), key=lambda path: path.name):
-    if not re.fullmatch(r"[a-z]\w*\.py", path.name):
-      continue
-    text = path.read_text(encoding="utf-8")
-    if "\n  run_command(" in text:
-      doc = ast.get_docstring(ast.parse(text)) or ""
-      name = path.name.removesuffix(".py")
-      found[f"{package}.{name}"] = doc.split("\n")[0]
-  return found
 
 
 def main() -> int:
   """Prints a line for each command.
 
   Raises:
-    InputError: there is a word after it that is no help flag.
+    InputError: there is a word after it that is no command.
   """
   for word in sys.argv[1:]:
     if word in ("-h", "--help"):
       break
-    raise InputError(
-      f"command line: {word!r} is unknown: type a command of the list that"
-      " 'python -m jamsface_jax' prints."
-    )
-  for title, package in (
-    ("Training and what comes after it", "jamsface_jax"),
-    ("Data sets", "data_prep"),
-  ):
+    find(word)
+  for title, package in zip(_TITLES, PACKAGES, strict=True):
     print(f"{title}:")
     for name, does in commands(package).items():
-      print(f"  python -m {name:30} {does}")
-  print(_NEXT, end="")
+      print(f"  {shell.name(name):39} {does}")
+  print(_NEXT.format(shell.name("jamsface_jax.main")), end="")
   return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+  """Runs the command that the first word names, with the words after it.
+
+  As Python does with -m: the module is `__main__`, and its name stands in
+  `sys.argv`.
+  """
+  if sys.argv[1:] and not sys.argv[1].startswith("-"):
+    try:
+      module = find(sys.argv[1])
+    except InputError:
+      pass  # Said by `main`.
+    else:
+      del sys.argv[1]
+      runpy.run_module(module, run_name="__main__", alter_sys=True)
+      return
   run_command(main)
+
+
+if __name__ == "__main__":
+  run()

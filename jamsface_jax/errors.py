@@ -12,6 +12,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from jamsface_jax.version import __version__
+
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 EXIT_NOT_FINITE = 3
@@ -80,13 +82,17 @@ def run_command(command: Callable[[], int | None]) -> None:
   and 141 if nobody reads on what is printed, as in `COMMAND | head`. Every
   other exception is a defect and keeps its traceback.
 
-  Three flags of every command are read here: --debug shows the traceback of an
-  error too; --log_level lets the libraries speak; --max_pixels raises the bound
-  on the images that are decoded, see `data.decoding`.
+  Flags of every command are read here: --debug shows the traceback of an error
+  too; --log_level lets the libraries speak; --max_pixels raises the bound on
+  the images that are decoded, see `data.decoding`; --version says it, and no
+  more is done.
   """
   debug = False
   try:
     debug, level = _take_flags(sys.argv)
+    if "--version" in sys.argv:
+      print(f"jamsface_jax {__version__}")
+      sys.exit(0)
     logging.basicConfig(level=level or logging.WARNING)
     # Orbax warns of what is meant, and logs with a traceback, from its threads,
     # the errors that it raises too; matplotlib, of fonts that it can spare.

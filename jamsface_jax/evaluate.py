@@ -26,6 +26,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from jamsface_jax import shell
 from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.devices import processes
 from jamsface_jax.devices.program_cache import keep_programs
@@ -79,7 +80,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def place(arguments: argparse.Namespace) -> EvaluationDirectory:
   """Where what comes out goes."""
   if arguments.output:
-    return EvaluationDirectory(arguments.output)
+    return EvaluationDirectory.at(arguments.output, "--output")
   if arguments.embeddings:
     return EvaluationDirectory.beside(arguments.embeddings)
   return RunDirectory(arguments.workdir).evaluation
@@ -124,7 +125,7 @@ def parse() -> argparse.Namespace:
     InputError: flags that contradict each other, or a wrong value.
   """
   parser = argparse.ArgumentParser(
-    prog="python -m jamsface_jax.evaluate",
+    prog=shell.name("jamsface_jax.evaluate"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -15,6 +15,7 @@ file of jamsface_jax.export says its model itself.
 
 import argparse
 
+from jamsface_jax import shell
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import run_command
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -24,7 +25,7 @@ from jamsface_jax.weights.importing import import_weights
 def main() -> int:
   """Reads the flags and imports."""
   parser = argparse.ArgumentParser(
-    prog="python -m jamsface_jax.import_weights",
+    prog=shell.name("jamsface_jax.import_weights"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -11,6 +11,7 @@ card that was edited is never written over.
 
 import argparse
 
+from jamsface_jax import shell
 from jamsface_jax.errors import run_command
 from jamsface_jax.reports.model_card import write
 from jamsface_jax.settings.stored import read_settings
@@ -21,7 +22,7 @@ from jamsface_jax.storage.write_error import write_error
 def main() -> int:
   """Reads the flags and writes the card."""
   parser = argparse.ArgumentParser(
-    prog="python -m jamsface_jax.model_card",
+    prog=shell.name("jamsface_jax.model_card"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
@@ -31,7 +32,11 @@ def main() -> int:
   arguments = parser.parse_args()
   run = RunDirectory(arguments.workdir)
   read_settings(run)  # Nothing is locked in a directory of another kind.
-  output = RunFile(arguments.output) if arguments.output else run.model_card
+  output = (
+    RunFile.at(arguments.output, "--output")
+    if arguments.output
+    else run.model_card
+  )
   with output.held("--output"):
     try:
       write(run, output)

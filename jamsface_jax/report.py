@@ -11,6 +11,7 @@ of all with --faces.
 
 import argparse
 
+from jamsface_jax import shell
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.reports.page import write
 from jamsface_jax.settings.stored import read_settings
@@ -21,7 +22,7 @@ from jamsface_jax.storage.write_error import write_error
 def main() -> int:
   """Reads the flags and writes the page."""
   parser = argparse.ArgumentParser(
-    prog="python -m jamsface_jax.report",
+    prog=shell.name("jamsface_jax.report"),
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
@@ -42,7 +43,11 @@ def main() -> int:
   runs = [RunDirectory(workdir) for workdir in arguments.workdirs]
   for run in runs:
     read_settings(run)  # Nothing is locked in a directory of another kind.
-  output = RunFile(arguments.output) if arguments.output else runs[0].report
+  output = (
+    RunFile.at(arguments.output, "--output")
+    if arguments.output
+    else runs[0].report
+  )
   with output.held("--output"):
     try:
       write(runs, output, every_face=arguments.faces)

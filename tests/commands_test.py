@@ -1,7 +1,9 @@
 """The commands explain themselves."""
 
+import configparser
 import importlib
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -10,10 +12,12 @@ import sys
 import pytest
 from conftest import assert_one_sentence
 
-from jamsface_jax.__main__ import commands
+from jamsface_jax.commands import commands, find, refuse_what_is_no_command
+from jamsface_jax.errors import InputError
 from jamsface_jax.settings.names import flatten, meanings, values
 from jamsface_jax.settings.origin import source_of
 from jamsface_jax.settings.sections import Settings
+from jamsface_jax.version import __version__
 
 ROOT = pathlib.Path(__file__).parent.parent
 ALL = [*commands("jamsface_jax"), *commands("data_prep")]
@@ -94,8 +98,106 @@ def test_flags_of_main_are_a_short_list(helps):
 
 def test_the_list_takes_no_flags(run):
   done = run("jamsface_jax", "--completion=bash")
-  assert_one_sentence(done, "'--completion=bash' is unknown")
-  assert_one_sentence(run("jamsface_jax", "main"), "'main' is unknown")
+  assert_one_sentence(done, "'--completion=bash' is no command")
+
+
+@pytest.mark.parametrize(
+  ("word", "module"),
+  [
+    ("train", "jamsface_jax.main"),
+    ("main", "jamsface_jax.main"),
+    ("embed", "jamsface_jax.embed"),
+    ("from-folder", "data_prep.from_folder"),
+  ],
+)
+def test_a_word_means_a_command(word, module):
+  assert find(word) == module
+
+
+def test_what_a_word_without_meaning_is_like():
+  with pytest.raises(InputError, match="'trian' is no command: use .*main'"):
+    find("trian")
+  with pytest.raises(InputError, match="is no command: use one of the list"):
+    find("qqq")
+
+
+SCRIPT = "import sys\nfrom jamsface_jax.__main__ import run\nsys.exit(run())\n"
+
+
+def type_script(folder, *words, path=""):
+  """Runs `jamsface` as pip installs it: two lines below an interpreter."""
+  script = folder / "jamsface"
+  script.write_text(f"#!{sys.executable}\n{SCRIPT}")
+  script.chmod(0o755)
+  return subprocess.run(
+    [script, *words],
+    capture_output=True,
+    text=True,
+    cwd=folder,
+    env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": path},
+  )
+
+
+def test_the_script_is_the_commands(tmp_path):
+  """It is named in what is printed, by its path where no shell finds it."""
+  done = type_script(tmp_path, "inspect", ".", "--output=o")
+  assert_one_sentence(done, "'.'", "'jamsface from_folder'")
+  helped = type_script(tmp_path, "embed", "--help").stdout
+  assert helped.startswith("usage: jamsface embed ")
+  setup = configparser.ConfigParser()
+  setup.read(ROOT / "setup.cfg")
+  named = setup["options.entry_points"]["console_scripts"].split(" = ")
+  assert [*map(str.strip, named)] == ["jamsface", "jamsface_jax.__main__:run"]
+
+
+def test_the_list_of_the_script(tmp_path):
+  for words in ([], ["--help"]):
+    lines = type_script(tmp_path, *words).stdout.splitlines()
+    for name in ("train", "embed", "evaluate", "search", "from_folder"):
+      assert [x for x in lines if x.startswith(f"  jamsface {name}  ")], name
+  assert_one_sentence(type_script(tmp_path, "trian"), "'jamsface train'")
+
+
+@pytest.mark.parametrize(
+  ("module", "meant"),
+  [
+    ("jamsface_jax.train", "jamsface_jax.main'"),
+    ("jamsface_jax.training", "jamsface_jax.main'"),
+    ("jamsface_jax.evaluation", "jamsface_jax.evaluate'"),
+    ("jamsface_jax.head.losses", "one of the list"),
+    ("jamsface_jax.align", "data_prep.align'"),
+    ("data_prep", "'python -m jamsface_jax'"),
+    ("data_prep.embed", "jamsface_jax.embed'"),
+  ],
+)
+def test_modules_that_are_no_commands(module, meant, capsys):
+  with pytest.raises(SystemExit) as ended:
+    refuse_what_is_no_command(["python", "-X", "dev", "-m", module, "--a=b"])
+  error = capsys.readouterr().err
+  assert ended.value.code == 2 and error.count("\n") == 1
+  assert f"{module!r} is no command" in error and meant in error
+
+
+@pytest.mark.parametrize(
+  "module", [*ALL, "jamsface_jax", "jamsface_jax.ablation.child", "pytest", ""]
+)
+def test_modules_that_are_run(module):
+  refuse_what_is_no_command(["python", "-m", module])
+
+
+@pytest.mark.parametrize("module", ["jamsface_jax.train", "data_prep.writing"])
+def test_python_runs_no_other_modules(module):
+  done = subprocess.run(
+    [sys.executable, "-m", module], capture_output=True, text=True, cwd=ROOT
+  )
+  assert_one_sentence(done, f"'{module}' is no command")
+
+
+@pytest.mark.parametrize("module", [*ALL, "jamsface_jax"])
+def test_every_command_says_its_version(module, run):
+  done = run(module, "--version")
+  assert (done.returncode, done.stderr) == (0, "")
+  assert done.stdout == f"jamsface_jax {__version__}\n"
 
 
 def rows_of(text):

@@ -35,7 +35,7 @@ from recordio_test import IMAGES, LABELS, insightface, save
 from torch_files import write_pth
 
 from data_prep.synthetic.photos import draw_identity
-from jamsface_jax.__main__ import commands
+from jamsface_jax.commands import commands, find
 from jamsface_jax.data.decoding import decode_image
 from jamsface_jax.detection.alignment import TEMPLATE
 from jamsface_jax.models import init_backbone
@@ -54,7 +54,9 @@ PAGES = [
 MODULES = [*commands("jamsface_jax"), *commands("data_prep")]
 SHORT = {name.partition(".")[2]: name for name in MODULES}
 # The first words of what is a command between backticks.
-PROGRAMS = {"python", "python3", "make", "pip", "tensorboard", "xpk"}
+PROGRAMS = {"python", "python3", "make", "pip", "tensorboard", "xpk"} | {
+  "jamsface"
+}
 
 # Flags are read by the command's own parser, and settings are checked, but
 # nothing is done. Each begins a command, and has the reason.
@@ -147,10 +149,20 @@ PYTHON = {
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """Words of a command, without the shell's comments."""
+  """Words of a command, without the shell's comments.
+
+  `line` begins with Python where `typed` begins with the script.
+  """
 
   page: str
-  line: str
+  typed: str
+
+  @property
+  def line(self):
+    script = re.match(r"\S*\bjamsface ([\w-]+)", self.typed)
+    if not script:
+      return self.typed
+    return f"python -m {find(script[1])}{self.typed[script.end() :]}"
 
   def prefix(self, table):
     found = [start for start in table if self.line.startswith(start)]
@@ -200,7 +212,7 @@ def find_commands():
     for language, text in read(page)[0]:
       lines = split_commands(text) if language == "sh" else []
       if language == "text":
-        lines = re.findall(r"\b(?:python|make|pip) .*", text)
+        lines = re.findall(r"\b(?:python|make|pip|jamsface) .*", text)
       found += [Command(name, line) for line in lines]
     for span in spans(page):
       first, *more = span.split()
@@ -370,6 +382,8 @@ def test_readme_shows_the_last_lines_of_a_run(world):
   shown = [line for line in shown.splitlines() if "accuracy" not in line]
   printed = (world / "runs" / "mine" / "summary.txt").read_text()
   printed = printed.replace("runs/mine", "build/demo/run")
+  script = ".venv/bin/jamsface"  # That make demo calls, whatever called this.
+  printed = re.sub(r"\S*python -m jamsface_jax\.", f"{script} ", printed)
   printed = re.sub(r"finished \d+ steps", "finished 400 steps", printed)
   assert shown == printed.splitlines()
 

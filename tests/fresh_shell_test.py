@@ -5,6 +5,7 @@ interpreter on the path but the system's. This is in a clone with its `.venv`;
 packaging_test does the same outside, where the wheel is installed.
 """
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,6 +24,14 @@ def readme_commands():
     for command in docs_test.find_commands()
     if command.page == "README.md" and docs_test.kind(command) == "run"
   ]
+
+
+def as_typed(command, line):
+  """A command with the script before it where the page has that."""
+  if command.typed == command.line:
+    return line
+  words = command.typed.split()[:2]
+  return re.sub(r"^python -m \S+", " ".join(words), line)
 
 
 def type_all(lines, folder, home):
@@ -63,7 +72,7 @@ def test_in_a_clone(world, tmp_path):  # noqa: F811
     shutil.copytree(ROOT / name, world / name)
   (world / ".venv").symlink_to(sys.prefix)
   lines = [
-    docs_test.smaller(command.line, f"shell{number}")
+    as_typed(command, docs_test.smaller(command.line, f"shell{number}"))
     for number, command in enumerate(readme_commands())
   ]
   type_all([docs_test.DEMO, *lines], world, tmp_path)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from data_prep.writing.conversion import ENGINES
 from data_prep.writing.exclusions import SKIPPED_FILE
+from jamsface_jax import shell
 
 
 def positive_integer(text: str) -> int:
@@ -24,7 +25,7 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     description: its docstring.
   """
   parser = argparse.ArgumentParser(
-    prog=f"python -m data_prep.{command}",
+    prog=shell.name(f"data_prep.{command}"),
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

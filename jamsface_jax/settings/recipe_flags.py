@@ -9,6 +9,7 @@ import textwrap
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from jamsface_jax import shell
 from jamsface_jax.errors import InputError, one_line
 
 flags.disclaim_key_flags()  # They count as those of the module that asks.
@@ -114,7 +115,13 @@ def help_text(
   known = {
     one.name: one for one in flag_values.get_key_flags_for_module(argv[0])
   }
-  lines = [f"usage: python -m {module} [flags]", "", doc.strip(), "", "flags:"]
+  lines = [
+    f"usage: {shell.name(module)} [flags]",
+    "",
+    doc.strip(),
+    "",
+    "flags:",
+  ]
   for name, flag in sorted(known.items()):
     left = f"  --{name}"
     text = flag.help
@@ -129,6 +136,6 @@ def help_text(
   lines += [
     "  --config.NAME=VALUE".ljust(_INDENT)
     + "Overrides a setting. All of them:",
-    " " * _INDENT + "python -m jamsface_jax.config configs/X.py",
+    " " * _INDENT + f"{shell.name('jamsface_jax.config')} configs/X.py",
   ]
   return "\n".join(lines)

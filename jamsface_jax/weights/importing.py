@@ -12,7 +12,7 @@ import numpy as np
 from jamsface_jax import shell
 from jamsface_jax.data.records import COLOR_ORDER, file_digest
 from jamsface_jax.errors import InputError, one_line
-from jamsface_jax.models import MODELS, init_backbone
+from jamsface_jax.models import MODELS, backbone_shapes
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.components import make_model
 from jamsface_jax.run.state import TrainState
@@ -172,10 +172,7 @@ def _variables(
     InputError: it has numbers that no network has.
   """
   network = make_model(settings)
-  size = settings.data.image_size
-  shapes = jax.eval_shape(
-    lambda key: init_backbone(key, network, size), jax.random.key(0)
-  )
+  shapes = backbone_shapes(network, settings.data.image_size)
   what = f"{path!r} does not fit {settings.model.name!r}"
   arrays, matched = match(what, file, network, pytorch_shapes(network, shapes))
   check_numbers(path, arrays)
