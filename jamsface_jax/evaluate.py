@@ -145,7 +145,7 @@ def parse() -> argparse.Namespace:
   )
   add("--embeddings", help="a .npy file [N, D] of another system")
   add("--protocol", help="what to judge it by, see above")
-  add("--flipped", help="likewise of the mirror images, to be added")
+  add("--flipped", help="a .npy file of their mirror images, to be added")
   add(
     "--pooling",
     default="",
