@@ -7,7 +7,6 @@ Compiles the training step for that topology. Ends with 0 if it fits every
 topology given, 1 if not, with the ways out and what each would save.
 """
 
-import json
 import sys
 
 from absl import flags
@@ -20,7 +19,7 @@ from jamsface_jax.pods.tables import topology_table
 from jamsface_jax.settings import recipe_flags
 from jamsface_jax.settings.defaults import make_settings
 from jamsface_jax.settings.sections import Settings
-from jamsface_jax.storage.whole_file import written_whole
+from jamsface_jax.storage.run_directory import RunFile
 from jamsface_jax.storage.write_error import write_error
 
 recipe_flags.define_config()
@@ -56,6 +55,8 @@ _OUTPUT = flags.DEFINE_string("output", "", "JSON file for all of it.")
 def main() -> int:
   """Reads the flags, compiles, prints the tables."""
   settings = parse_flags(sys.argv)
+  # Before what takes minutes.
+  output = RunFile.at(_OUTPUT.value, "--output") if _OUTPUT.value else None
   classes, images = _CLASSES.value, _IMAGES.value
   if classes is None or images is None:
     source = open_source(settings.data)
@@ -76,13 +77,11 @@ def main() -> int:
     report.append(found)
   if len(best) > 1:
     print(f"\n{topology_table(best)}")
-  if _OUTPUT.value:
+  if output:
     try:
-      with written_whole(_OUTPUT.value) as file:
-        json.dump(report, file, indent=2)
-        file.write("\n")
+      output.write_json(report, indent=2)
     except OSError as error:
-      raise write_error("--output", _OUTPUT.value, error) from None
+      raise write_error("--output", output.path, error) from None
   return 0 if all(cost.fits for cost in best) else EXIT_FAILURE
 
 

@@ -2,9 +2,12 @@
 
   python -m jamsface_jax.doctor
   python -m jamsface_jax.doctor --workdir=runs/mine --data=data/mine,data/lfw
+  python -m jamsface_jax.doctor --workdir=gs://BUCKET/RUN --data=gs://BUCKET/D
 
 A line a check: ok; note, what will work but may not be meant; wrong, with the
-fix. Ends with 1 if something is wrong, else with 0.
+fix. Ends with 1 if something is wrong, else with 0. In a bucket a work
+directory is asked for, written, read, locked, and given a checkpoint; what that
+takes is removed again.
 """
 
 import argparse
@@ -26,11 +29,16 @@ from jax.sharding import PartitionSpec as P
 from packaging.requirements import Requirement
 
 from jamsface_jax import shell
+from jamsface_jax.data import local_copy
 from jamsface_jax.data.doubts import find_doubts
-from jamsface_jax.data.records import RecordReader
+from jamsface_jax.data.records import INDEX_FILE, RecordReader, parse_index
 from jamsface_jax.data.sources import RecordSource
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
+from jamsface_jax.run.bucket_probe import BucketProbe
+from jamsface_jax.storage.bucket import SCHEME
+from jamsface_jax.storage.mounts import refuse_mounted_bucket
+from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.run_directory import RunDirectory
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
@@ -200,10 +208,15 @@ def check_product() -> Iterator[Finding]:
 
 def check_workdir(workdir: str) -> Iterator[Finding]:
   """Whether a run could write here, and whether it would be alone."""
+  if workdir.startswith(SCHEME):
+    yield from check_bucket(workdir)
+    return
   existing = os.path.abspath(workdir)
   while not os.path.isdir(existing):
     existing = os.path.dirname(existing)
   try:
+    require_local(workdir, "--workdir")
+    refuse_mounted_bucket(existing, "--workdir")
     with tempfile.TemporaryDirectory(dir=existing) as scratch:
       with RunDirectory(scratch).held():
         begin = time.perf_counter()
@@ -212,6 +225,9 @@ def check_workdir(workdir: str) -> Iterator[Finding]:
           file.flush()
           os.fsync(file.fileno())
         rate = 64 / (time.perf_counter() - begin)
+  except InputError as error:
+    yield Finding("disk", WRONG, str(error))
+    return
   except OSError as error:
     yield Finding(
       "disk",
@@ -228,8 +244,70 @@ def check_workdir(workdir: str) -> Iterator[Finding]:
   yield Finding("disk", NOTE if free < _DISK_FREE else OK, text)
 
 
+def check_bucket(address: str) -> Iterator[Finding]:
+  """Whether a run could live in a bucket, and whether it would be alone."""
+  try:
+    probe = BucketProbe(address)
+    with probe:
+      for about, look in probe.looks():
+        yield Finding(about, OK, look())
+    holder = probe.holder()
+  except InputError as error:
+    yield Finding("bucket", WRONG, str(error))
+  except OSError as error:
+    yield Finding(
+      "bucket",
+      WRONG,
+      f"{address!r}: {error.strerror or error}: look at the network, and at"
+      " https://status.cloud.google.com.",
+    )
+  else:
+    if holder:
+      yield Finding(
+        "lock",
+        NOTE,
+        f"{address!r} is locked by {holder}: a run there now is refused, or"
+        " waits a minute if that one is gone.",
+      )
+
+
+def check_data_in_bucket(address: str) -> Iterator[Finding]:
+  """Whether a data set in a bucket is whole, and its copy fits on the disk."""
+  about = os.path.basename(address.rstrip("/"))[:12]
+  try:
+    place, blobs = local_copy.list_files(address)
+    if INDEX_FILE not in blobs:
+      raise InputError(
+        f"{address!r} is not a data set (it has no {INDEX_FILE}): send the rest"
+        f" of it, with 'gcloud storage rsync -r DATASET {address}'."
+      )
+    index = parse_index(place.read(INDEX_FILE), f"{place.address}/{INDEX_FILE}")
+    for shard in index.shards:
+      there = blobs[shard.file].bytes if shard.file in blobs else 0
+      if there != shard.bytes:
+        raise InputError(
+          f"shard '{place.address}/{shard.file}' has {there} bytes instead of"
+          f" {shard.bytes}: send it again, with 'gcloud storage rsync -r"
+          f" DATASET {place.address}'."
+        )
+    size = sum(blob.bytes for blob in blobs.values()) / 2**30
+    cache = local_copy.copies_directory()
+    free = shutil.disk_usage(cache).free / 2**30
+  except (InputError, OSError) as error:
+    yield Finding(about, WRONG, str(error))
+    return
+  text = f"{index.images:,} images of {index.classes:,} classes, {size:.1f} GiB"
+  text += f" that each host copies to {cache!r}, where {free:.1f} GiB are free"
+  if size > free:
+    text += ": too little; give --data_cache a directory on a larger disk."
+  yield Finding(about, WRONG if size > free else OK, text)
+
+
 def check_data(directory: str) -> Iterator[Finding]:
   """Whether a data set can be read, at some of its images, and how fast."""
+  if directory.startswith(SCHEME):
+    yield from check_data_in_bucket(directory)
+    return
   about = os.path.basename(os.path.normpath(directory))[:12]
   try:
     source = RecordSource(directory, 112)
@@ -269,7 +347,9 @@ def main() -> int:
   add = parser.add_argument
   add("--workdir", default=".", help="where a run would write; default: here")
   add("--data", default="", help="data sets to look at, comma between")
+  add("--data_cache", default="", help="for copies of data sets in buckets")
   arguments = parser.parse_args()
+  local_copy.keep_copies_in(arguments.data_cache)
   checks = [
     check_python(),
     check_devices(),

@@ -25,14 +25,19 @@ processes as jamsface_jax.main does: each writes its part of the files.
 
 import argparse
 
+import jax
+
 from jamsface_jax import shell
 from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.detection.photographs import EVERY, WHICH
 from jamsface_jax.devices import processes
 from jamsface_jax.devices.program_cache import keep_programs
+from jamsface_jax.embedding.files import META_FILE
 from jamsface_jax.embedding.writing import embed
-from jamsface_jax.errors import run_command
+from jamsface_jax.errors import InputError, run_command
+from jamsface_jax.storage.bucket import SCHEME
 from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.upload import write_folder
 
 
 def main() -> int:
@@ -77,20 +82,31 @@ def main() -> int:
   keep_programs()
   keep_copies_in(arguments.data_cache)
   with processes.joined(arguments):
-    embed(
-      run,
-      arguments.images,
+    if arguments.output.startswith(SCHEME) and jax.process_count() > 1:
+      raise InputError(
+        f"--output={arguments.output!r} is written by one process, and"
+        f" {jax.process_count()} were started: give a directory that they"
+        " share, and copy it when it is whole."
+      )
+    write_folder(
       arguments.output,
-      root=arguments.root,
-      color_order=arguments.color_order,
-      step=arguments.step,
-      raw=arguments.raw,
-      norms=arguments.norms,
-      float16=arguments.float16,
-      flip=not arguments.no_flip,
-      batch_size=arguments.batch_size,
-      threads=arguments.threads,
-      align=arguments.align,
+      lambda output: embed(
+        run,
+        arguments.images,
+        output,
+        root=arguments.root,
+        color_order=arguments.color_order,
+        step=arguments.step,
+        raw=arguments.raw,
+        norms=arguments.norms,
+        float16=arguments.float16,
+        flip=not arguments.no_flip,
+        batch_size=arguments.batch_size,
+        threads=arguments.threads,
+        align=arguments.align,
+      ),
+      last=META_FILE,
+      what="embeddings",
     )
   return 0
 

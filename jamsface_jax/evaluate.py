@@ -82,7 +82,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def place(arguments: argparse.Namespace) -> EvaluationDirectory:
   """Where what comes out goes."""
   if arguments.output:
-    return EvaluationDirectory(arguments.output)
+    return EvaluationDirectory.at(arguments.output, "--output")
   if arguments.embeddings:
     return EvaluationDirectory.beside(arguments.embeddings)
   return RunDirectory(arguments.workdir).evaluation

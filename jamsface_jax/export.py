@@ -20,6 +20,7 @@ from jamsface_jax import shell
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import run_command
 from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.upload import write_file
 from jamsface_jax.weights.exporting import export
 
 FORMATS = ("onnx", "stablehlo", "safetensors", "numpy")
@@ -47,12 +48,15 @@ def main() -> int:
   )
   arguments = parser.parse_args()
   processes.refuse_several("export")
-  export(
-    RunDirectory(arguments.workdir),
-    arguments.format,
+  write_file(
     arguments.output,
-    step=arguments.step,
-    input_dtype=arguments.input,
+    lambda output: export(
+      RunDirectory(arguments.workdir),
+      arguments.format,
+      output,
+      step=arguments.step,
+      input_dtype=arguments.input,
+    ),
   )
   return 0
 

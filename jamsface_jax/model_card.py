@@ -36,7 +36,11 @@ def main() -> int:
     raise InputError("--workdir is needed: give the work directory of a run.")
   run = RunDirectory(workdir)
   read_settings(run)  # Nothing is locked in a directory of another kind.
-  output = RunFile(arguments.output) if arguments.output else run.model_card
+  output = (
+    RunFile.at(arguments.output, "--output")
+    if arguments.output
+    else run.model_card
+  )
   with output.held("--output"):
     try:
       write(run, output)

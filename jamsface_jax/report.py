@@ -55,7 +55,11 @@ def main() -> int:
   runs = [RunDirectory(workdir) for workdir in workdirs]
   for run in runs:
     read_settings(run)  # Nothing is locked in a directory of another kind.
-  output = RunFile(arguments.output) if arguments.output else runs[0].report
+  output = (
+    RunFile.at(arguments.output, "--output")
+    if arguments.output
+    else runs[0].report
+  )
   with output.held("--output"):
     try:
       write(runs, output, every_face=arguments.faces)

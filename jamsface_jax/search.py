@@ -34,9 +34,11 @@ from jamsface_jax.devices import processes
 from jamsface_jax.devices.program_cache import keep_programs
 from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.searching import threshold
+from jamsface_jax.searching.files import PAGE_FILE
 from jamsface_jax.searching.network import Network
 from jamsface_jax.searching.search import search
 from jamsface_jax.storage.run_directory import RunDirectory
+from jamsface_jax.storage.upload import write_folder
 
 
 def main() -> int:
@@ -46,15 +48,20 @@ def main() -> int:
   keep_programs()
   keep_copies_in(arguments.data_cache)
   run = RunDirectory(arguments.workdir) if arguments.workdir else None
-  search(
-    Network(run, step=arguments.step),
-    arguments.images,
-    arguments.gallery,
+  write_folder(
     arguments.output,
-    threshold=_threshold(arguments, run),
-    k=arguments.most,
-    faces=arguments.faces,
-    align=arguments.align,
+    lambda output: search(
+      Network(run, step=arguments.step),
+      arguments.images,
+      arguments.gallery,
+      output,
+      threshold=_threshold(arguments, run),
+      k=arguments.most,
+      faces=arguments.faces,
+      align=arguments.align,
+    ),
+    last=PAGE_FILE,
+    what="what a search found",
   )
   return 0
 

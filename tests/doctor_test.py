@@ -10,6 +10,10 @@ import pytest
 
 from jamsface_jax import doctor
 from jamsface_jax.doctor import NOTE, OK, WRONG
+from jamsface_jax.run.bucket_probe import BucketProbe
+from jamsface_jax.storage import bucket
+from jamsface_jax.storage.bucket import Bucket
+from jamsface_jax.storage.lease import Lease
 
 
 def states(check):
@@ -145,3 +149,109 @@ def test_classes_of_one_image(dataset, monkeypatch):
   found = states(doctor.check_data(dataset))
   assert [state for state, _ in found] == [OK, NOTE]
   assert "2 of the classes have one image" in found[1][1]
+
+
+def test_a_work_directory_in_a_bucket(gcs):
+  place = Bucket("gs://doctor/run")
+  place.write("config.json", b"{}")
+  before = place.blobs()
+  found = list(doctor.check_workdir(place.address))
+  assert {one.state for one in found} == {OK}
+  assert [one.about for one in found] == [
+    "bucket",
+    "objects",
+    "lock",
+    "checkpoint",
+  ]
+  assert "1 files are there" in found[0].text
+  assert place.blobs() == before  # It looks and leaves nothing.
+
+
+@pytest.mark.parametrize(
+  ("address", "says"),
+  [
+    ("gs://missing/run", "there is no bucket 'missing'"),
+    ("gs://forbidden/run", "the role Storage Object User"),
+    ("gs://doctor", "of the form gs://BUCKET/NAME"),
+    ("s3://doctor/run", "google/orbax#2739"),
+  ],
+)
+def test_a_place_in_a_bucket_that_will_not_do(gcs, address, says):
+  (finding,) = states(doctor.check_workdir(address))
+  assert finding[0] == WRONG and says in finding[1]
+  (finding,) = states(doctor.check_data(address))
+  assert finding[0] == WRONG
+
+
+def test_a_bucket_without_credentials(monkeypatch, tmp_path):
+  """Of every method, for each may be the first that a command calls."""
+  monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+  monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+  monkeypatch.setenv("NO_GCE_CHECK", "true")
+  monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+  monkeypatch.setattr(bucket, "_client", bucket._client.__wrapped__)
+  place = Bucket("gs://doctor/run")
+  for ask in (
+    place.blobs,
+    place.list_files,
+    lambda: place.read("x"),
+    lambda: place.read_version("x"),
+    lambda: place.write("x", b""),
+    lambda: place.delete(["x"]),
+    bucket.account,
+  ):
+    with pytest.raises(doctor.InputError, match="gcloud auth application-def"):
+      ask()
+  (finding,) = states(doctor.check_workdir(place.address))
+  assert finding[0] == WRONG and "needs credentials" in finding[1]
+
+
+def test_what_may_write_and_not_remove(gcs, monkeypatch):
+  """As the role Storage Object Creator may: removing is refused."""
+
+  def refuse(self, names):
+    raise doctor.InputError("may not be used by this account")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Bucket, "delete", refuse)
+    found = states(doctor.check_workdir("gs://doctor/creator"))
+  assert [state for state, _ in found] == [OK, WRONG]
+
+
+def test_a_bucket_without_preconditions(gcs, monkeypatch):
+  write = Bucket.write
+  monkeypatch.setattr(
+    Bucket, "write", lambda self, name, data, **_: write(self, name, data)
+  )
+  found = states(doctor.check_workdir("gs://doctor/blind"))
+  assert found[-1][0] == WRONG and "preconditions" in found[-1][1]
+  assert not Bucket("gs://doctor/blind").blobs()
+
+
+def test_a_run_in_a_bucket_that_is_locked(gcs):
+  lease = Lease(Bucket("gs://doctor/held"))
+  with BucketProbe("gs://doctor/held") as probe:
+    assert f"process {os.getpid()} on" in probe.holder()
+  lease.close()
+  assert BucketProbe("gs://doctor/held").holder() is None
+
+
+def test_a_data_set_in_a_bucket(gcs, dataset, monkeypatch, tmp_path):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  place = Bucket("gs://doctor/tiny")
+  names = [name for name in os.listdir(dataset) if name != "lock"]
+  shard = next(name for name in names if name.endswith(".array_record"))
+  place.upload({n: os.path.join(dataset, n) for n in names})
+  ((state, text),) = states(doctor.check_data(place.address))
+  assert state == OK and "37 images of 12 classes" in text
+  usage = shutil.disk_usage(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=9))
+    ((state, text),) = states(doctor.check_data(place.address))
+  assert state == WRONG and "--data_cache" in text
+  place.write(shard, b"half")
+  ((state, text),) = states(doctor.check_data(place.address))
+  assert state == WRONG and "has 4 bytes instead of" in text
+  place.delete(["dataset.json"])
+  ((state, text),) = states(doctor.check_data(place.address))
+  assert state == WRONG and "has no dataset.json" in text

@@ -62,6 +62,11 @@ def read_landmarks(path: str) -> dict[str, Float64[np.ndarray, "5 2"]]:
         f"--landmarks {path}:{number} is not a path and ten numbers: correct"
         " the line."
       )
+    if order.max() >= len(numbers):
+      raise InputError(
+        f"--landmarks {path}:{number} has {len(numbers)} numbers, fewer than"
+        " the header names: correct the line."
+      )
     points = numbers[order].reshape(-1, 2)
     if (points == points[0]).all():
       raise InputError(

@@ -1,44 +1,14 @@
-"""Data sets for a bucket: written on a local disk, sent when they are whole.
+"""Data sets for a bucket: made on a local disk, sent when they are whole."""
 
-A data set is made by appending, renaming and locking, which a bucket cannot. So
-`--output=gs://BUCKET/NAME` is a directory in the user's cache until the set is
-whole. Then its files are sent, `dataset.json` last: before it is there, nobody
-takes what is there for a data set. The directory stays, for this machine.
-"""
-
-import base64
-import contextlib
-import hashlib
-import json
-import os
-import sys
-from collections.abc import Callable, Iterable
-
-from tqdm import tqdm
+from collections.abc import Callable
 
 from jamsface_jax.data.records import INDEX_FILE
-from jamsface_jax.errors import InputError, RunError
-from jamsface_jax.storage.bucket import (
-  SCHEME,
-  Bucket,
-  ChangedError,
-  require_packages,
-)
-from jamsface_jax.storage.lease import Lease
-from jamsface_jax.storage.lock import LOCK_FILE
-from jamsface_jax.storage.paths import check_address, require_local
-from jamsface_jax.storage.plain_file import plain
-from jamsface_jax.storage.user_cache import cache_directory
-from jamsface_jax.storage.whole_file import written_whole
-
-_READ_BYTES = 2**23
+from jamsface_jax.storage.bucket import SCHEME
+from jamsface_jax.storage.upload import write_folder
 
 
 def write(output: str, convert: Callable[[str], None]) -> None:
-  """Converts to a directory, or to an address by way of one.
-
-  What was interrupted goes on when the same command is given again, sending
-  too.
+  """Converts to a directory, or to an address; see `storage.upload`.
 
   Args:
     output: --output, a path or gs://BUCKET/NAME.
@@ -48,111 +18,6 @@ def write(output: str, convert: Callable[[str], None]) -> None:
     InputError: a data set is there, or the place cannot be used.
     RunError: the bucket did not answer.
   """
-  if not output.startswith(SCHEME):
-    require_local(output, "--output")
-    convert(output)
-    return
-  address = check_address(output, "--output")
-  require_packages(address)
-  place = Bucket(address)
-  if INDEX_FILE in place.list_files():
-    raise _not_empty(address)
-  directory = _directory(address)
-  _check_command(directory)
-  if os.path.exists(os.path.join(directory, INDEX_FILE)):
-    print(f"{directory} is whole since an earlier attempt: it is sent.")
-  else:
-    convert(directory)
-  try:
-    with contextlib.closing(Lease(place)):
-      _send(directory, place)
-  except ChangedError:
-    raise _not_empty(address) from None
-  except OSError as error:
-    raise RunError(
-      f"--output={address!r}: {error.strerror or error}: give the same command"
-      f" again, the data set is whole in {directory!r}."
-    ) from None
-  print(
-    f"sent to {address}: --config.data.directory={address} takes it on other"
-    f" machines; {directory} is needed no longer."
-  )
-
-
-def _directory(address: str) -> str:
-  """Where the data set for an address is made."""
-  name = address.rpartition("/")[2]
-  digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-  return os.path.join(cache_directory("uploads"), f"{name}-{digest}")
-
-
-def _check_command(directory: str) -> None:
-  """Sees that what is in a directory was begun by this command.
-
-  Raises:
-    InputError: another command began it.
-  """
-  path = f"{directory}.command"
-  command = json.dumps([os.getcwd(), *sys.argv])
-  if os.path.isdir(directory) and os.path.exists(path):
-    with open(path, encoding="utf-8", opener=plain) as file:
-      if file.read() != command:
-        raise InputError(
-          f"{directory!r} holds what another command began for the same"
-          " --output: give that one again, or delete the directory."
-        )
-  else:
-    with written_whole(path) as file:
-      file.write(command)
-
-
-def _send(directory: str, place: Bucket) -> None:
-  """Sends what is not there yet, the index last.
-
-  Raises:
-    ChangedError: somebody else has sent an index.
-    OSError: the bucket did not answer, or a file cannot be read.
-  """
-  there = place.blobs()
-  sizes = {
-    name: os.path.getsize(os.path.join(directory, name))
-    for name in _files(directory)
-  }
-  with tqdm(
-    total=sum(sizes.values()),
-    unit="B",
-    unit_scale=True,
-    desc=place.address,
-    disable=None,
-  ) as bar:
-    for name in sorted(sizes):
-      path = os.path.join(directory, name)
-      if name != INDEX_FILE:
-        if name not in there or there[name].md5 != _md5(path):
-          place.upload({name: path})
-        bar.update(sizes[name])
-    with open(os.path.join(directory, INDEX_FILE), "rb", opener=plain) as file:
-      place.write(INDEX_FILE, file.read(), replaces=0)
-
-
-def _files(directory: str) -> Iterable[str]:
-  """Names of the files of a data set, which has no folders."""
-  for entry in os.scandir(directory):
-    if entry.is_file(follow_symlinks=False) and entry.name != LOCK_FILE:
-      yield entry.name
-
-
-def _md5(path: str) -> str:
-  """MD5 as buckets write it."""
-  digest = hashlib.md5(usedforsecurity=False)
-  with open(path, "rb", opener=plain) as file:
-    while data := file.read(_READ_BYTES):
-      digest.update(data)
-  return base64.b64encode(digest.digest()).decode()
-
-
-def _not_empty(address: str) -> InputError:
-  return InputError(
-    f"--output={address!r} holds a data set already: choose another address or"
-    " delete it first."
-  )
+  write_folder(output, convert, last=INDEX_FILE, what="a data set")
+  if output.startswith(SCHEME):
+    print(f"next: --config.data.directory={output} takes it on any machine")

@@ -24,6 +24,11 @@ from tqdm import tqdm
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.bucket import SCHEME, Blob, Bucket, require_packages
+from jamsface_jax.storage.durable import (
+  make_directory,
+  sync_directory,
+  sync_file,
+)
 from jamsface_jax.storage.paths import check_address
 from jamsface_jax.storage.plain_file import PARTIAL, plain
 from jamsface_jax.storage.user_cache import cache_directory
@@ -64,8 +69,21 @@ def is_here(place: str) -> bool:
   return not place.startswith(SCHEME) or place in _copied
 
 
-@functools.lru_cache(maxsize=64)  # A command opens a data set several times.
-def _copy(address: str) -> str:
+def copies_directory() -> str:
+  """Where copies go, which is there.
+
+  Raises:
+    InputError: it cannot be made.
+  """
+  return _cache[0] if _cache else cache_directory("data")
+
+
+def list_files(address: str) -> tuple[Bucket, dict[str, Blob]]:
+  """The place of a data set in a bucket, and its files by name.
+
+  Raises:
+    InputError: nothing is there, or the bucket cannot be used.
+  """
   address = check_address(address, "data.directory")
   require_packages(address)
   place = Bucket(address)
@@ -75,11 +93,17 @@ def _copy(address: str) -> str:
       f"data set {address!r} is not there: copy one to it, with 'gcloud storage"
       f" rsync -r DATASET {address}'."
     )
-  cache = _cache[0] if _cache else cache_directory("data")
+  return place, blobs
+
+
+@functools.lru_cache(maxsize=64)  # A command opens a data set several times.
+def _copy(address: str) -> str:
+  place, blobs = list_files(address)
+  address, cache = place.address, copies_directory()
   name = f"{address.rpartition('/')[2]}-{_fingerprint(blobs)}"
   directory = os.path.join(cache, name)
   try:
-    os.makedirs(directory, exist_ok=True)
+    make_directory(directory)
     with open(f"{directory}.lock", "w", opener=plain) as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)  # Let go of when a process ends.
       _fill(place, blobs, directory)
@@ -134,7 +158,9 @@ def _fill(place: Bucket, blobs: Mapping[str, Blob], directory: str) -> None:
       path = os.path.join(directory, name)
       os.makedirs(os.path.dirname(path), exist_ok=True)
       place.download({name: path + PARTIAL})
+      sync_file(path + PARTIAL)  # A file that has its name is not looked at.
       os.replace(path + PARTIAL, path)
+      sync_directory(os.path.dirname(path))
       bar.update(blobs[name].bytes)
 
 

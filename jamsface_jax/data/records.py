@@ -192,8 +192,30 @@ def read_index(directory: str) -> DatasetIndex:
       " data_prep command."
     )
   try:
-    with open(path, encoding="utf-8", opener=plain) as file:
-      fields = plain_json.parse(file.read())
+    with open(path, "rb", opener=plain) as file:
+      index = parse_index(file.read(), path)
+  except FileNotFoundError:
+    raise InputError(
+      f"{directory!r} is not a data set (it has no {INDEX_FILE}): make one with"
+      f" '{shell.name('data_prep.from_folder')}'."
+    ) from None
+  for shard in index.shards:
+    _check_shard(directory, shard)
+  return index
+
+
+def parse_index(text: bytes, path: str) -> DatasetIndex:
+  """Reads what `dataset.json` holds, and not the shards that it names.
+
+  Args:
+    text: the content of the file.
+    path: of the file, for messages.
+
+  Raises:
+    InputError: it is damaged, or says what cannot be.
+  """
+  try:
+    fields = plain_json.parse(text)
     if fields.pop("format") != FORMAT:
       raise ValueError("unknown format")
     size = fields.pop("image_size")
@@ -203,17 +225,10 @@ def read_index(directory: str) -> DatasetIndex:
       shards=tuple(Shard(**shard) for shard in fields.pop("shards")),
       **fields,
     )
-  except FileNotFoundError:
-    raise InputError(
-      f"{directory!r} is not a data set (it has no {INDEX_FILE}): make one with"
-      f" '{shell.name('data_prep.from_folder')}'."
-    ) from None
   except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
     raise InputError(
       f"{path!r} is damaged ({error}): write the data set again."
     ) from None
-  for shard in index.shards:
-    _check_shard(directory, shard)
   if index.color_order != COLOR_ORDER:
     raise InputError(
       f"{path!r} has color_order {index.color_order!r}, but images decode to"

@@ -15,7 +15,7 @@ from jamsface_jax.data.records import COLOR_ORDER
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.errors import InputError
-from jamsface_jax.models import init_backbone
+from jamsface_jax.models import backbone_shapes
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.stored import read_settings
@@ -187,16 +187,13 @@ def open_embedder(
       f" {COLOR_ORDER}."
     )
   model, size = make_model(config), config.data.image_size
-  shapes = jax.eval_shape(
-    lambda key: init_backbone(key, model, size), jax.random.key(0)
-  )
   everywhere = NamedSharding(mesh, sharding.REPLICATED)
   variables = checkpoints.restore_item(
     step,
     "backbone",
     jax.tree.map(
       lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere),
-      shapes,
+      backbone_shapes(model, size),
     ),
   )
   embedder = Embedder(

@@ -34,6 +34,7 @@ from jamsface_jax.errors import InputError, RunError
 from jamsface_jax.run.progress import ImageProgress
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage import lock
+from jamsface_jax.storage.paths import absolute
 from jamsface_jax.storage.run_directory import RunDirectory
 
 
@@ -117,7 +118,7 @@ def embed(
       "step": metadata["step"],
       "network": fingerprint(variables),
       "workdir": run.absolute,
-      "source": os.path.abspath(images),
+      "source": absolute(images),
       "source_listing": source.listing,
       "source_fingerprint": source.fingerprint,
     }

@@ -1,9 +1,11 @@
 """Backbones by name: images in, embeddings out."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
@@ -323,3 +325,24 @@ def init_backbone(
   # Two images: batch normalisation of one has no variance.
   images = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
   return dict(model.init(key, images, train=False))
+
+
+def backbone_shapes(model: nn.Module, image_size: int) -> dict[str, Any]:
+  """What `init_backbone` would make, without making it.
+
+  Args:
+    model: what `make_model` returned.
+    image_size: height and width of the images, in pixels.
+
+  Returns:
+    `params` and `batch_stats`, trees of float32 ShapeDtypeStructs.
+  """
+  # A frozen dataclass has a hash, of which nn.Module's annotations do not know.
+  return _backbone_shapes(model, image_size)  # ty: ignore[invalid-argument-type]
+
+
+@functools.cache  # A deep network takes seconds to trace.
+def _backbone_shapes(model: nn.Module, image_size: int) -> dict[str, Any]:
+  return jax.eval_shape(
+    lambda key: init_backbone(key, model, image_size), jax.random.key(0)
+  )

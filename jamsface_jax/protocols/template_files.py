@@ -12,7 +12,7 @@ import dataclasses
 import glob
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
@@ -23,6 +23,7 @@ from jamsface_jax.storage.plain_array import read_array
 
 FACES_FILE = "faces.csv"
 TEMPLATE_PAIRS_FILE = "template_pairs.npy"
+_MOST_MEDIA = 2**31
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,7 +95,9 @@ def read_templates(
         f"{where}: not an image with template, medium and score; write the data"
         " set again with data_prep.from_ijb."
       )
-    rows[image] = *map(int, numbers), float(score or "nan")
+    template, medium = map(int, numbers)
+    rows[image] = template, medium, float(score or "nan")
+  _check_small(path, rows.values())
   images = rows if len(rows) == count else names()
   missing = next((name for name in images if name not in rows), None)
   if missing is not None:
@@ -116,6 +119,17 @@ def read_templates(
     galleries=_read_lists(directory, "gallery", known),
     probes=_read_lists(directory, "probe", known),
   )
+
+
+def _check_small(path: str, rows: Collection[tuple[int, int, float]]) -> None:
+  """Refuses numbers that arrays by template or medium could not be made of."""
+  for template, medium, _ in rows:
+    if template >= len(rows) or medium >= _MOST_MEDIA:
+      raise InputError(
+        f"{path}: {len(rows)} images cannot have template {template} and medium"
+        f" {medium}, which count from 0; write the data set again with"
+        " data_prep.from_ijb."
+      )
 
 
 def _read_pairs(

@@ -3,15 +3,32 @@
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from jamsface_jax.errors import InputError
+from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.run.launches import read_launches
 from jamsface_jax.run.metrics_file import Series, read_metrics
 from jamsface_jax.settings.names import values
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
+
+_Content = TypeVar("_Content")
+# What every version has written.
+_OF_SET = {
+  "name": str,
+  "headline": str,
+  "facts": dict,
+  "metrics": dict,
+  "intervals_95": dict,
+}
+_OF_CLASSES = {
+  "classes": int,
+  "images": int,
+  "tail": dict,
+  "top": dict,
+  "margins": dict,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,8 +107,7 @@ def _read_run(run: RunDirectory, name: str) -> RunRecord:
     (run.results, ""),
     (run.evaluation.results, " (evaluate)"),
   ):
-    content = _read_object(results)
-    for one in content["sets"] if content else ():
+    for one in _read(results, _sets) or ():
       sets[f"{one['name']}{suffix}"] = one
   return RunRecord(
     name=name,
@@ -99,23 +115,51 @@ def _read_run(run: RunDirectory, name: str) -> RunRecord:
     settings=settings,
     metrics=read_metrics(run.metrics) if run.metrics.exists() else {},
     sets=sets,
-    classes=_read_object(run.classes),
-    seconds=_read_object(run.goodput),
+    classes=_read(run.classes, _classes),
+    seconds=_read(run.goodput, _seconds),
     launches=read_launches(run),
   )
 
 
-def _read_object(file: RunFile) -> dict[str, Any] | None:
+def _read(file: RunFile, check: Callable[[Any], _Content]) -> _Content | None:
   """The content of a file that is written whole; None if there is none."""
   try:
-    return dict(file.read_json())
+    return check(file.read_json())
   except FileNotFoundError:
     return None
-  except (ValueError, TypeError) as error:
+  except (OSError, ValueError, TypeError, LookupError) as error:
     raise InputError(
-      f"{file.path!r} is damaged ({error}): delete it and run the command that"
-      " made it again."
+      f"{file.path!r} is damaged ({one_line(error)}): move it away and run the"
+      " command that made it again."
     ) from None
+
+
+def _sets(content: Any) -> list[dict[str, Any]]:
+  """The test sets of `results.json`, if they are some."""
+  return [_checked(one, _OF_SET) for one in content["sets"]]
+
+
+def _classes(content: Any) -> dict[str, Any]:
+  """What `class_profile.describe` gave, if it is that."""
+  return _checked(content, _OF_CLASSES)
+
+
+def _seconds(content: Any) -> dict[str, float]:
+  return {kind: float(seconds) for kind, seconds in dict(content).items()}
+
+
+def _checked(value: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
+  """An object that has values of these kinds, at least.
+
+  Raises:
+    ValueError: it has not.
+  """
+  if not isinstance(value, dict):
+    raise ValueError("something in it is no object")
+  for name, kind in kinds.items():
+    if not isinstance(value.get(name), kind):
+      raise ValueError(f"{name!r} is missing, or no {kind.__name__}")
+  return value
 
 
 def _names(runs: Sequence[RunDirectory]) -> list[str]:

@@ -323,9 +323,13 @@ class Checkpoints(CheckpointReader):
       " make room and run the same command again."
     ) from error
 
+  def is_complete(self) -> bool:
+    """Whether no save is under way."""
+    return self._commit is None or self._commit.done()
+
   def check(self) -> None:
     """Raises what a save met that has failed in the meantime."""
-    if self._commit and self._commit.done():
+    if self.is_complete():
       self.wait()
 
   def wait(self) -> None:

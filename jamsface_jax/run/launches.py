@@ -16,6 +16,20 @@ from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.version import __version__
 
+# What every version has noted of a launch.
+_ALWAYS = {
+  "time",
+  "command",
+  "versions",
+  "system",
+  "total_steps",
+  "data_fingerprint",
+  "parameters",
+  "devices",
+  "device_kind",
+  "platform",
+}
+
 
 def note_launch(run: RunDirectory, facts: Mapping[str, Any]) -> None:
   """Notes that this process launches the run, or goes on with it.
@@ -66,12 +80,22 @@ def read_launches(run: RunDirectory) -> list[dict[str, Any]]:
   Raises:
     InputError: the file is damaged.
   """
-  if not run.launches.exists():
+  try:
+    lines = run.launches.read_lines()
+  except FileNotFoundError:
     return []
+  except OSError as error:
+    raise InputError(
+      f"{run.launches.path!r} cannot be read ({error.strerror or error}): move"
+      " it away."
+    ) from None
   launches = []
-  for number, line in enumerate(run.launches.read_lines(), start=1):
+  for number, line in enumerate(lines, start=1):
     try:
-      launches.append(dict(plain_json.parse(line)))
+      launch = dict(plain_json.parse(line))
+      if missing := _ALWAYS.difference(launch):
+        raise ValueError(f"{missing} are missing")
+      launches.append(launch)
     except (ValueError, TypeError):
       if not line.endswith("\n"):  # Cut off while it was written.
         break

@@ -18,7 +18,7 @@ from jamsface_jax.searching.sources import Source, open_source
 from jamsface_jax.searching.threshold import Threshold
 from jamsface_jax.searching.trained_people import TrainedPeople
 from jamsface_jax.storage import lock
-from jamsface_jax.storage.paths import lies_within
+from jamsface_jax.storage.paths import absolute, lies_within
 from jamsface_jax.storage.whole_file import written_whole
 from jamsface_jax.storage.write_error import write_error
 
@@ -69,8 +69,8 @@ def search(
       threshold=None if threshold is None else threshold.cosine,
     )
     origin = {
-      "images_from": os.path.abspath(images),
-      "gallery": None if gallery is None else os.path.abspath(gallery),
+      "images_from": absolute(images),
+      "gallery": None if gallery is None else absolute(gallery),
       "people": len(people.people),
       "gallery_images": people.usable,
       "network": probes.network or people.network,

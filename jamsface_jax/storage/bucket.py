@@ -12,6 +12,7 @@ import errno
 import functools
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -25,6 +26,10 @@ SCHEME = "gs://"
 _AT_ONCE = 8  # Requests under way; the client keeps ten connections.
 _READ_BYTES = 2**23
 _PATIENCE = 120.0  # Seconds in which a request is tried again.
+_LOGIN = (
+  "type 'gcloud auth application-default login', or give the machine a service"
+  " account"
+)
 _FIELDS = "items(name,size,md5Hash,crc32c,generation),nextPageToken"
 
 
@@ -110,9 +115,9 @@ class Bucket:
 
   def read_version(self, name: str) -> tuple[bytes, int] | None:
     """Reads an object and the generation that was read; None without one."""
-    blob = self._blob(name)
     try:
       with self._explained(name):
+        blob = self._blob(name)
         data = blob.download_as_bytes()
     except FileNotFoundError:
       return None
@@ -149,8 +154,8 @@ class Bucket:
     Raises:
       ChangedError: the object has another generation than `replaces`.
     """
-    blob = self._blob(name)
     with self._explained(name):
+      blob = self._blob(name)
       blob.upload_from_string(
         data,
         content_type="application/octet-stream",
@@ -252,10 +257,7 @@ class Bucket:
         " it the role Storage Object User for the bucket."
       ) from None
     except auth.DefaultCredentialsError:
-      raise InputError(
-        f"{address!r} needs credentials: type 'gcloud auth application-default"
-        " login', or give the machine a service account."
-      ) from None
+      raise InputError(f"{address!r} needs credentials: {_LOGIN}.") from None
     except (
       api.GoogleAPIError,
       auth.GoogleAuthError,
@@ -281,6 +283,25 @@ def require_packages(address: str) -> None:
   # Orbax asks through it what there is. Its memory of listings is of one
   # process, and others write: process 1 would see what no longer is so.
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+
+
+def account() -> str:
+  """Whose credentials this process uses, in words.
+
+  Raises:
+    InputError: there are none.
+  """
+  import google.auth
+  from google.auth import exceptions as auth
+
+  if os.environ.get("STORAGE_EMULATOR_HOST"):
+    return "nobody in particular (STORAGE_EMULATOR_HOST is set)"
+  try:
+    credentials, _ = google.auth.default()
+  except auth.DefaultCredentialsError:
+    raise InputError(f"no credentials: {_LOGIN}.") from None
+  name = getattr(credentials, "service_account_email", None)
+  return f"service account {name}" if name else "a person's account"
 
 
 @functools.lru_cache(maxsize=1)

@@ -40,6 +40,12 @@ def end_process(text: str) -> NoReturn:
   os._exit(EXIT_FAILURE)
 
 
+def find_holder(place: Bucket) -> str | None:
+  """Whom the lock of a place names, in words; None if there is none."""
+  found = place.read_version(_LOCK)
+  return _name(_read(found[0])) if found else None
+
+
 class Lease:
   """The lock of a place; taken when it has been made.
 
@@ -47,6 +53,7 @@ class Lease:
     place: what is locked.
     seconds: after so many without renewal it may be taken over.
     on_loss: called, by another thread, with a sentence when it is lost.
+    flag: that the place was given by, for messages.
 
   Raises:
     InputError: another process holds it, or the place cannot be written to.
@@ -57,7 +64,9 @@ class Lease:
     place: Bucket,
     seconds: float = HELD_SECONDS,
     on_loss: Callable[[str], None] = end_process,
+    flag: str = "--workdir",
   ):
+    self._flag = flag
     self._on_loss = on_loss
     self._place = place
     self._seconds = seconds
@@ -139,8 +148,8 @@ class Lease:
 
   def _in_use(self, holder: dict[str, Any]) -> InputError:
     return InputError(
-      f"--workdir={self._place.address!r} is in use by {_name(holder)}: stop"
-      " that run or choose another directory."
+      f"{self._flag}={self._place.address!r} is in use by {_name(holder)}: stop"
+      " that command or choose another address."
     )
 
   def _renew(self) -> None:

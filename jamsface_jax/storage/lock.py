@@ -10,6 +10,7 @@ from collections.abc import Generator
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.durable import make_directory
+from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.photographs import refuse_photographs
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.whole_file import remove_left
@@ -37,10 +38,11 @@ def hold(directory: str, flag: str) -> Generator[None, None, None]:
     flag: that it was given by, for messages.
 
   Raises:
-    InputError: another process holds it, it cannot be written to, or it has
-      somebody's photographs.
+    InputError: another process holds it, it cannot be written to, it has
+      somebody's photographs, or is the address of an object store.
     RunError: the disk is full.
   """
+  require_local(directory, flag)
   refuse_photographs(directory, flag)
   is_new = not os.path.lexists(directory)
   try:
@@ -69,6 +71,7 @@ def hold_file(path: str, flag: str) -> Generator[None, None, None]:
     InputError: another process writes it, or it cannot be written.
     RunError: the disk is full.
   """
+  require_local(path, flag)
   if os.path.isdir(path):
     error = OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     raise write_error(flag, path, error)

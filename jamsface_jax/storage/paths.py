@@ -5,6 +5,8 @@ import re
 
 from jamsface_jax.errors import InputError
 
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://?")
+
 
 def require_local(path: str | os.PathLike[str], what: str) -> None:
   """Refuses the address of an object store, such as s3://BUCKET/RUN.
@@ -18,13 +20,18 @@ def require_local(path: str | os.PathLike[str], what: str) -> None:
   Raises:
     InputError: it is such an address.
   """
-  scheme = re.match(r"([a-z][a-z0-9+.-]*)://?", os.fspath(path))
-  if scheme:
-    raise InputError(
-      f"{what}={path!r} is an address and not a path: give a path on a disk;"
-      " work directories and data sets may be in a bucket of Google Cloud"
-      " Storage too (gs://BUCKET/NAME), see docs/runs.md."
-    )
+  scheme = _SCHEME.match(os.fspath(path))
+  if scheme is None:
+    return
+  # https://github.com/google/orbax/issues/2739: its paths below s3:// become
+  # those of the local disk.
+  why = {"gs": "", "s3": " (Orbax cannot save to S3, see google/orbax#2739)"}
+  raise InputError(
+    f"{what}={path!r} is an address and not a path"
+    f"{why.get(scheme[1], '')}: give a path on a disk; work directories, data"
+    " sets and what is made of them may be in a bucket of Google Cloud Storage"
+    " too (gs://BUCKET/NAME), see docs/runs.md."
+  )
 
 
 def check_address(address: str, what: str) -> str:
@@ -50,6 +57,11 @@ def check_address(address: str, what: str) -> str:
       " give a bucket and a name in it."
     )
   return f"gs://{match[1]}/{match[2]}"
+
+
+def absolute(path: str) -> str:
+  """A path from the root; an address as it is."""
+  return path if _SCHEME.match(path) else os.path.abspath(path)
 
 
 def lies_within(path: str, folder: str) -> bool:

@@ -49,6 +49,21 @@ class RunFile:
   writes: bool = True
   mirror: Mirror | None = None
 
+  @classmethod
+  def at(cls, path: str, flag: str) -> "RunFile":
+    """The one at a path, or address, that the user gives.
+
+    Raises:
+      InputError: it is the address of another object store, or of no object.
+    """
+    if not path.startswith(SCHEME):
+      require_local(path, flag)
+      return cls(path)
+    require_packages(path)
+    address = check_address(path, flag)
+    place = Bucket(address.rpartition("/")[0])
+    return cls(address, mirror=Mirror(place))
+
   @property
   def _name(self) -> str:
     """Its name in the run, of one in a bucket."""
@@ -247,9 +262,18 @@ class EvaluationDirectory:
       yield
 
   @classmethod
-  def at(cls, path: str) -> "EvaluationDirectory":
-    """The one at a path that the user gives, which may be a link."""
-    return cls(os.path.realpath(path))
+  def at(cls, path: str, flag: str) -> "EvaluationDirectory":
+    """The one at an address, or path that the user gives, which may be a link.
+
+    Raises:
+      InputError: it is the address of another object store.
+    """
+    if not path.startswith(SCHEME):
+      require_local(path, flag)
+      return cls(os.path.realpath(path))
+    require_packages(path)
+    place = Bucket(check_address(path, flag))
+    return cls(place.address, Mirror(place))
 
   @classmethod
   def beside(cls, path: str) -> "EvaluationDirectory":

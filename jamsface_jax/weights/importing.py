@@ -13,7 +13,7 @@ import numpy as np
 from jamsface_jax import shell
 from jamsface_jax.data.records import COLOR_ORDER, file_digest
 from jamsface_jax.errors import InputError, one_line
-from jamsface_jax.models import MODELS, init_backbone
+from jamsface_jax.models import MODELS, backbone_shapes
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.components import make_model
 from jamsface_jax.run.state import TrainState
@@ -108,9 +108,7 @@ def import_weights(
       {"model.pixel_mean": taken.mean, "model.pixel_std": taken.std},
     )
   network, size = make_model(settings), settings.data.image_size
-  shapes = jax.eval_shape(
-    lambda key: init_backbone(key, network, size), jax.random.key(0)
-  )
+  shapes = backbone_shapes(network, size)
   what = f"{path!r} does not fit {settings.model.name!r}"
   try:
     expected = pytorch_shapes(network, shapes)

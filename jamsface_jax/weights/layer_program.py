@@ -16,7 +16,7 @@ import jax.extend.core
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jamsface_jax.models import init_backbone
+from jamsface_jax.models import backbone_shapes
 from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.iresnet import SqueezeExcitation
 from jamsface_jax.models.layers import BatchNorm, PReLU
@@ -104,9 +104,7 @@ def trace(model: nn.Module, image_size: int) -> LayerProgram:
     with nn.intercept_methods(intercept):
       return model.apply(variables, images, train=False)
 
-  shapes = jax.eval_shape(
-    lambda key: init_backbone(key, model, image_size), jax.random.key(0)
-  )
+  shapes = backbone_shapes(model, image_size)
   images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
   jaxpr = jax.make_jaxpr(forward)(shapes, images).jaxpr
   *parameters, images = jaxpr.invars

@@ -4,9 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
-import jax
-
-from jamsface_jax.models import PUBLISHED, family, init_backbone
+from jamsface_jax.models import PUBLISHED, backbone_shapes, family
 from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
@@ -90,9 +88,7 @@ def _compare(
   activation = "relu6" if family(name) == "mobilefacenet" else None
   settings = replaced(Settings(), {"model.name": name})
   model = make_model(fitted("", settings, file, None, activation))
-  shapes = jax.eval_shape(
-    lambda key: init_backbone(key, model, 112), jax.random.key(0)
-  )
+  shapes = backbone_shapes(model, 112)
   wanted = {
     torch: shape
     for torch, shape in pytorch_shapes(model, shapes).items()

@@ -231,7 +231,9 @@ def test_what_a_checkpoint_costs(address, gcs):
   """Requests of Orbax and of ours; each is money, and a wait.
 
   TensorStore commits arrays together that are ready together, so that their
-  number depends on time: 255 to 352 were seen for 101 arrays.
+  number depends on time: 255 to 352 were seen for 101 arrays. Each alone would
+  take four: a node written, read back, removed two saves later, and the
+  manifest that names it. What is there is asked some 190 times besides.
   """
   config = make_settings(tiny(base_config()))
   components = make_components(config, 12, 37)
@@ -246,7 +248,7 @@ def test_what_a_checkpoint_costs(address, gcs):
     checkpoints.close()
   size = sum(array.nbytes for array in jax.tree.leaves(first))
   sent = sum(row[2] for row in gcs.log)
-  assert len(gcs.log) < 4 * len(jax.tree.leaves(first))
+  assert len(gcs.log) < 4 * len(jax.tree.leaves(first)) + 300
   assert sent < 1.1 * size + 200_000  # Manifest, metadata, small files.
 
 

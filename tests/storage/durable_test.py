@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 from conftest import convert
 from power_loss import NAMES, Disk
+from writers_test import DIRECTORIES, aligning, run_main
 
-from data_prep import align
+from data_prep import align, clean, inspect, synthesize
 from data_prep.writing.writer import DatasetAssembler
-from jamsface_jax.data import records
+from jamsface_jax import model_card, report
+from jamsface_jax.data import local_copy, records
 from jamsface_jax.embedding.files import EmbeddingFiles
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save, read_settings
+from jamsface_jax.storage.bucket import Bucket
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights.exporting import export
+from jamsface_jax.weights.importing import import_weights
 
 SHARD = {"pairs": None, "shard_bytes": 6000}
 
@@ -33,7 +37,8 @@ def contents(directory):
   return {
     str(path.relative_to(directory)): path.read_bytes()
     for path in sorted(directory.rglob("*"))
-    if path.is_file() and path.name not in ("lock", align.JOURNAL_FILE)
+    if path.is_file() and path.name != align.JOURNAL_FILE
+    if not path.name.endswith("lock")
   }
 
 
@@ -171,3 +176,120 @@ def test_aligned_faces(disk, image_folder, tmp_path, names):
   assert contents(tmp_path / "after" / "out") == (
     contents(tmp_path / "disk" / "out")
   )
+
+
+# Aligning, which needs a face to be found, is above.
+@pytest.mark.parametrize("write", [w for w in DIRECTORIES if w is not aligning])
+def test_all_that_a_command_wrote(
+  write, disk, untrained, dataset, image_folder, tmp_path
+):
+  """A command has ended: no name and no byte of its output may be missing."""
+  source = image_folder if write.__name__ != "evaluating" else dataset
+  write(RunDirectory(untrained), source, tmp_path / "disk" / "out")
+  written = contents(tmp_path / "disk")
+  assert written
+  for names in NAMES:
+    disk.after_loss(tmp_path / "after", names)
+    assert contents(tmp_path / "after") == written
+
+
+def reporting(run, output, patch):
+  run_main(patch, report, run, f"--output={output}/r.html")
+
+
+def carding(run, output, patch):
+  run_main(patch, model_card, run, f"--output={output}/card.md")
+
+
+def exporting(run, output, patch):
+  for name in ("safetensors", "stablehlo"):
+    export(
+      RunDirectory(run),
+      name,
+      f"{output}/{name}",
+      step=None,
+      input_dtype="uint8",
+    )
+
+
+def importing(run, output, patch):
+  file = str(output.parent / "w.npz")
+  export(RunDirectory(run), "numpy", file, step=None, input_dtype="uint8")
+  import_weights(
+    file,
+    RunDirectory(f"{output}/w"),
+    model=None,
+    embedding_size=None,
+    image_size=None,
+    color_order=None,
+    normalization=None,
+    activation=None,
+  )
+
+
+def cleaning(run, output, patch):
+  folder = output.parent / "e"
+  folder.mkdir()
+  np.save(folder / "embeddings.npy", np.eye(3, dtype=np.float32))
+  np.save(folder / "labels.npy", np.zeros(3, np.int64))
+  (folder / "paths.txt").write_text("a\nb\nc\n")
+  similarity = ("min_similarity", "class_similarity", "duplicate_similarity")
+  clean.clean(str(folder), f"{output}/list", **dict.fromkeys(similarity, 0.5))
+
+
+def synthesizing(run, output, patch):
+  synthesize.main(
+    [
+      f"--output={output}/s",
+      "--identities=4",
+      "--images=12",
+      "--tail=zipf:0.1",
+      "--test_identities=20",
+      "--test_images=2",
+      "--pairs=20",
+      "--size=32",
+      "--workers=1",
+    ]
+  )
+
+
+@pytest.mark.parametrize(
+  "write", [reporting, carding, exporting, importing, cleaning, synthesizing]
+)
+def test_all_files_that_a_command_wrote(
+  write, disk, untrained, tmp_path, monkeypatch
+):
+  write(untrained, tmp_path / "disk", monkeypatch)
+  written = contents(tmp_path / "disk")
+  assert written
+  for names in NAMES:
+    disk.after_loss(tmp_path / "after", names)
+    assert contents(tmp_path / "after") == written
+
+
+def test_an_inspection(disk, dataset, tmp_path):
+  out = str(tmp_path / "disk" / "out")
+  inspect.inspect(dataset, against=None, output=out, faces=True, threads=1)
+  written = contents(tmp_path / "disk")
+  assert len(written) > 2
+  for names in NAMES:
+    disk.after_loss(tmp_path / "after", names)
+    assert contents(tmp_path / "after") == written
+
+
+def test_a_copy_of_a_data_set(disk, gcs, dataset, tmp_path, monkeypatch):
+  """What has its name in the copy is not looked at again."""
+  place = Bucket("gs://durable/tiny")
+  names = [name for name in os.listdir(dataset) if name != "lock"]
+  place.upload({n: os.path.join(dataset, n) for n in names})
+  local_copy.keep_copies_in(str(tmp_path / "disk"))
+  try:
+    copy = local_copy.local_copy(place.address)
+  finally:
+    local_copy.keep_copies_in("")
+  for kind in NAMES:
+    disk.after_loss(tmp_path / "after", kind)
+    after = tmp_path / "after" / os.path.basename(copy)
+    for name in names:
+      with open(os.path.join(dataset, name), "rb") as file:
+        assert (after / name).read_bytes() == file.read(), name

@@ -98,7 +98,7 @@ def test_links_that_the_user_names_are_followed(tmp_path):
   run = RunDirectory(str(tmp_path / "w"))
   run.create()
   run.plots.create()
-  EvaluationDirectory.at(str(tmp_path / "w")).create()
+  EvaluationDirectory.at(str(tmp_path / "w"), "--output").create()
   assert files(tmp_path / "disk") == ["plots"]
 
 
