@@ -5,7 +5,7 @@
 onnx         a graph for the field's runtimes, checked with onnxruntime
 stablehlo    for jax.export.deserialize, on CPUs, NVIDIA GPUs and TPUs
 safetensors  the parameters under the names of insightface's PyTorch networks
-numpy        likewise, as .npz
+numpy        the same arrays, as .npz
 
 Every file says the colour order, the size and the normalisation of the images:
 onnx in its metadata_props, safetensors in its __metadata__, numpy in the entry

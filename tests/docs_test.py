@@ -322,7 +322,9 @@ def write_world(root, image_folder):
       decode_image(data), *[60] * 4, cv2.BORDER_REPLICATE
     )[:, :, ::-1]
     (root / "PEOPLE" / name).mkdir(parents=True)
-    cv2.imwrite(str(root / "PEOPLE" / name / "1.jpg"), photograph)
+    for image in (1, 2, 3):
+      path = root / "PEOPLE" / name / f"{image}.jpg"
+      cv2.imwrite(str(path), np.roll(photograph, 3 * image, axis=1))
   (root / "ALBUM").mkdir()
   cv2.imwrite(str(root / "ALBUM" / "both.jpg"), np.hstack([photograph] * 2))
   # A photograph is a face at twice the size of the template.

@@ -239,7 +239,9 @@ def test_all_plots_are_drawn(workdir):
       assert len(outputs) == len(data["lines"])
       assert one.find("details").find("div") is not None  # Numbers behind it.
   loss = json.loads(figure(tree, "Loss").get("data-chart"))["lines"][0]
-  assert loss["name"] == "train/loss" and loss["x"] == list(range(1, 101))
+  assert loss["name"] == "train/loss = train/cross_entropy" and loss[
+    "x"
+  ] == list(range(1, 101))
   np.testing.assert_allclose(loss["y"], 10 / np.arange(1, 101), rtol=1e-5)
 
 
@@ -349,10 +351,8 @@ def test_several_runs_are_compared(tmp_path, monkeypatch):
   assert [line["name"][:5] for line in lines] == ["a/w: ", "b/w: "]
   loss = json.loads(figure(tree, "Loss").get("data-chart"))["lines"]
   assert [line["name"] for line in loss] == [
-    "a/w: train/loss",
-    "a/w: train/cross_entropy",
-    "b/w: train/loss",
-    "b/w: train/cross_entropy",
+    "a/w: train/loss = train/cross_entropy",
+    "b/w: train/loss = train/cross_entropy",
   ]
   rows = cells(tree, "Settings in which the runs differ")
   assert [row[:3] for row in rows[1:]] == [["head.scale", "32.0", "16.0"]]
