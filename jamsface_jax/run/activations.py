@@ -93,7 +93,7 @@ def _follow(
       for variable in variables:
         place = number(variable)
         if place is not None:
-          aval = variable.aval
+          aval: Any = variable.aval
           each = max(aval.dtype.itemsize, walk.least)
           walk.kept[place] = aval.size * each
   return [number(variable) for variable in program.outvars]

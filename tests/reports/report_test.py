@@ -540,14 +540,16 @@ def test_damaged_files_are_named(workdir, name):
 
 
 def test_command(workdir, run, tmp_path):
-  done = run("jamsface_jax.report", workdir)
+  done = run("jamsface_jax.report", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
   assert done.stdout == f"report: {workdir}/report.html\n"
   check_page((workdir / "report.html").read_text())
   done = run("jamsface_jax.report", tmp_path / "nothing")
   assert_one_sentence(done, "nothing", "not a work directory")
-  done = run("jamsface_jax.report", workdir, tmp_path)
+  both = f"--workdir={workdir}", f"--workdir={tmp_path}"
+  done = run("jamsface_jax.report", *both)
   assert_one_sentence(done, "--output", "compared.html")
+  assert_one_sentence(run("jamsface_jax.report"), "--workdir is needed")
   done = run("jamsface_jax.report", workdir, "--output=/nowhere/x.html")
   assert_one_sentence(done, "/nowhere/x.html", "choose another place")
 
