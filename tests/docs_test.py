@@ -489,7 +489,7 @@ FLAGS = set().union(
     for folder in ("jamsface_jax", "data_prep", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
   ),
-  ("debug", "log_level", "max_pixels", "help", "config"),
+  ("debug", "log_level", "max_pixels", "help", "config", "version"),
 )
 
 
