@@ -75,6 +75,8 @@ def read(path: str) -> WeightFile:
         names = archive.namelist()
       if any(name.endswith(".npy") for name in names):
         return _read_npz(path)
+      if any(name.endswith("/constants.pkl") for name in names):
+        raise InputError(f"{path!r} {_TORCH_SCRIPT}.")
       return _read_pytorch(path)
     if start == torch_file.OLD_MAGIC:
       return _read_pytorch(path)
@@ -90,10 +92,37 @@ def read(path: str) -> WeightFile:
       f"{path!r} cannot be used ({error}): give another file, or save its"
       " state_dict alone."
     ) from None
+  for begins, says in _FOREIGN.items():
+    if begins in (start[: len(begins)], start[4 : 4 + len(begins)]):
+      raise InputError(f"{path!r} {says}.")
   raise InputError(
     f"{path!r} is not a file of weights: give a .safetensors, .npz, .onnx, or a"
     " .pth of torch.save."
   )
+
+
+_TORCH_SCRIPT = (
+  "is TorchScript, a program beside its tensors: write these in PyTorch with"
+  " torch.save(torch.jit.load(FILE).state_dict(), 'w.pth') and give w.pth"
+)
+# Files of others, by how they begin, and what to do with them.
+_FOREIGN = {
+  b"\x89HDF\r\n\x1a\n": (
+    "is HDF5, as Keras writes: turn it into ONNX with tf2onnx (python -m"
+    " tf2onnx.convert --keras FILE --output w.onnx) and give w.onnx"
+  ),
+  b"\x12\x01\0\0\0\0\0\0": (
+    "is a .params of MXNet: turn it and its symbol into ONNX in MXNet 1.9"
+    " (mxnet.onnx.export_model) and give that"
+  ),
+  b"TFL3": (
+    "is TensorFlow Lite: turn it into ONNX with tf2onnx (python -m"
+    " tf2onnx.convert --tflite FILE --output w.onnx) and give w.onnx"
+  ),
+  b"7767517\n": (
+    "is ncnn's description of a network: give the file that it was made from"
+  ),
+}
 
 
 def write_safetensors(

@@ -43,6 +43,7 @@ NETWORKS = {
   | {"activation": "relu6", "pixel_mean": (123.7, 116.3, 103.5)}
   | {"pixel_std": (58.4, 57.1, 57.4)},
   "ir": {"name": "ir18", "width": 1 / 16, "squeeze_reduction": 2},
+  "fmobilenet": {"name": "fmobilenet", "stages": (1, 2), "width": 1 / 8},
   "vit": {"name": "vit", "stages": (2,), "width": 1 / 16},
 }
 
@@ -241,6 +242,9 @@ def test_layers_have_the_order_of_the_network(name):
     " body.0.res_layer.2 body.0.res_layer.3 body.0.res_layer.4"
     " body.0.res_layer.5 body.0.res_layer.se_block.fc1"
     " body.0.res_layer.se_block.fc2 body.1.res_layer.0",
+    "fmobilenet": "stem.prelu stage1_block1_depthwise.conv"
+    " stage1_block1_depthwise.bn stage1_block1_depthwise.prelu"
+    " stage1_block1_point.conv",
     "vit": "pos_embed mask_token patch_embed.proj blocks.0.norm1"
     " blocks.0.attn.qkv blocks.0.attn.proj blocks.0.norm2 blocks.0.mlp.fc1",
   }[name].split()
