@@ -171,7 +171,7 @@ class Axis:
       ticks = _log_ticks(low, high)
     else:
       ticks = _even_ticks(low, high, least=1.0 if self.whole else 0.0)
-    return [one for one in ticks if not self.whole or one.is_integer()]
+    return [one for one in ticks if not self.whole or one == round(one)]
 
   def tick_text(self, value: float) -> str:
     """What a tick says, in few letters."""

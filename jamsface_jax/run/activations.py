@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 _PRODUCTS = {"conv_general_dilated", "dot_general"}
@@ -93,9 +94,10 @@ def _follow(
       for variable in variables:
         place = number(variable)
         if place is not None:
-          aval = variable.aval
-          each = max(aval.dtype.itemsize, walk.least)
-          walk.kept[place] = aval.size * each
+          array = variable.aval
+          assert isinstance(array, ShapedArray)
+          each = max(array.dtype.itemsize, walk.least)
+          walk.kept[place] = array.size * each
   return [number(variable) for variable in program.outvars]
 
 

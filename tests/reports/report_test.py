@@ -494,6 +494,8 @@ def test_faces_are_shown_if_synthetic_or_asked(
   text, tree = written(workdir)
   assert bool(images_in(tree)) == synthetic
   assert ("--faces" in text) == (not synthetic)
+  names = RecordSource(data, 32).names()
+  assert any(name in text for name in names) == synthetic
   _, tree = written(workdir, every_face=True)
   found = images_in(tree)
   assert len(found) >= 6 * 3 + 2 * 2 * 6  # Classes, and pairs of both kinds.
@@ -504,6 +506,7 @@ def test_faces_are_shown_if_synthetic_or_asked(
   assert pixels.shape == (32, 32, 3)
   alternatives = [one.get("alt") for one in tree.iter("img")]
   assert alternatives[0].startswith("class ") and all(alternatives)
+  assert sum(f"{name} and " in one for one in alternatives for name in names)
 
 
 def test_converted_images_are_not_synthetic(dataset, image_folder, tmp_path):
@@ -540,14 +543,16 @@ def test_damaged_files_are_named(workdir, name):
 
 
 def test_command(workdir, run, tmp_path):
-  done = run("jamsface_jax.report", workdir)
+  done = run("jamsface_jax.report", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
   assert done.stdout == f"report: {workdir}/report.html\n"
   check_page((workdir / "report.html").read_text())
   done = run("jamsface_jax.report", tmp_path / "nothing")
   assert_one_sentence(done, "nothing", "not a work directory")
-  done = run("jamsface_jax.report", workdir, tmp_path)
+  both = f"--workdir={workdir}", f"--workdir={tmp_path}"
+  done = run("jamsface_jax.report", *both)
   assert_one_sentence(done, "--output", "compared.html")
+  assert_one_sentence(run("jamsface_jax.report"), "--workdir is needed")
   done = run("jamsface_jax.report", workdir, "--output=/nowhere/x.html")
   assert_one_sentence(done, "/nowhere/x.html", "choose another place")
 
