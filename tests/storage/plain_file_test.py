@@ -240,9 +240,8 @@ def test_a_manifest_says_nothing_of_what_lies_outside(victim, stranger, path):
   (stranger / "link").symlink_to(victim)
   (stranger / "manifest.json").write_text(told.replace('"link"', f'"{path}"'))
   damage = manifest.find_damage(str(stranger), ())
-  assert damage.endswith(
-    ("is a link, or outside of the directory", "read: embedded null byte")
-  )
+  outside = damage.endswith("is a link, or outside of the directory")
+  assert outside or "cannot be read" in damage and "embedded null" in damage
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.mkdir(path)])
