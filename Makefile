@@ -54,12 +54,14 @@ test-pods: $(PODS)/ready  ## Run the tests that compile for TPU pods.
 demo: $(READY) $(DEMO)/data/test/dataset.json  ## Train on synthetic faces, in minutes.
 	$(BIN)/jamsface train --config=configs/demo.py --workdir=$(DEMO)/run
 	$(BIN)/jamsface embed --workdir=$(DEMO)/run \
-	  --images=$(DEMO)/data/test --output=$(DEMO)/run/embeddings
+	  --images=$(DEMO)/data/test --output=$(DEMO)/run/embeddings \
+	  > $(DEMO)/embed.txt
 	@cat $(DEMO)/run/summary.txt
 
 $(DEMO)/data/test/dataset.json: | $(READY)
 	rm -rf $(DEMO)
-	$(BIN)/jamsface synthesize --output=$(DEMO)/data
+	mkdir -p $(DEMO)
+	$(BIN)/jamsface synthesize --output=$(DEMO)/data > $(DEMO)/synthesize.txt
 
 docs: $(READY)  ## Build the documentation as a site, build/site/index.html.
 	$(BIN)/zensical build --clean --strict

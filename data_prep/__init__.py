@@ -3,6 +3,7 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # Python looks for the module that it shall run.
-  from jamsface_jax.commands import refuse_what_is_no_command
+  from jamsface_jax import commands
 
-  refuse_what_is_no_command(sys.orig_argv)
+  commands.be_quiet_when_interrupted()
+  commands.refuse_what_is_no_command(sys.orig_argv)

@@ -38,7 +38,7 @@ from data_prep.writing.exclusions import NO_FACE_FILE, SKIPPED_FILE
 from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.data.decoding import DecodingError, decode_image
-from jamsface_jax.data.folders import EXTENSIONS, Walk, read_file, walk
+from jamsface_jax.data.folders import Walk, read_file, walk
 from jamsface_jax.detection import detector as detection
 from jamsface_jax.detection.alignment import TEMPLATE_SIZE, align_face
 from jamsface_jax.detection.opening import DETECTORS, open_detector
@@ -47,6 +47,7 @@ from jamsface_jax.storage import lock
 from jamsface_jax.storage.durable import sync_directory, sync_file
 from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.paths import lies_within
+from jamsface_jax.storage.photographs import EXTENSIONS
 from jamsface_jax.storage.plain_file import make_folder, plain
 from jamsface_jax.storage.plan import PLAN_FILE, keep_plan
 from jamsface_jax.storage.text_lists import NotTextError, read_lines

@@ -173,9 +173,9 @@ def convert(
     then = conversion.evaluation_command(directory)
   elif only_last:
     known = f"--config.evaluation.known={directory}"
-    then = conversion.training_command("TRAIN", "configs/lfw_cpu.py", known)
+    then = conversion.training_command("TRAIN", total, known)
   else:
-    then = conversion.training_command(directory, "configs/lfw_cpu.py")
+    then = conversion.training_command(directory, total)
   conversion.print_result(directory, assembler.skipped, then)
 
 

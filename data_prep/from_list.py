@@ -111,6 +111,7 @@ def convert(
       " check --input, --exclude and --min_images_per_class."
     )
   numbers = {label: number for number, label in enumerate(kept)}
+  total = sum(class_sizes[label] for label in kept)
   with DatasetAssembler(
     directory,
     name=name,
@@ -138,14 +139,14 @@ def convert(
         check=check_images,
         mend="mend --root or the image",
       ),
-      total=sum(class_sizes[label] for label in kept),
+      total=total,
       engine=engine,
       threads=threads,
     )
   conversion.print_result(
     directory,
     assembler.skipped,
-    conversion.training_command(directory, "configs/lfw_cpu.py"),
+    conversion.training_command(directory, total),
   )
 
 

@@ -124,6 +124,7 @@ def convert(
         " check --input, --exclude and --min_images_per_class."
       )
     new_labels = {label: number for number, label in enumerate(kept)}
+    total = sum(class_sizes[label] for label in kept)
     with DatasetAssembler(
       directory,
       name=name,
@@ -142,14 +143,14 @@ def convert(
           check=check_images,
           skip_bad=skip_bad,
         ),
-        total=sum(class_sizes[label] for label in kept),
+        total=total,
         engine=engine,
         threads=threads,
       )
   conversion.print_result(
     directory,
     assembler.skipped,
-    conversion.training_command(directory, "configs/ms1m_r50.py"),
+    conversion.training_command(directory, total),
   )
 
 

@@ -153,7 +153,7 @@ def convert(
   print_result(
     directory,
     writer.skipped,
-    training_command(directory, "configs/lfw_cpu.py"),
+    training_command(directory, len(labels)),
   )
 
 

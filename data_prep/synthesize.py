@@ -20,7 +20,9 @@ import argparse
 import contextlib
 import functools
 import multiprocessing
+import multiprocessing.pool
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -115,9 +117,7 @@ def synthesize(
   if mislabelled:
     source += f" mislabelled {mislabelled}"
   with contextlib.ExitStack() as stack:
-    pool = stack.enter_context(
-      multiprocessing.get_context("spawn").Pool(workers)
-    )
+    pool = stack.enter_context(_start_workers(workers))
     # All are finished, or none.
     writers = {
       name: stack.enter_context(
@@ -144,6 +144,19 @@ def synthesize(
       path = os.path.join(scratch, records.PAIRS_FILE)
       write_pairs(path, folds, split)
       writers["test"].add_pairs(path)
+
+
+def _start_workers(number: int) -> multiprocessing.pool.Pool:
+  """Starts processes that draw; Ctrl-C is the business of this one alone.
+
+  The terminal sends it to all; they inherit that it is blocked, so that none
+  complains, and end when this one ends the pool.
+  """
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    return multiprocessing.get_context("spawn").Pool(number)
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _refuse_existing(output: str, directories: Iterable[str]) -> None:
@@ -295,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "--config=configs/demo.py",
     f"--workdir={os.path.join(flags.output, 'run')}",
     f"--config.data.directory={train}",
+    f"--config.evaluation.data={os.path.join(flags.output, 'test')}",
   )
   print(
     f"wrote {sizes.sum()} images of {len(sizes)} identities ({sizes.max()} to"

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 from jamsface_jax.version import __version__ as __version__
 
 if sys.argv[:1] == ["-m"]:  # Python looks for the module that it shall run.
-  from jamsface_jax.commands import refuse_what_is_no_command
+  from jamsface_jax import commands
 
-  refuse_what_is_no_command(sys.orig_argv)
+  commands.be_quiet_when_interrupted()
+  commands.refuse_what_is_no_command(sys.orig_argv)
 
 if TYPE_CHECKING:
   from jamsface_jax.searching.recognizer import Recognizer

@@ -7,7 +7,12 @@ import runpy
 import sys
 
 from jamsface_jax import shell
-from jamsface_jax.commands import PACKAGES, commands, find
+from jamsface_jax.commands import (
+  PACKAGES,
+  be_quiet_when_interrupted,
+  commands,
+  find,
+)
 from jamsface_jax.errors import InputError, run_command
 
 _TITLES = ("Training and what comes after it", "Data sets")
@@ -44,6 +49,7 @@ def run() -> None:
   As Python does with -m: the module is `__main__`, and its name stands in
   `sys.argv`.
   """
+  be_quiet_when_interrupted()
   if sys.argv[1:] and not sys.argv[1].startswith("-"):
     try:
       module = find(sys.argv[1])

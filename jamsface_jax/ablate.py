@@ -22,6 +22,7 @@ from absl import flags
 
 from jamsface_jax.ablation.children import Children
 from jamsface_jax.ablation.comparison import Comparison, make_comparison
+from jamsface_jax.ablation.data import check_data
 from jamsface_jax.ablation.directory import ComparisonDirectory
 from jamsface_jax.ablation.statistics import tune
 from jamsface_jax.ablation.tables import write
@@ -85,8 +86,10 @@ def compare(
   """Runs what is missing and writes the table.
 
   Raises:
+    InputError: the data of a recipe are not there.
     RunError: a run failed.
   """
+  check_data(comparison)
   chosen, curves = {}, []
   if comparison.tuning:
     trials = plan_tuning(comparison, output)

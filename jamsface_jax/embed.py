@@ -13,7 +13,7 @@ E/labels.npy      int64 [N]: the class of a data set, the number of the image's
                   folder in the order of names, or -1 for an array
 E/paths.txt       a line an image
 E/boxes.npy       float32 [N, 4], with --align: left, top, width, height
-E/landmarks.npy   float32 [N, 5, 2], likewise: eyes, nose, corners of the mouth
+E/landmarks.npy   float32 [N, 5, 2], with --align: eyes, nose, mouth corners
 E/norms.npy       float32 [N], with --norms: lengths before scaling to 1
 E/broken.txt      row, path and reason of each image that cannot be read, if
                   there are any; their embeddings and norms are NaN

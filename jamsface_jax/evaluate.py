@@ -1,12 +1,14 @@
 """Judges a trained network, or the embeddings of any other system.
 
   python -m jamsface_jax.evaluate --workdir=W --data=LFW_DIR[,IJBC_DIR...]
+  python -m jamsface_jax.evaluate --workdir=W
   python -m jamsface_jax.evaluate --workdir=W --data=FOLDER --protocol=P
   python -m jamsface_jax.evaluate --embeddings=E.npy --protocol=P
 
 A data set is judged by the protocols that lie in it: pairs.txt (LFW and its
 kind), templates (IJB-B, IJB-C), search.csv (TinyFace, MegaFace, your own). With
-DIR:all_pairs every image of it is compared with every other.
+DIR:all_pairs every image of it is compared with every other. Without --data it
+is the run's own test sets, evaluation.data.
 
 A FOLDER of images is judged by a P that is a pairs.txt or search.csv over their
 paths, or all_pairs, with its sub-folders as people.
@@ -131,7 +133,10 @@ def parse() -> argparse.Namespace:
   )
   add = parser.add_argument
   add("--workdir", help="of a training run")
-  add("--data", help="data sets with protocols, comma between")
+  add(
+    "--data",
+    help="data sets with protocols, comma between; default: those of the run",
+  )
   add("--step", type=int, help="of the checkpoint; default: the newest")
   add(
     "--flip",
@@ -140,7 +145,7 @@ def parse() -> argparse.Namespace:
   )
   add("--embeddings", help="a .npy file [N, D] of another system")
   add("--protocol", help="what to judge it by, see above")
-  add("--flipped", help="likewise of the mirror images, to be added")
+  add("--flipped", help="a .npy file of their mirror images, to be added")
   add(
     "--pooling",
     default="",
@@ -161,11 +166,12 @@ def parse() -> argparse.Namespace:
   arguments = parser.parse_args()
   ours = arguments.workdir, arguments.data, arguments.step, arguments.flip
   theirs = arguments.embeddings, arguments.flipped
-  network = all(ours[:2]) and not any(theirs)
+  network = arguments.workdir and not any(theirs)
+  network = network and (arguments.data or not arguments.protocol)
   array = theirs[0] and arguments.protocol and not any(ours)
   if not network and not array:
     raise InputError(
-      "flags: give --workdir and --data to judge a network here, or"
+      "flags: give --workdir, and --data, to judge a network here, or"
       " --embeddings and --protocol to judge those of another system."
     )
   if arguments.bootstrap < 0:

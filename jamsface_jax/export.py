@@ -5,7 +5,7 @@
 onnx         a graph for the field's runtimes, checked with onnxruntime
 stablehlo    for jax.export.deserialize, on CPUs, NVIDIA GPUs and TPUs
 safetensors  the parameters under the names of insightface's PyTorch networks
-numpy        likewise, as .npz
+numpy        the same arrays, as .npz
 
 Every file says the colour order, the size and the normalisation of the images:
 onnx in its metadata_props, safetensors in its __metadata__, numpy in the entry
@@ -25,6 +25,7 @@ from jamsface_jax.weights.exporting import export
 
 FORMATS = ("onnx", "stablehlo", "safetensors", "numpy")
 INPUTS = ("uint8", "float32")
+DTYPES = ("float32", "float16")
 
 
 def main() -> int:
@@ -46,6 +47,13 @@ def main() -> int:
     help="of onnx and stablehlo: uint8 [N, H, W, 3], pixels (default); or"
     " float32, normalised, for onnx [N, 3, H, W]",
   )
+  add(
+    "--dtype",
+    choices=DTYPES,
+    default="float32",
+    help="of the numbers in the file; float16 halves it, and what that changes"
+    " is measured and said; computed in float32 all the same",
+  )
   arguments = parser.parse_args()
   processes.refuse_several("export")
   write_file(
@@ -56,6 +64,7 @@ def main() -> int:
       output,
       step=arguments.step,
       input_dtype=arguments.input,
+      dtype=arguments.dtype,
     ),
   )
   return 0

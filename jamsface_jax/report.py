@@ -1,7 +1,7 @@
 """Writes W/report.html: one page that shows a run, or compares several.
 
-  python -m jamsface_jax.report W
-  python -m jamsface_jax.report W1 W2 W3 --output=compared.html
+  python -m jamsface_jax.report --workdir=W
+  python -m jamsface_jax.report --workdir=W1 --workdir=W2 --output=compared.html
 
 The page needs nothing but itself: no network, no other file. A training run
 writes it at each evaluation and at its end; this command writes it again, also
@@ -27,7 +27,14 @@ def main() -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("workdirs", nargs="+", metavar="W", help="work directory of a run")
+  add(
+    "--workdir",
+    action="append",
+    default=[],
+    metavar="W",
+    help="work directory of a run; several to compare them",
+  )
+  add("workdirs", nargs="*", metavar="W", help="the same, without the flag")
   add("--output", help="the file; default: report.html in W, for one W")
   add(
     "--faces",
@@ -35,12 +42,17 @@ def main() -> int:
     help="show images of data sets that are not synthetic too",
   )
   arguments = parser.parse_args()
-  if not arguments.output and len(arguments.workdirs) > 1:
+  workdirs = arguments.workdir + arguments.workdirs
+  if not workdirs:
+    raise InputError(
+      "--workdir is needed: give the work directory of a run, or of several."
+    )
+  if not arguments.output and len(workdirs) > 1:
     raise InputError(
       "--output is needed to compare several runs: give a file such as"
       " --output=compared.html."
     )
-  runs = [RunDirectory(workdir) for workdir in arguments.workdirs]
+  runs = [RunDirectory(workdir) for workdir in workdirs]
   for run in runs:
     read_settings(run)  # Nothing is locked in a directory of another kind.
   output = (

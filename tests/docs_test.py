@@ -88,6 +88,7 @@ SKIPPED = {
   "sbatch": "likewise",
   "python tests/fuzz.py": "fuzz_test has a dose",
   "HOSTS=": "likewise",
+  "python -m http.server": "of Python; serves until it is stopped",
   "tensorboard": "another project's; reads files that metric_log_test checks",
 }
 # What makes a command small, or gives it what a page leaves to the reader.
@@ -159,10 +160,11 @@ class Command:
 
   @property
   def line(self):
-    script = re.match(r"\S*\bjamsface ([\w-]+)", self.typed)
+    script = re.match(r"jamsface (\w+)?", self.typed)
     if not script:
       return self.typed
-    return f"python -m {find(script[1])}{self.typed[script.end() :]}"
+    module = find(script[1]) if script[1] else "jamsface_jax "
+    return f"python -m {module}{self.typed[script.end() :]}"
 
   def prefix(self, table):
     found = [start for start in table if self.line.startswith(start)]
@@ -220,7 +222,7 @@ def find_commands():
         found.append(
           Command(name, f"python -m {SHORT[first]} {' '.join(more)}")
         )
-      elif first in PROGRAMS and more:
+      elif first in PROGRAMS and more and (first != "jamsface" or more[1:]):
         found.append(Command(name, span))
   return found
 
@@ -322,7 +324,9 @@ def write_world(root, image_folder):
       decode_image(data), *[60] * 4, cv2.BORDER_REPLICATE
     )[:, :, ::-1]
     (root / "PEOPLE" / name).mkdir(parents=True)
-    cv2.imwrite(str(root / "PEOPLE" / name / "1.jpg"), photograph)
+    for image in (1, 2, 3):
+      path = root / "PEOPLE" / name / f"{image}.jpg"
+      cv2.imwrite(str(path), np.roll(photograph, 3 * image, axis=1))
   (root / "ALBUM").mkdir()
   cv2.imwrite(str(root / "ALBUM" / "both.jpg"), np.hstack([photograph] * 2))
   # A photograph is a face at twice the size of the template.
@@ -485,7 +489,7 @@ FLAGS = set().union(
     for folder in ("jamsface_jax", "data_prep", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
   ),
-  ("debug", "log_level", "max_pixels", "help", "config"),
+  ("debug", "log_level", "max_pixels", "help", "config", "version"),
 )
 
 

@@ -30,7 +30,7 @@ def as_typed(command, line):
   """A command with the script before it where the page has that."""
   if command.typed == command.line:
     return line
-  words = command.typed.split()[:2]
+  words = [x for x in command.typed.split()[:2] if not x.startswith("-")]
   return re.sub(r"^python -m \S+", " ".join(words), line)
 
 

@@ -37,7 +37,7 @@ def test_tiny_recipe_runs(run, tmp_path, devices):
 @pytest.mark.parametrize(
   ("flags", "parts"),
   [
-    (["--config.data.btch_size=1"], ['Did you mean "batch_size"']),
+    (["--config.data.btch_size=1"], ["data.btch_size", "'batch_size'"]),
     (["--config.data.batch_size=many"], ["data.batch_size", "many"]),
     (["--config.data.batch_size=7"], ["accumulation", "7", "multiple of 2"]),
     (["--config.mesh.model=3"], ["mesh.model=3", "2 devices"]),

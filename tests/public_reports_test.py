@@ -375,6 +375,16 @@ def test_names_that_no_list_can_hold(run, untrained, tmp_path, odd):
   assert np.isfinite(np.load(tmp_path / "e" / "embeddings.npy")).all()
 
 
+def test_a_nested_folder_is_gone_down_into_and_not_deleted(tmp_path):
+  """As archives come: FOLDER/part/person/image."""
+  people(tmp_path / "in" / "part one", 3, 2)
+  with pytest.raises(InputError) as error:
+    from_folder(tmp_path / "in", tmp_path / "no", skip_bad=False)
+  text = str(error.value)
+  assert f"give --input='{tmp_path}/in/part one'" in text
+  assert "folders with 6" in text and "delete" not in text
+
+
 def test_what_else_lies_in_folders_is_said(tmp_path, capsys):
   people(tmp_path / "in", 3, 2)
   for name in ("p0/1.heic", "p0/2.mp4", "p1/deep/3.jpg", "beside.jpg"):

@@ -84,7 +84,7 @@ def test_a_shell_hands_over_the_words(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_of_conversions_and_runs(name):
   lines = [
-    conversion.training_command(name, "configs/lfw_cpu.py"),
+    conversion.training_command(name, 30),
     conversion.evaluation_command(name),
     *(
       line.removeprefix("next:").strip()

@@ -2,16 +2,17 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Mapping, Set
 
 from jamsface_jax.data.folders import (
-  EXTENSIONS,
   Walk,
   count_beside,
   find_folders,
   walk,
 )
 from jamsface_jax.errors import InputError
+from jamsface_jax.storage.photographs import EXTENSIONS
 from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
 
@@ -98,6 +99,14 @@ def _wanted_folders(source: str, wanted: set[str] | None) -> list[str]:
 
 
 def _no_image(source: str, folder: str, inside: Walk) -> InputError:
+  path = os.path.join(source, folder)
+  if inside.nested and find_folders(path):
+    return InputError(
+      f"folder {path!r} has no image but folders with {inside.nested:,}: if"
+      f" these are the identities, give --input={shlex.quote(path)}; else move"
+      " the images of each identity into one folder of --input, or leave such"
+      " folders out with --skip_bad."
+    )
   aside = inside.aside()
   return InputError(
     f"folder {os.path.join(source, folder)!r} has no image"

@@ -38,6 +38,9 @@ _SHARD_ITEMS = 2**17  # At most, so that a task stays small.
 _LOOKUPS = 16
 _LOOKUPS_EACH = 128
 
+# Fewer images than this train no network from nothing: configs/small.py.
+_SMALL = 20_000
+
 T = TypeVar("T")
 
 
@@ -329,11 +332,18 @@ def warn_of_doubts(reader: records.RecordReader) -> None:
     print(f"warning: {doubt}.", file=sys.stderr)
 
 
-def training_command(directory: str, config: str, *further: str) -> str:
-  """The command that trains on a data set; `further` are more flags."""
+def training_command(directory: str, images: int, *further: str) -> str:
+  """The command that trains on a data set.
+
+  Args:
+    directory: the data set.
+    images: how many it has, which decides the recipe.
+    further: more flags.
+  """
+  recipe = "small" if images < _SMALL else "ms1m_r50"
   return shell.command(
     "jamsface_jax.main",
-    f"--config={config}",
+    f"--config=configs/{recipe}.py",
     f"--config.data.directory={directory}",
     "--workdir=W",
     *further,

@@ -9,17 +9,10 @@ import collections
 import os
 from collections.abc import Iterator
 
+from jamsface_jax.storage.photographs import EXTENSIONS
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import escape, is_plain
 
-# Ends of the names of files that are taken for images, in small letters: of
-# every format that is decoded.
-EXTENSIONS = (
-  *(".jpg", ".jpeg", ".png", ".webp", ".bmp"),
-  *(".jpe", ".jfif", ".dib", ".gif", ".tif", ".tiff"),
-  *(".pbm", ".pgm", ".ppm", ".pnm", ".pam", ".ras", ".sr"),
-  *(".jp2", ".j2k"),
-)
 # How the files of an image format start; JPEG if none fits.
 _STARTS = {b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
 _MOST_ENDINGS = 4  # Named; the others are counted together.

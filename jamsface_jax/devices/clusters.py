@@ -81,13 +81,14 @@ def find() -> Cluster | None:
       continue  # A pod by itself, which may be forbidden to ask.
     try:
       with warnings.catch_warnings():
-        # That a client of Kubernetes is not installed is said in our words.
+        # That a client of Kubernetes is not installed is said in our words; of
+        # what else JAX's modules are warned is not the user's to mend.
         warnings.simplefilter("ignore")
         if not kind.is_env_present():
           continue
-      if kind is SlurmCluster and not _slurm_tasks(os.environ):
-        return Cluster(name, 1)
-      return Cluster(name, kind.get_process_count())
+        if kind is SlurmCluster and not _slurm_tasks(os.environ):
+          return Cluster(name, 1)
+        return Cluster(name, kind.get_process_count())
     except Exception as error:  # Of any client: HTTP, Kubernetes, parsing.
       return Cluster(name, None, f"{type(error).__name__}: {one_line(error)}")
   if _POD_INDEX in os.environ:
@@ -104,16 +105,18 @@ def find_place(processes: int) -> Place:
   Raises:
     RuntimeError: the cluster does not say.
   """
-  coordinator, _, process, devices = (
-    ClusterEnv.auto_detect_unset_distributed_params(
-      os.environ.get("JAX_COORDINATOR_ADDRESS"),
-      processes,
-      None,
-      None,
-      None,
-      JOIN_TIMEOUT,
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # As in `find`.
+    coordinator, _, process, devices = (
+      ClusterEnv.auto_detect_unset_distributed_params(
+        os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        processes,
+        None,
+        None,
+        None,
+        JOIN_TIMEOUT,
+      )
     )
-  )
   if coordinator is None or process is None:
     raise RuntimeError("the cluster does not say who is process 0")
   if "JAX_LOCAL_DEVICE_IDS" in os.environ:

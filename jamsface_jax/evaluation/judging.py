@@ -32,7 +32,7 @@ FLIPS = {"sum": (True,), "none": (False,), "both": (True, False)}
 
 def judge_network(
   run: RunDirectory,
-  data: str,
+  data: str | None,
   *,
   protocol: str | None,
   step: int | None,
@@ -45,7 +45,8 @@ def judge_network(
 
   Args:
     run: the directory of a training run.
-    data: the data sets, see `open_tasks`; with a protocol a folder of images.
+    data: the data sets, see `open_tasks`; with a protocol a folder of images;
+      None for the test sets of the run.
     protocol: what to judge a folder by, see `open_folder_task`; None for data
       sets.
     step: the step of the checkpoint; None for the newest.
@@ -63,6 +64,12 @@ def judge_network(
   first = jax.process_index() == 0
   config = read_settings(run)
   size = config.data.image_size
+  data = data or config.evaluation.data
+  if not data:
+    raise InputError(
+      f"--workdir={run.path!r} has no test set of its own (evaluation.data):"
+      " give --data=DATASET, or --data=DATASET:all_pairs."
+    )
   if protocol:
     tasks = [open_folder_task(data, protocol, size)]
   else:

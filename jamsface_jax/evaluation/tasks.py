@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from jamsface_jax import shell
+from jamsface_jax.data import records
+from jamsface_jax.data.folders import walk
 from jamsface_jax.data.sources import FolderSource, RecordSource, Source
 from jamsface_jax.embedding.embedder import Embedder
 from jamsface_jax.errors import InputError
@@ -97,6 +100,7 @@ def open_tasks(data: str, image_size: int) -> list[Task]:
   tasks: dict[str, list[Task]] = {}
   for place in filter(None, data.split(",")):
     directory = place.removesuffix(f":{ALL_PAIRS}")
+    _refuse_folder(directory)
     source = RecordSource(directory, image_size)
     if source.name in tasks:
       raise InputError(
@@ -111,6 +115,19 @@ def open_tasks(data: str, image_size: int) -> list[Task]:
       found = [AllPairs(source.name, source.labels())]
     tasks[source.name] = [Task(source, one) for one in found]
   return [task for of_set in tasks.values() for task in of_set]
+
+
+def _refuse_folder(directory: str) -> None:
+  """Says what to do with a folder of images that is no data set."""
+  is_data_set = os.path.exists(os.path.join(directory, records.INDEX_FILE))
+  if is_data_set or not walk(directory).images:
+    return
+  raise InputError(
+    f"{directory!r} is a folder of images and no data set: add"
+    f" --protocol={ALL_PAIRS} to compare all of them, its sub-folders as"
+    " people, or --protocol=FILE, a pairs.txt or a search.csv over their paths;"
+    f" or make a data set of it with '{shell.name('data_prep.from_folder')}'."
+  )
 
 
 def open_folder_task(directory: str, protocol: str, image_size: int) -> Task:

@@ -1,7 +1,6 @@
 """What a head will cost each device, known before anything is allocated."""
 
 import dataclasses
-import os
 import time
 
 import jax
@@ -109,15 +108,6 @@ def estimate(
   )
 
 
-def device_memory() -> int:
-  """Bytes that one device of this process may hold."""
-  statistics = jax.local_devices()[0].memory_stats()
-  if statistics and "bytes_limit" in statistics:
-    return statistics["bytes_limit"]
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  return memory // jax.local_device_count()
-
-
 def check_fits(cost: HeadCost, head: Head, mesh: Mesh, memory: int) -> None:
   """Refuses a head that no device could hold.
 
@@ -143,15 +133,15 @@ def check_fits(cost: HeadCost, head: Head, mesh: Mesh, memory: int) -> None:
   ways.append(f"at least {needed} devices on the model axis")
   if cost.gradient:
     ways.append(
-      f"head.fused_update=True ({_bytes(cost.gradient)} less on each device)"
+      f"head.fused_update=True ({to_text(cost.gradient)} less on each device)"
     )
   if head.sub_centers > 1:
     ways.append(f"head.sub_centers=1 (1 / {head.sub_centers} of it)")
   ways.append("a smaller model.embedding_size (half of it, half of the memory)")
   ways.append("a smaller head.chunk_classes or data.batch_size")
   raise InputError(
-    f"head: {head.num_classes:,} classes need {_bytes(cost.total)} on each"
-    f" device ({_by_part(cost)}), which has {_bytes(memory)}: use"
+    f"head: {head.num_classes:,} classes need {to_text(cost.total)} on each"
+    f" device ({_by_part(cost)}), which has {to_text(memory)}: use"
     f" {'; or '.join(ways[:3])}."
   )
 
@@ -180,16 +170,19 @@ def describe(cost: HeadCost, memory: int, rate: float) -> str:
   """One line: bytes of a device by part, and the products' time."""
   seconds = cost.operations / rate
   return (
-    f"{_bytes(cost.total)} of {_bytes(memory)} on each device"
+    f"{to_text(cost.total)} of {to_text(memory)} on each device"
     f" ({_by_part(cost)}); its products take about {seconds:.2g} s of a step"
   )
 
 
 def _by_part(cost: HeadCost) -> str:
-  return ", ".join(f"{name} {_bytes(n)}" for name, n in cost.parts.items() if n)
+  return ", ".join(
+    f"{name} {to_text(n)}" for name, n in cost.parts.items() if n
+  )
 
 
-def _bytes(count: int) -> str:
+def to_text(count: int) -> str:
+  """A number of bytes, for people."""
   if count < 2**30:
     return f"{count / 2**20:.3g} MiB"
   return f"{count / 2**30:.3g} GiB"

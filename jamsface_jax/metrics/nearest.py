@@ -22,11 +22,13 @@ class Nearest:
       fewer than K.
     row: the row of the gallery that is nearest of this owner's, int64 [Q, K].
     cosine: float32 [Q, K]; -infinity where there is none.
+
+  On the way to them the fields are rows [K] of candidates, of any probes.
   """
 
-  owner: Int64[np.ndarray, "q k"]
-  row: Int64[np.ndarray, "q k"]
-  cosine: Float32[np.ndarray, "q k"]
+  owner: Int64[np.ndarray, "*q k"]
+  row: Int64[np.ndarray, "*q k"]
+  cosine: Float32[np.ndarray, "*q k"]
 
 
 def nearest(

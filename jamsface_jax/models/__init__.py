@@ -11,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.models.entry import MIDDLE, Entry
+from jamsface_jax.models.fmobilenet import FIRST_CHANNELS, FMobileNet
 from jamsface_jax.models.iresnet import STEM_CHANNELS, IResNet
 from jamsface_jax.models.layers import ACTIVATIONS
 from jamsface_jax.models.mobilefacenet import UNIT_CHANNELS, MobileFaceNet
@@ -18,12 +19,13 @@ from jamsface_jax.models.vit import HEADS, TOKEN_CHANNELS, ViT
 
 DTYPES = ("float32", "bfloat16")
 
-# Three families take their blocks from `stages`; the other names fix them, as
+# The families take their blocks from `stages`; the other names fix them, as
 # insightface does. An IResNet's number counts its layers.
 FAMILIES: dict[str, type[nn.Module]] = {
   "iresnet": IResNet,
   "mobilefacenet": MobileFaceNet,
   "vit": ViT,
+  "fmobilenet": FMobileNet,
 }
 
 
@@ -59,6 +61,8 @@ class Published:
         beginning = 1 + self.separable if first == 1 else 3 * first
         # The stem, a block that halves before each later stage, the last two.
         return 1 + beginning + 3 * (len(later) + sum(later)) + 2
+      case "fmobilenet":
+        return 1 + 2 * sum(self.stages)
     return 1  # The patches of a transformer.
 
 
@@ -84,6 +88,7 @@ PUBLISHED = {
   "vit_s": Published("vit", (12,)),
   "vit_b": Published("vit", (24,)),
   "vit_l": Published("vit", (24,), width=1.5),
+  "sface": Published("fmobilenet", (1, 2, 2, 6, 2)),
 }
 MODELS = (*FAMILIES, *PUBLISHED)
 # Channels of the narrowest layer at width 1, all of which must be whole
@@ -92,10 +97,16 @@ _UNITS = {
   "iresnet": STEM_CHANNELS,
   "mobilefacenet": UNIT_CHANNELS,
   "vit": TOKEN_CHANNELS // HEADS,
+  "fmobilenet": FIRST_CHANNELS,
 }
 # How many stages a family has, where it is not free, and what they look like.
 _STAGES = {"mobilefacenet": 4, "vit": 1}
-_EXAMPLES = {"iresnet": "(1,1,1)", "mobilefacenet": "(1,4,6,2)", "vit": "(12,)"}
+_EXAMPLES = {
+  "iresnet": "(1,1,1)",
+  "mobilefacenet": "(1,4,6,2)",
+  "vit": "(12,)",
+  "fmobilenet": "(1,2,2)",
+}
 
 
 def family(name: str) -> str:

@@ -54,14 +54,13 @@ def pair_strips(
     pairs: as `results.json` has them, by numbers of images.
     kind: what they are, for the caption.
   """
-  return [
-    Strip(
-      f"{kind}: images {pair['first']} and {pair['second']}, cosine"
-      f" {pair['cosine']:.3f}",
-      _encoded(source, np.array([pair["first"], pair["second"]])),
-    )
-    for pair in pairs[:_PAIRS]
-  ]
+  strips = []
+  for pair in pairs[:_PAIRS]:
+    ids = [int(pair["first"]), int(pair["second"])]
+    names = " and ".join(source.names_of(ids))
+    caption = f"{kind}: {names}, cosine {pair['cosine']:.3f}"
+    strips.append(Strip(caption, _encoded(source, np.array(ids))))
+  return strips
 
 
 def _encoded(source: RecordSource, ids: np.ndarray) -> list[bytes]:

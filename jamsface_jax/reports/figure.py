@@ -111,6 +111,7 @@ class Axis:
     percent: show shares as percentages.
     zero: has zero on it.
     most: no tick and no value lies above.
+    whole: its values are whole numbers, and so are its ticks.
     names: the names of the values 0, 1, ..., if the axis is a list of things;
       the first stands on top.
   """
@@ -120,6 +121,7 @@ class Axis:
   percent: bool = False
   zero: bool = False
   most: float = math.inf
+  whole: bool = False
   names: tuple[str, ...] = ()
 
   def text(self, value: float) -> str:
@@ -165,7 +167,11 @@ class Axis:
     """Round values from one end to the other."""
     if self.names:
       return [float(k) for k in range(len(self.names))]
-    return _log_ticks(low, high) if self.log else _even_ticks(low, high)
+    if self.log:
+      ticks = _log_ticks(low, high)
+    else:
+      ticks = _even_ticks(low, high, least=1.0 if self.whole else 0.0)
+    return [one for one in ticks if not self.whole or one == round(one)]
 
   def tick_text(self, value: float) -> str:
     """What a tick says, in few letters."""
@@ -195,6 +201,8 @@ class Figure:
     bars: behind the lines.
     clouds: behind both.
     marks: vertical lines at these x, by name; "" is not in the legend.
+    start: the x whose values stand beside the names of the lines, and from
+      which the page's slider starts; None: the last.
     note: a sentence under it, or in its place where there is nothing to draw.
   """
 
@@ -205,6 +213,7 @@ class Figure:
   bars: Sequence[Bars] = ()
   clouds: Sequence[Cloud] = ()
   marks: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  start: float | None = None
   note: str = ""
 
   @property
@@ -261,9 +270,9 @@ def running_mean(
   return (sums[window:] - sums[:-window]) / window
 
 
-def _even_ticks(low: float, high: float) -> list[float]:
-  """About five round numbers between two."""
-  rough = (high - low) / 5
+def _even_ticks(low: float, high: float, *, least: float) -> list[float]:
+  """About five round numbers between two, no nearer than `least`."""
+  rough = max((high - low) / 5, least)
   power = 10.0 ** math.floor(math.log10(rough))
   step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
   first = math.ceil(low / step - 1e-9)

@@ -5,6 +5,7 @@ and None where a run has none of it: so each run keeps its colour in all
 figures. One run alone needs no name.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,8 +25,9 @@ from jamsface_jax.reports.figure import (
 )
 from jamsface_jax.run.metrics_file import matching
 
-_SHARE = Axis("", percent=True, most=1.0)
-_SHARE_FROM_ZERO = Axis("", percent=True, zero=True, most=1.0)
+_SHARE = Axis("share that is right", percent=True, most=1.0)
+_STEP = Axis("step", whole=True)
+_FAR = 1e-3  # That readers look at first, if the pairs can measure it.
 _NO_STEP = "No data yet: no step was logged."
 
 
@@ -38,6 +40,8 @@ class Curves(NamedTuple):
     y: the axis of the values.
     noisy: whether single steps jump.
     missing: what to say where nothing was logged.
+    once: metrics that agree are one line, as the loss is the cross-entropy
+      where nothing rewards margins.
   """
 
   title: str
@@ -45,10 +49,17 @@ class Curves(NamedTuple):
   y: Axis
   noisy: bool
   missing: str = _NO_STEP
+  once: bool = False
 
 
 TRAINING = (
-  Curves("Loss", ("train/loss", "train/cross_entropy"), Axis(""), True),
+  Curves(
+    "Loss",
+    ("train/loss", "train/cross_entropy"),
+    Axis("nats"),
+    True,
+    once=True,
+  ),
   Curves(
     "Accuracy in training, without margin", ("train/accuracy",), _SHARE, True
   ),
@@ -60,20 +71,25 @@ TRAINING = (
     "No data yet: no test set with pairs was evaluated. Name some in"
     " evaluation.data.",
   ),
-  Curves("Learning rate", ("train/learning_rate",), Axis("", zero=True), False),
   Curves(
-    "Images a second", ("train/images_per_second",), Axis("", zero=True), True
+    "Learning rate", ("train/learning_rate",), Axis("rate", zero=True), False
+  ),
+  Curves(
+    "Images a second",
+    ("train/images_per_second",),
+    Axis("images a second", zero=True),
+    True,
   ),
   Curves(
     "Time spent waiting for data",
     ("train/data_wait_fraction",),
-    _SHARE_FROM_ZERO,
+    Axis("share of the time", percent=True, zero=True, most=1.0),
     True,
   ),
   Curves(
     "Mean margin (angular in radians, cosine)",
     ("train/margin_angular_mean", "train/margin_cosine_mean"),
-    Axis("", zero=True),
+    Axis("margin", zero=True),
     False,
   ),
   Curves(
@@ -84,19 +100,19 @@ TRAINING = (
       "train/margin_cosine_at_lower",
       "train/margin_cosine_at_upper",
     ),
-    _SHARE_FROM_ZERO,
+    Axis("share of the classes", percent=True, zero=True, most=1.0),
     False,
   ),
   Curves(
     "Cosine to the true class and to the hardest other",
     ("train/true_cosine", "train/hardest_cosine"),
-    Axis(""),
+    Axis("cosine"),
     True,
   ),
   Curves(
     "Angle from a class centre to the nearest other (degrees)",
     ("train/centre_angle_mean", "train/centre_angle_min"),
-    Axis(""),
+    Axis("degrees"),
     False,
   ),
 )
@@ -112,19 +128,32 @@ def training_figures(
   """
   figures = []
   for curves in TRAINING:
-    lines = []
+    lines: list[Line] = []
     for number, (run, metrics) in enumerate(runs.items()):
+      own: list[Line] = []
       for place, name in enumerate(matching(metrics, curves.metrics)):
         # One run: a colour a metric. Several: a colour a run.
         color = place if len(runs) == 1 else number
-        steps, values = metrics[name]
-        shown = _named(run, name, runs)
-        lines.append(Line(shown, steps, values, color, place, curves.noisy))
+        line = Line(name, *metrics[name], color, place, curves.noisy)
+        if not (curves.once and _name_same(own, line)):
+          own.append(line)
+      lines += [
+        dataclasses.replace(line, name=_named(run, line.name, runs))
+        for line in own
+      ]
     note = "" if lines else curves.missing
-    figures.append(
-      Figure(curves.title, Axis("step"), curves.y, lines, note=note)
-    )
+    figures.append(Figure(curves.title, _STEP, curves.y, lines, note=note))
   return figures
+
+
+def _name_same(lines: list[Line], line: Line) -> bool:
+  """Names a line beside the one that it would hide; whether there is one."""
+  for place, other in enumerate(lines):
+    if np.array_equal(other.x, line.x) and np.array_equal(other.y, line.y):
+      name = f"{other.name} = {line.name}"
+      lines[place] = dataclasses.replace(other, name=name)
+      return True
+  return False
 
 
 def roc_figure(title: str, lines: Mapping[str, RocLine | None]) -> Figure:
@@ -149,6 +178,7 @@ def roc_figure(title: str, lines: Mapping[str, RocLine | None]) -> Figure:
       for number, (name, line) in enumerate(lines.items())
       if line
     ],
+    start=_FAR,
     note="Begins at the smallest FAR that the pairs can measure.",
   )
 
@@ -164,7 +194,7 @@ def scores_figure(
   Args:
     title: its caption.
     negative_counts: pairs of two people in each bin of `EDGES`.
-    positive_counts: pairs of one person likewise.
+    positive_counts: pairs of one person in each.
     threshold: the cosine from which on a pair is accepted; None for none.
   """
   filled = np.flatnonzero(negative_counts + positive_counts)
@@ -186,6 +216,7 @@ def scores_figure(
       )
     ],
     marks={} if threshold is None else {"threshold": threshold},
+    start=threshold,
   )
 
 
@@ -202,7 +233,7 @@ def cmc_figure(
   """
   return Figure(
     title,
-    Axis("rank", log=True),
+    Axis("rank", log=True, whole=True),
     Axis("mated probes found", percent=True, most=1.0),
     [
       Line(
@@ -246,16 +277,19 @@ def class_size_figure(
         f"The poorest have {_images(rows[0])}, the richest"
         f" {_images(rows[-1])} to train on."
       )
-  axis = Axis("tenth of the classes, the poorest first")
+  axis = Axis("tenth of the classes, the poorest first", whole=True)
   return Figure(title, axis, _SHARE, lines, note=note)
 
 
-def margin_figure(kind: str, profile: Mapping[str, Any]) -> Figure:
+def margin_figure(
+  kind: str, profile: Mapping[str, Any], classes: int
+) -> Figure:
   """The margins of one kind against the number of images of a class.
 
   Args:
     kind: "angular" or "cosine".
     profile: what `class_profile.describe` says of them.
+    classes: how many there are, of which the profile has some one by one.
   """
   shown = correlation_text(profile["rank_correlation"])
   bands, sample = profile["bands"], profile["sample"]
@@ -263,7 +297,7 @@ def margin_figure(kind: str, profile: Mapping[str, Any]) -> Figure:
   units = {"angular": "radians", "cosine": "cosine"}
   return Figure(
     f"{kind.capitalize()} margin: rank correlation with class size {shown}",
-    Axis("images of the class", log=True),
+    Axis("images of the class", log=True, whole=True),
     Axis(units.get(kind, kind), zero=True),
     [
       Line(name, sizes, np.array([band[key] for band in bands]), 1, dash)
@@ -275,7 +309,7 @@ def margin_figure(kind: str, profile: Mapping[str, Any]) -> Figure:
     ],
     clouds=[
       Cloud(
-        f"a class ({len(sample['size']):,} of them)",
+        _shown_classes(len(sample["size"]), classes),
         np.array(sample["size"], np.float64),
         np.array(sample["margin"], np.float64),
       )
@@ -283,6 +317,13 @@ def margin_figure(kind: str, profile: Mapping[str, Any]) -> Figure:
     note="JAMsFace wants poor classes to have the larger margins: a correlation"
     " below 0.",
   )
+
+
+def _shown_classes(shown: int, classes: int) -> str:
+  """What a point is, and why there are fewer than classes."""
+  if shown == classes:
+    return f"a class (all {classes:,})"
+  return f"a class ({shown:,} of {classes:,}: all of the largest, some others)"
 
 
 def tail_figure(runs: Mapping[str, Mapping[str, Any] | None]) -> Figure:
@@ -293,8 +334,8 @@ def tail_figure(runs: Mapping[str, Mapping[str, Any] | None]) -> Figure:
   """
   return Figure(
     "Long tail: images of each class",
-    Axis("rank of the class by size", log=True),
-    Axis("images", log=True),
+    Axis("rank of the class by size", log=True, whole=True),
+    Axis("images", log=True, whole=True),
     [
       Line(
         _named(run, "images", runs),

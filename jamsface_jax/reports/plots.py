@@ -50,8 +50,12 @@ def plot_margins(
     margins: the margins of each class by their kind, "angular" or "cosine".
   """
   profile = class_profile.describe(class_sizes, margins)["margins"]
+  classes = len(class_sizes)
   _draw(
-    file, [figures.margin_figure(kind, one) for kind, one in profile.items()]
+    file,
+    [
+      figures.margin_figure(kind, one, classes) for kind, one in profile.items()
+    ],
   )
 
 

@@ -42,7 +42,8 @@ for (const figure of document.querySelectorAll("figure[data-chart]")) {
   slider.type = "range";
   slider.min = 0;
   slider.max = longest.x.length - 1;
-  slider.value = slider.max;
+  slider.value = chart.start === null
+    ? slider.max : nearest(longest.x, chart.start);
   label.append(told, slider);
   holder.append(label);
   holder.hidden = false;

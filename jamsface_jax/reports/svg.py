@@ -24,8 +24,8 @@ from jamsface_jax.reports.markup import Html, element, folded, joined, table
 
 # The drawing, in units that are pixels at a phone's width, so that its text
 # can be read there.
-_WIDTH, _HEIGHT = 360, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 8, 42
+_WIDTH, _HEIGHT = 360, 258
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 26, 42
 _FLOOR = _HEIGHT - _BOTTOM
 _BUCKETS = 200  # A line has two points in each at most.
 _TABLE_ROWS = 25  # Of each line, at most.
@@ -250,6 +250,7 @@ def _frame(across: _Scale, up: _Scale) -> Iterator[Html]:
       # The outermost texts stay inside the drawing.
       text_anchor="end" if x > _WIDTH - _RIGHT - 12 else "middle",
     )
+  yield element("text", up.axis.label, class_="label", x=4, y=_TOP - 12)
   yield element(
     "text",
     across.axis.label,
@@ -313,6 +314,7 @@ def _data(figure: Figure, lines: Sequence[Line], across: _Scale) -> str:
     "right": _WIDTH - _RIGHT,
     "width": _WIDTH,
     "percent": [figure.x.percent, figure.y.percent],
+    "start": figure.start,
     "lines": [
       {
         "name": line.name,
@@ -338,7 +340,7 @@ def _legend(figure: Figure, lines: Sequence[Line]) -> Iterator[Html]:
       "li",
       element("i", class_=f"key c{line.color % COLORS} d{line.dash % DASHES}"),
       f"{line.name} ",
-      element("output", figure.y.text(float(line.y[-1]))),
+      element("output", figure.y.text(_value_at_start(line, figure.start))),
     )
     for line in lines
   ]
@@ -360,6 +362,13 @@ def _legend(figure: Figure, lines: Sequence[Line]) -> Iterator[Html]:
   if lines:
     # Shown by `report.js`, without which it would do nothing.
     yield element("div", class_="slider", hidden="")
+
+
+def _value_at_start(line: Line, start: float | None) -> float:
+  """The value that `report.js` begins with, of the point nearest to it."""
+  if start is None:
+    return float(line.y[-1])
+  return float(line.y[np.abs(line.x - start).argmin()])
 
 
 def _sentence(figure: Figure, lines: Sequence[Line]) -> str:

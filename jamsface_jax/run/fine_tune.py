@@ -1,6 +1,7 @@
 """A run that begins with parts of another one."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.run.components import Components
 from jamsface_jax.run.state import TrainState, state_shapes
+from jamsface_jax.settings.names import meanings
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
@@ -178,9 +180,20 @@ def _check_fits(
       other.head.class_multiple,
       settings.head.class_multiple,
     )
-  for name, (theirs, ours) in pairs.items():
-    if theirs != ours:
-      raise InputError(
-        f"--fine_tune_from={chosen.workdir!r} has {name} {theirs!r} and this"
-        f" run {ours!r}: they must agree to keep {', '.join(chosen.keep)}."
-      )
+  others = {k: values for k, values in pairs.items() if values[0] != values[1]}
+  if not others:
+    return
+  said = ", ".join(
+    f"{name} {theirs!r} and this run {ours!r}"
+    for name, (theirs, ours) in others.items()
+  )
+  flags = [
+    shlex.quote(f"--config.{name}={theirs}")
+    for name, (theirs, _) in others.items()
+    if name in meanings()
+  ]
+  raise InputError(
+    f"--fine_tune_from={chosen.workdir!r} has {said}: they must agree to keep"
+    f" {', '.join(chosen.keep)}"
+    + (f", as with {' '.join(flags)}." if flags else ".")
+  )

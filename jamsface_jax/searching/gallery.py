@@ -8,10 +8,10 @@ import tempfile
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from jamsface_jax.data.folders import EXTENSIONS
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.nearest import Nearest, nearest
 from jamsface_jax.searching.sources import Source, StoredEmbeddings
+from jamsface_jax.storage.photographs import EXTENSIONS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

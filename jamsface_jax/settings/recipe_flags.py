@@ -1,5 +1,7 @@
 """The flags of commands that take a recipe: read, refused, explained."""
 
+import ast
+import contextlib
 import inspect
 import pathlib
 import re
@@ -64,8 +66,7 @@ def parse(
     TypeError,
     ValueError,
   ) as error:
-    text = one_line(error.args[0] if error.args else error, None)
-    raise InputError(f"command line: {text}") from None
+    raise InputError(f"command line: {_explain(error, argv)}") from None
   if config is None:
     raise InputError(
       "--config is needed: give a recipe, for example --config=configs/demo.py."
@@ -84,6 +85,32 @@ def parse(
   return config
 
 
+def _explain(error: Exception, argv: list[str]) -> str:
+  """What the libraries say of a wrong flag, as one would say it.
+
+  A setting that does not exist is a KeyError or an AttributeError that quotes
+  the name; the text of another error may be a tuple, or quoted once more.
+  """
+  text = str(error.args[0] if error.args else error)
+  with contextlib.suppress(ValueError, SyntaxError):
+    text = str(ast.literal_eval(text))
+  if isinstance(error, (KeyError, AttributeError)):
+    name = re.match(r"\W*(\w+)", text)
+    word = name[1] if name else text
+    whole = re.search(rf"--?(?:no)?config\.([\w.]*\b{word})\b", " ".join(argv))
+    near = re.search(r'Did you mean "(\w+)"', text)
+    advice = f"use {near[1]!r}, or another" if near else "use one"
+    return (
+      f"setting {whole[1] if whole else word!r} is unknown: {advice} of those"
+      f" that '{shell.name('jamsface_jax.config')} RECIPE' prints."
+    )
+  begin, sign, end = text.partition(": (")
+  with contextlib.suppress(ValueError, SyntaxError, TypeError):
+    *parts, value = ast.literal_eval(f"({end}")
+    text = f"{begin}: {' '.join(parts)}, not {value!r}"
+  return one_line(text, None)
+
+
 def recipes_directory() -> pathlib.Path:
   """Where the recipes lie that come with this package."""
   package = pathlib.Path(__file__).parents[1]
@@ -91,17 +118,30 @@ def recipes_directory() -> pathlib.Path:
   return installed if installed.is_dir() else package.parent / "configs"
 
 
+def find_recipe(path: str) -> str:
+  """Where a recipe lies: where the user says, or in the package.
+
+  Args:
+    path: such as configs/X.py.
+  """
+  shipped = re.fullmatch(r"configs/([\w-]+\.py)", path)
+  if not shipped or pathlib.Path(path).exists():
+    return path
+  place = recipes_directory() / shipped[1]
+  return str(place) if place.exists() else path
+
+
 def _with_shipped_recipe(argv: list[str]) -> list[str]:
   """The command line with a recipe of the package by its full path."""
   words = list(argv)
   for place, word in enumerate(words):
-    match = re.fullmatch(r"((?:--?config=)?)configs/([\w-]+\.py)(:.*)?", word)
-    if not match or pathlib.Path("configs", match[2]).exists():
+    match = re.fullmatch(r"((?:--?config=)?)(configs/[^:]+)(:.*)?", word)
+    if not match:
       continue
     if not match[1] and words[place - 1] not in ("--config", "-config"):
       continue
-    path = recipes_directory() / match[2]
-    if path.exists():
+    path = find_recipe(match[2])
+    if path != match[2]:
       print(f"recipe: {path}", file=sys.stderr)
       words[place] = f"{match[1]}{path}{match[3] or ''}"
   return words

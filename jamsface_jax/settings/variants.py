@@ -74,7 +74,9 @@ def tiny(config: ConfigDict) -> ConfigDict:
     "e": ("iresnet", (1, 1), 1 / 8),
     "m": ("mobilefacenet", (1, 1, 1, 1), 1 / 8),
     "v": ("vit", (2,), 1 / 16),
-  }[config.model.name[0]]  # The letter that all names of a family begin with.
+    "f": ("fmobilenet", (1, 1), 1 / 8),
+    "s": ("fmobilenet", (1, 1), 1 / 8),
+  }[config.model.name[0]]  # Names of a letter are of one family.
   config.model.embedding_size = 32
   config.head.class_multiple = 64
   config.schedule.unit = "steps"

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.durable import make_directory
 from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.photographs import refuse_photographs
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.whole_file import remove_left
 from jamsface_jax.storage.write_error import write_error
@@ -37,11 +38,12 @@ def hold(directory: str, flag: str) -> Generator[None, None, None]:
     flag: that it was given by, for messages.
 
   Raises:
-    InputError: another process holds it, it cannot be written to, or is the
-      address of an object store.
+    InputError: another process holds it, it cannot be written to, it has
+      somebody's photographs, or is the address of an object store.
     RunError: the disk is full.
   """
   require_local(directory, flag)
+  refuse_photographs(directory, flag)
   is_new = not os.path.lexists(directory)
   try:
     make_directory(directory)

@@ -11,12 +11,15 @@ from jaxtyping import Array, Int64
 from jamsface_jax.data.pipeline import Batch, batches
 from jamsface_jax.data.sources import Source, open_source
 from jamsface_jax.devices import sharding
+from jamsface_jax.devices.capacity import device_memory
 from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation.evaluator import Evaluator
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.run import step_memory
 from jamsface_jax.run.components import Components, make_components
 from jamsface_jax.run.schedule import steps_of
+from jamsface_jax.run.step_memory import StepMemory
 from jamsface_jax.settings.sections import Settings
 
 
@@ -30,6 +33,7 @@ class Setup:
     source: the training data.
     components: model, head, optimizers and schedules.
     head_cost: memory and work of the head.
+    step_memory: memory of a step.
     evaluator: judges states.
     total_steps: steps of the whole run.
   """
@@ -39,6 +43,7 @@ class Setup:
   source: Source
   components: Components
   head_cost: memory.HeadCost
+  step_memory: StepMemory
   evaluator: Evaluator
   total_steps: int
 
@@ -82,25 +87,25 @@ def prepare(settings: Settings) -> Setup:
   """Opens data and test sets, builds the components, and sees that all fits.
 
   Raises:
-    InputError: a setting or the data is at fault, or the head does not fit.
+    InputError: a setting or the data is at fault, or a step does not fit.
   """
   mesh = sharding.make_mesh(settings.mesh.model)
-  micro_batch = settings.data.batch_size // settings.optimizer.accumulation
-  sharding.check_divides(
-    "data.batch_size / optimizer.accumulation", micro_batch, mesh
-  )
+  _check_micro_batch(settings, mesh)
   source = open_source(settings.data)
   total_steps = steps_of(settings.schedule.length, settings, len(source))
-  components = make_components(settings, source.num_classes, len(source))
+  counts = source.num_classes, len(source)
+  components = make_components(settings, *counts)
   head_lib.check_mesh(components.head, mesh)
-  head_cost = memory.estimate(
-    components.head,
-    micro_batch,
-    mesh,
-    optimizer=components.optimizers.weights,
-    fused_update=settings.head.fused_update,
+  head_cost = _estimate_head(settings, components, mesh)
+  capacity = device_memory()
+  memory.check_fits(head_cost, components.head, mesh, capacity)
+  cost = step_memory.estimate(settings, components, mesh, head_cost)
+  step_memory.check_fits(
+    cost,
+    settings,
+    capacity,
+    lambda other: _estimate_step(other, *counts, mesh),
   )
-  memory.check_fits(head_cost, components.head, mesh, memory.device_memory())
   evaluator = Evaluator(settings, components, mesh, source.class_sizes)
   _check_best(settings, evaluator)
   return Setup(
@@ -109,9 +114,43 @@ def prepare(settings: Settings) -> Setup:
     source=source,
     components=components,
     head_cost=head_cost,
+    step_memory=cost,
     evaluator=evaluator,
     total_steps=total_steps,
   )
+
+
+def _estimate_head(
+  settings: Settings, components: Components, mesh: Mesh
+) -> memory.HeadCost:
+  return memory.estimate(
+    components.head,
+    settings.data.batch_size // settings.optimizer.accumulation,
+    mesh,
+    optimizer=components.optimizers.weights,
+    fused_update=settings.head.fused_update,
+  )
+
+
+def _estimate_step(
+  settings: Settings, num_classes: int, num_images: int, mesh: Mesh
+) -> StepMemory:
+  """What a step of other settings would hold.
+
+  Raises:
+    InputError: they fit neither each other nor the mesh.
+  """
+  _check_micro_batch(settings, mesh)
+  components = make_components(settings, num_classes, num_images)
+  head = _estimate_head(settings, components, mesh)
+  return step_memory.estimate(settings, components, mesh, head)
+
+
+def _check_micro_batch(settings: Settings, mesh: Mesh) -> None:
+  """Refuses batches that the devices cannot share equally."""
+  size = settings.data.batch_size // settings.optimizer.accumulation
+  name = "data.batch_size / optimizer.accumulation"
+  sharding.check_divides(name, size, mesh)
 
 
 def _check_best(settings: Settings, evaluator: Evaluator) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jamsface_jax import shell
+from jamsface_jax.devices.capacity import device_memory
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
@@ -16,13 +17,17 @@ from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.setup import Setup
 
+# Fewer images than that of LFW's training set, which makes a weak network.
+_FEW = 4000
 
-def opening(setup: Setup, first: int) -> str:
+
+def opening(setup: Setup, first: int, *, fine_tuned: bool) -> str:
   """What the run is, in a few lines.
 
   Args:
     setup: what the run is.
     first: steps done before.
+    fine_tuned: whether it began with parts of another run.
   """
   settings, source, mesh = setup.settings, setup.source, setup.mesh
   head, cost, total_steps = settings.head, setup.head_cost, setup.total_steps
@@ -35,7 +40,8 @@ def opening(setup: Setup, first: int) -> str:
     [
       f"data      {len(source):,} images of {source.num_classes:,} classes"
       f" ({source.class_sizes.min()} to {source.class_sizes.max()} each)"
-      + _warn_of_batch(batch, len(source)),
+      + _warn_of_batch(batch, len(source))
+      + ("" if fine_tuned else _warn_of_beginning(settings, len(source))),
       f"model     {settings.model.name}, {count_parameters(setup):,}"
       f" parameters, {size}x{size} pixels to"
       f" {settings.model.embedding_size} numbers, {settings.model.dtype}",
@@ -43,7 +49,10 @@ def opening(setup: Setup, first: int) -> str:
       f"head      loss {head.loss}, scale {head.scale:g}, margins"
       f" angular {_margin_text(setup.components.head.angular)}, cosine"
       f" {_margin_text(setup.components.head.cosine)}",
-      f"          {memory.describe(cost, memory.device_memory(), rate)}",
+      f"          {memory.describe(cost, device_memory(), rate)}",
+      f"memory    about {memory.to_text(setup.step_memory.total)} of"
+      f" {memory.to_text(device_memory())} on each device in a step"
+      f" ({setup.step_memory})",
       f"devices   {mesh.size} {jax.devices()[0].platform}, mesh data"
       f" {mesh.shape['data']} x model {mesh.shape['model']},"
       f" {jax.process_count()} process(es)",
@@ -63,6 +72,16 @@ def _warn_of_batch(batch: int, images: int) -> str:
   return (
     f"\nwarning   a batch of {batch:,} has every image {batch / images:.3g}"
     " times: lower data.batch_size, or give more images"
+  )
+
+
+def _warn_of_beginning(settings: Settings, images: int) -> str:
+  if images >= _FEW or not settings.data.directory:
+    return ""
+  return (
+    f"\nwarning   {images:,} images teach a network that begins from nothing"
+    " these people, and to tell others hardly apart: begin with published"
+    " weights, --fine_tune_from (docs/export.md)"
   )
 
 

@@ -100,7 +100,9 @@ def train(
       begun=restored.stored.get("log", {}),
     )
     stack.enter_context(contextlib.closing(log))
-    progress.note(summary.opening(setup, restored.step))
+    progress.note(
+      summary.opening(setup, restored.step, fine_tuned=fine_tune is not None)
+    )
     note_launch(run, summary.facts(setup, restored.step))
     stream = setup.batches_from(restored.step)
     stack.enter_context(contextlib.closing(stream))

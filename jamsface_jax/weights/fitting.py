@@ -6,8 +6,8 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.models import family
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
-from jamsface_jax.weights.matching import HEADS
 from jamsface_jax.weights.onnx_file import OnnxFile
+from jamsface_jax.weights.state_dict import SLOPES, has_modules, modules
 from jamsface_jax.weights.weight_files import WeightFile
 
 
@@ -64,10 +64,12 @@ def _arrays(file: WeightFile | OnnxFile) -> list[np.ndarray]:
 def _embedding_size(file: WeightFile | OnnxFile) -> int:
   """Rows of the last linear layer, or the length of the last statistics."""
   if isinstance(file, OnnxFile):
-    return file.embedding_size or 512
-  arrays = {k: a for k, a in file.arrays.items() if not k.startswith(HEADS)}
-  linear = [len(a) for a in arrays.values() if a.ndim == 2]
-  vectors = [len(a) for a in arrays.values() if a.ndim == 1]
+    if file.embedding_size or not file.layers:
+      return file.embedding_size or 512
+    kernels = [layer.arrays["weight"] for layer in file.layers]
+    return next((len(a) for a in kernels[::-1] if a.ndim > 1), 512)
+  linear = [len(a) for a in file.arrays.values() if a.ndim == 2]
+  vectors = [len(a) for a in file.arrays.values() if a.ndim == 1]
   return (linear or vectors or [512])[-1]
 
 
@@ -99,6 +101,14 @@ def _activation(
     return (
       "prelu" if "PRelu" in kinds else "relu6" if "Clip" in kinds else "relu"
     )
+  tensors = {
+    name: array.shape
+    for name, array in file.arrays.items()
+    if array.dtype.kind not in "iub" and array.ndim
+  }
+  if has_modules(tensors):
+    kinds = [module.kind for module in modules(tensors).values()]
+    return "prelu" if SLOPES in kinds else None
   kernels = sum(array.ndim > 1 for array in arrays)
   vectors = sum(array.ndim == 1 for array in arrays)
   # A normalisation has four vectors; a PReLU is one more.

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,13 +29,18 @@ from jamsface_jax.weights.matching import MisfitError, match
 from jamsface_jax.weights.nearest import nearest
 from jamsface_jax.weights.normalization import (
   NORMALIZATION,
+  PIXELS,
   Normalization,
   parse,
 )
+from jamsface_jax.weights.onnx_file import OnnxFile
+from jamsface_jax.weights.onnx_layers import OnnxEntry
 from jamsface_jax.weights.pytorch_names import (
   from_pytorch,
   pytorch_shapes,
 )
+from jamsface_jax.weights.trainers import networks
+from jamsface_jax.weights.weight_files import WeightFile
 
 # insightface's names; its others are ours. And AdaFace's.
 SHORT_NAMES = {f"r{n}": f"iresnet{n}" for n in (18, 34, 50, 100, 200)} | {
@@ -85,9 +89,11 @@ def import_weights(
     )
   onnx = path.endswith(".onnx")
   file = onnx_file.read(path) if onnx else weight_files.read(path)
-  if model is None and "model" not in file.metadata:
+  described = "model" in file.metadata
+  if model is None and not described:
     raise InputError(
-      f"--model is missing, and {path!r} does not say it ({nearest(file)}):"
+      f"--model is missing, and {path!r} does not say it"
+      f" ({nearest(next(networks(file)))}):"
       f" give one of {', '.join((*SHORT_NAMES, *MODELS))}."
     )
   settings, order = make_settings(
@@ -99,30 +105,13 @@ def import_weights(
     color_order=color_order,
   )
   make_model(settings)  # Refuses names that there are not.
-  described = "model" in file.metadata
-  taken = _normalization(path, settings, normalization, color_order, described)
-  if not described:
-    settings = fitted(path, settings, file, embedding_size, activation)
-    settings = replaced(
-      settings,
-      {"model.pixel_mean": taken.mean, "model.pixel_std": taken.std},
-    )
-  network, size = make_model(settings), settings.data.image_size
-  shapes = backbone_shapes(network, size)
-  what = f"{path!r} does not fit {settings.model.name!r}"
-  try:
-    expected = pytorch_shapes(network, shapes)
-    arrays, matched = match(what, file, network, expected)
-  except MisfitError as error:
-    advice = "use the version that wrote it" if described else nearest(file)
-    raise InputError(f"{error}: {advice}.") from None
-  check_numbers(path, arrays)
-  if order == "BGR":
-    first = next(name for name in arrays if arrays[name].ndim == 4)
-    arrays[first] = arrays[first][:, ::-1]
-  variables = from_pytorch(network, shapes, arrays)
+  given = _normalization(path, settings, file, normalization, color_order)
+  taken = given if described else _with_entry(file, given, order)
+  settings, variables, matched = _fit(
+    path, settings, file, order, taken, embedding_size, activation
+  )
   if onnx:
-    check_onnx(path, network, variables, size, order, taken)
+    check_onnx(path, settings, variables, order, given)
   origin = {
     "file": os.path.basename(path),
     "sha256": file_digest(path)[0],
@@ -140,19 +129,72 @@ def import_weights(
   )
 
 
+def _fit(
+  path: str,
+  settings: Settings,
+  file: WeightFile | OnnxFile,
+  order: str,
+  taken: Normalization,
+  embedding_size: int | None,
+  activation: str | None,
+) -> tuple[Settings, dict[str, Any], str]:
+  """All settings, the variables for RGB, and what these were matched by.
+
+  Raises:
+    InputError: the file does not fit, or has numbers that no network has.
+  """
+  described = "model" in file.metadata
+  failure = None
+  for network in networks(file):
+    whole = settings
+    if not described:
+      whole = replaced(
+        fitted(path, settings, network, embedding_size, activation),
+        {"model.pixel_mean": taken.mean, "model.pixel_std": taken.std},
+      )
+    try:
+      return whole, *_variables(path, whole, network, order)
+    except MisfitError as error:
+      failure = failure or error
+  advice = "use the version that wrote it"
+  if not described:
+    advice = nearest(next(networks(file)))
+  raise InputError(f"{failure}: {advice}.")
+
+
+def _variables(
+  path: str, settings: Settings, file: WeightFile | OnnxFile, order: str
+) -> tuple[dict[str, Any], str]:
+  """The variables for RGB, and what they were matched by.
+
+  Raises:
+    MisfitError: the file does not fit.
+    InputError: it has numbers that no network has.
+  """
+  network = make_model(settings)
+  shapes = backbone_shapes(network, settings.data.image_size)
+  what = f"{path!r} does not fit {settings.model.name!r}"
+  arrays, matched = match(what, file, network, pytorch_shapes(network, shapes))
+  check_numbers(path, arrays)
+  if order == "BGR":
+    first = next(name for name in arrays if arrays[name].ndim == 4)
+    arrays[first] = arrays[first][:, ::-1]
+  return from_pytorch(network, shapes, arrays), matched
+
+
 def _normalization(
   path: str,
   settings: Settings,
+  file: WeightFile | OnnxFile,
   text: str | None,
   color_order: str | None,
-  described: bool,
 ) -> Normalization:
-  """What a network takes.
+  """What a file takes.
 
   Raises:
     InputError: it is not known, or contradicts what the file says.
   """
-  if described:
+  if "model" in file.metadata:
     if text is not None:
       raise InputError(
         f"--normalization={text} contradicts {path!r}, which says its own:"
@@ -160,8 +202,11 @@ def _normalization(
       )
     return Normalization()
   name = settings.model.name
+  normalizes = _entry(file) is not None
   if _OF_MANY.fullmatch(name):
-    flags = {"--normalization": text, "--color_order": color_order}
+    flags = {"--color_order": color_order}
+    if not normalizes:
+      flags = {"--normalization": text} | flags
     missing = [flag for flag, value in flags.items() if value is None]
     if missing:
       raise InputError(
@@ -170,7 +215,35 @@ def _normalization(
         " code reads images (insightface's, 127.5:127.5 and RGB; AdaFace's,"
         " 127.5:127.5 and BGR; MobileFaceNet_Pytorch's, 127.5:128 and RGB)."
       )
-  return Normalization() if text is None else parse(text)
+  if text is None:
+    return PIXELS if normalizes else Normalization()
+  return parse(text)
+
+
+def _entry(file: WeightFile | OnnxFile) -> OnnxEntry | None:
+  """How a graph normalises images itself; None: it does not."""
+  entry = file.entry if isinstance(file, OnnxFile) else None
+  return None if entry is None or entry.is_plain else entry
+
+
+def _with_entry(
+  file: WeightFile | OnnxFile, given: Normalization, color_order: str
+) -> Normalization:
+  """What the layers of a network take, of red, green and blue.
+
+  Args:
+    file: whose graph may normalise what it is given once more.
+    given: what it takes.
+    color_order: of the graph.
+  """
+  entry = _entry(file)
+  if entry is None:
+    return given
+  turn = -1 if color_order == "BGR" else 1
+  mean, std = np.array(given.mean), np.array(given.std)
+  factor = np.float64(entry.factor[::turn])
+  mean = mean - entry.summand[::turn] / factor * std
+  return Normalization(tuple(mean.tolist()), tuple((std / factor).tolist()))
 
 
 def make_settings(
@@ -275,9 +348,8 @@ def check_numbers(path: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 def check_onnx(
   path: str,
-  model: nn.Module,
+  settings: Settings,
   variables: dict[str, Any],
-  size: int,
   color_order: str,
   normalization: Normalization,
 ) -> None:
@@ -285,15 +357,15 @@ def check_onnx(
 
   Args:
     path: the ONNX file.
-    model: the backbone.
+    settings: of the model and of the size of images.
     variables: its `params` and `batch_stats`, for images in RGB.
-    size: height and width of the images, in pixels.
     color_order: which the graph takes.
     normalization: of what it takes, of red, green and blue.
 
   Raises:
     InputError: they compute different things.
   """
+  model, size = make_model(settings), settings.data.image_size
   pixels = noise(np.random.default_rng(0), 2, size)
   given = pixels
   if color_order != COLOR_ORDER:

@@ -14,11 +14,14 @@ from jamsface_jax.weights.pytorch_names import (
   Layer,
   layers,
 )
+from jamsface_jax.weights.state_dict import (
+  NORM,
+  arrangement,
+  has_modules,
+  modules,
+)
 from jamsface_jax.weights.weight_files import WeightFile
 
-# What wrappers put before the names of a network.
-PREFIXES = ("module.", "backbone.", "model.", "net.", "_orig_mod.")
-HEADS = ("head.",)  # Of trainers that keep classes beside a network.
 _LISTED = 2  # Names in a message, of each kind.
 
 
@@ -73,14 +76,7 @@ def match_names(
     The expected arrays, in the expected order; None if one is missing, is of
     another shape, or others than counters are left over.
   """
-  renamed = {}
-  for name, array in arrays.items():
-    while prefix := next((p for p in PREFIXES if name.startswith(p)), ""):
-      name = name.removeprefix(prefix)
-    renamed[name] = array
-  if not any(name.startswith(HEADS) for name in expected):
-    renamed = {k: a for k, a in renamed.items() if not k.startswith(HEADS)}
-  renamed = _with_affine(renamed, expected)
+  renamed = _with_affine(arrays, expected)
   found = {}
   for name, shape in expected.items():
     if name not in renamed:
@@ -147,22 +143,14 @@ def match_order(
     name: array
     for name, array in arrays.items()
     if array.dtype.kind not in "iub" and array.ndim
-    if not name.startswith(HEADS)
   }
   wanted = list(expected.items())
   if ordered:
-    values = list(given.values())
-    if len(values) == len(wanted) - 2:  # The last learns no scale and bias.
-      size = wanted[-1][1]
-      values[-2:-2] = np.ones(size, np.float32), np.zeros(size, np.float32)
-    if len(values) == len(wanted) and all(
-      _fits(array.shape, shape)
-      for array, (_, shape) in zip(values, wanted, strict=True)
-    ):
-      return {
-        name: array.reshape(shape)
-        for (name, shape), array in zip(wanted, values, strict=True)
-      }
+    # Where names say what is a weight and what a bias, their order does not.
+    say = has_modules(given)
+    found = (_match_modules if say else _match_sequence)(given, expected)
+    if found is not None:
+      return found
   missing = [f"{n} {s}" for n, s in wanted if n not in given]
   extra = [f"{n} {a.shape}" for n, a in given.items() if n not in expected]
   other = [
@@ -182,6 +170,91 @@ def match_order(
     if not ordered and not other:
       other = ["names that are not insightface's, in a file without order"]
   raise _misfit(what, missing, extra, other)
+
+
+def _match_sequence(
+  given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray] | None:
+  """Takes arrays one after the other; None if a shape is another."""
+  values, wanted = list(given.values()), list(expected.items())
+  if len(values) == len(wanted) - 2:  # The last learns no scale and bias.
+    size = wanted[-1][1]
+    values[-2:-2] = np.ones(size, np.float32), np.zeros(size, np.float32)
+  if len(values) != len(wanted):
+    return None
+  pairs = list(zip(wanted, values, strict=True))
+  if not all(_fits(array.shape, shape) for (_, shape), array in pairs):
+    return None
+  return {name: array.reshape(shape) for (name, shape), array in pairs}
+
+
+def _match_modules(
+  given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray] | None:
+  """Takes modules of each kind one after the other.
+
+  Authors make the convolutions of a block and then its normalisations, or each
+  after the other, and the parts of a network in any order: see
+  `state_dict.arrangement`. A bias before a normalisation, which the network
+  here does without, goes into that one's mean.
+
+  Returns:
+    The expected arrays by PyTorch's names; None if they do not fit.
+  """
+  wanted = modules(expected)
+  shapes = {name: array.shape for name, array in given.items()}
+  order = arrangement(shapes, expected)
+  if order is None:
+    return None
+  taken = _taken({name: given[name] for name in order}, expected)
+  if taken is None:
+    return None
+  found: dict[str, np.ndarray] = {}
+  names = list(wanted)
+  for name, after in zip(names, [*names[1:], ""], strict=True):
+    if set(taken[name]) - set(wanted[name].tensors):
+      norm = wanted.get(after, wanted[name]).kind == NORM
+      if not norm or not _move_bias(taken[name], taken[after]):
+        return None
+    for part, full in wanted[name].tensors.items():
+      array, shape = taken[name].get(part), expected[full]
+      if part in _AFFINE and wanted[name].kind == NORM:
+        if not set(_AFFINE) & set(taken[name]):  # It learns neither.
+          array = np.full(shape, _AFFINE[part], np.float32)
+      if array is None or not _fits(array.shape, shape):
+        return None
+      found[full] = array.reshape(shape)
+  return {name: found[name] for name in expected}
+
+
+def _taken(
+  given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, dict[str, np.ndarray]] | None:
+  """The arrays of each module by the last part of their names, None: others."""
+  wanted = modules(expected)
+  theirs = modules({name: array.shape for name, array in given.items()})
+  if len(theirs) != len(wanted):
+    return None
+  taken = {}
+  for kind in {one.kind for one in wanted.values()}:
+    names = [name for name, one in wanted.items() if one.kind == kind]
+    found = [one for one in theirs.values() if one.kind == kind]
+    if len(names) != len(found):
+      return None
+    for name, one in zip(names, found, strict=True):
+      taken[name] = {part: given[full] for part, full in one.tensors.items()}
+  return taken
+
+
+def _move_bias(
+  kernel: dict[str, np.ndarray], norm: dict[str, np.ndarray]
+) -> bool:
+  """Takes the bias of a kernel off the mean of what comes after it."""
+  bias, mean = kernel.get("bias"), norm.get("running_mean")
+  if bias is None or mean is None or bias.shape != mean.shape:
+    return False
+  norm["running_mean"] = mean - bias
+  return True
 
 
 def match_layers(

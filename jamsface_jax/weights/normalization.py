@@ -41,6 +41,7 @@ class Normalization:
 
 
 USUAL = Normalization()
+PIXELS = Normalization((0.0,) * 3, (1.0,) * 3)  # As they are.
 
 
 def parse(text: str) -> Normalization:

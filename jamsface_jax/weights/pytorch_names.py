@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from jamsface_jax.models import init_backbone
+from jamsface_jax.models.fmobilenet import FMobileNet
 from jamsface_jax.models.iresnet import IResNet
 from jamsface_jax.models.mobilefacenet import MobileFaceNet
 from jamsface_jax.models.vit import ViT
@@ -121,6 +122,8 @@ def torch_name(model: nn.Module, path: str) -> str:
       rename = _mobilefacenet
     case ViT():
       rename = _vit
+    case FMobileNet():
+      return path.replace("/", ".")  # No published code is in PyTorch.
     case _:
       raise TypeError(f"{type(model).__name__} has no names in PyTorch")
   return ".".join(map(rename, path.split("/")))
@@ -209,7 +212,7 @@ def _kind(
     return CONV
   # It reads a map of several rows and columns, whose axes PyTorch has in
   # another order.
-  flattens = isinstance(model, IResNet) and path == "embedding_fc"
+  flattens = isinstance(model, IResNet | FMobileNet) and path == "embedding_fc"
   return FLAT_LINEAR if flattens else LINEAR
 
 
@@ -223,8 +226,8 @@ def _tensors(layer: Layer) -> Iterator[tuple[str, str]]:
 
 
 def _last_channels(model: nn.Module, flat: Mapping[str, Any]) -> int:
-  """Channels of the map that an IResNet flattens."""
-  if isinstance(model, IResNet):
+  """Channels of the map that a network flattens."""
+  if isinstance(model, IResNet | FMobileNet):
     return flat["params/final_bn/scale"].shape[0]
   return 0
 

@@ -34,6 +34,7 @@ _DTYPES = {
   "U8": np.dtype("u1"),
   "BOOL": np.dtype("?"),
 }
+_WRITTEN = {4: "F32", 2: "F16"}  # By the bytes of a number.
 _MOST = 4  # Times the bytes of a PyTorch file that its tensors have.
 _MAX_HEADER = 100_000_000  # Bytes; the limit of safetensors' own reader.
 
@@ -75,6 +76,8 @@ def read(path: str) -> WeightFile:
         names = archive.namelist()
       if any(name.endswith(".npy") for name in names):
         return _read_npz(path)
+      if any(name.endswith("/constants.pkl") for name in names):
+        raise InputError(f"{path!r} {_TORCH_SCRIPT}.")
       return _read_pytorch(path)
     if start == torch_file.OLD_MAGIC:
       return _read_pytorch(path)
@@ -90,10 +93,37 @@ def read(path: str) -> WeightFile:
       f"{path!r} cannot be used ({error}): give another file, or save its"
       " state_dict alone."
     ) from None
+  for begins, says in _FOREIGN.items():
+    if begins in (start[: len(begins)], start[4 : 4 + len(begins)]):
+      raise InputError(f"{path!r} {says}.")
   raise InputError(
     f"{path!r} is not a file of weights: give a .safetensors, .npz, .onnx, or a"
     " .pth of torch.save."
   )
+
+
+_TORCH_SCRIPT = (
+  "is TorchScript, a program beside its tensors: write these in PyTorch with"
+  " torch.save(torch.jit.load(FILE).state_dict(), 'w.pth') and give w.pth"
+)
+# Files of others, by how they begin, and what to do with them.
+_FOREIGN = {
+  b"\x89HDF\r\n\x1a\n": (
+    "is HDF5, as Keras writes: turn it into ONNX with tf2onnx (python -m"
+    " tf2onnx.convert --keras FILE --output w.onnx) and give w.onnx"
+  ),
+  b"\x12\x01\0\0\0\0\0\0": (
+    "is a .params of MXNet: turn it and its symbol into ONNX in MXNet 1.9"
+    " (mxnet.onnx.export_model) and give that"
+  ),
+  b"TFL3": (
+    "is TensorFlow Lite: turn it into ONNX with tf2onnx (python -m"
+    " tf2onnx.convert --tflite FILE --output w.onnx) and give w.onnx"
+  ),
+  b"7767517\n": (
+    "is ncnn's description of a network: give the file that it was made from"
+  ),
+}
 
 
 def write_safetensors(
@@ -103,25 +133,26 @@ def write_safetensors(
 
   Args:
     path: the new file.
-    arrays: float32.
+    arrays: float32 or float16.
     metadata: texts, which the format keeps as `__metadata__`.
   """
   header: dict = {"__metadata__": dict(metadata)}
   offset = 0
   for name, array in arrays.items():
     header[name] = {
-      "dtype": "F32",
+      "dtype": _WRITTEN[array.dtype.itemsize],
       "shape": array.shape,
-      "data_offsets": (offset, offset + 4 * array.size),
+      "data_offsets": (offset, offset + array.nbytes),
     }
-    offset += 4 * array.size
+    offset += array.nbytes
   text = json.dumps(header).encode()
   text += b" " * (-len(text) % 8)  # Numbers begin at a multiple of 8.
   with open(path, "wb", opener=plain) as file:
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
     for array in arrays.values():
-      file.write(np.ascontiguousarray(array, "<f4").data)
+      kind = _DTYPES[_WRITTEN[array.dtype.itemsize]]
+      file.write(np.ascontiguousarray(array, kind).data)
 
 
 def write_npz(

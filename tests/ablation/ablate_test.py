@@ -361,3 +361,12 @@ def test_children_end_with_their_parent(tmp_path, number):
   assert os.listdir(workdir / "checkpoints")
   # None was started after.
   assert not list(output.glob("demo/jamsface/*/lock"))
+
+
+def test_data_that_are_not_there_are_said_before_any_run(run, tmp_path):
+  config = tmp_path / "compare.py"
+  text = CONFIG.format(metrics='"train/loss"')
+  config.write_text(text.replace("tiny,", ""))
+  done = run(ABLATE, f"--config={config}", f"--output={tmp_path / 'a'}")
+  assert_one_sentence(done, "recipe 'configs/demo.py'", "build/demo/data/train")
+  assert not (tmp_path / "a").exists()

@@ -272,7 +272,8 @@ def test_command(run, images, listed, tmp_path):
   done = run("data_prep.from_list", f"--input={source}", *flags)
   assert done.returncode == 0, done.stderr
   assert "37 images of 12 identities (3 to 4 each)" in done.stdout
-  assert done.stdout.splitlines()[-1].startswith("next: python -m")
+  last = done.stdout.splitlines()[-1]
+  assert last.startswith("next: ") and " -m jamsface_jax.main " in last
   missing = run("data_prep.from_list", f"--input={root / 'no'}", *flags)
   assert_one_sentence(missing, "no", "No such file")
   flags[0] = "--root=nowhere"

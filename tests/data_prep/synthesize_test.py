@@ -3,10 +3,13 @@
 import collections
 import hashlib
 import itertools
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -355,3 +358,25 @@ def test_held_out_images_are_new_and_change_nothing_else(tmp_path):
   assert not {r.image for r in held_out} & {r.image for r in trained}
   names = records.read_classes(str(more / "train"))
   assert records.read_classes(str(more / "held_out")) == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, 4])
+def test_ctrl_c_is_quiet(seconds, tmp_path):
+  """The terminal sends it to all processes: while they start, and later."""
+  process = subprocess.Popen(
+    [
+      *(sys.executable, "-m", "data_prep.synthesize"),
+      *(f"--output={tmp_path}/set", "--images=50000", "--workers=2"),
+    ],
+    stderr=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  time.sleep(seconds)
+  os.killpg(process.pid, signal.SIGINT)
+  out, err = process.communicate(timeout=60)
+  assert process.returncode in (130, -signal.SIGINT)
+  assert "Traceback" not in err and "KeyboardInterrupt" not in err, err
+  assert not out

@@ -13,6 +13,11 @@ from sklearn import metrics
 from data_prep import from_ijb
 from jamsface_jax import evaluate
 from jamsface_jax.errors import InputError
+from jamsface_jax.evaluation import judging
+from jamsface_jax.evaluation.tasks import open_tasks
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage.run_directory import RunDirectory
 
 NAN = float("nan")
 PEOPLE, SIZE = 24, 16
@@ -693,3 +698,34 @@ def test_a_data_set_without_protocol(image_folder, tmp_path, monkeypatch):
     f"--protocol={tmp_path / 'bare'}:all_pairs",
   )
   assert results["sets"]["tiny"]["facts"]["pairs"] == 37 * 36 // 2
+
+
+# --- What a network is judged on where nothing is said of it.
+
+
+def test_a_run_is_judged_on_its_own_test_sets(untrained, monkeypatch):
+  """Which are those of its settings; it is told where it has none."""
+  asked = []
+
+  def stop(data, size):
+    asked.append((data, size))
+    raise InputError("seen")
+
+  monkeypatch.setattr(judging, "open_tasks", stop)
+  monkeypatch.setattr(sys, "argv", ["evaluate", f"--workdir={untrained}"])
+  with pytest.raises(InputError, match="no test set of its own"):
+    evaluate.main()
+  settings = read_settings(RunDirectory(untrained))
+  settings = replaced(settings, {"evaluation.data": "data/lfw,data/cfp"})
+  monkeypatch.setattr(judging, "read_settings", lambda _: settings)
+  with pytest.raises(InputError, match="seen"):
+    evaluate.main()
+  assert asked == [("data/lfw,data/cfp", 32)]
+
+
+def test_a_folder_of_images_is_told_its_protocols(image_folder):
+  folder = str(image_folder / "images")
+  with pytest.raises(InputError) as error:
+    open_tasks(folder, 32)
+  for part in ("--protocol=all_pairs", "pairs.txt", "from_folder", folder):
+    assert part in str(error.value)

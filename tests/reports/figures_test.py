@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jamsface_jax.metrics.roc import RocLine
-from jamsface_jax.reports import figures
+from jamsface_jax.metrics.score_counts import EDGES
+from jamsface_jax.reports import figures, svg
 from jamsface_jax.reports.figure import COLORS, DASHES, distinct_dash
 
 METRICS = {
@@ -80,7 +81,11 @@ def test_bands_of_margins(kind):
   ]
   sample = {"size": [1, 9], "margin": [0.2, 0.1]}
   one = {"rank_correlation": -1.0, "bands": bands, "sample": sample}
-  figure = figures.margin_figure(kind, one)
+  figure = figures.margin_figure(kind, one, 1184)
+  (cloud,) = figure.clouds
+  assert cloud.name.startswith("a class (2 of 1,184: ")
+  (cloud,) = figures.margin_figure(kind, one, 2).clouds
+  assert cloud.name == "a class (all 2)"
   assert {line.name: line.y.tolist() for line in figure.lines} == {
     "median": [0.2, 0.1],
     "a tenth is above": [0.3, 0.2],
@@ -94,3 +99,40 @@ def test_bands_of_margins(kind):
 def test_lines_differ_as_long_as_they_can():
   looks = {(n % COLORS, distinct_dash(n) % DASHES) for n in range(24)}
   assert len(looks) == 24 == COLORS * DASHES
+
+
+def test_what_is_the_same_is_drawn_once():
+  """Loss and cross-entropy, where nothing rewards margins."""
+  steps = np.arange(1, 4)
+  loss, other = np.array([3.0, 2.0, 1.0]), np.array([3.0, 2.0, 1.5])
+  run = {"train/loss": (steps, loss), "train/cross_entropy": (steps, loss)}
+  first = figures.training_figures({"a": run})[0]
+  assert [x.name for x in first.lines] == ["train/loss = train/cross_entropy"]
+  run["train/cross_entropy"] = steps, other
+  first = figures.training_figures({"a": run})[0]
+  assert len(first.lines) == 2
+  # Two runs that went alike are two runs.
+  both = figures.training_figures({"a": run, "b": run})[0]
+  assert len(both.lines) == 4
+
+
+def test_every_axis_has_a_name_and_steps_are_whole():
+  for figure in figures.training_figures({"a": {}}):
+    assert figure.x.label and figure.y.label, figure.title
+    assert figure.x.whole
+  for low, high in ((1, 2), (0, 3), (1, 400), (0.9, 1.1)):
+    ticks = figures._STEP.ticks(low, high)
+    assert ticks and all(one == int(one) for one in ticks), (low, high)
+
+
+def test_a_roc_starts_where_readers_look():
+  fars = np.array([1e-4, 1e-3, 1e-2, 1.0])
+  line = RocLine(fars, np.array([0.5, 0.7, 0.9, 1.0]), 0.9)
+  figure = figures.roc_figure("ROC", {"a": line})
+  drawn = str(svg.draw(figure))
+  assert ">70 %</output>" in drawn
+  assert "&quot;start&quot;:0.001" in drawn or '"start":0.001' in drawn
+  scores = figures.scores_figure(
+    "Scores", np.ones(len(EDGES) - 1), np.ones(len(EDGES) - 1), 0.25
+  )
+  assert scores.start == 0.25

@@ -150,7 +150,8 @@ def test_a_card_that_was_edited_stays(workdir, run):
   done = run("jamsface_jax.model_card", workdir)
   assert_one_sentence(done, "model_card.md' was edited", "--output")
   other = workdir / "README.md"
-  done = run("jamsface_jax.model_card", workdir, f"--output={other}")
+  flags = f"--workdir={workdir}", f"--output={other}"
+  done = run("jamsface_jax.model_card", *flags)
   assert done.returncode == 0 and "[author]" in done.stdout
   assert "91.00%" in other.read_text()
 

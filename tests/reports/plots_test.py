@@ -104,7 +104,10 @@ def test_a_panel_for_every_kind_of_metric(tmp_path, drawn):
     for name in curves.metrics
     if name != "/accuracy"
   ]
-  metrics = {name: (np.array([1, 2]), np.array([0.5, 0.4])) for name in names}
+  metrics = {
+    name: (np.array([1, 2]), np.array([0.5, 0.1 * place]))
+    for place, name in enumerate(names, 1)
+  }
   path = tmp_path / "training.png"
   plots.plot_training(RunFile(str(path)), metrics)
   check_picture(path, 3 * 4.5 * 150)

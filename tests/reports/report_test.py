@@ -239,7 +239,9 @@ def test_all_plots_are_drawn(workdir):
       assert len(outputs) == len(data["lines"])
       assert one.find("details").find("div") is not None  # Numbers behind it.
   loss = json.loads(figure(tree, "Loss").get("data-chart"))["lines"][0]
-  assert loss["name"] == "train/loss" and loss["x"] == list(range(1, 101))
+  assert loss["name"] == "train/loss = train/cross_entropy" and loss[
+    "x"
+  ] == list(range(1, 101))
   np.testing.assert_allclose(loss["y"], 10 / np.arange(1, 101), rtol=1e-5)
 
 
@@ -349,10 +351,8 @@ def test_several_runs_are_compared(tmp_path, monkeypatch):
   assert [line["name"][:5] for line in lines] == ["a/w: ", "b/w: "]
   loss = json.loads(figure(tree, "Loss").get("data-chart"))["lines"]
   assert [line["name"] for line in loss] == [
-    "a/w: train/loss",
-    "a/w: train/cross_entropy",
-    "b/w: train/loss",
-    "b/w: train/cross_entropy",
+    "a/w: train/loss = train/cross_entropy",
+    "b/w: train/loss = train/cross_entropy",
   ]
   rows = cells(tree, "Settings in which the runs differ")
   assert [row[:3] for row in rows[1:]] == [["head.scale", "32.0", "16.0"]]
@@ -494,6 +494,8 @@ def test_faces_are_shown_if_synthetic_or_asked(
   text, tree = written(workdir)
   assert bool(images_in(tree)) == synthetic
   assert ("--faces" in text) == (not synthetic)
+  names = RecordSource(data, 32).names()
+  assert any(name in text for name in names) == synthetic
   _, tree = written(workdir, every_face=True)
   found = images_in(tree)
   assert len(found) >= 6 * 3 + 2 * 2 * 6  # Classes, and pairs of both kinds.
@@ -504,6 +506,7 @@ def test_faces_are_shown_if_synthetic_or_asked(
   assert pixels.shape == (32, 32, 3)
   alternatives = [one.get("alt") for one in tree.iter("img")]
   assert alternatives[0].startswith("class ") and all(alternatives)
+  assert sum(f"{name} and " in one for one in alternatives for name in names)
 
 
 def test_converted_images_are_not_synthetic(dataset, image_folder, tmp_path):
@@ -540,14 +543,16 @@ def test_damaged_files_are_named(workdir, name):
 
 
 def test_command(workdir, run, tmp_path):
-  done = run("jamsface_jax.report", workdir)
+  done = run("jamsface_jax.report", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
   assert done.stdout == f"report: {workdir}/report.html\n"
   check_page((workdir / "report.html").read_text())
   done = run("jamsface_jax.report", tmp_path / "nothing")
   assert_one_sentence(done, "nothing", "not a work directory")
-  done = run("jamsface_jax.report", workdir, tmp_path)
+  both = f"--workdir={workdir}", f"--workdir={tmp_path}"
+  done = run("jamsface_jax.report", *both)
   assert_one_sentence(done, "--output", "compared.html")
+  assert_one_sentence(run("jamsface_jax.report"), "--workdir is needed")
   done = run("jamsface_jax.report", workdir, "--output=/nowhere/x.html")
   assert_one_sentence(done, "/nowhere/x.html", "choose another place")
 

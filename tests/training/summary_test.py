@@ -65,7 +65,7 @@ def test_opening_fits_a_screen_and_has_the_numbers():
     **{"schedule.length": 40.0, "schedule.milestones": (10.0, 20.0)},
     **{"schedule.decay": "step"},
   )
-  text = summary.opening(setup, 8)
+  text = summary.opening(setup, 8, fine_tuned=False)
   lines = text.splitlines()
   assert len(lines) <= 24
   shapes = state.state_shapes(setup.components, 32, setup.mesh)
@@ -142,5 +142,7 @@ def test_a_terminal_shows_a_bar_and_ends_it(tmp_path):
 @pytest.mark.parametrize(("batch", "says"), [(32, False), (40, True)])
 def test_a_batch_larger_than_the_data_is_said(batch, says):
   """There are 37 images."""
-  text = summary.opening(prepared(**{"data.batch_size": batch}), 0)
+  text = summary.opening(
+    prepared(**{"data.batch_size": batch}), 0, fine_tuned=True
+  )
   assert ("a batch of 40 has every image 1.08 times" in text) == says

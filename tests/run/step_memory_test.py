@@ -1,0 +1,151 @@
+"""What a step needs: against the compiler's own account, and refused in time.
+
+Who vouches: `memory_analysis` of the program that would train.
+"""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jamsface_jax.devices import sharding
+from jamsface_jax.errors import InputError
+from jamsface_jax.run import step_memory
+from jamsface_jax.run.components import make_components
+from jamsface_jax.run.state import state_shapes
+from jamsface_jax.settings.names import replaced
+from jamsface_jax.settings.sections import Settings
+from jamsface_jax.training import setup
+from jamsface_jax.training.step import make_train_step
+
+SMALL = {
+  "data.image_size": 56,
+  "data.batch_size": 32,
+  "model.name": "iresnet",
+  "model.stages": (1, 1),
+  "model.width": 0.5,
+  "model.embedding_size": 128,
+}
+CLASSES, IMAGES = 1000, 10_000
+
+
+@pytest.fixture(scope="module")
+def one():
+  """A mesh of one device."""
+  return jax.make_mesh((1, 1), ("data", "model"), devices=jax.devices()[:1])
+
+
+def estimate(settings, mesh):
+  return setup._estimate_step(settings, CLASSES, IMAGES, mesh)
+
+
+def held(settings, mesh):
+  """Bytes that the compiled step holds at once on a device."""
+  components = make_components(settings, CLASSES, IMAGES)
+  size, batch = settings.data.image_size, settings.data.batch_size
+  inputs = {
+    "images": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8),
+    "labels": jax.ShapeDtypeStruct((batch,), jnp.int32),
+  }
+  step = make_train_step(settings, components, mesh)
+  lowered = step.lower(state_shapes(components, size, mesh), inputs)
+  memory = lowered.compile().memory_analysis()
+  return (
+    memory.argument_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    {"data.batch_size": 128},
+    {"model.remat": True},
+    {"model.dtype": "bfloat16"},
+    {"optimizer.accumulation": 2, "head.fused_update": False},
+    {"model.name": "mobilefacenet", "model.stages": (1, 1, 1, 1)},
+    {"model.name": "vit", "model.stages": (2,), "model.width": 0.25},
+  ],
+  ids=[
+    "iresnet",
+    "batch",
+    "remat",
+    "bfloat16",
+    "micro",
+    "mobilefacenet",
+    "vit",
+  ],
+)
+def test_estimate_agrees_with_the_compiler(changes, one):
+  settings = replaced(Settings(), {**SMALL, **changes})
+  cost = estimate(settings, one)
+  assert cost.total == pytest.approx(held(settings, one), rel=0.25), str(cost)
+
+
+def test_activations_by_hand(one):
+  """They grow with the batch; all else stays."""
+  first = estimate(replaced(Settings(), SMALL), one)
+  double = estimate(replaced(Settings(), {**SMALL, "data.batch_size": 64}), one)
+  assert double.activations == 2 * first.activations
+  assert double.images == 2 * first.images == 64 * 56 * 56 * 3 * 5
+  assert double.backbone == first.backbone
+  # The stem alone gives out 32 channels at full size, of which two gradients.
+  assert first.activations > 3 * 32 * 56 * 56 * 32 * 4
+
+
+def test_what_does_not_fit_is_refused_with_what_does(one):
+  settings = replaced(Settings(), {**SMALL, "data.batch_size": 1024})
+  cost = estimate(settings, one)
+  memory = cost.total // 3
+  with pytest.raises(InputError) as error:
+    step_memory.check_fits(
+      cost, settings, memory, lambda other: estimate(other, one)
+    )
+  text = str(error.value)
+  for part in (
+    "data.batch_size=1024: a step of iresnet needs about",
+    "activations",
+    "data.batch_size=256",
+    "optimizer.accumulation=8 head.fused_update=False",
+  ):
+    assert part in text, text
+  for batch in (256, 1024):
+    smaller = {**SMALL, "data.batch_size": batch}
+    if batch == 1024:
+      smaller |= {"optimizer.accumulation": 8, "head.fused_update": False}
+    assert estimate(replaced(Settings(), smaller), one).total <= memory
+
+
+def test_nothing_fits_a_device_that_holds_no_network(one):
+  settings = replaced(Settings(), SMALL)
+  cost = estimate(settings, one)
+  with pytest.raises(InputError, match="a smaller network"):
+    step_memory.check_fits(
+      cost, settings, 2**20, lambda other: estimate(other, one)
+    )
+
+
+def test_devices_share_activations_and_keep_the_backbone():
+  """The mesh of all devices, each with its part of the batch."""
+  mesh = sharding.make_mesh(-1)
+  one = jax.make_mesh((1, 1), ("data", "model"), devices=jax.devices()[:1])
+  settings = replaced(Settings(), SMALL)
+  alone, shared = estimate(settings, one), estimate(settings, mesh)
+  assert shared.activations == alone.activations // mesh.size
+  assert shared.backbone == alone.backbone
+
+
+def test_a_run_is_refused_before_its_directory_is_touched(tmp_path, run):
+  """The recipe of a cluster on a machine of some GiB."""
+  done = run(
+    "jamsface_jax.main",
+    "--config=configs/ms1m_r100.py:tiny",
+    "--config.data.batch_size=1048576",
+    f"--workdir={tmp_path / 'w'}",
+  )
+  assert done.returncode == 2
+  assert "a step of iresnet needs about" in done.stderr
+  assert "Traceback" not in done.stderr and not (tmp_path / "w").exists()
