@@ -25,6 +25,7 @@ from jamsface_jax.weights.exporting import export
 
 FORMATS = ("onnx", "stablehlo", "safetensors", "numpy")
 INPUTS = ("uint8", "float32")
+DTYPES = ("float32", "float16")
 
 
 def main() -> int:
@@ -46,6 +47,13 @@ def main() -> int:
     help="of onnx and stablehlo: uint8 [N, H, W, 3], pixels (default); or"
     " float32, normalised, for onnx [N, 3, H, W]",
   )
+  add(
+    "--dtype",
+    choices=DTYPES,
+    default="float32",
+    help="of the numbers in the file; float16 halves it, and what that changes"
+    " is measured and said; computed in float32 all the same",
+  )
   arguments = parser.parse_args()
   processes.refuse_several("export")
   write_file(
@@ -56,6 +64,7 @@ def main() -> int:
       output,
       step=arguments.step,
       input_dtype=arguments.input,
+      dtype=arguments.dtype,
     ),
   )
   return 0

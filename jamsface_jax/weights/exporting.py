@@ -41,6 +41,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 # be from 0, as a share of the largest number.
 CHECKED_BATCHES = (1, 4, 64)
 TOLERANCE = 1e-4
+ROUNDED_TOLERANCE = 0.02  # Where numbers are kept in float16.
 
 
 def export(
@@ -50,6 +51,7 @@ def export(
   *,
   step: int | None,
   input_dtype: str,
+  dtype: str = "float32",
 ) -> None:
   """Writes one file.
 
@@ -63,9 +65,12 @@ def export(
     step: which of the run's checkpoints; None: the newest.
     input_dtype: "uint8" for pixels or "float32" for what is normalised, of onnx
       and stablehlo.
+    dtype: "float32" or "float16", of the numbers in the file; networks compute
+      in float32 with either.
 
   Raises:
-    InputError: no such network, `output` exists, or a package is missing.
+    InputError: no such network, `output` exists, a package is missing, or a
+      number is beyond float16.
     RunError: what was written computes something else than the network.
   """
   if os.path.exists(output):
@@ -89,7 +94,8 @@ def export(
           format,
           make_model(config),
           jax.device_get(variables),
-          describe(config, stored),
+          dtype,
+          describe(config, stored) | {"numbers": dtype},
           image_size=config.data.image_size,
           uint8=input_dtype == "uint8",
         )
@@ -105,6 +111,24 @@ def export(
   print(f"{output}: {size:.1f} MiB, step {stored['step']} of {run.path}")
 
 
+def _rounded(variables: dict[str, Any], dtype: str) -> dict[str, Any]:
+  """The variables with so many bits.
+
+  Raises:
+    InputError: a number is beyond them.
+  """
+  if dtype == "float32":
+    return variables
+  with np.errstate(over="ignore"):
+    found = jax.tree.map(lambda array: np.asarray(array, dtype), variables)
+  if not all(np.isfinite(array).all() for array in jax.tree.leaves(found)):
+    raise InputError(
+      f"--dtype={dtype} cannot hold the largest numbers of this network: leave"
+      " it out."
+    )
+  return found
+
+
 def describe(config: Settings, stored: dict[str, Any]) -> dict[str, str]:
   """What an exported file says of itself, as texts.
 
@@ -112,11 +136,17 @@ def describe(config: Settings, stored: dict[str, Any]) -> dict[str, str]:
     config: the settings of the run.
     stored: the checkpoint's metadata, with its step.
   """
+  size = config.data.image_size
   described = {
     "producer": f"jamsface_jax {__version__}",
     "architecture": config.model.name,
     "model": json.dumps(dataclasses.asdict(config.model), sort_keys=True),
-    "image_size": str(config.data.image_size),
+    "image_size": str(size),
+    "images": (
+      f"faces cut out to {size}x{size}, eyes, nose and mouth on ArcFace's"
+      " template, bilinear; cut out already and of another size, resized to it,"
+      " bilinear, by area where they shrink"
+    ),
     "color_order": stored["color_order"],
     "normalization": NORMALIZATION,
     "embedding_size": str(config.model.embedding_size),
@@ -134,6 +164,7 @@ def _write(
   format: str,
   model: nn.Module,
   variables: dict[str, Any],
+  dtype: str,
   metadata: dict[str, str],
   *,
   image_size: int,
@@ -142,8 +173,12 @@ def _write(
   """Writes and checks a file.
 
   Raises:
+    InputError: a number is beyond `dtype`.
     RunError: it is not what was to be written.
   """
+  expected = reference(model, variables)
+  variables = _rounded(variables, dtype)
+  tolerance = TOLERANCE if dtype == "float32" else ROUNDED_TOLERANCE
   if format in ("safetensors", "numpy"):
     write = {
       "safetensors": weight_files.write_safetensors,
@@ -152,12 +187,16 @@ def _write(
     arrays = to_pytorch(model, variables)
     write(path, arrays, metadata)
     _check_arrays(path, arrays)
+    if dtype != "float32":
+      rounded = jax.tree.map(lambda a: np.asarray(a, np.float32), variables)
+      found = reference(model, rounded)
+      _check(path, found, expected, image_size, tolerance)
     return
   write = {"onnx": _write_onnx, "stablehlo": _write_stablehlo}[format]
   network = write(
     path, model, variables, metadata, image_size=image_size, uint8=uint8
   )
-  _check(path, network, reference(model, variables), image_size)
+  _check(path, network, expected, image_size, tolerance)
 
 
 def _write_onnx(
@@ -198,13 +237,18 @@ def _write_stablehlo(
 
   def forward(images: Array) -> Any:
     ready = normalize(images) if uint8 else images
-    return model.apply(variables, ready, train=False)
+    # Within what is exported, so that the file has them as they are kept.
+    exact = jax.tree.map(
+      lambda array: jax.lax.convert_element_type(array, np.float32), variables
+    )
+    return model.apply(exact, ready, train=False)
 
   # The one text of an artefact that jax.export hands back.
   forward.__name__ = json.dumps(
     metadata | {"input": f"{_kind(uint8)} {layout}"}
   )
-  (batch,) = jax.export.symbolic_shape("N")
+  # JAX takes a name for 1 or more: so may no image come, too.
+  (batch,) = jax.export.symbolic_shape("N - 1")
   images = jax.ShapeDtypeStruct(
     (batch, image_size, image_size, 3), np.uint8 if uint8 else np.float32
   )
@@ -223,7 +267,11 @@ def _kind(uint8: bool) -> str:
 
 
 def _check(
-  path: str, network: Network, expected: Network, image_size: int
+  path: str,
+  network: Network,
+  expected: Network,
+  image_size: int,
+  tolerance: float,
 ) -> None:
   """Compares what was written with the network, on noise.
 
@@ -234,7 +282,7 @@ def _check(
   for batch in CHECKED_BATCHES:
     pixels = noise(rng, batch, image_size)
     found = difference(network(pixels), expected(pixels))
-    if not found.share < TOLERANCE:
+    if not found.share < tolerance:
       raise RunError(
         f"{path!r} computes something else than the network: embeddings of"
         f" {batch} images differ by {found.largest:.2g}, {found.share:.2g} of"

@@ -44,7 +44,8 @@ def build(
 
   Args:
     model: the backbone.
-    arrays: its variables by PyTorch's names, float32.
+    arrays: its variables by PyTorch's names, float32, or float16 to be kept
+      so; the graph computes in float32.
     metadata: texts to keep in the file.
     image_size: height and width of the images.
     uint8: the input is pixels uint8 [N, H, W, 3], which the graph normalises;
@@ -259,8 +260,15 @@ class _Graph:
     return self._numbers[value]
 
   def variable(self, name: str) -> str:
-    """Adds a variable and returns its name, which is PyTorch's."""
-    return self.constant(self._arrays[name], name)
+    """Adds a variable, under PyTorch's name; returns what holds it."""
+    return self._exact(self._arrays[name], name)
+
+  def _exact(self, array: np.ndarray, name: str) -> str:
+    """Adds an array under a name; returns that of its numbers in float32."""
+    kept = self.constant(array, name)
+    if array.dtype == np.float32:
+      return kept
+    return self.node("Cast", kept, to=self._onnx.TensorProto.FLOAT)
 
   def variables(self, name: str, *parts: str) -> list[str]:
     """Adds those variables of a layer that it has."""
@@ -301,7 +309,7 @@ class _Graph:
   def prelu(self, x: str, name: str) -> str:
     """A slope per channel of [N, C, H, W]."""
     slope = self._arrays[f"{name}.weight"].reshape(-1, 1, 1)
-    return self.node("PRelu", x, self.constant(slope, f"{name}.weight"))
+    return self.node("PRelu", x, self._exact(slope, f"{name}.weight"))
 
   def linear(self, x: str, name: str) -> str:
     """A linear layer on [N, C]."""

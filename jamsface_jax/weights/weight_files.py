@@ -34,6 +34,7 @@ _DTYPES = {
   "U8": np.dtype("u1"),
   "BOOL": np.dtype("?"),
 }
+_WRITTEN = {4: "F32", 2: "F16"}  # By the bytes of a number.
 _MOST = 4  # Times the bytes of a PyTorch file that its tensors have.
 _MAX_HEADER = 100_000_000  # Bytes; the limit of safetensors' own reader.
 
@@ -132,25 +133,26 @@ def write_safetensors(
 
   Args:
     path: the new file.
-    arrays: float32.
+    arrays: float32 or float16.
     metadata: texts, which the format keeps as `__metadata__`.
   """
   header: dict = {"__metadata__": dict(metadata)}
   offset = 0
   for name, array in arrays.items():
     header[name] = {
-      "dtype": "F32",
+      "dtype": _WRITTEN[array.dtype.itemsize],
       "shape": array.shape,
-      "data_offsets": (offset, offset + 4 * array.size),
+      "data_offsets": (offset, offset + array.nbytes),
     }
-    offset += 4 * array.size
+    offset += array.nbytes
   text = json.dumps(header).encode()
   text += b" " * (-len(text) % 8)  # Numbers begin at a multiple of 8.
   with open(path, "wb", opener=plain) as file:
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
     for array in arrays.values():
-      file.write(np.ascontiguousarray(array, "<f4").data)
+      kind = _DTYPES[_WRITTEN[array.dtype.itemsize]]
+      file.write(np.ascontiguousarray(array, kind).data)
 
 
 def write_npz(

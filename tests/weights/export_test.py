@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 import safetensors.numpy
 from conftest import assert_one_sentence
 
+from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.devices import sharding
 from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError, RunError
@@ -21,9 +23,15 @@ from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.weights import exporting, onnx_file, onnx_graph
+from jamsface_jax.weights import (
+  exporting,
+  onnx_file,
+  onnx_graph,
+  weight_files,
+)
 from jamsface_jax.weights.importing import import_weights
 from jamsface_jax.weights.pytorch_names import (
+  from_pytorch,
   layers,
   pytorch_shapes,
   to_pytorch,
@@ -73,13 +81,13 @@ def variables_of(name, size=SIZE, seed=0):
   return model, shapes, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def make_workdir(directory, name, dtype="float32"):
+def make_workdir(directory, name, dtype="float32", arrays=None):
   """A work directory with such a network, imported; returns its path."""
   model, _, variables = variables_of(name)
   settings = dataclasses.asdict(settings_of(name).model) | {"dtype": dtype}
   metadata = {"model": json.dumps(settings), "image_size": str(SIZE)}
   path = str(directory / f"{name}.npz")
-  write_npz(path, to_pytorch(model, variables), metadata)
+  write_npz(path, arrays or to_pytorch(model, variables), metadata)
   workdir = str(directory / f"w_{name}")
   import_weights(
     path,
@@ -142,6 +150,7 @@ def assert_described(texts, input_layout=None):
   assert texts["color_order"] == "RGB"
   assert texts["image_size"] == str(SIZE)
   assert texts["normalization"] == "pixel / 127.5 - 1"
+  assert f"{SIZE}x{SIZE}" in texts["images"] and "bilinear" in texts["images"]
   assert texts["embedding_size"] == "12"
   assert texts["step"] == "0"
   assert json.loads(texts["origin"])["matched_by"] == "names"
@@ -182,8 +191,9 @@ def test_stablehlo(tmp_path, network):
   assert_described(
     json.loads(loaded.fun_name), f"pixels uint8 [N, {SIZE}, {SIZE}, 3]"
   )
-  for count in (1, 3):
+  for count in (0, 1, 2, 3, 5):
     found = loaded.call(pixels(5)[:count])
+    assert found.shape == (count, 12)
     np.testing.assert_allclose(found, expected[:count], rtol=0, atol=1e-4)
 
 
@@ -208,6 +218,67 @@ def test_arrays_under_pytorchs_names(tmp_path, network, format):
   )
   for key, array in expected.items():
     np.testing.assert_array_equal(arrays[key], array)
+
+
+@pytest.mark.parametrize(
+  "format", ["onnx", "stablehlo", "safetensors", "numpy"]
+)
+@pytest.mark.parametrize("name", ["mbf", "vit"])
+def test_numbers_of_half_the_bits(tmp_path, format, name, capsys):
+  """What it changes is measured, and is what rounded numbers change."""
+  workdir = make_workdir(tmp_path, name)
+  sizes, rows = [], []
+  for dtype in ("float32", "float16"):
+    path = str(tmp_path / f"{dtype}.{format}")
+    exporting.export(
+      *(RunDirectory(workdir), format, path),
+      **{"step": None, "input_dtype": "uint8", "dtype": dtype},
+    )
+    sizes.append(os.path.getsize(path))
+    rows.append(run_file(path, format, name))
+  _, _, variables = variables_of(name)
+  count = sum(array.size for array in jax.tree.leaves(variables))
+  # Two bytes a number less; a graph has a Cast for each variable instead.
+  assert sizes[0] - sizes[1] > 0.8 * count
+  printed = [
+    float(line.split("difference ")[1].split(",")[0])
+    for line in capsys.readouterr().out.splitlines()
+    if line.startswith("batch 64")
+  ]
+  model, _, variables = variables_of(name)
+  rounded = jax.tree.map(lambda a: np.float32(np.float16(a)), variables)
+  expected = model.apply(rounded, normalize(pixels(3)), train=False)
+  np.testing.assert_allclose(rows[1], expected, atol=1e-4)
+  assert np.abs(rows[1] - rows[0]).max() > 1e-4 < printed[-1] < 0.2
+
+
+def run_file(path, format, name):
+  """Embeddings of `pixels(3)` by what loads such a file."""
+  if format == "onnx":
+    run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return run.run(None, {"images": pixels(3)})[0]
+  if format == "stablehlo":
+    with open(path, "rb") as file:
+      return jax.export.deserialize(bytearray(file.read())).call(pixels(3))
+  arrays = weight_files.read(path).arrays
+  model, shapes, _ = variables_of(name)
+  variables = from_pytorch(model, shapes, arrays)
+  return model.apply(variables, normalize(pixels(3)), train=False)
+
+
+def test_numbers_beyond_half_the_bits(tmp_path):
+  model, _, variables = variables_of("mbf")
+  arrays = to_pytorch(model, variables)
+  name = next(n for n in arrays if n.endswith("running_var"))
+  arrays[name][0] = 1e5
+  workdir = make_workdir(tmp_path, "mbf", arrays=arrays)
+  path = str(tmp_path / "x.onnx")
+  with pytest.raises(InputError, match="--dtype=float16 cannot hold"):
+    exporting.export(
+      *(RunDirectory(workdir), "onnx", path),
+      **{"step": None, "input_dtype": "uint8", "dtype": "float16"},
+    )
+  assert not os.path.exists(path)
 
 
 def test_every_variable_has_one_name():
