@@ -10,8 +10,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 ERRORS = ("InputError", "RunError", "NotFiniteError")
-# Passes on what a library says of a flag or a recipe, which begins a sentence.
-PASSED_ON = {"command line: {}"}
+# Passes on what a library says of a flag or a recipe, which begins a sentence,
+# or a sentence of the table.
+PASSED_ON = {"command line: {}", "recipe {}: {}"}
 
 
 def template(node):

@@ -192,8 +192,8 @@ def _check_fits(
     for name, (theirs, _) in others.items()
     if name in meanings()
   ]
+  advice = f", as with {' '.join(flags)}" if flags else ""
   raise InputError(
     f"--fine_tune_from={chosen.workdir!r} has {said}: they must agree to keep"
-    f" {', '.join(chosen.keep)}"
-    + (f", as with {' '.join(flags)}." if flags else ".")
+    f" {', '.join(chosen.keep)}{advice}."
   )

@@ -37,6 +37,29 @@ _DTYPES = {
 _WRITTEN = {4: "F32", 2: "F16"}  # By the bytes of a number.
 _MOST = 4  # Times the bytes of a PyTorch file that its tensors have.
 _MAX_HEADER = 100_000_000  # Bytes; the limit of safetensors' own reader.
+# Files of others, by how they begin, in front or after four bytes: what they
+# are, and what to do with them.
+_FOREIGN = {
+  b"\x89HDF\r\n\x1a\n": (
+    "HDF5, as Keras writes",
+    "turn it into ONNX with tf2onnx (python -m tf2onnx.convert --keras FILE"
+    " --output w.onnx) and give w.onnx",
+  ),
+  b"\x12\x01\0\0\0\0\0\0": (
+    "a .params of MXNet",
+    "turn it and its symbol into ONNX in MXNet 1.9 (mxnet.onnx.export_model)"
+    " and give that",
+  ),
+  b"TFL3": (
+    "TensorFlow Lite",
+    "turn it into ONNX with tf2onnx (python -m tf2onnx.convert --tflite FILE"
+    " --output w.onnx) and give w.onnx",
+  ),
+  b"7767517\n": (
+    "ncnn's description of a network",
+    "give the file that it was made from",
+  ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +100,11 @@ def read(path: str) -> WeightFile:
       if any(name.endswith(".npy") for name in names):
         return _read_npz(path)
       if any(name.endswith("/constants.pkl") for name in names):
-        raise InputError(f"{path!r} {_TORCH_SCRIPT}.")
+        raise InputError(
+          f"{path!r} is TorchScript, a program beside its tensors: write these"
+          " in PyTorch with torch.save(torch.jit.load(FILE).state_dict(),"
+          " 'w.pth') and give w.pth."
+        )
       return _read_pytorch(path)
     if start == torch_file.OLD_MAGIC:
       return _read_pytorch(path)
@@ -93,37 +120,13 @@ def read(path: str) -> WeightFile:
       f"{path!r} cannot be used ({error}): give another file, or save its"
       " state_dict alone."
     ) from None
-  for begins, says in _FOREIGN.items():
+  for begins, (kind, advice) in _FOREIGN.items():
     if begins in (start[: len(begins)], start[4 : 4 + len(begins)]):
-      raise InputError(f"{path!r} {says}.")
+      raise InputError(f"{path!r} is {kind}: {advice}.")
   raise InputError(
     f"{path!r} is not a file of weights: give a .safetensors, .npz, .onnx, or a"
     " .pth of torch.save."
   )
-
-
-_TORCH_SCRIPT = (
-  "is TorchScript, a program beside its tensors: write these in PyTorch with"
-  " torch.save(torch.jit.load(FILE).state_dict(), 'w.pth') and give w.pth"
-)
-# Files of others, by how they begin, and what to do with them.
-_FOREIGN = {
-  b"\x89HDF\r\n\x1a\n": (
-    "is HDF5, as Keras writes: turn it into ONNX with tf2onnx (python -m"
-    " tf2onnx.convert --keras FILE --output w.onnx) and give w.onnx"
-  ),
-  b"\x12\x01\0\0\0\0\0\0": (
-    "is a .params of MXNet: turn it and its symbol into ONNX in MXNet 1.9"
-    " (mxnet.onnx.export_model) and give that"
-  ),
-  b"TFL3": (
-    "is TensorFlow Lite: turn it into ONNX with tf2onnx (python -m"
-    " tf2onnx.convert --tflite FILE --output w.onnx) and give w.onnx"
-  ),
-  b"7767517\n": (
-    "is ncnn's description of a network: give the file that it was made from"
-  ),
-}
 
 
 def write_safetensors(
