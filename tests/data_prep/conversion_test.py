@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -129,3 +130,17 @@ def test_shards_that_are_damaged_or_stale_are_written_again(
   convert(padded, tmp_path / "whole", **changes)
   for path in (tmp_path / "whole").iterdir():
     assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+  ("images", "recipe"),
+  [(30, "small"), (19_999, "small"), (20_000, "ms1m_r50")],
+)
+def test_the_command_that_trains_is_for_so_many_images(images, recipe):
+  words = shlex.split(conversion.training_command("a set", images, "--more"))
+  assert words[-4:] == [
+    f"--config=configs/{recipe}.py",
+    "--config.data.directory=a set",
+    "--workdir=W",
+    "--more",
+  ]

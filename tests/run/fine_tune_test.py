@@ -96,6 +96,17 @@ def test_another_model_is_refused(source, dataset):
     begun(config, source, ("backbone",))
 
 
+def test_all_that_differs_is_told_as_flags(source, dataset):
+  config = tiny_config(
+    dataset, **{"model.width": 0.25, "model.embedding_size": 48}
+  )
+  with pytest.raises(InputError) as raised:
+    begun(config, source, ("backbone",))
+  assert str(raised.value).endswith(
+    ", as with --config.model.embedding_size=32 --config.model.width=0.125."
+  )
+
+
 def test_every_setting_of_the_model_is_compared_but_the_named(source, dataset):
   """New settings too: whoever adds one must think about it."""
   same = tiny_config(dataset)

@@ -1,5 +1,6 @@
 """What a run says of itself is so."""
 
+import dataclasses
 import os
 import pty
 import re
@@ -146,3 +147,20 @@ def test_a_batch_larger_than_the_data_is_said(batch, says):
     prepared(**{"data.batch_size": batch}), 0, fine_tuned=True
   )
   assert ("a batch of 40 has every image 1.08 times" in text) == says
+
+
+@pytest.mark.parametrize(
+  ("fine_tuned", "images", "directory"),
+  [(False, 37, "d"), (True, 37, "d"), (False, 37, ""), (False, 4000, "d")],
+)
+def test_few_images_that_begin_from_nothing_are_told_of(
+  fine_tuned, images, directory
+):
+  """Noise, which has no directory, is there to try."""
+  setup = prepared(**{"data.noise_images": images})
+  data = dataclasses.replace(setup.settings.data, directory=directory)
+  settings = dataclasses.replace(setup.settings, data=data)
+  setup = dataclasses.replace(setup, settings=settings)
+  text = summary.opening(setup, 0, fine_tuned=fine_tuned)
+  said = "37 images teach a network that begins from nothing" in text
+  assert said == (not fine_tuned and images == 37 and bool(directory))
