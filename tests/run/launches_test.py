@@ -1,5 +1,6 @@
 """Launches are noted one a line and read back."""
 
+import json
 import pathlib
 import shlex
 import subprocess
@@ -12,12 +13,21 @@ from jamsface_jax.run import launches as launches_lib
 from jamsface_jax.run.launches import commit, note_launch, read_launches
 from jamsface_jax.storage.run_directory import RunDirectory
 
+FACTS = {
+  "total_steps": 12,
+  "data_fingerprint": "0123",
+  "parameters": 7,
+  "devices": 1,
+  "device_kind": "cpu",
+  "platform": "cpu",
+}
+
 
 def test_every_launch_is_kept(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "x", "--a=b c"])
   assert read_launches(RunDirectory(str(tmp_path))) == []
-  note_launch(RunDirectory(str(tmp_path)), {"first": 0})
-  note_launch(RunDirectory(str(tmp_path)), {"first": 8})
+  note_launch(RunDirectory(str(tmp_path)), FACTS | {"first": 0})
+  note_launch(RunDirectory(str(tmp_path)), FACTS | {"first": 8})
   found = read_launches(RunDirectory(str(tmp_path)))
   assert [one["first"] for one in found] == [0, 8]
   for one in found:
@@ -27,14 +37,15 @@ def test_every_launch_is_kept(tmp_path, monkeypatch):
 
 
 def test_a_line_cut_off_is_left_out_another_is_refused(tmp_path):
-  note_launch(RunDirectory(str(tmp_path)), {"first": 0})
+  note_launch(RunDirectory(str(tmp_path)), FACTS | {"first": 0})
   path = tmp_path / "starts.jsonl"
   whole = path.read_text()
   path.write_text(whole + '{"first": 8, "comm')
   assert len(read_launches(RunDirectory(str(tmp_path)))) == 1
-  path.write_text("7\n" + whole)
-  with pytest.raises(InputError, match="starts.jsonl:1: is not a start"):
-    read_launches(RunDirectory(str(tmp_path)))
+  for other in ("7", "{}", json.dumps({"first": 0, "time": "2026"})):
+    path.write_text(f"{other}\n{whole}")
+    with pytest.raises(InputError, match="starts.jsonl:1: is not a start"):
+      read_launches(RunDirectory(str(tmp_path)))
 
 
 def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ Who vouches: `memory_analysis` of the program that would train.
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType
 
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
@@ -31,7 +32,12 @@ CLASSES, IMAGES = 1000, 10_000
 @pytest.fixture(scope="module")
 def one():
   """A mesh of one device."""
-  return jax.make_mesh((1, 1), ("data", "model"), devices=jax.devices()[:1])
+  return jax.make_mesh(
+    (1, 1),
+    ("data", "model"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=jax.devices()[:1],
+  )
 
 
 def estimate(settings, mesh):
@@ -128,10 +134,9 @@ def test_nothing_fits_a_device_that_holds_no_network(one):
     )
 
 
-def test_devices_share_activations_and_keep_the_backbone():
+def test_devices_share_activations_and_keep_the_backbone(one):
   """The mesh of all devices, each with its part of the batch."""
   mesh = sharding.make_mesh(-1)
-  one = jax.make_mesh((1, 1), ("data", "model"), devices=jax.devices()[:1])
   settings = replaced(Settings(), SMALL)
   alone, shared = estimate(settings, one), estimate(settings, mesh)
   assert shared.activations == alone.activations // mesh.size
