@@ -68,9 +68,14 @@ PARSED = {
   "RAY_ADDRESS=HEAD:6379 python": "needs a cluster; ray_engine_test has one",
   "python -m jamsface_jax.import_weights --input=MobileFaceNet_Pytorch": "a"
   " published file; published_files_test reads it where it is",
+  "python -m jamsface_jax.evaluate --workdir=runs/068": "likewise",
+  "python -m data_prep.from_pairs --protocol=lfw --input=lfw-112X112": "photo"
+  "graphs; from_pairs_test has their layout",
+  "python -m data_prep.align --input=images": "likewise; align_test",
   "python benchmarks/": "benchmarks_test runs them, smaller",
   "python -m jamsface_jax.main --config=configs/ms1m_r100.py"
   " --workdir=gs://": "needs a bucket; bucket_test has one",
+  "python -m jamsface_jax.doctor --workdir=gs://": "likewise",
 }
 # No parser of ours.
 SKIPPED = {
@@ -86,9 +91,11 @@ SKIPPED = {
   "xpk": "likewise",
   "TPU=": "launch_test runs the templates of launch/",
   "sbatch": "likewise",
+  "python -m pytest": "the suite is here",
   "python tests/fuzz.py": "fuzz_test has a dose",
   "HOSTS=": "likewise",
   "python -m http.server": "of Python; serves until it is stopped",
+  "awk": "of every Unix",
   "tensorboard": "another project's; reads files that metric_log_test checks",
 }
 # What makes a command small, or gives it what a page leaves to the reader.
@@ -109,7 +116,7 @@ SMALLER = {
   "--output=(D|FILE|data/ms1m_v3|data/lfw)$": "--output=out/NEW",
   "--workdir=W ": "--workdir=runs/mine ",
   "--data=DATASET": "--data=data/lfw",
-  "--images=INPUT": "--images=DIR",
+  "--images=INPUT --output=E": "--images=DIR --output=out/NEW",
   "from_recordio --input=DIR": "from_recordio --input=faces_emore",
   "align --input=DIR": "align --input=PHOTOS",
   "search (.*)--gallery=PEOPLE --images=PHOTOS": "search"
