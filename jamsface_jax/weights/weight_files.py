@@ -34,7 +34,7 @@ _DTYPES = {
   "U8": np.dtype("u1"),
   "BOOL": np.dtype("?"),
 }
-_WRITTEN = {4: "F32", 2: "F16"}  # By the bytes of a number.
+_WRITTEN = {dtype: name for name, dtype in _DTYPES.items()}
 _MOST = 4  # Times the bytes of a PyTorch file that its tensors have.
 _MAX_HEADER = 100_000_000  # Bytes; the limit of safetensors' own reader.
 # Files of others, by how they begin, in front or after four bytes: what they
