@@ -136,14 +136,14 @@ def write_safetensors(
 
   Args:
     path: the new file.
-    arrays: float32 or float16.
+    arrays: of any dtype that the format has.
     metadata: texts, which the format keeps as `__metadata__`.
   """
   header: dict = {"__metadata__": dict(metadata)}
   offset = 0
   for name, array in arrays.items():
     header[name] = {
-      "dtype": _WRITTEN[array.dtype.itemsize],
+      "dtype": _WRITTEN[array.dtype],
       "shape": array.shape,
       "data_offsets": (offset, offset + array.nbytes),
     }
@@ -154,7 +154,7 @@ def write_safetensors(
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
     for array in arrays.values():
-      kind = _DTYPES[_WRITTEN[array.dtype.itemsize]]
+      kind = _DTYPES[_WRITTEN[array.dtype]]  # In its order of bytes.
       file.write(np.ascontiguousarray(array, kind).data)
 
 
