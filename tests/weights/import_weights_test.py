@@ -209,11 +209,9 @@ def fold(path, arrays, norms):
 def published(request, tmp_path_factory):
   """A full-size network as ONNX, as published ones are: name, path, arrays."""
   name, size = request.param, 112
-  NETWORKS[name] = {"name": name}
-  try:
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(NETWORKS, name, {"name": name})
     model, _, variables = variables_of(name, size)
-  finally:
-    del NETWORKS[name]
   arrays = to_pytorch(model, variables)
   path = str(tmp_path_factory.mktemp("published") / "network.onnx")
   data = onnx_graph.build(model, arrays, {}, image_size=size, uint8=False)
