@@ -264,7 +264,7 @@ def check_bucket(address: str) -> Iterator[Finding]:
   else:
     if holder:
       yield Finding(
-        "lock",
+        "locking",
         NOTE,
         f"{address!r} is locked by {holder}: a run there now is refused, or"
         " waits a minute if that one is gone.",

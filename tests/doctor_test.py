@@ -160,7 +160,7 @@ def test_a_work_directory_in_a_bucket(gcs):
   assert [one.about for one in found] == [
     "bucket",
     "objects",
-    "lock",
+    "locking",
     "checkpoint",
   ]
   assert "1 files are there" in found[0].text

@@ -66,7 +66,7 @@ class BucketProbe:
     """
     yield "bucket", self._reach
     yield "objects", self._write_and_read
-    yield "lock", self._lock
+    yield "locking", self._lock
     yield "checkpoint", self._save_and_restore
 
   def holder(self) -> str | None:
