@@ -18,7 +18,7 @@ from jamsface_jax.storage.bucket import (
   account,
   require_packages,
 )
-from jamsface_jax.storage.lease import Lease, find_holder
+from jamsface_jax.storage.lease import LOCK, Lease, find_holder
 from jamsface_jax.storage.paths import check_address
 
 _BYTES = 2**23
@@ -104,7 +104,7 @@ class BucketProbe:
     """Whether of two writers one is refused, which a lock lives on."""
     with contextlib.closing(Lease(self._place)):
       with contextlib.suppress(ChangedError):
-        self._place.write("lock", b"", replaces=0)
+        self._place.write(LOCK, b"", replaces=0)
         raise InputError(
           f"{self._run.address!r} does not heed preconditions: two runs there"
           " would not see each other; use Google Cloud Storage itself."

@@ -30,7 +30,7 @@ from jamsface_jax.storage.plain_file import plain
 
 HELD_SECONDS = 60.0  # So long a lock outlives a process that was killed.
 _BEATS = 6  # Renewals in that time.
-_LOCK = "lock"
+LOCK = "lock"
 _BOOT = "/proc/sys/kernel/random/boot_id"
 
 
@@ -42,7 +42,7 @@ def end_process(text: str) -> NoReturn:
 
 def find_holder(place: Bucket) -> str | None:
   """Whom the lock of a place names, in words; None if there is none."""
-  found = place.read_version(_LOCK)
+  found = place.read_version(LOCK)
   return _name(_read(found[0])) if found else None
 
 
@@ -93,13 +93,13 @@ class Lease:
     """Gives it back: the next process need not wait."""
     self._closed.set()
     self._thread.join()
-    self._place.delete_version(_LOCK, self._generation)
+    self._place.delete_version(LOCK, self._generation)
 
   def _write(self, replaces: int, patience: float) -> int:
     self._beat += 1
     text = json.dumps(self._me | {"beat": self._beat}, indent=1)
     return self._place.write(
-      _LOCK, text.encode(), replaces=replaces, patience=patience
+      LOCK, text.encode(), replaces=replaces, patience=patience
     )
 
   def _take(self) -> int:
@@ -110,7 +110,7 @@ class Lease:
         return self._write(replaces, self._seconds / 2)
       except ChangedError:
         pass
-      found = self._place.read_version(_LOCK)
+      found = self._place.read_version(LOCK)
       if found is None:  # Given back in the meantime.
         replaces = 0
         continue
@@ -139,7 +139,7 @@ class Lease:
     since = time.monotonic()
     while time.monotonic() - since < self._seconds:
       time.sleep(self._pause / 4)
-      found = self._place.read_version(_LOCK)
+      found = self._place.read_version(LOCK)
       if found is None:
         return 0
       if found[1] != generation:
@@ -168,7 +168,7 @@ class Lease:
   def _look(self) -> None:
     """Finds out who wrote the lock: another, or this process unheard."""
     try:
-      found = self._place.read_version(_LOCK)
+      found = self._place.read_version(LOCK)
     except (OSError, InputError):
       return  # The next renewal will tell.
     holder = _read(found[0]) if found else {}
