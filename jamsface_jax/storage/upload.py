@@ -52,12 +52,10 @@ def write_folder(
     InputError: one is there, or the place cannot be used.
     RunError: the bucket did not answer.
   """
-  if not output.startswith(SCHEME):
-    require_local(output, "--output")
+  address = _address(output)
+  if address is None:
     make(output)
     return
-  address = check_address(output, "--output")
-  require_packages(address)
   place = Bucket(address)
   if last in place.list_files():
     raise _not_empty(address, what)
@@ -91,12 +89,10 @@ def write_file(output: str, make: Callable[[str], None]) -> None:
     InputError: one is there, or the place cannot be used.
     RunError: the bucket did not answer.
   """
-  if not output.startswith(SCHEME):
-    require_local(output, "--output")
+  address = _address(output)
+  if address is None:
     make(output)
     return
-  address = check_address(output, "--output")
-  require_packages(address)
   above, _, name = address.rpartition("/")
   place = Bucket(above)
   if name in place.blobs(name):
@@ -115,6 +111,20 @@ def write_file(output: str, make: Callable[[str], None]) -> None:
         " command again."
       ) from None
   print(f"sent to {address}")
+
+
+def _address(output: str) -> str | None:
+  """The address that an output has in a bucket; None for a path.
+
+  Raises:
+    InputError: it is neither, or a package is missing.
+  """
+  if not output.startswith(SCHEME):
+    require_local(output, "--output")
+    return None
+  address = check_address(output, "--output")
+  require_packages(address)
+  return address
 
 
 def _directory(address: str) -> str:
