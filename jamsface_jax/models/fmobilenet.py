@@ -10,12 +10,11 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
 from jamsface_jax.models.entry import Entry
-from jamsface_jax.models.layers import BatchNorm, torch_linear_init
+from jamsface_jax.models.layers import embed_map
 from jamsface_jax.models.mobilefacenet import ConvBlock
 
 FIRST_CHANNELS = 32  # All channel counts are multiples of it, at width 1.
@@ -87,17 +86,11 @@ class FMobileNet(nn.Module):
           name=f"{name}_depthwise",
         )(x, train)
         x = conv(channels * 2**stage, name=f"{name}_point")(x, train)
-    x = BatchNorm(self.batch_norm_group, self.dtype, name="final_bn")(x, train)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = x.reshape(x.shape[0], -1)  # len() refuses a symbolic size.
-    init = torch_linear_init(fan_in=x.shape[-1])
-    x = nn.Dense(
-      self.embedding_size,
-      dtype=jnp.float32,
-      kernel_init=init,
-      bias_init=init,
-      name="embedding_fc",
-    )(x)
-    return BatchNorm(self.batch_norm_group, jnp.float32, name="embedding_bn")(
-      x, train
+    return embed_map(
+      x,
+      train,
+      embedding_size=self.embedding_size,
+      dropout=self.dropout,
+      dtype=self.dtype,
+      batch_norm_group=self.batch_norm_group,
     )

@@ -18,13 +18,12 @@ lacks besides the batch normalisation before the PReLU.
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from jamsface_jax.models.convolution import convolve
 from jamsface_jax.models.entry import Entry
-from jamsface_jax.models.layers import BatchNorm, PReLU, torch_linear_init
+from jamsface_jax.models.layers import BatchNorm, PReLU, embed_map
 
 KINDS = ("arcface", "ir", "evolve")
 STEM_CHANNELS = 64  # At width 1; also those of the first stage.
@@ -214,17 +213,11 @@ class IResNet(nn.Module):
           batch_norm_group=self.batch_norm_group,
           name=f"stage{stage}_block{i}",
         )(x, train)
-    x = BatchNorm(self.batch_norm_group, self.dtype, name="final_bn")(x, train)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = x.reshape(x.shape[0], -1)  # len() refuses a symbolic size.
-    init = torch_linear_init(fan_in=x.shape[-1])
-    x = nn.Dense(
-      self.embedding_size,
-      dtype=jnp.float32,
-      kernel_init=init,
-      bias_init=init,
-      name="embedding_fc",
-    )(x)
-    return BatchNorm(self.batch_norm_group, jnp.float32, name="embedding_bn")(
-      x, train
+    return embed_map(
+      x,
+      train,
+      embedding_size=self.embedding_size,
+      dropout=self.dropout,
+      dtype=self.dtype,
+      batch_norm_group=self.batch_norm_group,
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from jamsface_jax.errors import InputError
 
@@ -144,3 +144,39 @@ def torch_linear_init(fan_in: int) -> Callable[..., Array]:
     return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
   return init
+
+
+def embed_map(
+  x: Float[Array, "b h w c"],
+  train: bool,
+  *,
+  embedding_size: int,
+  dropout: float,
+  dtype: jax.typing.DTypeLike,
+  batch_norm_group: int,
+) -> Float32[Array, "b d"]:
+  """Makes the embedding of a flattened map, as insightface's networks do.
+
+  Called within a module, whose own its layers are: `final_bn`, `embedding_fc`
+  and `embedding_bn`.
+
+  Args:
+    x: the last map, [B, H, W, C].
+    train: use and update batch statistics, and drop out.
+    embedding_size: length D of the result.
+    dropout: rate before the linear layer, in training.
+    dtype: of the map's normalisation; what follows is float32.
+    batch_norm_group: examples per statistics group; 0 means the whole batch.
+  """
+  x = BatchNorm(batch_norm_group, dtype, name="final_bn")(x, train)
+  x = nn.Dropout(dropout, deterministic=not train)(x)
+  x = x.reshape(x.shape[0], -1)  # len() refuses a symbolic size.
+  init = torch_linear_init(fan_in=x.shape[-1])
+  x = nn.Dense(
+    embedding_size,
+    dtype=jnp.float32,
+    kernel_init=init,
+    bias_init=init,
+    name="embedding_fc",
+  )(x)
+  return BatchNorm(batch_norm_group, jnp.float32, name="embedding_bn")(x, train)
