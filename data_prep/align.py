@@ -47,7 +47,7 @@ from jamsface_jax.storage import lock
 from jamsface_jax.storage.durable import sync_directory, sync_file
 from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.paths import lies_within
-from jamsface_jax.storage.photographs import EXTENSIONS
+from jamsface_jax.storage.photo_folder import EXTENSIONS
 from jamsface_jax.storage.plain_file import make_folder, plain
 from jamsface_jax.storage.plan import PLAN_FILE, keep_plan
 from jamsface_jax.storage.text_lists import NotTextError, read_lines

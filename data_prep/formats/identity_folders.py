@@ -12,7 +12,7 @@ from jamsface_jax.data.folders import (
   walk,
 )
 from jamsface_jax.errors import InputError
-from jamsface_jax.storage.photographs import EXTENSIONS
+from jamsface_jax.storage.photo_folder import EXTENSIONS
 from jamsface_jax.storage.text_lists import NotTextError, read_lines
 
 

@@ -9,7 +9,7 @@ import collections
 import os
 from collections.abc import Iterator
 
-from jamsface_jax.storage.photographs import EXTENSIONS
+from jamsface_jax.storage.photo_folder import EXTENSIONS
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.text_lists import escape, is_plain
 

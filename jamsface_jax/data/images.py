@@ -14,7 +14,7 @@ from jamsface_jax.data.folders import read_file, walk
 from jamsface_jax.data.local_copy import local_copy
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.storage.file_state import file_state
-from jamsface_jax.storage.photographs import EXTENSIONS
+from jamsface_jax.storage.photo_folder import EXTENSIONS
 from jamsface_jax.storage.plain_array import map_array
 from jamsface_jax.storage.text_lists import NotTextError, escape, read_lines
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.nearest import Nearest, nearest
 from jamsface_jax.searching.sources import Source, StoredEmbeddings
-from jamsface_jax.storage.photographs import EXTENSIONS
+from jamsface_jax.storage.photo_folder import EXTENSIONS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

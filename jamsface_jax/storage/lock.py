@@ -11,7 +11,7 @@ from collections.abc import Generator
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.durable import make_directory
 from jamsface_jax.storage.paths import require_local
-from jamsface_jax.storage.photographs import refuse_photographs
+from jamsface_jax.storage.photo_folder import refuse_photographs
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.whole_file import remove_left
 from jamsface_jax.storage.write_error import write_error

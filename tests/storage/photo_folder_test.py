@@ -6,7 +6,7 @@ import pytest
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage import lock
-from jamsface_jax.storage.photographs import refuse_photographs
+from jamsface_jax.storage.photo_folder import refuse_photographs
 
 
 def fill(folder, *names):
