@@ -1,21 +1,24 @@
 """Time and memory of one training step of the head, beside PyTorch's.
 
-A step is forward, backward, and SGD with momentum and weight decay, float32, on
-random embeddings and labels. Every variant runs in a process of its own, so
-that its memory is its own; all of them take turns, some steps each, several
-rounds. `products` is the limit: the four matrix products that an exact head
-needs which keeps no logits, chunk by chunk, and nothing else.
+A step is forward, backward, and SGD with momentum and weight decay, on random
+embeddings and labels. Every variant runs in a process of its own, so that its
+memory is its own; all of them take turns, some steps each, several rounds.
+`products` is the limit: the four matrix products that an exact head needs which
+keeps no logits, chunk by chunk, and nothing else. With `--dtype=bfloat16`
+products round what they multiply, PyTorch's under autocast; weights stay
+float32. Both take a GPU where there is one.
 
 Columns: median milliseconds of a step and half the distance of the quartiles;
-the same over `products`; peak resident memory beyond that of a started process;
-what the compiler says that the program holds at once; that without weights and
-momentum.
+the same over `products`; peak memory beyond that of a started process, of the
+GPU or else resident; what the compiler says that the program holds at once;
+that without weights and momentum.
 
 PyTorch is needed for its rows alone. `--partial_fc=DIR` adds InsightFace's
 PartialFC_V2, where DIR holds its `partial_fc_v2.py`.
 
   python benchmarks/head.py --classes=10000,100000,200000
   python benchmarks/head.py --classes=1000000 --rounds=2 --steps=2
+  python benchmarks/head.py --classes=1000000 --batch=1024 --dtype=bfloat16
 """
 
 import argparse
@@ -50,6 +53,9 @@ def main() -> None:
   parser.add_argument("--batch", type=int, default=256)
   parser.add_argument("--size", type=int, default=512, help="of an embedding")
   parser.add_argument("--chunk", type=int, default=None, help="classes at once")
+  parser.add_argument(
+    "--dtype", default="float32", choices=("float32", "bfloat16")
+  )
   parser.add_argument("--steps", type=int, default=5, help="timed, each turn")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--only", default="", help="variants, by commas")
@@ -77,7 +83,7 @@ def _table(classes: int, variants: list[str], args) -> list[dict]:
   """Measures all variants at one number of classes and prints them."""
   results = {variant: [] for variant in variants}
   for _ in range(args.rounds):
-    for variant in variants:
+    for variant in list(results):
       command = [
         sys.executable,
         __file__,
@@ -86,19 +92,24 @@ def _table(classes: int, variants: list[str], args) -> list[dict]:
         f"--batch={args.batch}",
         f"--size={args.size}",
         f"--steps={args.steps}",
+        f"--dtype={args.dtype}",
         f"--partial_fc={args.partial_fc}",
       ]
       if args.chunk:
         command.append(f"--chunk={args.chunk}")
       done = subprocess.run(command, capture_output=True, text=True)
+      if "OutOfMemoryError" in done.stderr:
+        print(f"{variant}: the device's memory is too small")
+        results.pop(variant, None)
+        continue
       if done.returncode:
         sys.exit(f"{variant} failed:\n{done.stderr[-2000:]}")
       results[variant].append(json.loads(done.stdout.splitlines()[-1]))
   state_mib = 2 * classes * args.size * 4 / 2**20
   products = _median(results["products"]) if "products" in results else None
   print(
-    f"\n{classes:,} classes, batch {args.batch}, {args.size} numbers; weights"
-    f" and momentum {state_mib:,.0f} MiB"
+    f"\n{classes:,} classes, batch {args.batch}, {args.size} numbers,"
+    f" {args.dtype}; weights and momentum {state_mib:,.0f} MiB"
   )
   print(
     f"{'':18}{'ms':>9}{'+-':>7}{'/ products':>12}{'peak MiB':>10}"
@@ -152,7 +163,15 @@ def _measure(variant: str, args) -> dict:
 
 
 def _peak_mib() -> float:
-  """Largest resident memory since the start, or since it was forgotten."""
+  """Largest memory since the start, or since it was forgotten.
+
+  Of the GPU that this process works with, or resident; JAX does not forget.
+  """
+  if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+    return sys.modules["torch"].cuda.max_memory_allocated() / 2**20
+  if "jax" in sys.modules and sys.modules["jax"].default_backend() == "gpu":
+    (device,) = sys.modules["jax"].devices()
+    return device.memory_stats()["peak_bytes_in_use"] / 2**20
   with open("/proc/self/status", encoding="ascii") as file:
     (line,) = (line for line in file if line.startswith("VmHWM"))
   return int(line.split()[1]) / 1024
@@ -161,6 +180,8 @@ def _peak_mib() -> float:
 def _forget_peak() -> None:
   """Starts the measurement of the peak anew, without what was freed."""
   gc.collect()
+  if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+    sys.modules["torch"].cuda.reset_peak_memory_stats()
   ctypes.CDLL("libc.so.6").malloc_trim(0)
   with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
     file.write("5")
@@ -173,13 +194,14 @@ def _jax_step(variant: str, classes: int, args):
   from jamsface_jax import head as head_lib
   from jamsface_jax.devices import sharding
   from jamsface_jax.devices.compiling import compiler_options
-  from jamsface_jax.head import WEIGHTS, class_sampling
+  from jamsface_jax.head import WEIGHTS, class_sampling, logits
   from jamsface_jax.run.components import make_head
   from jamsface_jax.run.optimizer import make_optimizers
   from jamsface_jax.settings.defaults import base_config, make_settings
 
   config = base_config()
   config.model.embedding_size = args.size
+  config.head.product_dtype = args.dtype
   if args.chunk:
     config.head.chunk_classes = args.chunk
   kind, _, value = variant.partition(" ")
@@ -236,7 +258,7 @@ def _jax_step(variant: str, classes: int, args):
     size = min(head.chunk_classes, head.padded_classes)
 
     def product(left, right, axes):
-      return jax.lax.dot_general(left, right, ((axes[:1], axes[1:]), ((), ())))
+      return logits.product(left, right, axes, head)
 
     def cut(k, array):
       start = jnp.minimum(k * size, len(array) - size)
@@ -287,15 +309,19 @@ def _torch_step(variant: str, classes: int, args):
   from torch.nn import functional
 
   torch.manual_seed(0)
-  x_bd = torch.randn(args.batch, args.size, requires_grad=True)
-  y_b = torch.randint(0, classes, (args.batch,))
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  half = args.dtype == "bfloat16"
+  x_bd = torch.randn(args.batch, args.size, device=device, requires_grad=True)
+  y_b = torch.randint(0, classes, (args.batch,), device=device)
   (x_bd @ x_bd.T).sum().backward()
   sgd = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
   begin = _peak_mib()
   if variant == "PyTorch":
-    weights = torch.nn.Parameter(0.01 * torch.randn(classes, args.size))
+    weights = torch.nn.Parameter(
+      0.01 * torch.randn(classes, args.size, device=device)
+    )
     optimizer = torch.optim.SGD([weights], **sgd)
-    row_b = torch.arange(args.batch)
+    row_b = torch.arange(args.batch, device=device)
 
     def loss():
       cosine_bc = functional.linear(
@@ -309,11 +335,14 @@ def _torch_step(variant: str, classes: int, args):
   else:
     sys.path.insert(0, args.partial_fc)
     torch.distributed.init_process_group(
-      "gloo", init_method="tcp://127.0.0.1:29511", rank=0, world_size=1
+      "nccl" if device == "cuda" else "gloo",
+      init_method="tcp://127.0.0.1:29511",
+      rank=0,
+      world_size=1,
     )
     from partial_fc_v2 import PartialFC_V2
 
-    if not torch.cuda.is_available():  # It asks for a GPU without need.
+    if device == "cpu":  # It asks for a GPU without need.
       torch.Tensor.cuda = lambda tensor, *_, **__: tensor
 
     def margin(logits_bc, label_b):
@@ -324,18 +353,25 @@ def _torch_step(variant: str, classes: int, args):
       return 64 * logits_bc.index_put((row_b, column_b), phi_b)
 
     rate = 0.1 if variant.endswith("0.1") else 1.0
-    module = PartialFC_V2(margin, args.size, classes, rate, False)
-    module.train()
+    module = PartialFC_V2(margin, args.size, classes, rate, half)
+    module.train().to(device)
     optimizer = torch.optim.SGD(module.parameters(), **sgd)
 
     def loss():
-      return module(x_bd, y_b)
+      return module(x_bd, y_b.clone())  # It writes into its labels.
 
   def step():
     x_bd.grad = None
     optimizer.zero_grad(set_to_none=True)
-    loss().backward()
+    # PartialFC_V2 has autocast inside, in float16.
+    with torch.autocast(
+      device, torch.bfloat16, enabled=half and variant == "PyTorch"
+    ):
+      value = loss()
+    value.backward()
     optimizer.step()
+    if device == "cuda":
+      torch.cuda.synchronize()
 
   return begin, step, None
 

@@ -3,14 +3,19 @@
 Forward, backward and update of an IResNet with its head, batch 32 at 112x112 by
 default, in float32, on images in memory. Ours is `train_step` as it trains;
 PyTorch's is the same network written plainly, channels last, with cross-entropy
-over fixed margins and SGD. Each runs in a process of its own; they take turns.
+over fixed margins and SGD; `compiled` is that by `torch.compile`. Each runs
+in a process of its own; they take turns. Both take a GPU where there is one.
+With `--dtype=bfloat16` ours computes in it, PyTorch's under autocast.
 `convolutions` are those of our step alone, each compiled by itself and their
 best times added: what is left for everything else, and what XLA's convolutions
-leave to be wished for.
+leave to be wished for. `arcface_torch` is InsightFace's network and
+PartialFC_V2, unchanged, with float16 and scaled gradients as its `train_v2.py`
+has them; `--arcface_torch=DIR` holds their files.
 
 PyTorch is needed for its rows alone: without it they are left out.
 
   python benchmarks/step.py --models=iresnet18,iresnet50
+  python benchmarks/step.py --models=iresnet100 --batch=256 --dtype=bfloat16
 """
 
 import argparse
@@ -23,7 +28,19 @@ import sys
 import time
 from functools import partial
 
-VARIANTS = ("this", "convolutions", "PyTorch", "PyTorch, contiguous")
+VARIANTS = (
+  "this",
+  "convolutions",
+  "PyTorch",
+  "PyTorch, contiguous",
+  "PyTorch, compiled",
+  "arcface_torch",
+)
+DEPTHS = {
+  "iresnet18": (2, 2, 2, 2),
+  "iresnet50": (3, 4, 14, 3),
+  "iresnet100": (3, 13, 30, 3),
+}
 
 
 def main() -> None:
@@ -35,15 +52,21 @@ def main() -> None:
   parser.add_argument("--classes", type=int, default=10_000)
   parser.add_argument("--batch", type=int, default=32)
   parser.add_argument("--size", type=int, default=112, help="of the images")
+  parser.add_argument(
+    "--dtype", default="float32", choices=("float32", "bfloat16")
+  )
+  parser.add_argument("--only", default="", help="variants, by semicolons")
+  parser.add_argument("--arcface_torch", default="", metavar="DIR")
   parser.add_argument("--steps", type=int, default=3, help="timed, each turn")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--child", default="", help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.child:
     if args.child == "convolutions":
-      print(json.dumps([_time_convolutions(args)]))
+      print(json.dumps({"seconds": [_time_convolutions(args)]}))
       return
-    step = (_jax_step if args.child == "this" else _torch_step)(args)
+    build = {"this": _jax_step, "arcface_torch": _arcface_torch_step}
+    step = build.get(args.child, _torch_step)(args)
     step()
     step()
     seconds = []
@@ -51,30 +74,39 @@ def main() -> None:
       begin = time.perf_counter()
       step()
       seconds.append(time.perf_counter() - begin)
-    print(json.dumps(seconds))
+    print(json.dumps({"seconds": seconds, "gpu_peak_mib": _gpu_peak_mib()}))
     return
 
-  variants = list(VARIANTS)
+  variants = args.only.split(";") if args.only else list(VARIANTS)
   if importlib.util.find_spec("torch") is None:
-    variants = variants[:2]
+    variants = [v for v in variants if v in VARIANTS[:2]]
+  if not args.arcface_torch:
+    variants = [v for v in variants if v != "arcface_torch"]
   for model in args.models.split(","):
     seconds = {variant: [] for variant in variants}
+    peaks = {}
     for _ in range(args.rounds):
       for variant in variants:
         command = [sys.executable, __file__, f"--child={variant}"]
         command += [f"--models={model}", f"--steps={args.steps}"]
         command += [f"--classes={args.classes}", f"--batch={args.batch}"]
-        command += [f"--size={args.size}"]
+        command += [f"--size={args.size}", f"--dtype={args.dtype}"]
+        command += [f"--arcface_torch={args.arcface_torch}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
           sys.exit(f"{variant} failed:\n{done.stderr[-2000:]}")
-        seconds[variant] += json.loads(done.stdout.splitlines()[-1])
+        result = json.loads(done.stdout.splitlines()[-1])
+        seconds[variant] += result["seconds"]
+        peaks[variant] = result.get("gpu_peak_mib")
     print(
       f"\n{model}, batch {args.batch} at {args.size}x{args.size},"
-      f" {args.classes:,} classes"
+      f" {args.classes:,} classes, {args.dtype}"
     )
-    print(f"{'':22}{'images/s':>10}{'quartiles':>16}{'this / it':>11}")
-    ours = statistics.median(seconds["this"])
+    header = f"{'':22}{'images/s':>10}{'quartiles':>20}{'this / it':>11}"
+    if any(peaks.values()):
+      header += f"{'GPU MiB':>10}"
+    print(header)
+    ours = statistics.median(seconds[variants[0]])
     for variant, times in seconds.items():
       if len(times) == 1:  # Of one round; quantiles need two.
         times = 2 * times
@@ -83,9 +115,20 @@ def main() -> None:
       )
       ratio = statistics.median(times) / ours
       print(
-        f"{variant:22}{median:10.2f}{slow:8.2f} -{fast:6.2f}{ratio:11.2f}",
+        f"{variant:22}{median:10.2f}{slow:10.2f} -{fast:8.2f}{ratio:11.2f}"
+        + (f"{peaks[variant]:10,.0f}" if peaks[variant] else ""),
         flush=True,
       )
+
+
+def _gpu_peak_mib():
+  """Largest memory of the GPU that this process held, None without one."""
+  if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+    return sys.modules["torch"].cuda.max_memory_allocated() / 2**20
+  if "jax" in sys.modules and sys.modules["jax"].default_backend() == "gpu":
+    (device,) = sys.modules["jax"].devices()
+    return device.memory_stats()["peak_bytes_in_use"] / 2**20
+  return None
 
 
 def _settings(args):
@@ -95,6 +138,7 @@ def _settings(args):
   config.model.name = args.models
   config.data.batch_size = args.batch
   config.data.image_size = args.size
+  config.model.dtype = config.head.product_dtype = args.dtype
   config.head.learn_angular = config.head.learn_cosine = False
   return make_settings(config)
 
@@ -208,33 +252,105 @@ def _torch_step(args):
   import pytorch_networks
 
   torch.manual_seed(0)
-  depths = {"iresnet18": (2, 2, 2, 2), "iresnet50": (3, 4, 14, 3)}
-  network = pytorch_networks.IResNet(depths[args.models]).train()
-  layout = torch.contiguous_format
-  if args.child == "PyTorch":
-    layout = torch.channels_last
-  network = network.to(memory_format=layout)
-  weights = torch.nn.Parameter(0.01 * torch.randn(args.classes, 512))
+  torch.backends.cudnn.benchmark = True
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  layout = torch.channels_last
+  if args.child == "PyTorch, contiguous":
+    layout = torch.contiguous_format
+  network = pytorch_networks.IResNet(DEPTHS[args.models]).train()
+  network = network.to(device, memory_format=layout)
+  weights = torch.nn.Parameter(
+    0.01 * torch.randn(args.classes, 512, device=device)
+  )
   optimizer = torch.optim.SGD(
     [*network.parameters(), weights], lr=0.1, momentum=0.9, weight_decay=5e-4
   )
-  images = torch.randint(0, 256, (args.batch, 3, args.size, args.size))
-  images = images.to(torch.uint8).contiguous(memory_format=layout)
-  y_b = torch.randint(0, args.classes, (args.batch,))
-  row_b = torch.arange(args.batch)
+  images, y_b = _torch_batch(args)
+  images = images.contiguous(memory_format=layout)
+  row_b = torch.arange(args.batch, device=device)
 
-  def step():
-    optimizer.zero_grad(set_to_none=True)
+  def loss(images, y_b):
     x_bd = network((images.float() - 127.5) / 127.5)
     cosine_bc = functional.linear(
       functional.normalize(x_bd), functional.normalize(weights)
     )
-    true_b = cosine_bc[row_b, y_b].clamp(-1 + 1e-7, 1 - 1e-7)
+    true_b = cosine_bc[row_b, y_b].float().clamp(-1 + 1e-7, 1 - 1e-7)
     phi_b = torch.cos(torch.acos(true_b) + 0.3) - 0.2
-    logits_bc = cosine_bc.index_put((row_b, y_b), phi_b)
-    functional.cross_entropy(64 * logits_bc, y_b).backward()
+    logits_bc = cosine_bc.index_put((row_b, y_b), phi_b.to(cosine_bc.dtype))
+    return functional.cross_entropy(64 * logits_bc, y_b)
+
+  if args.child == "PyTorch, compiled":
+    loss = torch.compile(loss)
+
+  def step():
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(
+      device, torch.bfloat16, enabled=args.dtype == "bfloat16"
+    ):
+      value = loss(images.to(device), y_b.to(device))
+    value.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimizer.step()
+    if device == "cuda":
+      torch.cuda.synchronize()
+
+  return step
+
+
+def _torch_batch(args):
+  import torch
+
+  shape = (args.batch, 3, args.size, args.size)
+  images = torch.randint(0, 256, shape, dtype=torch.uint8)
+  return images, torch.randint(0, args.classes, (args.batch,))
+
+
+def _arcface_torch_step(args):
+  """A step as arcface_torch's `train_v2.py` has it, of its own parts."""
+  import torch
+
+  sys.path[:0] = [args.arcface_torch, f"{args.arcface_torch}/backbones"]
+  torch.manual_seed(0)
+  torch.backends.cudnn.benchmark = True
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  torch.distributed.init_process_group(
+    "nccl" if device == "cuda" else "gloo",
+    init_method="tcp://127.0.0.1:29511",
+    rank=0,
+    world_size=1,
+  )
+  import iresnet
+  from losses import CombinedMarginLoss
+  from partial_fc_v2 import PartialFC_V2
+
+  if device == "cpu":  # It asks for a GPU without need.
+    torch.Tensor.cuda = lambda tensor, *_, **__: tensor
+  half = args.dtype == "bfloat16"  # It has float16 in its place.
+  network = getattr(iresnet, args.models)(num_features=512, fp16=half)
+  network = network.to(device).train()
+  margin = CombinedMarginLoss(64, 1.0, 0.5, 0.0)
+  head = PartialFC_V2(margin, 512, args.classes, 1.0, False)
+  head = head.train().to(device)
+  optimizer = torch.optim.SGD(
+    [{"params": network.parameters()}, {"params": head.parameters()}],
+    lr=0.1,
+    momentum=0.9,
+    weight_decay=5e-4,
+  )
+  scaler = torch.amp.GradScaler(device, growth_interval=100, enabled=half)
+  images, y_b = _torch_batch(args)
+
+  def step():
+    images_now = images.to(device).float().sub_(127.5).div_(127.5)
+    loss = head(network(images_now), y_b.to(device).clone())
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 5)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    if device == "cuda":
+      torch.cuda.synchronize()
 
   return step
 

@@ -314,6 +314,22 @@ def test_converting_needs_no_matplotlib():
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_time_left_counts_from_the_step_after_the_one_that_compiles(
+  capsys, monkeypatch
+):
+  now = [100.0]
+  monkeypatch.setattr("time.monotonic", lambda: now[0])
+  progress = StepProgress(40, 10, quiet=False)
+  for step, seconds in ((11, 300.0), (12, 2.0), (13, 4.0)):
+    now[0] += seconds
+    progress.advance()
+    progress.show(step, {})
+  first, second, third = capsys.readouterr().out.splitlines()
+  assert "left" not in first
+  assert second.endswith("0:00:56 left")
+  assert third.endswith("0:01:21 left")
+
+
 def test_progress_when_all_steps_were_rejected(capsys):
   StepProgress(9, 0, quiet=False).show(3, {"train/images_per_second": 5.0})
   assert "step 3/9: no step counted, 5 images/s" in capsys.readouterr().out

@@ -97,5 +97,5 @@ def grey(images: Float32[Array, "b h w 3"]) -> Float32[Array, "b h w 3"]:
   Returns:
     float32 [B, H, W, 3].
   """
-  light = images @ _YIQ[0]
+  light = jnp.matmul(images, _YIQ[0], precision=jax.lax.Precision.HIGHEST)
   return jnp.broadcast_to(light[..., None], images.shape)

@@ -15,13 +15,18 @@ def make_deterministic() -> None:
   """Asks XLA for GPU programs whose every run gives the same bits.
 
   Reductions and scatters take an order that does not depend on timing; an
-  operation that cannot is refused. Slower; CPUs and TPUs do so anyway. Must be
-  called before JAX looks for devices, since XLA reads the flags once.
+  operation that cannot is refused; and no kernel is chosen by how fast it was
+  when the program was compiled, since the next start would choose another
+  (https://openxla.org/xla/determinism; seen on an H100, where a resumed run
+  left the first one's path at its second step). Slower; CPUs and TPUs do so
+  anyway. Must be called before JAX looks for devices, since XLA reads the flags
+  once.
   """
   flags = os.environ.get("XLA_FLAGS", "").split()
   wanted = (
     "--xla_gpu_deterministic_ops=true",
     "--xla_gpu_exclude_nondeterministic_ops=true",
+    "--xla_gpu_autotune_level=0",
   )
   os.environ["XLA_FLAGS"] = " ".join([*flags, *wanted])
 

@@ -1,7 +1,6 @@
 """What a head will cost each device, known before anything is allocated."""
 
 import dataclasses
-import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from jax.sharding import Mesh
 from jamsface_jax.errors import InputError
 from jamsface_jax.head import class_sampling
 from jamsface_jax.head.chunks import count_chunks, count_kept
-from jamsface_jax.head.logits import product
 from jamsface_jax.head.parameters import Head
 
 _FLOAT = 4  # Bytes.
@@ -144,26 +142,6 @@ def check_fits(cost: HeadCost, head: Head, mesh: Mesh, memory: int) -> None:
     f" device ({_by_part(cost)}), which has {to_text(memory)}: use"
     f" {'; or '.join(ways[:3])}."
   )
-
-
-def measure_rate(head: Head, examples: int) -> float:
-  """Measures the rate of the head's product on one device.
-
-  Returns:
-    Floating-point operations a second of one chunk of classes with so many
-    examples, as the head multiplies them.
-  """
-  rows = min(head.chunk_classes, head.padded_classes) * head.sub_centers
-  x_bd = jnp.ones((examples, head.embedding_size))
-  w_nd = jnp.ones((rows, head.embedding_size))
-  multiply = jax.jit(lambda x, w: product(w, x, (1, 1), head))
-  jax.block_until_ready(multiply(x_bd, w_nd))
-  begin = time.perf_counter()
-  for _ in range(3):
-    result = multiply(x_bd, w_nd)
-  jax.block_until_ready(result)
-  elapsed = time.perf_counter() - begin
-  return 3 * 2 * examples * rows * head.embedding_size / elapsed
 
 
 def describe(cost: HeadCost, memory: int, rate: float) -> str:

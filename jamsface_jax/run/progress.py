@@ -93,8 +93,15 @@ class StepProgress(Progress):
 
   def __init__(self, total: int, finished: int, *, quiet: bool):
     super().__init__(total, finished, unit="step", layout=_STEPS, quiet=quiet)
-    self._timed_from = time.monotonic(), finished
-    self._shown = False
+    self._finished = finished
+    self._timed_from: tuple[float, int] | None = None
+
+  def advance(self, count: int = 1) -> None:
+    """Counts steps that have been done."""
+    super().advance(count)
+    self._finished += count
+    if self._timed_from is None:  # The first of them compiled.
+      self._timed_from = time.monotonic(), self._finished
 
   def show(self, step: int, metrics: Mapping[str, float]) -> None:
     """Shows the latest training metrics.
@@ -116,12 +123,11 @@ class StepProgress(Progress):
     if self.has_bar:
       self._bar.set_postfix_str(text)
       return
-    now = time.monotonic()
-    begin, first = self._timed_from
-    left = (now - begin) / max(step - first, 1) * (self._total - step)
-    self.note(f"step {step}/{self._total}: {text}, {clock(left)} left")
-    if not self._shown:  # What came before was compilation, mostly.
-      self._shown, self._timed_from = True, (now, step)
+    if self._timed_from is not None and step > self._timed_from[1]:
+      begin, first = self._timed_from
+      each = (time.monotonic() - begin) / (step - first)
+      text += f", {clock(each * (self._total - step))} left"
+    self.note(f"step {step}/{self._total}: {text}")
 
 
 _LINE_SECONDS = 30.0  # Between lines of progress where there is no terminal.

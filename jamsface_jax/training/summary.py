@@ -5,12 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jamsface_jax import shell
 from jamsface_jax.devices.capacity import device_memory
+from jamsface_jax.devices.speed import measure_rate
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
+from jamsface_jax.run import operations
 from jamsface_jax.run.progress import clock
 from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.sections import Settings
@@ -31,11 +34,15 @@ def opening(setup: Setup, first: int, *, fine_tuned: bool) -> str:
   """
   settings, source, mesh = setup.settings, setup.source, setup.mesh
   head, cost, total_steps = settings.head, setup.head_cost, setup.total_steps
-  operations = count_operations(setup)
-  rate = memory.measure_rate(setup.components.head, cost.examples)
+  of_image = count_operations(setup)
+  exact = head.product_dtype == "float32"
+  of_head = measure_rate(
+    head.product_dtype, lax.Precision.HIGHEST if exact else None
+  )
+  rate = measure_rate(settings.model.dtype)
   # Forward and, twice that, backward of the backbone; the head.
   batch, size = settings.data.batch_size, settings.data.image_size
-  step = (3 * operations * batch / mesh.size + cost.operations) / rate
+  step = 3 * of_image * batch / mesh.size / rate + cost.operations / of_head
   return "\n".join(
     [
       f"data      {len(source):,} images of {source.num_classes:,} classes"
@@ -45,11 +52,11 @@ def opening(setup: Setup, first: int, *, fine_tuned: bool) -> str:
       f"model     {settings.model.name}, {count_parameters(setup):,}"
       f" parameters, {size}x{size} pixels to"
       f" {settings.model.embedding_size} numbers, {settings.model.dtype}",
-      f"          {operations / 1e9:,.3g} Gflop an image, forward",
+      f"          {of_image / 1e9:,.3g} Gflop an image, forward",
       f"head      loss {head.loss}, scale {head.scale:g}, margins"
       f" angular {_margin_text(setup.components.head.angular)}, cosine"
       f" {_margin_text(setup.components.head.cosine)}",
-      f"          {memory.describe(cost, device_memory(), rate)}",
+      f"          {memory.describe(cost, device_memory(), of_head)}",
       f"memory    about {memory.to_text(setup.step_memory.total)} of"
       f" {memory.to_text(device_memory())} on each device in a step"
       f" ({setup.step_memory})",
@@ -92,7 +99,7 @@ def count_parameters(setup: Setup) -> int:
   return sum(p.size for p in jax.tree.leaves(shapes.params["backbone"]))
 
 
-def count_operations(setup: Setup) -> float:
+def count_operations(setup: Setup) -> int:
   """Floating-point operations of the backbone's forward, for one image."""
   size, model = setup.settings.data.image_size, setup.components.model
   shapes = state_shapes(setup.components, size, setup.mesh)
@@ -101,9 +108,8 @@ def count_operations(setup: Setup) -> float:
     "batch_stats": shapes.batch_stats,
   }
   image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
-  cost: Any = forward.lower(variables, image).cost_analysis()
-  return cost["flops"]
+  program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))
+  return operations.count_operations(program(variables, image).jaxpr)
 
 
 def facts(setup: Setup, first: int) -> dict[str, Any]:

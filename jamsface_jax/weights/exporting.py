@@ -29,6 +29,7 @@ from jamsface_jax.weights import onnx_file, onnx_graph, weight_files
 from jamsface_jax.weights.comparison import (
   Network,
   difference,
+  in_float32,
   noise,
   reference,
 )
@@ -241,7 +242,8 @@ def _write_stablehlo(
     exact = jax.tree.map(
       lambda array: jax.lax.convert_element_type(array, np.float32), variables
     )
-    return model.apply(exact, ready, train=False)
+    with in_float32():
+      return model.apply(exact, ready, train=False)
 
   # The one text of an artefact that jax.export hands back.
   forward.__name__ = json.dumps(

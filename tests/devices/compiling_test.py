@@ -15,6 +15,7 @@ def test_deterministic_flags_join_those_of_the_user(monkeypatch):
     "--xla_b=2",
     "--xla_gpu_deterministic_ops=true",
     "--xla_gpu_exclude_nondeterministic_ops=true",
+    "--xla_gpu_autotune_level=0",
   ]
 
 

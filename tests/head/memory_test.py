@@ -72,8 +72,6 @@ def test_description_and_rate():
   mesh = sharding.make_mesh(4)
   head = make_head(1000, 1000, chunk=100)
   cost = estimate(head, mesh, fused_update=True)
-  rate = memory_lib.measure_rate(head, cost.examples)
-  assert 1e6 < rate < 1e15
   text = memory_lib.describe(cost, 2**30, cost.operations / 2)
   assert "of 1 GiB on each device" in text and "about 2 s of a step" in text
   assert "gradient" not in text

@@ -307,6 +307,12 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
     jax.tree.map(
       np.testing.assert_array_equal, getattr(after, part), getattr(before, part)
     )
+  # A step that is accepted ends the row, but not the count.
+  current.params["backbone"]["embedding_bn"]["bias"] = jnp.zeros_like(bias)
+  placed = sharding.put_batch(batch, sharding.local_rows(32, mesh), 32, mesh)
+  current, metrics = step_fn(current, placed)
+  assert list(jax.device_get(current.rejected)) == [2, 0]
+  assert metrics["train/rejected_in_a_row"] == 0
 
 
 def test_a_gradient_that_is_not_finite_rejects_the_step_too(monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import sys
 
 import jax
@@ -191,6 +192,12 @@ def test_stablehlo(tmp_path, network):
   assert_described(
     json.loads(loaded.fun_name), f"pixels uint8 [N, {SIZE}, {SIZE}, 3]"
   )
+  # Accelerators would round what they multiply.
+  text = loaded.mlir_module()
+  products = re.findall(r"stablehlo\.(?:convolution|dot_general).*", text)
+  assert products
+  for line in products:
+    assert line.count("HIGHEST") == 2, line
   for count in (0, 1, 2, 3, 5):
     found = loaded.call(pixels(5)[:count])
     assert found.shape == (count, 12)
