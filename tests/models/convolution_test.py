@@ -79,9 +79,87 @@ def test_convolve_has_the_values_and_gradients_of_xla(mesh, strides, dtype):
     )
 
 
-def test_groups_are_left_to_xla():
+@pytest.mark.parametrize(
+  ("size", "window", "padding"),
+  [
+    ((9, 9), 3, ((1, 1), (1, 1))),
+    ((7, 10), 3, ((1, 1), (1, 1))),
+    ((6, 5), 2, ((0, 1), (2, 0))),
+    ((5, 5), 5, ((0, 0), (0, 0))),  # All of the image.
+  ],
+)
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 3)])
+@pytest.mark.parametrize(
+  ("channels", "outputs", "dtype"),
+  [
+    (1, 3, "float32"),
+    (1, 3, "bfloat16"),
+    (2, 6, "float32"),
+    (1, 6, "float32"),
+    (3, 3, "float32"),
+  ],
+)
+def test_groups_have_the_values_and_gradients_of_the_definition(
+  mesh, size, window, padding, strides, channels, outputs, dtype
+):
+  """Against XLA in float64, on every mesh."""
+  rng = np.random.default_rng(1)
+  x = rng.normal(size=(8, *size, 3 * channels))
+  kernel = rng.normal(size=(window, window, channels, outputs))
+  x, kernel = (np.asarray(jnp.asarray(a, dtype), float) for a in (x, kernel))
+
+  def result(function, x, kernel, *, sums):
+    def loss(x, kernel):
+      y = function(
+        x,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=LAYOUT,
+        feature_group_count=3,
+      )
+      return jnp.sum(jnp.sin(y.astype(sums))), y
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
+
+  batch = jax.NamedSharding(mesh, jax.P(("data", "model")))
+  placed = jax.device_put(jnp.asarray(x, dtype), batch)
+  got = result(convolve, placed, jnp.asarray(kernel, dtype), sums=jnp.float32)
+  with jax.enable_x64(True):
+    want = result(lax.conv_general_dilated, x, kernel, sums=jnp.float64)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(got)} <= {
+    dtype,
+    "float32",
+  }
+  tolerance = 1e-5 if dtype == "float32" else 3e-2
+  for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(
+      np.asarray(g, float), w, rtol=tolerance, atol=10 * tolerance
+    )
+
+
+def test_other_platforms_keep_xlas_form():
   x, kernel = jnp.ones((1, 4, 4, 4)), jnp.ones((3, 3, 1, 4))
   settings = {"dimension_numbers": LAYOUT, "feature_group_count": 4}
+
+  def text(*platforms):
+    return (
+      jax.jit(
+        lambda x: convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), **settings)
+      )
+      .trace(x)
+      .lower(lowering_platforms=platforms)
+      .as_text()
+    )
+
+  assert "stablehlo.convolution" in text("tpu")
+  assert "stablehlo.convolution" in text("cuda")
+  assert "stablehlo.convolution" not in text("cpu")
+
+
+def test_large_groups_are_left_to_xla():
+  x, kernel = jnp.ones((1, 4, 4, 12)), jnp.ones((3, 3, 6, 4))
+  settings = {"dimension_numbers": LAYOUT, "feature_group_count": 2}
   padding = ((1, 1), (1, 1))
   got = jax.grad(
     lambda x: convolve(x, kernel, (2, 2), padding, **settings).sum()
