@@ -12,7 +12,8 @@ Run:
         --config.data.directory=data/mine --fine_tune_from=runs/r50
 Without weights: --config=configs/small.py
 No data: --config=configs/small.py:tiny
-Result: not run.
+Result: no accuracy measured. 27 drawn photographs of 6 people, from nothing:
+142 s of training on two cores (f3b851d), photographs to names in four minutes.
 
 The rate is a tenth of that of training, so that the network stays near what it
 was; scale and margins are those of about a thousand people.
