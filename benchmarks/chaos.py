@@ -90,9 +90,15 @@ def draw_faces(directory: str) -> str:
   """Draws a small training set and a test set."""
   subprocess.run(
     [
-      *(sys.executable, "-m", "data_prep.synthesize"),
-      *(f"--output={directory}", "--size=32", "--identities=40"),
-      *("--images=400", "--test_identities=60", "--pairs=200"),
+      sys.executable,
+      "-m",
+      "data_prep.synthesize",
+      f"--output={directory}",
+      "--size=32",
+      "--identities=40",
+      "--images=400",
+      "--test_identities=60",
+      "--pairs=200",
     ],
     check=True,
     stdout=subprocess.DEVNULL,
@@ -113,7 +119,9 @@ def command_for(data: str, steps: int) -> list[str]:
     "data.threads": 1,
   }
   return [
-    *(sys.executable, "-m", "jamsface_jax.main"),
+    sys.executable,
+    "-m",
+    "jamsface_jax.main",
     "--config=configs/demo.py:tiny",
     *(f"--config.{name}={value}" for name, value in settings.items()),
   ]
@@ -152,7 +160,9 @@ class Launches:
     return [
       subprocess.Popen(
         [
-          *(*self.command, f"--workdir={run.path}", *together),
+          *self.command,
+          f"--workdir={run.path}",
+          *together,
           *([f"--process_id={number}"] if together else []),
         ],
         env=environment,

@@ -170,7 +170,10 @@ def run_jobs(
   running = [
     subprocess.Popen(
       [
-        *(sys.executable, __file__, f"--jobs={path}", f"--process={k}"),
+        sys.executable,
+        __file__,
+        f"--jobs={path}",
+        f"--process={k}",
         *([f"--port={port}"] if processes > 1 else []),
         *(["--smooth"] if arguments.smooth else []),
         f"--end={arguments.end}",

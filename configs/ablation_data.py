@@ -37,8 +37,10 @@ def get_config():
       "held": held,
       "held, by images": (*held, "head.count_power=1.0"),
       "lambda 5": (
-        *(*held, "head.margin_rule=lambda"),
-        *("head.angular_lambda=5.0", "head.cosine_lambda=5.0"),
+        *held,
+        "head.margin_rule=lambda",
+        "head.angular_lambda=5.0",
+        "head.cosine_lambda=5.0",
       ),
     }
   )

@@ -43,7 +43,9 @@ def get_config():
       "adaface": ("adaface",),
       "jamsface": ("jamsface",),
       "jamsface_cosine": (
-        *("jamsface", "head.learn_angular=False", "head.angular_margin=0"),
+        "jamsface",
+        "head.learn_angular=False",
+        "head.angular_margin=0",
       ),
       "jamsface_lambda": ("jamsface", "head.margin_rule=lambda"),
       "fixed_joint_adjusted": ("fixed_joint", "head.logit_adjustment=1.0"),

@@ -34,12 +34,21 @@ SMALL = {
   "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
   "evaluation": ["--rounds=1", "--scale=0.01"],
   "head": [
-    *("--classes=1000", "--batch=16", "--size=32", "--rounds=2", "--steps=1"),
-    *("--only=products,fused", "--partial_fc="),
+    "--classes=1000",
+    "--batch=16",
+    "--size=32",
+    "--rounds=2",
+    "--steps=1",
+    "--only=products,fused",
+    "--partial_fc=",
   ],
   "input_pipeline": [
-    *("--data=DATA", "--images=", "--batch_size=8", "--batches=2"),
-    *("--rounds=1", "--threads=1"),
+    "--data=DATA",
+    "--images=",
+    "--batch_size=8",
+    "--batches=2",
+    "--rounds=1",
+    "--threads=1",
   ],
   "pods": [
     "--topologies=cpu:2",
@@ -52,8 +61,12 @@ SMALL = {
   "search": ["--gallery=3000", "--size=16", "--probes=40", "--rounds=1"],
   "soak": ["--images=64", "--commands=from_folder"],
   "step": [
-    *("--models=iresnet18", "--classes=100", "--batch=4", "--size=32"),
-    *("--rounds=1", "--steps=1"),
+    "--models=iresnet18",
+    "--classes=100",
+    "--batch=4",
+    "--size=32",
+    "--rounds=1",
+    "--steps=1",
   ],
 }
 # What a flag of a page becomes where the last one would not do.

@@ -16,8 +16,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 )
 def test_killed_run_equals_the_undisturbed(how, kills, steps):
   command = [
-    *(sys.executable, "benchmarks/chaos.py", f"--kills={kills}", "--seed=1"),
-    *(f"--signal={how}", f"--steps={steps}"),
+    sys.executable,
+    "benchmarks/chaos.py",
+    f"--kills={kills}",
+    "--seed=1",
+    f"--signal={how}",
+    f"--steps={steps}",
   ]
   done = subprocess.run(
     command, cwd=ROOT, capture_output=True, text=True, timeout=600

@@ -65,8 +65,15 @@ def _fails(copy: pathlib.Path, mutant: dict[str, str], marked: str) -> bool:
   """Whether those tests of a change that are marked so fail."""
   done = subprocess.run(
     [
-      *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
-      *("-m", f"{marked} and not pods"),
+      sys.executable,
+      "-m",
+      "pytest",
+      "-x",
+      "-q",
+      "-p",
+      "no:cacheprovider",
+      "-m",
+      f"{marked} and not pods",
       *mutant["tests"].split(),
     ],
     cwd=copy,

@@ -58,8 +58,12 @@ def test_notebook_goes_from_a_folder_to_a_roc(tmp_path):
   changes.append(f"folder = {str(tmp_path)!r}")
   done = subprocess.run(
     [
-      *(sys.executable, "-c", EXECUTE),
-      *(NOTEBOOK, "\n".join(changes), NOTEBOOK.parent),
+      sys.executable,
+      "-c",
+      EXECUTE,
+      NOTEBOOK,
+      "\n".join(changes),
+      NOTEBOOK.parent,
     ],
     cwd=tmp_path,
     env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},

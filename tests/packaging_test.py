@@ -55,7 +55,12 @@ def test_the_version_is_semantic_and_in_the_changelog():
   assert newest and version in (newest[1], *newest[2].split())
   kinds = set(re.findall(r"^### (.+)$", changes, re.M))
   assert kinds <= {
-    *("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+    "Added",
+    "Changed",
+    "Deprecated",
+    "Removed",
+    "Fixed",
+    "Security",
   }
 
 
@@ -77,7 +82,8 @@ def test_a_recipe_at_hand_goes_before_that_of_the_package(
     ["x", "--output", "configs/lfw_cpu.py", "--config", "configs/lfw_cpu.py"]
   )[2:] == [
     "configs/lfw_cpu.py",
-    *("--config", str(ROOT / "configs" / "lfw_cpu.py")),
+    "--config",
+    str(ROOT / "configs" / "lfw_cpu.py"),
   ]
 
 
@@ -109,8 +115,14 @@ def install(wheel, environment):
   packages = pathlib.Path(sysconfig.get_path("purelib", "venv", base))
   (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
   run(
-    *("-m", "pip", "install", "--quiet", "--no-deps", "--no-index"),
-    *(f"--target={packages}", wheel),
+    "-m",
+    "pip",
+    "install",
+    "--quiet",
+    "--no-deps",
+    "--no-index",
+    f"--target={packages}",
+    wheel,
     cwd=environment.parent,
   )
   return packages

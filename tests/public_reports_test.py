@@ -830,8 +830,10 @@ def test_the_chain_on_a_folder_with_every_kind_of_trouble(
   photos, faces = tmp_path / "photos", tmp_path / "faces"
   # As they are: images, and what is listed, make up what is there.
   command(
-    *("data_prep.from_folder", f"--input={photos}"),
-    *(f"--output={tmp_path / 'raw'}", "--skip_bad"),
+    "data_prep.from_folder",
+    f"--input={photos}",
+    f"--output={tmp_path / 'raw'}",
+    "--skip_bad",
   )
   index = records.read_index(str(tmp_path / "raw"))
   listed = skipped(tmp_path / "raw")
@@ -840,8 +842,12 @@ def test_the_chain_on_a_folder_with_every_kind_of_trouble(
   assert index.left_out == {"images": 5, "classes": 1}
   # Aligned.
   command(
-    *("data_prep.align", f"--input={photos}", f"--output={faces}"),
-    *(f"--landmarks={tmp_path / 'points.txt'}", "--skip_bad", "--size=32"),
+    "data_prep.align",
+    f"--input={photos}",
+    f"--output={faces}",
+    f"--landmarks={tmp_path / 'points.txt'}",
+    "--skip_bad",
+    "--size=32",
   )
   no_face = (faces / "no_face.txt").read_text().split()
   # Through the link that leads back each is met once, and not again.
@@ -852,8 +858,11 @@ def test_the_chain_on_a_folder_with_every_kind_of_trouble(
   # A verification set, of what is left.
   lfw_pairs(tmp_path / "pairs.txt")
   command(
-    *("data_prep.from_pairs", "--protocol=lfw", f"--input={faces}"),
-    *(f"--pairs={tmp_path / 'pairs.txt'}", f"--output={tmp_path / 'set'}"),
+    "data_prep.from_pairs",
+    "--protocol=lfw",
+    f"--input={faces}",
+    f"--pairs={tmp_path / 'pairs.txt'}",
+    f"--output={tmp_path / 'set'}",
     "--skip_bad",
   )
   index = records.read_index(str(tmp_path / "set"))
@@ -874,26 +883,35 @@ def test_the_chain_on_a_folder_with_every_kind_of_trouble(
   )
   # Trained on the faces.
   done = command(
-    *("data_prep.from_folder", f"--input={faces}"),
-    *(f"--output={tmp_path / 'train'}", "--skip_bad", "--min_images=2"),
+    "data_prep.from_folder",
+    f"--input={faces}",
+    f"--output={tmp_path / 'train'}",
+    "--skip_bad",
+    "--min_images=2",
   )
   assert len(records.read_classes(str(tmp_path / "train"))) == 11
   command(
-    *("jamsface_jax.main", "--config=configs/ms1m_r100.py:tiny"),
-    *(f"--workdir={tmp_path / 'w'}", "--config.schedule.length=2.0"),
+    "jamsface_jax.main",
+    "--config=configs/ms1m_r100.py:tiny",
+    f"--workdir={tmp_path / 'w'}",
+    "--config.schedule.length=2.0",
     f"--config.data.directory={tmp_path / 'train'}",
     f"--config.evaluation.data={tmp_path / 'set'}",
   )
   # Evaluated: the results say what they were not measured on.
   done = command(
-    *("jamsface_jax.evaluate", f"--workdir={tmp_path / 'w'}"),
-    *(f"--data={tmp_path / 'set'}", f"--output={tmp_path / 'results'}"),
+    "jamsface_jax.evaluate",
+    f"--workdir={tmp_path / 'w'}",
+    f"--data={tmp_path / 'set'}",
+    f"--output={tmp_path / 'results'}",
   )
   assert f"{lost} pairs" in done.stdout
   # Embedded as they are, with broken ones; judged and cleaned all the same.
   done = command(
-    *("jamsface_jax.embed", f"--workdir={tmp_path / 'w'}"),
-    *(f"--images={photos}", f"--output={tmp_path / 'e'}"),
+    "jamsface_jax.embed",
+    f"--workdir={tmp_path / 'w'}",
+    f"--images={photos}",
+    f"--output={tmp_path / 'e'}",
   )
   assert "3 files that are no images" in done.stderr
   rows = np.load(tmp_path / "e" / "embeddings.npy")
@@ -902,19 +920,23 @@ def test_the_chain_on_a_folder_with_every_kind_of_trouble(
   assert len(rows) == len(names) + 1 == len(paths)
   assert {paths[k] for k in np.flatnonzero(bad)} == set(broken)
   done = command(
-    *("jamsface_jax.evaluate", f"--protocol={tmp_path / 'pairs.txt'}"),
+    "jamsface_jax.evaluate",
+    f"--protocol={tmp_path / 'pairs.txt'}",
     f"--embeddings={tmp_path / 'e' / 'embeddings.npy'}",
   )
   assert "left out: 4 images" in done.stdout
   done = command(
-    *("data_prep.clean", f"--embeddings={tmp_path / 'e'}"),
+    "data_prep.clean",
+    f"--embeddings={tmp_path / 'e'}",
     f"--output={tmp_path / 'noise.tsv'}",
   )
   assert "4 images of broken.txt were not looked at" in done.stdout
   # And both lists are ones that the converter takes.
   for number, path in enumerate(("e/broken.txt", "noise.tsv")):
     command(
-      *("data_prep.from_folder", f"--input={photos}", "--skip_bad"),
-      *(f"--output={tmp_path / f'again{number}'}",),
+      "data_prep.from_folder",
+      f"--input={photos}",
+      "--skip_bad",
+      f"--output={tmp_path / f'again{number}'}",
       f"--exclude={tmp_path / path}",
     )

@@ -113,10 +113,14 @@ class MobileFaceNet(nn.Module):
       first = conv_block(128, 128, 3, groups=64)
     self.layers = nn.ModuleList(
       [
-        *(conv_block(3, 128, 3, 2), first),
-        *(bottleneck(128, 128, 128, 2), second),
-        *(bottleneck(128, 256, 256, 2), third),
-        *(bottleneck(256, 256, 512, 2), fourth),
+        conv_block(3, 128, 3, 2),
+        first,
+        bottleneck(128, 128, 128, 2),
+        second,
+        bottleneck(128, 256, 256, 2),
+        third,
+        bottleneck(256, 256, 512, 2),
+        fourth,
       ]
     )
     self.conv_sep = conv_block(256, 512)

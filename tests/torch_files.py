@@ -64,8 +64,13 @@ def dump(value, protocol=2):
 
 def tensor(storage, shape, strides, offset=0):
   return Call(
-    *("torch._utils", "_rebuild_tensor_v2"),
-    *(storage, offset, shape, strides, False),
+    "torch._utils",
+    "_rebuild_tensor_v2",
+    storage,
+    offset,
+    shape,
+    strides,
+    False,
     Call("collections", "OrderedDict"),
   )
 

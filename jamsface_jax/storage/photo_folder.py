@@ -7,10 +7,26 @@ from jamsface_jax.errors import InputError
 # Ends of the names of files that are taken for images, in small letters: of
 # every format that is decoded.
 EXTENSIONS = (
-  *(".jpg", ".jpeg", ".png", ".webp", ".bmp"),
-  *(".jpe", ".jfif", ".dib", ".gif", ".tif", ".tiff"),
-  *(".pbm", ".pgm", ".ppm", ".pnm", ".pam", ".ras", ".sr"),
-  *(".jp2", ".j2k"),
+  ".jpg",
+  ".jpeg",
+  ".png",
+  ".webp",
+  ".bmp",
+  ".jpe",
+  ".jfif",
+  ".dib",
+  ".gif",
+  ".tif",
+  ".tiff",
+  ".pbm",
+  ".pgm",
+  ".ppm",
+  ".pnm",
+  ".pam",
+  ".ras",
+  ".sr",
+  ".jp2",
+  ".j2k",
 )
 
 

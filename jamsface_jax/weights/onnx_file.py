@@ -112,8 +112,12 @@ ACTIVATIONS = {"PRelu": "prelu", "Clip": "relu6", "Relu": "relu"}
 # Nodes that compute with whole numbers. DequantizeLinear is none of them: of
 # constants alone, it makes kernels.
 _QUANTISED = {
-  *("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
-  *("ConvInteger", "MatMulInteger"),
+  "QuantizeLinear",
+  "DynamicQuantizeLinear",
+  "QLinearConv",
+  "QLinearMatMul",
+  "ConvInteger",
+  "MatMulInteger",
 }
 
 

@@ -12,13 +12,28 @@ from jamsface_jax.weights.weight_files import WeightFile
 # What wrappers put before the names of a network; what lies beside such names
 # is no part of it.
 WRAPPERS = (
-  *("_orig_mod", "module", "backbone", "encoder", "feature_extractor"),
-  *("model", "net", "network"),
+  "_orig_mod",
+  "module",
+  "backbone",
+  "encoder",
+  "feature_extractor",
+  "model",
+  "net",
+  "network",
 )
 # What lies beside a network without a wrapper: classes, and losses with arrays.
 BESIDE = (
-  *("head", "classifier", "margin", "product", "metric_fc", "arcface"),
-  *("partial_fc", "module_partial_fc", "loss", "criterion", "kernel"),
+  "head",
+  "classifier",
+  "margin",
+  "product",
+  "metric_fc",
+  "arcface",
+  "partial_fc",
+  "module_partial_fc",
+  "loss",
+  "criterion",
+  "kernel",
 )
 
 Arrays = Mapping[str, np.ndarray]

@@ -239,7 +239,9 @@ def test_the_best_choice_of_a_row_goes_on():
   assert curves[0].area == pytest.approx(0.7 * first + 0.75 * last)
   (final, _) = plan_trials(comparison, OUT, chosen)
   assert final.settings == (
-    *("--config=r.py:cosface", "--config.x=1", "--config.head.scale=9"),
+    "--config=r.py:cosface",
+    "--config.x=1",
+    "--config.head.scale=9",
     "--config.seed=0",
   )
   tuned = next(run for run in runs if (run.row, run.choice) == ("a", 1))

@@ -14,7 +14,14 @@ from jamsface_jax.settings.sections import Augment
 
 NOTHING = dataclasses.asdict(Augment()) | {"flip": False}
 CHANGES = (
-  *("cover", "crop", "color", "grey", "blur", "resolution", "jpeg", "erase"),
+  "cover",
+  "crop",
+  "color",
+  "grey",
+  "blur",
+  "resolution",
+  "jpeg",
+  "erase",
 )
 
 

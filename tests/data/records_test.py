@@ -333,8 +333,11 @@ def test_the_last_images_are_kept_apart(image_folder, run, tmp_path, capsys):
   assert len(names("two", 1, only_last=2)) == 24
   assert_one_sentence(
     run(
-      *("data_prep.from_folder", f"--input={image_folder / 'images'}"),
-      *(f"--output={tmp_path / 'out'}", "--without_last=3", "--min_images=2"),
+      "data_prep.from_folder",
+      f"--input={image_folder / 'images'}",
+      f"--output={tmp_path / 'out'}",
+      "--without_last=3",
+      "--min_images=2",
     ),
     "no identity with 5 images, 3 to leave out",
   )

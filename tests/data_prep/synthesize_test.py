@@ -368,8 +368,14 @@ def test_ctrl_c_is_quiet(drawing, tmp_path):
   with open(log, "w", encoding="utf-8") as errors:
     process = subprocess.Popen(
       [
-        *(sys.executable, "-X", "importtime", "-m", "data_prep.synthesize"),
-        *(f"--output={tmp_path}/set", "--images=50000", "--workers=2"),
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "data_prep.synthesize",
+        f"--output={tmp_path}/set",
+        "--images=50000",
+        "--workers=2",
       ],
       stderr=errors,
       stdout=subprocess.PIPE,

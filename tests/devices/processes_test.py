@@ -120,8 +120,13 @@ def test_bad_input_of_one_process_ends_all(dataset, tmp_path):
 
 def evaluation_of(workdir, data, output):
   return [
-    *(sys.executable, "-m", "jamsface_jax.evaluate", "--flip=both"),
-    *(f"--workdir={workdir}", f"--data={data}", f"--output={output}"),
+    sys.executable,
+    "-m",
+    "jamsface_jax.evaluate",
+    "--flip=both",
+    f"--workdir={workdir}",
+    f"--data={data}",
+    f"--output={output}",
   ]
 
 

@@ -164,9 +164,15 @@ def whole(many, untrained, tmp_path_factory):
 def command(workdir, many, output, *flags):
   return [
     sys.executable,
-    *("-m", EMBED, f"--workdir={workdir}", f"--images={many}"),
-    *(f"--output={output}", "--color_order=RGB", "--batch_size=16"),
-    *("--norms", *flags),
+    "-m",
+    EMBED,
+    f"--workdir={workdir}",
+    f"--images={many}",
+    f"--output={output}",
+    "--color_order=RGB",
+    "--batch_size=16",
+    "--norms",
+    *flags,
   ]
 
 

@@ -22,8 +22,12 @@ def grouped(rows):
     np.array(both).T for both in (people, groups)
   )
   return GroupedPairs(
-    *(np.array(scores), np.array(same, bool), first, second),
-    *(first_group, second_group),
+    np.array(scores),
+    np.array(same, bool),
+    first,
+    second,
+    first_group,
+    second_group,
   )
 
 
@@ -45,8 +49,10 @@ def test_counts_by_hand():
     pairs, NAMES, 0.5, {"1e-1": 0.85, "1e0": 0.2}, replicates=0, seed=0
   )
   assert (a.name, a.identities, a.positive_pairs, a.negative_pairs) == (
-    *("a", 2),
-    *(2, 3),
+    "a",
+    2,
+    2,
+    3,
   )
   assert a.metrics == {
     "accuracy": 3 / 5,
@@ -75,8 +81,12 @@ def test_intervals_are_those_of_resampled_people():
   )
   scores = np.where(same, 0.6, 0.2) + 0.3 * rng.normal(size=300)
   pairs = GroupedPairs(
-    *(scores, same, first, second),
-    *(group_of[first], group_of[second]),
+    scores,
+    same,
+    first,
+    second,
+    group_of[first],
+    group_of[second],
   )
   found = judge_groups(pairs, NAMES, 0.4, {"1e-2": 0.5}, replicates=60, seed=3)
   rng = np.random.default_rng(3)
@@ -134,8 +144,10 @@ def test_groups_from_the_folder_to_the_results(
   np.save(tmp_path / "e.npy", rows)
   done = run(
     "jamsface_jax.evaluate",
-    *(f"--embeddings={tmp_path / 'e.npy'}", f"--protocol={data}"),
-    *("--bootstrap=20", "--fars=0.1"),
+    f"--embeddings={tmp_path / 'e.npy'}",
+    f"--protocol={data}",
+    "--bootstrap=20",
+    "--fars=0.1",
   )
   assert done.returncode == 0, done.stderr
   assert "tiny, group x, born: 4 people, 4 pairs of one and 0" in done.stdout
@@ -204,7 +216,8 @@ def test_a_mistake_is_found_before_anything_is_written(
   output = tmp_path / "data"
   done = run(
     "data_prep.from_folder",
-    *(f"--input={image_folder / 'images'}", f"--output={output}"),
+    f"--input={image_folder / 'images'}",
+    f"--output={output}",
     f"--groups={path}",
   )
   assert_one_sentence(done, "no group for 'Person_01' and 10 other", "unknown")

@@ -579,7 +579,9 @@ def conv_block_oracle(x, params, stride, padding, activation="prelu"):
 def test_bottleneck_matches_numpy(stride, activation):
   x = normal(7, 3, 6, 8, 4)
   block = Bottleneck(
-    *(4, 6, stride),
+    4,
+    6,
+    stride,
     dtype="float32",
     batch_norm_group=0,
     activation=activation,

@@ -19,9 +19,17 @@ from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage.run_directory import RunDirectory
 
 SECTIONS = [
-  *("Model", "Intended use", "Out of scope", "How to use it"),
-  *("Training data", "Training", "Evaluation", "Limits and risks"),
-  *("Ethics and law", "Versions", "Citation"),
+  "Model",
+  "Intended use",
+  "Out of scope",
+  "How to use it",
+  "Training data",
+  "Training",
+  "Evaluation",
+  "Limits and risks",
+  "Ethics and law",
+  "Versions",
+  "Citation",
 ]
 
 

@@ -139,7 +139,7 @@ def test_several_damaged_checkpoints(run_copy, dataset, capsys):
   assert train(tiny_config(dataset), RunDirectory(str(run_copy))) == 0
   assert "going on from step 4: 8 steps lost" in capsys.readouterr().err
   names = {path.name for path in (run_copy / "checkpoints").iterdir()}
-  assert names == {*("4", "8", "12", "8.damaged", "12.damaged", "12.damaged.2")}
+  assert names == {"4", "8", "12", "8.damaged", "12.damaged", "12.damaged.2"}
   assert not list((run_copy / "checkpoints" / "12.damaged").iterdir())
 
 
@@ -177,7 +177,9 @@ def test_interrupted_save_and_removal_are_swept_up(
   assert train(config, RunDirectory(str(run_copy))) == 0
   assert "save of checkpoint 12 had been" in capsys.readouterr().err
   assert {path.name for path in directory.iterdir()} == {
-    *("8", "12", "notes.txt.set_aside")
+    "8",
+    "12",
+    "notes.txt.set_aside",
   }
   assert_equal(read_state(config, run_copy), read_state(config, finished))
 

@@ -124,8 +124,12 @@ def test_every_setting_of_the_model_is_compared_but_the_named(source, dataset):
     except InputError as error:
       assert f"model.{name} {value!r} and this run" in str(error)
   assert may_differ == {
-    *("dropout", "drop_path", "mask_ratio"),
-    *("dtype", "remat", "batch_norm_group"),
+    "dropout",
+    "drop_path",
+    "mask_ratio",
+    "dtype",
+    "remat",
+    "batch_norm_group",
   }
 
 

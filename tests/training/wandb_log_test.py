@@ -117,7 +117,8 @@ def test_a_run_started_again_is_the_same_run_there(offline, tmp_path):
 def test_a_training_run_logs_what_it_keeps(offline, run, tmp_path):
   done = run(
     "jamsface_jax.main",
-    *("--config=configs/demo.py:tiny", f"--workdir={tmp_path}"),
+    "--config=configs/demo.py:tiny",
+    f"--workdir={tmp_path}",
     "--config.wandb.project=faces",
   )
   assert done.returncode == 0, done.stderr
@@ -152,7 +153,8 @@ def test_without_a_login_the_fix_is_named(run, tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
   done = run(
     "jamsface_jax.main",
-    *("--config=configs/demo.py:tiny", f"--workdir={tmp_path / 'w'}"),
+    "--config=configs/demo.py:tiny",
+    f"--workdir={tmp_path / 'w'}",
     "--config.wandb.project=faces",
   )
   assert done.returncode == 2, done.stderr

@@ -242,7 +242,9 @@ def test_numbers_of_half_the_bits(tmp_path, format, name, capsys):
   for dtype in ("float32", "float16"):
     path = str(tmp_path / f"{dtype}.{format}")
     exporting.export(
-      *(RunDirectory(workdir), format, path),
+      RunDirectory(workdir),
+      format,
+      path,
       **{"step": None, "input_dtype": "uint8", "dtype": dtype},
     )
     sizes.append(os.path.getsize(path))
@@ -286,7 +288,9 @@ def test_numbers_beyond_half_the_bits(tmp_path):
   path = str(tmp_path / "x.onnx")
   with pytest.raises(InputError, match="--dtype=float16 cannot hold"):
     exporting.export(
-      *(RunDirectory(workdir), "onnx", path),
+      RunDirectory(workdir),
+      "onnx",
+      path,
       **{"step": None, "input_dtype": "uint8", "dtype": "float16"},
     )
   assert not os.path.exists(path)
@@ -342,8 +346,10 @@ def test_names_of_evolve():
   first = names.index("body.3.res_layer.0")
   assert names[first : first + 10] == [
     *(f"body.3.res_layer.{k}" for k in range(5)),
-    *("body.3.res_layer.5.fc1", "body.3.res_layer.5.fc2"),
-    *("body.3.shortcut_layer.0", "body.3.shortcut_layer.1"),
+    "body.3.res_layer.5.fc1",
+    "body.3.res_layer.5.fc2",
+    "body.3.shortcut_layer.0",
+    "body.3.shortcut_layer.1",
     "body.4.res_layer.0",
   ]
   assert names[-3:] == ["output_layer.0", "output_layer.3", "output_layer.4"]
@@ -382,7 +388,10 @@ def test_mistakes_are_one_sentence(run, tmp_path):
   def command(workdir, output, *flags):
     return run(
       "jamsface_jax.export",
-      *(f"--workdir={workdir}", "--format=numpy", f"--output={output}", *flags),
+      f"--workdir={workdir}",
+      "--format=numpy",
+      f"--output={output}",
+      *flags,
     )
 
   assert_one_sentence(command(workdir, tmp_path / "old.npz"), "exists")

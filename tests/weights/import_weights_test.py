@@ -289,7 +289,11 @@ def paper_arrays(images_of=(4, 3)):
   block("dw_conv1", 64, 1, 3, 3)
   inputs, number = 64, 0
   for expansion, outputs, count in (
-    *((2, 64, 5), (4, 128, 1), (2, 128, 6), (4, 128, 1), (2, 128, 2)),
+    (2, 64, 5),
+    (4, 128, 1),
+    (2, 128, 6),
+    (4, 128, 1),
+    (2, 128, 2),
   ):
     for _ in range(count):
       name, within = f"blocks.{number}.conv", inputs * expansion
@@ -323,7 +327,8 @@ def test_the_mobilefacenet_of_the_paper(tmp_path, order):
     tmp_path / "068.ckpt", {"epoch": 68, "net_state_dict": network}, storages
   )
   workdir = take(
-    *(path, tmp_path / "run"),
+    path,
+    tmp_path / "run",
     **{"model": "mbf_paper", "image_size": 64, "color_order": order},
     normalization="127.5,120,110:128,64,32",
   )
@@ -356,7 +361,8 @@ def test_a_file_of_another_network_names_the_nearest(tmp_path):
   write_npz(path, arrays, {})
   with pytest.raises(InputError) as error:
     take(
-      *(path, tmp_path / "run"),
+      path,
+      tmp_path / "run",
       **{"model": "mbf_paper", "color_order": "RGB"},
       normalization="127.5:128",
     )
@@ -506,7 +512,9 @@ def test_mistakes_are_one_sentence(run, tmp_path):
   def command(path, *flags, workdir="run"):
     return run(
       "jamsface_jax.import_weights",
-      *(f"--input={path}", f"--workdir={tmp_path / workdir}", *flags),
+      f"--input={path}",
+      f"--workdir={tmp_path / workdir}",
+      *flags,
     )
 
   arrays = arrays_of("iresnet")

@@ -102,8 +102,9 @@ def quantise_kernels(proto, arrays, block):
     put_first(
       proto,
       helper.make_node(
-        *("DequantizeLinear", [f"{name}.q", f"{name}.s", f"{name}.z"]),
-        *([f"{name}.d"],),
+        "DequantizeLinear",
+        [f"{name}.q", f"{name}.s", f"{name}.z"],
+        [f"{name}.d"],
         axis=1,
         block_size=block,
       ),
@@ -171,7 +172,10 @@ def test_the_normalisation_in_a_graph_becomes_the_networks(tmp_path, order):
 def test_channels_are_turned_with_the_colours():
   factor, summand = np.float32([1, 2, 4]), np.float32([-3, -5, -7])
   file = onnx_file.OnnxFile(
-    *({}, [], "", {}),
+    {},
+    [],
+    "",
+    {},
     entry=OnnxEntry(factor, summand),
     activations=frozenset(),
     embedding_size=None,
@@ -194,7 +198,8 @@ def test_images_with_the_channels_last(tmp_path):
   onnx.save(proto, path)
   workdir = str(tmp_path / "run")
   import_weights(
-    *(path, RunDirectory(workdir)),
+    path,
+    RunDirectory(workdir),
     **{"model": None, "embedding_size": None, "image_size": None},
     color_order=None,
   )

@@ -63,7 +63,7 @@ def test_068_ckpt(tmp_path):
     "e839247cdbdfc023fb7cadeaf53a4549d50c8fc24ad154c02e35920ea8910d99",
   )
   found = embed(
-    *(path, str(tmp_path / "w")), model="mbf_paper", normalization="127.5:128"
+    path, str(tmp_path / "w"), model="mbf_paper", normalization="127.5:128"
   )
   images = (IMAGES[:, :, 8:104].transpose(0, 3, 1, 2) - 127.5) / 128
   expected = mobilefacenet(weight_files.read(path).arrays, images)
@@ -85,7 +85,8 @@ def test_mobilefacenet_onnx(tmp_path, name):
   """models/mobilefacenet.onnx of two projects: ReLU6, traced at batch 1."""
   path = published(f"{name}_mobilefacenet.onnx", ONNX[name])
   found = embed(
-    *(path, str(tmp_path / "w")),
+    path,
+    str(tmp_path / "w"),
     **{"model": "mbf_separable", "normalization": "imagenet"},
   )
   mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -140,12 +140,16 @@ def test_torch_files_of_before_1_6(tmp_path, little):
   part = old_storage("94", np.arange(12, dtype=np.float32), view=("95", 4, 3))
   moved = old_storage("8", np.float16([1, 2]), "HalfStorage")
   moved.identity = (
-    *("storage", Named("torch.cuda", "HalfStorage")),
-    *("8", "cuda:0", 2, None),
+    "storage",
+    Named("torch.cuda", "HalfStorage"),
+    "8",
+    "cuda:0",
+    2,
+    None,
   )
   network = {
     "module.a": tensor(shared, (2, 3), (3, 1), 1),
-    "module.b": Call(*("torch._utils", "_rebuild_tensor", part, 1, (2,), (1,))),
+    "module.b": Call("torch._utils", "_rebuild_tensor", part, 1, (2,), (1,)),
     "module.count": tensor(counter, (), ()),
     "module.half": tensor(moved, (2,), (1,)),
   }
@@ -252,7 +256,7 @@ def test_storage_that_is_short(tmp_path):
 
 def test_compressed_torch_file(tmp_path):
   path = write_torch(
-    *(tmp_path / "x", {"a": 1}, []), compression=zipfile.ZIP_DEFLATED
+    tmp_path / "x", {"a": 1}, [], compression=zipfile.ZIP_DEFLATED
   )
   with pytest.raises(InputError, match="compressed"):
     weight_files.read(path)
