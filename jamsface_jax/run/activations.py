@@ -4,6 +4,9 @@ A compiler makes cheap elementwise results again instead of keeping them. What
 it keeps is what products and convolutions take in and give out: their inputs
 are needed for the gradients of weights, their outputs for normalisations and
 activations. What lies in a `jax.checkpoint` is made again, but for its inputs.
+CPUs compute bfloat16 in float32, and take convolutions in groups of few
+channels apart (`models.convolution`): each channel of the groups is an array of
+its own.
 """
 
 import dataclasses
@@ -24,19 +27,19 @@ class _Walk:
 
   Attributes:
     kept: bytes by the number of an array.
-    largest: bytes of what is made again at once.
+    largest: bytes of what is made again, or taken apart, at once.
     numbers: gives arrays their numbers.
-    least: bytes of a number at least.
+    on_cpu: whether it is for a CPU.
   """
 
   kept: dict[int, int]
   largest: int
   numbers: itertools.count
-  least: int
+  on_cpu: bool
 
 
 def count_activations(
-  program: ClosedJaxpr, parameters: int, *, least: int
+  program: ClosedJaxpr, parameters: int, *, on_cpu: bool
 ) -> int:
   """Bytes that the backward of a program needs at once beside parameters.
 
@@ -46,9 +49,9 @@ def count_activations(
   Args:
     program: the forward, as `jax.make_jaxpr` gives it.
     parameters: how many of its first inputs are no activations.
-    least: bytes of a number at least.
+    on_cpu: whether it is for a CPU.
   """
-  walk = _Walk({}, 0, itertools.count(), least)
+  walk = _Walk({}, 0, itertools.count(), on_cpu)
   inputs = program.jaxpr.invars
   known = [None] * parameters
   known += [next(walk.numbers) for _ in inputs[parameters:]]
@@ -86,7 +89,7 @@ def _follow(
         for _ in equation.outvars
       ]
     elif again:
-      apart = _Walk({}, 0, walk.numbers, walk.least)
+      apart = _Walk({}, 0, walk.numbers, walk.on_cpu)
       made = _follow(inner, given, apart)
       inside = sum(apart.kept.values()) + apart.largest
       walk.largest = max(walk.largest, inside)
@@ -100,9 +103,19 @@ def _follow(
         if place is not None:
           array = variable.aval
           assert isinstance(array, ShapedArray)
-          each = max(array.dtype.itemsize, walk.least)
-          walk.kept[place] = array.size * each
+          walk.kept[place] = array.size * _bytes_of_each(array, walk)
+    if walk.on_cpu and equation.params.get("feature_group_count", 1) > 1:
+      image, kernel = (variable.aval for variable in equation.invars)
+      assert isinstance(image, ShapedArray) and isinstance(kernel, ShapedArray)
+      channels = kernel.shape[2]
+      copies = channels * image.size * _bytes_of_each(image, walk)
+      walk.largest = max(walk.largest, copies)
   return [number(variable) for variable in program.outvars]
+
+
+def _bytes_of_each(array: ShapedArray, walk: _Walk) -> int:
+  """Bytes of each of its numbers; CPUs have none of bfloat16."""
+  return max(array.dtype.itemsize, 4) if walk.on_cpu else array.dtype.itemsize
 
 
 def _inner(parameters: dict[str, Any]) -> Jaxpr | None:

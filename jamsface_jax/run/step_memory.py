@@ -169,9 +169,8 @@ def _activations(
   images = jax.ShapeDtypeStruct((micro_batch, size, size, 3), jnp.float32)
   program = jax.make_jaxpr(embed)(variables, images, jax.random.key(0))
   parameters = len(jax.tree.leaves(variables))
-  # CPUs have no products of bfloat16: XLA makes float32 of it.
-  least = 4 if mesh.devices.flat[0].platform == "cpu" else 1
-  of_all = count_activations(program, parameters, least=least)
+  on_cpu = mesh.devices.flat[0].platform == "cpu"
+  of_all = count_activations(program, parameters, on_cpu=on_cpu)
   return of_all // mesh.size
 
 
