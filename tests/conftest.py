@@ -1,6 +1,7 @@
 """Eight fake CPU devices, strict broadcasting: set before JAX starts."""
 
 import os
+import signal
 import tempfile
 
 import cv2
@@ -15,6 +16,11 @@ from jaxtyping import install_import_hook
 # Code that is all Python takes twice as long then: CI asks for it once.
 if os.environ.get("CHECK_ANNOTATIONS"):
   install_import_hook(("jamsface_jax", "data_prep"), "type_checker.check")
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and what
+# they start too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Programs that several tests, workers and commands compile are compiled once.
 os.environ.setdefault(
