@@ -17,10 +17,13 @@ from jaxtyping import install_import_hook
 if os.environ.get("CHECK_ANNOTATIONS"):
   install_import_hook(("jamsface_jax", "data_prep"), "type_checker.check")
 
-# A shell that starts tests in the background has them ignore Ctrl-C, and what
-# they start too.
+# A shell that starts tests in the background has them ignore Ctrl-C, nohup that
+# the terminal is gone. What they start would ignore it too, unless they handle
+# it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+  signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 # Programs that several tests, workers and commands compile are compiled once.
 os.environ.setdefault(
