@@ -157,13 +157,11 @@ def product(
 
   Operands are rounded to `head.product_dtype`; sums are float32.
   """
-  exact = head.product_dtype == "float32"
   return lax.dot_general(
     left.astype(head.product_dtype),
     right.astype(head.product_dtype),
     (((axes[0],), (axes[1],)), ((), ())),
-    # Accelerators would round float32 operands to 10 bits or fewer.
-    precision=lax.Precision.HIGHEST if exact else None,
+    precision=head.product_precision,
     preferred_element_type=jnp.float32,
   )
 

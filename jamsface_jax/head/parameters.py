@@ -134,6 +134,13 @@ class Head:
   product_dtype: str
 
   @property
+  def product_precision(self) -> lax.Precision | None:
+    """Precision of the big product."""
+    # Accelerators would round float32 operands to 10 bits or fewer.
+    exact = self.product_dtype == "float32"
+    return lax.Precision.HIGHEST if exact else None
+
+  @property
   def counts_images(self) -> bool:
     """Whether it must know the images of each class."""
     learned = self.angular.learned or self.cosine.learned

@@ -45,11 +45,10 @@ def convolve(
   plain = partial(
     lax.conv_general_dilated, window_strides=strides, padding=padding, **rest
   )
-  if rest.get("feature_group_count", 1) > 1:
-    if kernel.shape[2] > _FEW:
-      return plain(x, kernel)
+  groups = rest.get("feature_group_count", 1)
+  if is_taken_apart(groups, kernel.shape[2]):
     return _in_groups(x, kernel, strides, padding, plain)
-  if max(strides) == 1:
+  if max(strides) == 1 or groups > 1:
     return plain(x, kernel)
 
   @jax.custom_vjp
@@ -78,6 +77,11 @@ def convolve(
 
   strided.defvjp(forward, backward)
   return strided(x, kernel)
+
+
+def is_taken_apart(groups: int, channels: int) -> bool:
+  """Whether `convolve` takes groups of so many channels apart on CPUs."""
+  return groups > 1 and channels <= _FEW
 
 
 def _in_groups(

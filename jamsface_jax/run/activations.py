@@ -17,6 +17,8 @@ from typing import Any
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from jamsface_jax.models.convolution import is_taken_apart
+
 _PRODUCTS = {"conv_general_dilated", "dot_general"}
 _MADE_AGAIN = {"checkpoint", "remat", "remat2"}
 
@@ -104,12 +106,14 @@ def _follow(
           array = variable.aval
           assert isinstance(array, ShapedArray)
           walk.kept[place] = array.size * _bytes_of_each(array, walk)
-    if walk.on_cpu and equation.params.get("feature_group_count", 1) > 1:
+    groups = equation.params.get("feature_group_count", 1)
+    if walk.on_cpu and groups > 1:
       image, kernel = (variable.aval for variable in equation.invars)
       assert isinstance(image, ShapedArray) and isinstance(kernel, ShapedArray)
       channels = kernel.shape[2]
-      copies = channels * image.size * _bytes_of_each(image, walk)
-      walk.largest = max(walk.largest, copies)
+      if is_taken_apart(groups, channels):
+        copies = channels * image.size * _bytes_of_each(image, walk)
+        walk.largest = max(walk.largest, copies)
   return [number(variable) for variable in program.outvars]
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jamsface_jax import shell
 from jamsface_jax.devices.capacity import device_memory
@@ -35,9 +34,8 @@ def opening(setup: Setup, first: int, *, fine_tuned: bool) -> str:
   settings, source, mesh = setup.settings, setup.source, setup.mesh
   head, cost, total_steps = settings.head, setup.head_cost, setup.total_steps
   of_image = count_operations(setup)
-  exact = head.product_dtype == "float32"
   of_head = measure_rate(
-    head.product_dtype, lax.Precision.HIGHEST if exact else None
+    head.product_dtype, setup.components.head.product_precision
   )
   rate = measure_rate(settings.model.dtype)
   # Forward and, twice that, backward of the backbone; the head.

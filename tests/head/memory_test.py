@@ -68,7 +68,7 @@ def test_a_head_that_does_not_fit_is_refused_with_the_ways_out():
   assert "at least 4 devices" in text
 
 
-def test_description_and_rate():
+def test_description():
   mesh = sharding.make_mesh(4)
   head = make_head(1000, 1000, chunk=100)
   cost = estimate(head, mesh, fused_update=True)

@@ -333,14 +333,19 @@ def test_fused_update_equals_gradient_then_optax(
   assert counts and all(count == 2 for count in counts)
 
 
+def take_form_of_gpus(monkeypatch):
+  """What GPUs get is computed here."""
+  monkeypatch.setattr(
+    "jamsface_jax.head.update.lax.platform_dependent",
+    lambda **forms: forms["cuda"](),
+  )
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def form(request, monkeypatch):
   """The forms that other platforms than this one get, on this one."""
-  if request.param != "cpu":
-    monkeypatch.setattr(
-      "jamsface_jax.head.update.lax.platform_dependent",
-      lambda **forms: forms[request.param](),
-    )
+  if request.param == "cuda":
+    take_form_of_gpus(monkeypatch)
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
@@ -348,10 +353,7 @@ def test_the_forms_of_an_update_are_equal(mesh, optimizer, monkeypatch):
   head = make_head(sub_centers=2)
   inputs = random_inputs(head, 24)
   by_branch = updated(mesh, head, inputs, optimizer=optimizer)
-  monkeypatch.setattr(
-    "jamsface_jax.head.update.lax.platform_dependent",
-    lambda **forms: forms["cuda"](),
-  )
+  take_form_of_gpus(monkeypatch)
   by_element = updated(mesh, head, inputs, optimizer=optimizer)
   assert_close(by_element[:3], by_branch[:3], rtol=1e-6, atol=1e-7)
 
