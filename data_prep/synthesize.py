@@ -26,6 +26,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 
 import cv2
 import tqdm
@@ -152,6 +153,9 @@ def _start_workers(number: int) -> multiprocessing.pool.Pool:
   The terminal sends it to all; they inherit that it is blocked, so that none
   complains, and end when this one ends the pool.
   """
+  # Python lets signals through when it has started this one, which would be
+  # between the workers' mask and the workers.
+  resource_tracker.ensure_running()
   before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     return multiprocessing.get_context("spawn").Pool(number)

@@ -393,3 +393,19 @@ def test_ctrl_c_is_quiet(drawing, tmp_path):
   assert process.returncode in (130, -signal.SIGINT), said[-500:]
   assert "Traceback" not in said and "KeyboardInterrupt" not in said, said
   assert not out
+
+
+def test_workers_never_hear_ctrl_c():
+  """Not even while they import; in a Python that has started no process."""
+  code = (
+    "import signal\n"
+    "from data_prep.synthesize import _start_workers\n"
+    "with _start_workers(1) as pool:\n"
+    "  blocked = pool.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, ()))\n"
+    "here = signal.pthread_sigmask(signal.SIG_BLOCK, ())\n"
+    "print(signal.SIGINT in blocked, signal.SIGINT in here)"
+  )
+  ran = subprocess.run(
+    [sys.executable, "-c", code], check=True, capture_output=True, text=True
+  )
+  assert ran.stdout == "True False\n", ran.stderr
