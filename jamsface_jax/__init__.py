@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 from jamsface_jax.version import __version__ as __version__
 
 if sys.argv[:1] == ["-m"]:  # Python looks for the module that it shall run.
+  from jamsface_jax import interruption
+
+  interruption.end_at_once()  # The first thing, before more is imported.
   from jamsface_jax import commands
 
-  commands.be_quiet_when_interrupted()
   commands.refuse_what_is_no_command(sys.orig_argv)
 
 if TYPE_CHECKING:

@@ -6,13 +6,8 @@ python -m jamsface_jax
 import runpy
 import sys
 
-from jamsface_jax import shell
-from jamsface_jax.commands import (
-  PACKAGES,
-  be_quiet_when_interrupted,
-  commands,
-  find,
-)
+from jamsface_jax import interruption, shell
+from jamsface_jax.commands import PACKAGES, commands, find
 from jamsface_jax.errors import InputError, run_command
 
 _TITLES = ("Training and what comes after it", "Data sets")
@@ -49,7 +44,7 @@ def run() -> None:
   As Python does with -m: the module is `__main__`, and its name stands in
   `sys.argv`.
   """
-  be_quiet_when_interrupted()
+  interruption.end_at_once()
   if sys.argv[1:] and not sys.argv[1].startswith("-"):
     try:
       module = find(sys.argv[1])

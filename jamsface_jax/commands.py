@@ -8,7 +8,6 @@ import ast
 import difflib
 import pathlib
 import sys
-import types
 from collections.abc import Sequence
 
 from jamsface_jax import shell
@@ -73,20 +72,6 @@ def refuse_what_is_no_command(typed: Sequence[str]) -> None:
   text = f"error: command line: {module!r} is no command: {advice}."
   print(text, file=sys.stderr)
   sys.exit(EXIT_BAD_INPUT)
-
-
-def be_quiet_when_interrupted() -> None:
-  """Lets Ctrl-C end Python without a traceback, while it still imports too."""
-
-  def say(
-    kind: type[BaseException],
-    error: BaseException,
-    trace: types.TracebackType | None,
-  ) -> None:
-    if not issubclass(kind, KeyboardInterrupt):
-      sys.__excepthook__(kind, error, trace)
-
-  sys.excepthook = say
 
 
 def _by_name() -> dict[str, str]:

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from jamsface_jax import interruption
 from jamsface_jax.version import __version__
 
 EXIT_FAILURE = 1
@@ -89,6 +90,7 @@ def run_command(command: Callable[[], int | None]) -> None:
   """
   debug = False
   try:
+    interruption.begin()
     debug, level = _take_flags(sys.argv)
     if "--version" in sys.argv:
       print(f"jamsface_jax {__version__}")
@@ -118,6 +120,8 @@ def run_command(command: Callable[[], int | None]) -> None:
       raise
   except KeyboardInterrupt:
     code = EXIT_INTERRUPTED
+  # Threads may have to end yet, and people press it again.
+  interruption.finish()
   sys.exit(code)
 
 

@@ -169,7 +169,7 @@ def test_metric_writer_takes_back_later_lines(tmp_path):
 # Folders and files beside them, from the ground up: each imports from rows
 # above it here and from itself alone.
 FLOORS = [
-  {"version", "shell"},
+  {"version", "shell", "interruption"},
   {"errors"},
   {"commands"},
   {"storage", "devices", "metrics"},

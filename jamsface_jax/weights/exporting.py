@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -238,9 +239,10 @@ def _write_stablehlo(
 
   def forward(images: Array) -> Any:
     ready = normalize(images) if uint8 else images
-    # Within what is exported, so that the file has them as they are kept.
+    # Within what is exported, so that the file has them as they are kept: of
+    # arrays of JAX, since it widens those of NumPy before.
     exact = jax.tree.map(
-      lambda array: jax.lax.convert_element_type(array, np.float32), variables
+      lambda array: jnp.asarray(array).astype(np.float32), variables
     )
     with in_float32():
       return model.apply(exact, ready, train=False)

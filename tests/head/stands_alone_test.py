@@ -39,7 +39,7 @@ def test_it_brings_of_this_package_what_it_stands_on():
   )
   names = [name.split(".") for name in done.stdout.split()]
   ours = {name[1] for name in names if name[0] == "jamsface_jax" and name[1:]}
-  assert ours == {"devices", "errors", "head", "version"}
+  assert ours == {"devices", "errors", "head", "interruption", "version"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -1,0 +1,48 @@
+"""Ctrl-C, before a command has begun, while it runs, and when it is done.
+
+Python raises KeyboardInterrupt between any two of its own instructions. While
+modules are imported that ends in tracebacks of other errors, in crashes of
+libraries' C++ and in locks that are never released; and raised in a callback of
+the garbage collector it is dropped, and the command goes on.
+"""
+
+import signal
+import sys
+import threading
+
+_CALLBACK_SECONDS = 0.05  # Longer than a callback takes to end.
+
+
+def end_at_once() -> None:
+  """Lets Ctrl-C end this process without a word: there is nothing to tidy up.
+
+  It stays ignored where it is ignored, as shells have it in the background.
+  """
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def begin() -> None:
+  """Lets Ctrl-C raise KeyboardInterrupt; does nothing but after end_at_once."""
+  if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+    sys.unraisablehook = _raise_later
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def finish() -> None:
+  """Lets Ctrl-C end the process at once again; does nothing without begin."""
+  if sys.unraisablehook is _raise_later:
+    end_at_once()
+
+
+def _raise_later(dropped: "sys.UnraisableHookArgs") -> None:
+  if issubclass(dropped.exc_type, KeyboardInterrupt):
+    # From a thread, after this: raised within, it would be dropped again.
+    main = threading.get_ident()  # No other is interrupted.
+    again = threading.Timer(
+      _CALLBACK_SECONDS, lambda: signal.pthread_kill(main, signal.SIGINT)
+    )
+    again.daemon = True
+    again.start()
+  else:
+    sys.__unraisablehook__(dropped)
