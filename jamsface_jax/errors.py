@@ -119,6 +119,7 @@ def run_command(command: Callable[[], int | None]) -> None:
     else:
       raise
   except KeyboardInterrupt:
+    interruption.leave(EXIT_INTERRUPTED)
     code = EXIT_INTERRUPTED
   # Threads may have to end yet, and people press it again.
   interruption.finish()

@@ -6,9 +6,13 @@ libraries' C++ and in locks that are never released; and raised in a callback of
 the garbage collector it is dropped, and the command goes on.
 """
 
+import contextlib
+import os
 import signal
 import sys
 import threading
+from collections.abc import Generator
+from types import FrameType
 
 _CALLBACK_SECONDS = 0.05  # Longer than a callback takes to end.
 
@@ -35,6 +39,21 @@ def finish() -> None:
     end_at_once()
 
 
+def leave(code: int) -> None:
+  """Ends the process after KeyboardInterrupt; does nothing without begin.
+
+  All is tidied up. What else Python does at its end may crash: threads of C++
+  that the interrupted work has left still run.
+
+  Args:
+    code: the exit code.
+  """
+  if sys.unraisablehook is _raise_later:
+    with contextlib.suppress(OSError):  # Nobody reads, or the disk is full.
+      sys.stdout.flush()
+    os._exit(code)
+
+
 def _raise_later(dropped: "sys.UnraisableHookArgs") -> None:
   if issubclass(dropped.exc_type, KeyboardInterrupt):
     # From a thread, after this: raised within, it would be dropped again.
@@ -46,3 +65,29 @@ def _raise_later(dropped: "sys.UnraisableHookArgs") -> None:
     again.start()
   else:
     sys.__unraisablehook__(dropped)
+
+
+@contextlib.contextmanager
+def postponed() -> Generator[None, None, None]:
+  """A part of a command that Ctrl-C comes after, such as an import.
+
+  Libraries that it interrupts there crash, or complain from their threads. A
+  second Ctrl-C ends the process at once. Threads other than the main one, which
+  alone is interrupted, are left as they are.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  heard = []
+
+  def hear(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    heard.append(number)
+
+  before = signal.signal(signal.SIGINT, hear)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
+    if heard:
+      signal.raise_signal(signal.SIGINT)

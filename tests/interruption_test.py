@@ -91,6 +91,21 @@ def test_while_it_works(work):
   assert (process.returncode, out, said) == (130, "", "")
 
 
+def test_while_it_imports_more():
+  """`export` has begun when it imports ONNX, whose C++ died of it."""
+  process = start(
+    "-c",
+    f"{_BEGIN}\ndef command():\n"
+    "  with interruption.postponed():\n"
+    "    interrupt(); print('whole', flush=True)\n"
+    "  time.sleep(60)\n"
+    "run_command(command)",
+    stderr=subprocess.PIPE,
+  )
+  out, said = process.communicate(timeout=60)
+  assert (process.returncode, out, said) == (130, "whole\n", "")
+
+
 def test_what_else_is_dropped_is_said():
   process = start(
     "-c",

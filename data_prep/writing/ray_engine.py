@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from jamsface_jax import interruption
 from jamsface_jax.errors import InputError, RunError, one_line
 
 Task = TypeVar("Task")
@@ -35,7 +36,8 @@ def run(
     RunError: a task failed otherwise.
   """
   try:
-    import ray
+    with interruption.postponed():
+      import ray
   except ImportError:
     raise InputError(
       "--engine=ray needs Ray, which is not installed: run"

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Int
 
+from jamsface_jax import interruption
 from jamsface_jax.data.sampling import example_order
 from jamsface_jax.data.sources import Source
 
@@ -36,7 +37,8 @@ def read_ahead(
     The elements in order.
   """
   # Grain brings JAX, which who only reads data must not pay for.
-  import grain.python as grain
+  with interruption.postponed():
+    import grain.python as grain
 
   options = grain.ReadOptions(
     num_threads=threads, prefetch_buffer_size=2 * threads

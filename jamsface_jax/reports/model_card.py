@@ -73,6 +73,8 @@ def is_edited(file: RunFile) -> bool:
     text = file.read_text()
   except FileNotFoundError:
     return False
+  except UnicodeDecodeError:
+    return True  # By who writes otherwise.
   content, seal, rest = text.rpartition(_SEAL.split("{}")[0])
   return seal + rest != _SEAL.format(_digest(content))
 

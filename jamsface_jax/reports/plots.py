@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from jamsface_jax import interruption
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.roc import RocLine
 from jamsface_jax.protocols.results import cmc
@@ -112,6 +113,7 @@ def plot_evaluations(
 
 def _draw(file: RunFile, panels: Sequence[Figure]) -> None:
   # Here, since what draws takes long to import, and a run begins without it.
-  from jamsface_jax.reports import png
+  with interruption.postponed():
+    from jamsface_jax.reports import png
 
   png.draw(file, panels)

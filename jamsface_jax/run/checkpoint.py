@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import jax
 import orbax.checkpoint as ocp
 
-from jamsface_jax import shell
+from jamsface_jax import interruption, shell
 from jamsface_jax.devices import processes
 from jamsface_jax.errors import InputError, RunError, one_line
 from jamsface_jax.run.metrics_file import read_scores
@@ -154,7 +154,10 @@ class CheckpointReader:
     damage = self._find_damage(step, items)
     try:
       if damage is None:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        with (
+          interruption.postponed(),
+          ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader,
+        ):
           return reader.restore(
             self._folder.place(step), args=ocp.args.Composite(**items)
           )
@@ -310,17 +313,17 @@ class Checkpoints(CheckpointReader):
   def _stop(self, step: int, error: Exception) -> NoReturn:
     text = one_line(error, None)
     reason = next(
-      (os.strerror(n) for n in _DISK_ERRORS if os.strerror(n) in text),
-      text[:300],
+      (os.strerror(n) for n in _DISK_ERRORS if os.strerror(n) in text), None
     )
+    mend = "make room" if reason else "mend that"
     if self._leads:  # On a full disk every byte counts.
       self._folder.discard(step)
     newest = self.latest_step()
     raise RunError(
       f"checkpoint {step} could not be written to {self._folder.path!r}"
-      f" ({reason});"
+      f" ({reason or text[:300]});"
       f" {'none' if newest is None else f'that of step {newest}'} is there:"
-      " make room and run the same command again."
+      f" {mend} and run the same command again."
     ) from error
 
   def is_complete(self) -> bool:

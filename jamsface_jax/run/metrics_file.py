@@ -1,5 +1,6 @@
 """The numbers of a run in its file of metrics: read back, cut, looked up."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,6 +13,8 @@ from jamsface_jax.storage.run_directory import RunFile
 
 Series = tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]
 
+# Of a line that need not be whole.
+_STEP = re.compile(r'\{"step": (\d{1,16}),')
 _MOST_STEPS = 2**53  # Beyond it numbers are not told apart.
 
 
@@ -114,8 +117,16 @@ def drop_after(file: RunFile, finished: int) -> set[str]:
   for line in lines:
     row = _parse(line)
     if row is None:
-      # One without an end is torn by a kill, in the middle of writing.
-      broken += [line] if line.endswith("\n") and line.strip() else []
+      # One without an end is torn by a kill, in the middle of writing. That is
+      # of a step to come again: those of a checkpoint are on the disk before.
+      torn = _STEP.match(line)
+      if line.endswith("\n"):
+        broken += [line] if line.strip() else []
+      elif torn and int(torn[1]) <= finished and file.writes:
+        _warn(
+          f"{file.path!r} is cut off at step {int(torn[1])}: curves lack what"
+          f" followed, up to step {finished}."
+        )
     elif row[0] <= finished and line.endswith("\n"):
       kept.append(line)
       if row[0] == finished:

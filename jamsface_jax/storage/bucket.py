@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from jamsface_jax import interruption
 from jamsface_jax.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -307,7 +308,8 @@ def account() -> str:
 @functools.lru_cache(maxsize=1)
 def _client() -> "storage.Client":
   """The client of this process; it may be used by threads."""
-  from google.cloud import storage
+  with interruption.postponed():
+    from google.cloud import storage
 
   # Objects belong to buckets: no project is needed, and none is looked for.
   return storage.Client(project=None)

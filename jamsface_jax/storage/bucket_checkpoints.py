@@ -21,7 +21,13 @@ from collections.abc import Collection, Mapping
 from jamsface_jax.errors import one_line
 from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.bucket import Blob, Bucket, ChangedError
-from jamsface_jax.storage.manifest import ALL, MANIFEST_FILE, Entry, Share
+from jamsface_jax.storage.manifest import (
+  ALL,
+  MANIFEST_FILE,
+  Entry,
+  Share,
+  unlisted,
+)
 from jamsface_jax.storage.mirror import Mirror
 
 _RUN = "run"  # Folder of a checkpoint for the small files.
@@ -131,6 +137,8 @@ class BucketCheckpoints:
       return f"{manifest!r} is missing"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       return f"{manifest!r} is broken: {one_line(error, None)}"
+    if missing := unlisted(expected, items):
+      return f"{manifest!r} is broken: it has no file of {missing!r}"
     there = target.blobs()
     for name, entry in expected.items():
       if items and name.split("/")[0] not in items:

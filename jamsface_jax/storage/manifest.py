@@ -112,6 +112,8 @@ def find_damage(
       for path, entry in files.items()
       if not folders or path.split("/")[0] in folders
     }
+    if missing := unlisted(expected, folders):
+      return f"{manifest!r} is broken: it has no file of {missing!r}"
     mine = _share_of(
       {path: size for path, (size, *_) in expected.items()}, share
     )
@@ -124,6 +126,12 @@ def find_damage(
     found = pool.map(lambda path: _find_fault(top, path, *expected[path]), mine)
     fault = next(filter(None, found), None)
   return fault and f"{os.path.join(directory, fault[0])!r} {fault[1]}"
+
+
+def unlisted(paths: Collection[str], folders: Collection[str]) -> str | None:
+  """The first of some folders that none of some paths is in, or None."""
+  listed = {path.split("/")[0] for path in paths}
+  return next((folder for folder in folders if folder not in listed), None)
 
 
 def _find_fault(

@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import (
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
-from jamsface_jax.errors import RunError
+from jamsface_jax.errors import DISK_FULL, RunError
 from jamsface_jax.run.metrics_file import drop_after
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.wandb_log import WandbLog
@@ -70,9 +70,10 @@ class MetricWriter:
         if value is not None:
           self._add_event(step=step, summary=scalar(name, value))
     except OSError as error:
+      mend = "make room" if error.errno in DISK_FULL else "mend that"
       raise RunError(
-        f"{self._file.path!r} cannot be written ({error.strerror}): make room"
-        " and run the same command again."
+        f"{self._file.path!r} cannot be written ({error.strerror}): {mend} and"
+        " run the same command again."
       ) from error
     if self._wandb_log:
       self._wandb_log.write(

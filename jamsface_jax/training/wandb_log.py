@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Mapping
 
+from jamsface_jax import interruption
 from jamsface_jax.errors import InputError, one_line
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -43,7 +44,8 @@ class WandbLog:
   def __init__(self, settings: Settings, run: RunDirectory):
     project = settings.wandb.project
     try:
-      import wandb  # Here: most runs do without.
+      with interruption.postponed():
+        import wandb  # Here: most runs do without.
     except ImportError:
       raise InputError(
         f"wandb.project={project!r} needs the package wandb: type pip install"
@@ -81,7 +83,12 @@ class WandbLog:
 def _run_id(run: RunDirectory) -> str:
   """The id of the run, drawn at its first launch and kept with it."""
   if run.wandb_id.exists():
-    return run.wandb_id.read_text().strip()
+    try:
+      return run.wandb_id.read_text().strip()
+    except ValueError:  # Not UTF-8.
+      raise InputError(
+        f"{run.wandb_id.path!r} is damaged: move it away, for another curve."
+      ) from None
   drawn = secrets.token_hex(4)
   run.wandb_id.write_text(drawn + "\n")
   return drawn

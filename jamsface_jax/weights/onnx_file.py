@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jamsface_jax import interruption
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.weights.normalization import USUAL, Normalization
@@ -31,8 +32,9 @@ def packages() -> tuple[ModuleType, ModuleType]:
     InputError: they are not installed.
   """
   try:
-    import onnx
-    import onnxruntime
+    with interruption.postponed():
+      import onnx
+      import onnxruntime
   except ImportError as error:
     raise InputError(
       f"the package {error.name!r} is missing: install the extra with pip"

@@ -68,6 +68,19 @@ def test_lines_after_the_step_to_go_on_from_are_dropped(tmp_path):
   assert file.read_lines() == LINES[:3]
 
 
+def test_lines_of_finished_steps_that_are_lost_are_missed(tmp_path, capsys):
+  """Half a file is left, of which the last line is torn."""
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 2, "train/loss": 2.0}\n{"step": 3, "tra')
+  assert drop_after(RunFile(str(path)), 2)  # A kill did it, after step 2.
+  assert capsys.readouterr().err == ""
+  path.write_text('{"step": 2, "train/loss": 2.0}\n{"step": 3, "tra')
+  assert drop_after(RunFile(str(path)), 4) == set()
+  assert "is cut off at step 3: curves lack what followed, up to step 4" in (
+    capsys.readouterr().err
+  )
+
+
 def test_scores_are_those_that_were_measured(tmp_path):
   file = RunFile(str(tmp_path / "metrics.jsonl"))
   assert read_scores(file, "lfw/auc") == {}

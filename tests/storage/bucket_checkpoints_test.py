@@ -82,6 +82,8 @@ def test_damage_is_named_passed_over_and_set_aside(
   assert f"'{address}/checkpoints/8/" in folder.find_damage(8, ())
   if "manifest" not in folder.find_damage(8, ()):
     assert folder.find_damage(8, ("head",)) is None
+  place.write("checkpoints/8/manifest.json", b'{"files": {"x": {"bytes": 1}}}')
+  assert "no file of 'head'" in folder.find_damage(8, ("head",))
   again = RunDirectory(address)
   with again.held():
     lines = [json.loads(line) for line in again.metrics.read_lines()]

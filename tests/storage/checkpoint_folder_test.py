@@ -17,8 +17,10 @@ def folder(tmp_path):
 
 def begin(folder, step):
   os.makedirs(os.path.join(folder.saving_place(step), "backbone"))
-  with open(f"{folder.saving_place(step)}/backbone/x", "w") as file:
-    file.write("numbers")
+  os.makedirs(os.path.join(folder.saving_place(step), "head"))
+  for name, content in (("backbone/x", "numbers"), ("head/y", "more")):
+    with open(f"{folder.saving_place(step)}/{name}", "w") as file:
+      file.write(content)
 
 
 def save(folder, *steps):
@@ -34,12 +36,16 @@ def test_a_checkpoint_counts_when_it_is_complete(folder):
   save(folder, 4)
   assert folder.steps() == [4, 12]
   names = sorted(os.listdir(folder.place(12)))
-  assert names == ["backbone", "manifest.json"]
+  assert names == ["backbone", "head", "manifest.json"]
   assert folder.find_damage(12, ()) is None
   with open(f"{folder.place(12)}/backbone/x", "w") as file:
     file.write("numberS")
   assert "other bytes" in folder.find_damage(12, ())
   assert folder.find_damage(12, ("head",)) is None
+  # JSON, but not of this checkpoint.
+  with open(f"{folder.place(12)}/manifest.json", "w") as file:
+    file.write('{"files": {"x": {"sha256": "", "bytes": 1}}}')
+  assert "no file of 'head'" in folder.find_damage(12, ("head",))
 
 
 def test_removing_and_discarding_touch_one_step(folder):
