@@ -27,7 +27,7 @@ def main():
   arguments, rest = parser.parse_known_args()
   sys.path[:0] = [str(HERE), str(HERE.parent)]
   if arguments.one:
-    return fuzz(arguments.one, rest)
+    return fuzz(arguments.one, rest + arguments.readers)  # The corpus.
   import fuzz_readers
 
   print("| reader | inputs | faults | peak MiB |\n|---|---|---|---|")

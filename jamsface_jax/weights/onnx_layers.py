@@ -48,6 +48,16 @@ class OnnxEntry:
     return bool((self.factor == 1).all() and (self.summand == 0).all())
 
 
+# What Python raises of attributes and numbers that are of another kind.
+_OF_OTHER_KINDS = (
+  ArithmeticError,
+  AttributeError,
+  LookupError,
+  TypeError,
+  ValueError,
+)
+
+
 class DamagedError(ValueError):
   """A constant that cannot be read; says which and why."""
 
@@ -65,8 +75,9 @@ def array_of(onnx: ModuleType, tensor: Any) -> np.ndarray:
   try:
     return onnx.numpy_helper.to_array(tensor)
   except Exception as error:  # Of several kinds, by what is damaged.
+    name = getattr(tensor, "name", "")  # It need not be one.
     raise DamagedError(
-      f"constant {tensor.name!r} cannot be read ({one_line(error, 100)})"
+      f"constant {name!r} cannot be read ({one_line(error, 100)})"
     ) from None
 
 
@@ -105,22 +116,35 @@ class _Reader:
 
   def read(self) -> tuple[list[OnnxLayer], OnnxEntry]:
     for node in _in_order(self._graph):
-      attributes = {
-        entry.name: self._onnx.helper.get_attribute_value(entry)
-        for entry in node.attribute
-      }
-      if not (
-        self._read_constant(node, attributes)
-        or self._read_entry(node, attributes)
-        or self._read_layer(node, attributes)
-        or node.op_type in ("Dropout", "Reshape", "Flatten")
-        or (node.op_type == "Clip" and self._is_relu6(node, attributes))
-      ) and any(
+      try:
+        understood = self._read_node(node)
+      except (DamagedError, ObstacleError):
+        raise
+      except _OF_OTHER_KINDS as error:
+        raise DamagedError(
+          f"{node.op_type} {node.name!r} is not as ONNX has it"
+          f" ({one_line(error, 100)})"
+        ) from None
+      if not understood and any(
         name in self._arrays and self._arrays[name].dtype.kind == "f"
         for name in node.input
       ):
         raise ObstacleError(f"{node.op_type} {node.name!r}")
     return self._layers, self._entry
+
+  def _read_node(self, node: Any) -> bool:
+    """Takes a node, whose attributes need not be what ONNX says they are."""
+    attributes = {
+      entry.name: self._onnx.helper.get_attribute_value(entry)
+      for entry in node.attribute
+    }
+    return (
+      self._read_constant(node, attributes)
+      or self._read_entry(node, attributes)
+      or self._read_layer(node, attributes)
+      or node.op_type in ("Dropout", "Reshape", "Flatten")
+      or (node.op_type == "Clip" and self._is_relu6(node, attributes))
+    )
 
   def _read_constant(self, node: Any, attributes: dict[str, Any]) -> bool:
     """Computes what needs constants alone."""
