@@ -64,6 +64,8 @@ def supervise(name, readers, seconds):
   if not any(found.iterdir()):
     found.rmdir()
   stats = dict(re.findall(r"stat::(\w+):\s+(\d+)", done.stderr))
+  # libFuzzer says so; it goes on without them too.
+  assert "seed corpus: files" in done.stderr, done.stderr[-3000:]
   fault = done.returncode != 0
   runs = stats.get("number_of_executed_units", "?")
   peak = stats.get("peak_rss_mb", "?")
