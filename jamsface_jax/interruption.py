@@ -75,7 +75,8 @@ def postponed() -> Generator[None, None, None]:
   second Ctrl-C ends the process at once. Threads other than the main one, which
   alone is interrupted, are left as they are.
   """
-  if threading.current_thread() is not threading.main_thread():
+  in_main = threading.current_thread() is threading.main_thread()
+  if not in_main or signal.getsignal(signal.SIGINT) is None:  # C handles it.
     yield
     return
   heard = []

@@ -6,7 +6,6 @@ import glob
 import itertools
 import math
 import os
-import pathlib
 from collections.abc import (
   Iterable,
   Iterator,
@@ -16,6 +15,7 @@ from collections.abc import (
 
 import numpy as np
 
+from jamsface_jax.data.folders import names_file
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.text_lists import Line, NotTextError, read_lines
 from jamsface_jax.storage.whole_file import written_whole
@@ -59,10 +59,10 @@ def read_faces(path: str, score_path: str | None) -> list[Face]:
         f"{where}: not an image of a template; write a line as 'image template"
         " medium', the last two as whole numbers."
       )
-    image = pathlib.PurePosixPath(fields[0])
-    if image.is_absolute() or ".." in image.parts or "\0" in fields[0]:
+    if not names_file(fields[0]):
       raise InputError(
-        f"{where}: image {fields[0]!r} lies outside --input; write paths in it."
+        f"{where}: image {fields[0]!r} lies outside --input, or names no file;"
+        " write paths in it."
       )
     if fields[0] in lines:
       raise InputError(

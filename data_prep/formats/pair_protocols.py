@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from jamsface_jax.data.folders import find_file, find_folders, walk
+from jamsface_jax.data.folders import find_file, find_folders, names_file, walk
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.pairs_file import DEFAULT_FOLDS, read_pairs
 from jamsface_jax.storage.text_lists import (
@@ -87,9 +87,10 @@ class Images:
   def find(self, where: str, name: str) -> str:
     """The name of the file of an image, which may have another end."""
     path = pathlib.PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
+    if not names_file(name):
       raise InputError(
-        f"{where}: image {name!r} lies outside --input; write paths in it."
+        f"{where}: image {name!r} lies outside --input, or names no file; write"
+        " paths in it."
       )
     found = find_file(self.folder, path.as_posix())
     if found is None and not self.skip_missing:

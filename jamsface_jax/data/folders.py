@@ -7,6 +7,7 @@ dot are nobody's business; all else that is left aside is counted, to be said.
 
 import collections
 import os
+import pathlib
 from collections.abc import Iterator
 
 from jamsface_jax.storage.photo_folder import EXTENSIONS
@@ -128,6 +129,13 @@ def count_beside(directory: str) -> int:
     and not os.path.isdir(os.path.join(directory, name))
     for name in names
   )
+
+
+def names_file(name: str) -> bool:
+  """Whether a name, as a list has it, is a path of a file below its folder."""
+  path = pathlib.PurePosixPath(name)
+  inside = not path.is_absolute() and ".." not in path.parts
+  return bool(path.parts) and inside and "\0" not in name
 
 
 def find_file(directory: str, name: str) -> str | None:

@@ -111,7 +111,8 @@ class _Images:
 
 
 def _without_end(name: str) -> str:
-  return str(pathlib.PurePosixPath(name).with_suffix(""))
+  path = pathlib.PurePosixPath(name)
+  return str(path.with_suffix("") if path.name else path)
 
 
 def _read_lines(path: str | pathlib.Path) -> list[tuple[int, str]]:

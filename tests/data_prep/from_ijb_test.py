@@ -205,6 +205,7 @@ def test_interrupted_conversion_goes_on(ijb, monkeypatch):
     ("face_tid_mid.txt", "3.jpg", "1.jpg", ["mid.txt:3", "mid.txt:1 already"]),
     ("face_tid_mid.txt", "3.jpg", "../3.jpg", ["mid.txt:3", "outside"]),
     ("face_tid_mid.txt", "3.jpg", "/3.jpg", ["mid.txt:3", "outside"]),
+    ("face_tid_mid.txt", "3.jpg", ".", ["mid.txt:3", "names no file"]),
     ("template_pair_label.txt", "7 40 0", "7 40", ["label.txt:3", "a pair"]),
     ("template_pair_label.txt", "7 40 0", "7 40 0.5", ["label.txt:3", "pair"]),
     ("template_pair_label.txt", "7 40 0", "7 40 2", ["label.txt:3", "is 2"]),

@@ -255,6 +255,8 @@ def test_bad_image_takes_pairs_and_class_along(tmp_path):
     ("agedb30", "a.jpg b.jpg 1\na.jpg x.jpg 0\n", ["pairs.txt:2", "'x.jpg'"]),
     ("agedb30", "a.jpg ../i/b.jpg 1\n", ["pairs.txt:1", "outside"]),
     ("agedb30", "a.jpg /etc/passwd 1\n", ["pairs.txt:1", "outside"]),
+    ("agedb30", "a.jpg,,1\n", ["pairs.txt:1", "names no file"]),
+    ("agedb30", "a.jpg ./ 1\n", ["pairs.txt:1", "names no file"]),
     ("agedb30", "a.jpg b.jpg 1\n" * 3, ["3 pairs", "one kind"]),
     ("agedb30", "\n\n", ["pairs.txt", "empty"]),
     ("agedb30", b"\xff\xfe", ["pairs.txt", "UTF-8"]),
