@@ -13,8 +13,8 @@ from jamsface_jax.commands import commands
 ROOT = pathlib.Path(__file__).parent.parent
 ALL = [*commands("jamsface_jax"), *commands("data_prep")]
 # What is about to be imported when it comes. The first is the first after
-# Ctrl-C is seen to; before, Python alone starts. NumPy calls back what it imports from
-# C, which would have died of it.
+# Ctrl-C is seen to; before, Python alone starts. NumPy calls back what it
+# imports from C, which would have died of it.
 MOMENTS = ("jamsface_jax.shell", "numpy.exceptions", "numpy.linalg")
 _INTERRUPTING = """
 import os, signal, sys
