@@ -82,6 +82,16 @@ def interrupt(*ignored):
 """
 
 
+def run(command, before=""):
+  """How Python ends, and what it says, that runs the lines of a command."""
+  lines = "".join(f"  {line}\n" for line in command.splitlines())
+  process = start(
+    "-c", f"{before}{_BEGIN}\ndef command():\n{lines}run_command(command)"
+  )
+  out, said = process.communicate(timeout=60)
+  return process.returncode, out, said
+
+
 @pytest.mark.parametrize(
   "work",
   [
@@ -92,37 +102,24 @@ def interrupt(*ignored):
   ],
 )
 def test_while_it_works(work):
-  process = start(
-    "-c",
-    f"{_BEGIN}\ndef command():\n  {work}\nrun_command(command)",
-  )
-  out, said = process.communicate(timeout=60)
-  assert (process.returncode, out, said) == (130, "", "")
+  assert run(work) == (130, "", "")
 
 
 def test_while_it_imports_more():
   """`export` has begun when it imports ONNX, whose C++ died of it."""
-  process = start(
-    "-c",
-    f"{_BEGIN}\ndef command():\n"
-    "  with interruption.postponed():\n"
-    "    interrupt(); print('whole', flush=True)\n"
-    "  time.sleep(60)\n"
-    "run_command(command)",
+  ended = run(
+    "with interruption.postponed():\n"
+    "  interrupt(); print('whole', flush=True)\n"
+    "time.sleep(60)"
   )
-  out, said = process.communicate(timeout=60)
-  assert (process.returncode, out, said) == (130, "whole\n", "")
+  assert ended == (130, "whole\n", "")
 
 
 def test_what_else_is_dropped_is_said():
-  process = start(
-    "-c",
-    f"{_BEGIN}\ndef command():\n"
-    "  x = type('X', (), {'__del__': lambda self: 1 / 0})(); del x\n"
-    "run_command(command)",
+  code, _, said = run(
+    "x = type('X', (), {'__del__': lambda self: 1 / 0})(); del x"
   )
-  _, said = process.communicate(timeout=60)
-  assert process.returncode == 0
+  assert code == 0
   assert "ZeroDivisionError" in said
 
 
@@ -143,10 +140,5 @@ def test_while_threads_end():
 
 def test_where_it_is_ignored():
   """As in the background of a shell."""
-  code = (
-    "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
-    f"{_BEGIN}\nrun_command(lambda: signal.raise_signal(signal.SIGINT))"
-  )
-  process = start("-c", code)
-  out, said = process.communicate(timeout=60)
-  assert (process.returncode, out, said) == (0, "", "")
+  ignore = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
+  assert run("signal.raise_signal(signal.SIGINT)", ignore) == (0, "", "")

@@ -59,7 +59,7 @@ _OF_OTHER_KINDS = (
 
 
 class DamagedError(ValueError):
-  """A constant that cannot be read; says which and why."""
+  """A constant or a node that cannot be read; says which and why."""
 
 
 class ObstacleError(ValueError):
@@ -93,7 +93,7 @@ def find_layers(
 
   Raises:
     ObstacleError: a node has no place among such layers.
-    DamagedError: a constant cannot be read.
+    DamagedError: a constant or a node cannot be read.
   """
   return _Reader(onnx, graph, arrays).read()
 
