@@ -38,6 +38,8 @@ _LENGTHS = {
   pickletools.TAKEN_FROM_ARGUMENT4U: 4,
   pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
+# Names are lines.
+_LINES = {"GLOBAL": 2, "INST": 2, "PERSID": 1}
 # A line of Python 2's repr. Python's machine would take more.
 _STRING = re.compile(
   rb"""(['"])(?:[^\\'"]++|(?!\1)['"]|\\(?:x[0-9a-f]{2}|[\\'"nrt]))*+\1\n"""
@@ -226,11 +228,19 @@ class PlainUnpickler(pickle.Unpickler):
         return error
     return None
 
+  def _read_line(self) -> str:
+    """The text of the next line, which must end."""
+    line = self._stream.readline()
+    if not line.endswith(b"\n"):
+      raise ValueError
+    return line[:-1].decode("utf-8")
+
   def _check_instruction(self, at: int) -> str:
     """Reads an instruction and refuses it, or returns its name.
 
     As `pickletools.genops` does, which cannot read strings of Python 2 unless
-    they are ASCII.
+    they are ASCII, and takes backslashes in names for escapes, as pickle does
+    not.
     """
     code = self._stream.read(1)
     op = _OPCODES.get(code)
@@ -240,6 +250,8 @@ class PlainUnpickler(pickle.Unpickler):
       if name == "STRING":
         if not _STRING.fullmatch(self._stream.readline()):
           raise ValueError
+      elif name in _LINES:
+        argument = [self._read_line() for _ in range(_LINES[name])]
       elif op and op.arg and op.arg.n in _LENGTHS:
         self._skip(_LENGTHS[op.arg.n])
       elif op and op.arg:
@@ -251,7 +263,7 @@ class PlainUnpickler(pickle.Unpickler):
         f"the pickle is damaged or cut off at byte {at}"
       ) from None
     if name in ("GLOBAL", "INST"):
-      self.find_class(*argument.split(" ", 1))
+      self.find_class(*argument)
     if name not in self.instructions:
       refuse(f"instruction {name} at byte {at}")
     if name == "PROTO" and argument > pickle.HIGHEST_PROTOCOL:
