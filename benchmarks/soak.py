@@ -98,6 +98,14 @@ def commands(scratch: str, images: int) -> dict[str, list[str]]:
       *python, "jamsface_jax.embed", f"--workdir={work}",
       f"--images={scratch}/images", f"--output={scratch}/embeddings",
     ],
+    "evaluate": [
+      *python, "jamsface_jax.evaluate", f"--workdir={work}",
+      f"--data={data}:all_pairs", f"--output={scratch}/judged",
+    ],
+    "clean": [
+      *python, "data_prep.clean", f"--embeddings={scratch}/embeddings",
+      f"--output={scratch}/findings.txt",
+    ],
   }  # fmt: skip
 
 

@@ -147,6 +147,8 @@ def _decode_with_opencv(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   deep = _run_opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
   if deep.dtype not in (np.uint8, np.uint16):
     return _run_opencv(data, cv2.IMREAD_COLOR_RGB)
+  if white > np.iinfo(deep.dtype).max:  # OpenCV has read another header.
+    raise DecodingError(f"a broken {FORMATS} image")
   scaled = np.minimum(deep, white).astype(np.uint32) * 255 + white // 2
   return (scaled // white).astype(np.uint8)
 

@@ -246,12 +246,13 @@ class PlainUnpickler(pickle.Unpickler):
     op = _OPCODES.get(code)
     name = op.name if op else repr(code)
     argument: Any = None
+    names: list[str] = []
     try:
       if name == "STRING":
         if not _STRING.fullmatch(self._stream.readline()):
           raise ValueError
       elif name in _LINES:
-        argument = [self._read_line() for _ in range(_LINES[name])]
+        names = [self._read_line() for _ in range(_LINES[name])]
       elif op and op.arg and op.arg.n in _LENGTHS:
         self._skip(_LENGTHS[op.arg.n])
       elif op and op.arg:
@@ -263,7 +264,7 @@ class PlainUnpickler(pickle.Unpickler):
         f"the pickle is damaged or cut off at byte {at}"
       ) from None
     if name in ("GLOBAL", "INST"):
-      self.find_class(*argument)
+      self.find_class(*names)
     if name not in self.instructions:
       refuse(f"instruction {name} at byte {at}")
     if name == "PROTO" and argument > pickle.HIGHEST_PROTOCOL:

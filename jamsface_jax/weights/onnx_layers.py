@@ -289,13 +289,16 @@ def _in_order(graph: Any) -> list[Any]:
 
   PyTorch writes what ran first, which may be the shortcut: of what a node
   needs, what is deepest comes first here. What nothing needs comes last.
+
+  Raises:
+    DamagedError: nodes need each other in a circle.
   """
-  makers = {name: node for node in graph.node for name in node.output}
+  makers = {n: node for node in graph.node for n in node.output if n}
   depths: dict[str, int] = {}
   for node in graph.node:  # ONNX has them in an order that runs.
     depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
     depths |= dict.fromkeys(node.output, depth)
-  ordered, done = [], set()
+  ordered, begun, done = [], set(), set()
   waiting = [
     makers[output.name] for output in graph.output if output.name in makers
   ][::-1]
@@ -309,7 +312,10 @@ def _in_order(graph: Any) -> list[Any]:
     ]
     if id(node) in done:
       waiting.pop()
-    elif needed and needed[0] is not node:
+    elif needed:
+      begun.add(id(node))
+      if id(needed[0]) in begun:
+        raise DamagedError("its nodes need each other in a circle")
       waiting.append(needed[0])
     else:
       ordered.append(waiting.pop())
