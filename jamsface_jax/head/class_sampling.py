@@ -15,10 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
 from jamsface_jax.devices.sharding import CLASSES, REPLICATED
+from jamsface_jax.head.layout import place
 from jamsface_jax.head.parameters import Head
 
 
@@ -68,7 +69,7 @@ def draw(
     head: gives N, C, the rate and whether to weigh.
     mesh: the (data, model) mesh.
   """
-  labels = lax.with_sharding_constraint(labels, NamedSharding(mesh, REPLICATED))
+  labels = place(labels, mesh, REPLICATED)
   strata = _count_strata(head)
   width, longer = divmod(head.num_classes, strata)
   # The first `longer` runs have one class more.

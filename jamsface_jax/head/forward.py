@@ -22,13 +22,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.core import Tracer
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int, Key
 
 from jamsface_jax.devices.sharding import BATCH, CLASSES, REPLICATED
+from jamsface_jax.errors import InputError
 from jamsface_jax.head.class_sampling import Sample
-from jamsface_jax.head.layout import COSINES, EXAMPLES, spec_of, varying
+from jamsface_jax.head.layout import (
+  COSINES,
+  EXAMPLES,
+  mesh_for,
+  place,
+  spec_of,
+  varying,
+)
 from jamsface_jax.head.logits import (
   Examples,
   one_hot_of_largest,
@@ -51,6 +61,7 @@ from jamsface_jax.head.parameters import (
   WEIGHTS,
   Head,
   HeadParams,
+  check_mesh,
   logit_offsets,
   margins_and_scalars,
 )
@@ -132,9 +143,9 @@ def loss(
   labels: Int[Array, " b"],
   *,
   head: Head,
-  mesh: Mesh,
-  loss_state: LossState,
-  key: Key[Array, ""],
+  mesh: Mesh | None = None,
+  loss_state: LossState | None = None,
+  key: Key[Array, ""] | None = None,
   sample: Sample | None = None,
 ) -> LossResult:
   """Margin softmax cross-entropy, and the gradients of its mean.
@@ -142,23 +153,27 @@ def loss(
   Args:
     params: as `head.init` returns, sharded by class.
     embeddings: float [B, D], any length, sharding BATCH.
-    labels: int [B] in [0, N), sharding BATCH.
+    labels: int [B] in [0, N), sharding BATCH; one outside is an `InputError`
+      where labels have values, and makes its loss NaN inside of `jit`.
     head: what is fixed about the head.
-    mesh: the (data, model) mesh.
-    loss_state: what the loss remembers: `head.loss.start` as float32 scalars,
-      or an earlier result's.
+    mesh: the (data, model) mesh, whose devices divide B; None: one device.
+    loss_state: of losses that remember: `making.first_state`, or an earlier
+      result's.
     key: for the noise of losses that draw.
     sample: the classes to walk, all positives among them; None: all.
+
+  Raises:
+    InputError: shapes, labels, mesh, state or key do not fit the head.
   """
+  mesh = mesh_for(embeddings, mesh)
+  check_inputs(params, embeddings, labels, head, mesh, loss_state, key)
   (unit_bd, length_b), pull_back_unit = jax.vjp(
     lambda x_bd: unit_and_length(x_bd.astype(jnp.float32)), embeddings
   )
   noise_b = jnp.zeros(len(labels))
-  if head.loss.draws:
+  if head.loss.draws and key is not None:
     noise_b = jax.random.normal(key, (len(labels),))
-  batch = lax.with_sharding_constraint(
-    _Batch(unit_bd, labels, length_b, noise_b), NamedSharding(mesh, EXAMPLES)
-  )
+  batch = place(_Batch(unit_bd, labels, length_b, noise_b), mesh, EXAMPLES)
   specs = {name: spec_of(value) for name, value in params.items()}
   of_examples, of_embeddings, of_params, of_batch, residuals = jax.shard_map(
     partial(_local_loss, head=head),
@@ -171,20 +186,87 @@ def loss(
       REPLICATED,
       RESIDUAL_SPECS,
     ),
-  )(params, sample, batch, loss_state)
+  )(params, sample, batch, loss_state or {})
   cross_entropy, correct, true_cosine, hardest_cosine = of_examples
   loss_state, skipped = of_batch
+  of_unit, of_length = of_embeddings
+  of_length = place(of_length, mesh, BATCH)
   return LossResult(
     cross_entropy=cross_entropy,
     correct=correct,
     true_cosine=true_cosine,
     hardest_cosine=hardest_cosine,
-    embedding_gradient=pull_back_unit(of_embeddings)[0],
+    embedding_gradient=pull_back_unit((of_unit, of_length))[0],
     margins_and_scalars_gradient=of_params,
     loss_state=loss_state,
     residuals=Residuals(**residuals),
     skipped=skipped,
   )
+
+
+def check_inputs(
+  params: HeadParams,
+  embeddings: Float[Array, "b d"],
+  labels: Int[Array, " b"],
+  head: Head,
+  mesh: Mesh,
+  loss_state: LossState | None,
+  key: Key[Array, ""] | None,
+) -> None:
+  """Refuses what no loss can be made of; see `loss` for the arguments.
+
+  Labels are looked at where they have values: outside of `jit`.
+
+  Raises:
+    InputError: in one sentence.
+  """
+  size = head.embedding_size
+  if embeddings.ndim != 2 or embeddings.shape[1] != size:
+    raise InputError(
+      f"embeddings have the shape {embeddings.shape}, but the head was made for"
+      f" {size} numbers each: give [batch, {size}], or make the head for them."
+    )
+  if labels.shape != embeddings.shape[:1]:
+    raise InputError(
+      f"labels have the shape {labels.shape}, but there are {len(embeddings)}"
+      f" embeddings: give one label each, [{len(embeddings)}]."
+    )
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise InputError(
+      f"labels are {labels.dtype}, but classes are whole numbers: give int32."
+    )
+  rows = head.padded_classes * head.sub_centers
+  if params[WEIGHTS].shape != (rows, size):
+    raise InputError(
+      f"the class weights have the shape {params[WEIGHTS].shape}, but the head"
+      f" has {rows} rows of {size} numbers: take the parameters that head.init"
+      " made for it."
+    )
+  if len(labels) % mesh.size:
+    raise InputError(
+      f"a batch of {len(labels)} does not divide among {mesh.size} devices:"
+      f" use a multiple of {mesh.size}."
+    )
+  check_mesh(head, mesh)
+  if head.loss.remembers and not loss_state:
+    raise InputError(
+      f"the loss {type(head.loss).__name__} remembers numbers from step to"
+      " step: give loss_state, head.first_state(head) at first."
+    )
+  if key is None and (head.loss.draws or head.sample_rate < 1):
+    raise InputError(
+      "this head draws random numbers in each step: give key, another one each"
+      " step."
+    )
+  if not isinstance(labels, Tracer) and labels.is_fully_addressable:
+    values = np.asarray(labels)
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high >= head.num_classes:
+      raise InputError(
+        f"labels go from {low} to {high}, but the head has"
+        f" {head.num_classes} classes: give labels from 0 to"
+        f" {head.num_classes - 1}."
+      )
 
 
 class _Batch(NamedTuple):
@@ -234,6 +316,9 @@ def _local_loss(
   sums = sum_others(params, sample, examples, inputs.state, bias, head)
   others = sum_over_shards(sums, bias, head)
   gradient, loss_b = _differentiate(inputs, true, others, scale, bias, head)
+  # A label that is no class would have a plausible loss otherwise.
+  is_class_b = (batch.label_b >= 0) & (batch.label_b < head.num_classes)
+  loss_b = jnp.where(is_class_b, loss_b, jnp.nan)
   correct_b = examples.scale * inputs.cosine > others.best_b
   hardest_b = others.best_b / examples.scale
 

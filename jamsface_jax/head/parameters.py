@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float32, Int, Key
 
 from jamsface_jax.devices.sharding import CLASSES, REPLICATED
 from jamsface_jax.errors import InputError
-from jamsface_jax.head.layout import varying
+from jamsface_jax.head.layout import mesh_for, varying
 from jamsface_jax.head.losses import Loss
 
 # Rows of the weights that are drawn together.
@@ -174,7 +174,7 @@ def check_mesh(head: Head, mesh: Mesh) -> None:
 def init(
   key: Key[Array, ""],
   head: Head,
-  mesh: Mesh,
+  mesh: Mesh | None = None,
   class_sizes: Int[np.ndarray, " n"] | None = None,
 ) -> HeadParams:
   """Makes the parameters: weights N(0, 0.01), margins at their initial value.
@@ -183,7 +183,7 @@ def init(
     key: for the weights; every row has its own below it, so that the values
       are the same on every mesh.
     head: what is fixed about the head.
-    mesh: the (data, model) mesh.
+    mesh: the (data, model) mesh; None: one device.
     class_sizes: images of each class, [N], at least 1; needed by margins that
       fall with it and where `Head.counts_images`.
 
@@ -194,6 +194,7 @@ def init(
     learned, `bias` if the loss has one. Padded rows are zero, and the first
     axis is split by class.
   """
+  mesh = mesh_for(key, mesh)
 
   def of_classes(values: float | np.ndarray) -> jax.Array:
     value_n = jnp.asarray(values, jnp.float32)

@@ -43,32 +43,50 @@ from jamsface_jax.head.parameters import (
 
 
 def weight_gradient(
-  params: HeadParams, residuals: Residuals, *, head: Head, mesh: Mesh
+  params: HeadParams,
+  residuals: Residuals,
+  *,
+  head: Head,
+  mesh: Mesh,
+  sample: Sample | None = None,
 ) -> Float32[Array, "ck d"]:
   """Gradient of the mean cross-entropy in the class weights.
 
   Args:
     params: those of `loss`.
-    residuals: what `loss` returned, without a sample.
+    residuals: what `loss` returned.
     head: what is fixed about the head.
     mesh: the (data, model) mesh.
+    sample: the classes that were walked; None: all.
 
   Returns:
-    float32 [C K, D], as the weights; padded rows are 0.
+    float32 [C K, D], as the weights; 0 in rows that are padding or were not
+    walked.
   """
 
   def local(
-    w_rk: jax.Array, residuals: dict[str, Any], offset_r: jax.Array | None
+    weights: jax.Array,
+    residuals: dict[str, Any],
+    sample: Sample | None,
+    offset_c: jax.Array | None,
   ) -> jax.Array:
-    sources = _Sources(Residuals(**residuals), None, offset_r)
-    return _local_gradient(w_rk, sources, head)
+    if sample is None:
+      sources = _Sources(Residuals(**residuals), None, offset_c)
+      return _local_gradient(weights, sources, head)
+    sources = _Sources(
+      Residuals(**residuals), sample, take_offsets(offset_c, sample)
+    )
+    w_rk = take_classes(weights, sample.rows, head)
+    gradient_rk = _local_gradient(w_rk, sources, head)
+    zeros = jnp.zeros_like(weights)
+    return put_classes(zeros, sample.rows, gradient_rk, head)
 
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(CLASSES, RESIDUAL_SPECS, CLASSES),
+    in_specs=(CLASSES, RESIDUAL_SPECS, CLASSES, CLASSES),
     out_specs=CLASSES,
-  )(params[WEIGHTS], residuals._asdict(), logit_offsets(params, head))
+  )(params[WEIGHTS], residuals._asdict(), sample, logit_offsets(params, head))
 
 
 class WeightUpdate(NamedTuple):

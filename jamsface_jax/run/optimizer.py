@@ -1,30 +1,17 @@
 """SGD or AdamW as face recognition uses them: three optimizers, one schedule.
 
 Class weights have one of their own because theirs must act on any part of them:
-see `head.update_weights`. Learned margins always follow plain SGD at a rate
-of their own, without momentum and decay, since the projection after the step
-would fight with both.
+see `head.update_weights`.
 """
 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from jamsface_jax.head.parameters import (
-  ANGULAR,
-  BIAS,
-  CLASS_SIZES,
-  COSINE,
-  LOG_SCALE,
-  WEIGHTS,
-  Head,
-  Margin,
-  margins_and_scalars,
-)
+from jamsface_jax.head.optimizer import of_margins_and_scalars
+from jamsface_jax.head.parameters import WEIGHTS, Head, margins_and_scalars
 from jamsface_jax.settings import sections
 from jamsface_jax.settings.sections import Settings
 
@@ -76,38 +63,11 @@ def make_optimizers(
       {"learned": backbone, "frozen": optax.set_to_zero()}, _groups_of_backbone
     ),
     weights=main,
-    margins_and_scalars=_of_margins_and_scalars(settings, schedule, head),
-  )
-
-
-def _of_margins_and_scalars(
-  settings: Settings, schedule: optax.Schedule, head: Head
-) -> optax.GradientTransformation:
-  """The optimizer of all that a head has but weights, each at its own rate."""
-
-  def margin_rate(step: ArrayLike) -> ArrayLike:
-    return settings.head.margin_rate * schedule(step)
-
-  learns = {
-    ANGULAR: head.angular.learned,
-    COSINE: head.cosine.learned,
-    LOG_SCALE: head.learn_scale,
-    BIAS: True,
-    CLASS_SIZES: False,
-  }
-
-  def group(params: dict[str, PyTree]) -> dict[str, str]:
-    return {name: name if learns[name] else "frozen" for name in params}
-
-  return optax.partition(
-    {
-      ANGULAR: _of_margin(head.angular, margin_rate),
-      COSINE: _of_margin(head.cosine, margin_rate),
-      LOG_SCALE: optax.sgd(margin_rate),
-      BIAS: optax.sgd(schedule, momentum=settings.optimizer.momentum),
-      "frozen": optax.set_to_zero(),
-    },
-    group,
+    margins_and_scalars=of_margins_and_scalars(
+      head,
+      lambda step: settings.head.margin_rate * schedule(step),
+      bias=optax.sgd(schedule, momentum=chosen.momentum),
+    ),
   )
 
 
@@ -139,55 +99,6 @@ def _main(
     optax.add_decayed_weights(settings.weight_decay, mask=decays),
     optax.sgd(schedule, momentum=settings.momentum),
   )
-
-
-def _of_margin(
-  margin: Margin, rate: optax.Schedule
-) -> optax.GradientTransformation:
-  """The optimizer of one kind of margins; `constrain` keeps their bounds."""
-
-  def rate_from_start(step: ArrayLike) -> Array:
-    return jnp.where(jnp.less(step, margin.start), 0.0, rate(step))
-
-  sgd = optax.sgd(rate_from_start)
-  if margin.bounds == "box":
-    return sgd
-  return _through_sigmoid(sgd, margin.lower, margin.upper)
-
-
-def _through_sigmoid(
-  optimizer: optax.GradientTransformation, lower: float, upper: float
-) -> optax.GradientTransformation:
-  """Moves r in the place of p = lower + (upper - lower) sigmoid(r).
-
-  Parameters stay p: r is found from p for each step and forgotten after it.
-  Only an optimizer whose state does not depend on parameters may be within.
-  """
-  width = upper - lower
-
-  def free(bounded: Array) -> Array:
-    # A parameter on a bound would never leave it.
-    share = jnp.clip((bounded - lower) / width, 1e-4, 1 - 1e-4)
-    return jnp.log(share) - jnp.log1p(-share)
-
-  def bound(free: Array) -> Array:
-    return lower + width * jax.nn.sigmoid(free)
-
-  def slope(free: Array) -> Array:
-    return width * jax.nn.sigmoid(free) * jax.nn.sigmoid(-free)
-
-  def update(
-    updates: optax.Updates,
-    state: optax.OptState,
-    params: optax.Params | None = None,
-  ) -> tuple[optax.Updates, optax.OptState]:
-    r = jax.tree.map(free, params)
-    gradients = jax.tree.map(lambda g, r: g * slope(r), updates, r)
-    steps, state = optimizer.update(gradients, state, r)
-    moves = jax.tree.map(lambda r, step: bound(r + step) - bound(r), r, steps)
-    return moves, state
-
-  return optax.GradientTransformation(optimizer.init, update)
 
 
 def _groups_of_backbone(params: PyTree) -> PyTree[str]:
