@@ -30,6 +30,7 @@ from jamsface_jax.devices.sharding import BATCH, CLASSES, REPLICATED
 from jamsface_jax.head.class_sampling import Sample
 from jamsface_jax.head.layout import COSINES, EXAMPLES, spec_of, varying
 from jamsface_jax.head.logits import (
+  MASKED,
   Examples,
   one_hot_of_largest,
   unit,
@@ -106,7 +107,8 @@ class LossResult(NamedTuple):
     correct: whether the true class has the largest cosine of the classes
       walked, margins apart; bool [B], split over `data`.
     true_cosine: to the true class, float32 [B], split over `data`.
-    hardest_cosine: the largest to another of the classes walked, likewise.
+    hardest_cosine: the largest to another of the classes walked, likewise; -1
+      where no other counts.
     embedding_gradient: as the embeddings, sharding BATCH.
     margins_and_scalars_gradient: gradient of each parameter but the weights,
       by name.
@@ -235,7 +237,9 @@ def _local_loss(
   others = sum_over_shards(sums, bias, head)
   gradient, loss_b = _differentiate(inputs, true, others, scale, bias, head)
   correct_b = examples.scale * inputs.cosine > others.best_b
-  hardest_b = others.best_b / examples.scale
+  hardest_b = jnp.where(
+    others.best_b > MASKED, others.best_b / examples.scale, -1.0
+  )
 
   # From derivatives by example to gradients.
   unit_gradient_bd = _unit_gradient(

@@ -1,11 +1,12 @@
-"""SGD or AdamW as face recognition uses them: three optimizers, one schedule.
+"""SGD, AdamW or LARS for face recognition: three optimizers, one schedule.
 
 Class weights have one of their own because theirs must act on any part of them:
-see `head.update_weights`. Learned margins always follow plain SGD at a rate
-of their own, without momentum and decay, since the projection after the step
-would fight with both.
+see `head.update_weights`. Learned margins always follow SGD at a rate of their
+own, without decay and by default without momentum, since the projection after
+the step would fight with both.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -68,12 +69,18 @@ def make_optimizers(
   """
   chosen = settings.optimizer
   main = _main(chosen, schedule)
+  learns_scale = {
+    "by_loss": head.loss.length_has_gradient,
+    "learned": True,
+    "fixed": False,
+  }[chosen.last_scale]
   backbone = main
   if chosen.clip_norm:
     backbone = optax.chain(optax.clip_by_global_norm(chosen.clip_norm), main)
   return Optimizers(
     backbone=optax.partition(
-      {"learned": backbone, "frozen": optax.set_to_zero()}, _groups_of_backbone
+      {"learned": backbone, "frozen": optax.set_to_zero()},
+      partial(_groups_of_backbone, learns_scale=learns_scale),
     ),
     weights=main,
     margins_and_scalars=_of_margins_and_scalars(settings, schedule, head),
@@ -99,10 +106,11 @@ def _of_margins_and_scalars(
   def group(params: dict[str, PyTree]) -> dict[str, str]:
     return {name: name if learns[name] else "frozen" for name in params}
 
+  momentum = settings.head.margin_momentum
   return optax.partition(
     {
-      ANGULAR: _of_margin(head.angular, margin_rate),
-      COSINE: _of_margin(head.cosine, margin_rate),
+      ANGULAR: _of_margin(head.angular, margin_rate, momentum),
+      COSINE: _of_margin(head.cosine, margin_rate, momentum),
       LOG_SCALE: optax.sgd(margin_rate),
       BIAS: optax.sgd(schedule, momentum=settings.optimizer.momentum),
       "frozen": optax.set_to_zero(),
@@ -114,7 +122,12 @@ def _of_margins_and_scalars(
 def _main(
   settings: sections.Optimizer, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """The optimizer of backbone and class weights; it acts on elements alone.
+  """The optimizer of backbone and class weights.
+
+  SGD and AdamW act on elements alone. LARS, in Optax's form, scales the step of
+  each array by its norm over that of its gradient with the decay; the weights
+  of all classes are one array, on whatever devices. Arrays of one axis have no
+  such ratio.
 
   SGD adds the decay to the gradient, as PyTorch's does. AdamW takes it off the
   parameter, times the learning rate (https://arxiv.org/abs/1711.05101); its
@@ -135,21 +148,36 @@ def _main(
       weight_decay=settings.weight_decay,
       mask=decays,
     )
+  if settings.name == "lars":
+    return optax.lars(
+      schedule,
+      weight_decay=settings.weight_decay,
+      weight_decay_mask=decays,
+      trust_coefficient=settings.trust_coefficient,
+      trust_ratio_mask=_is_matrix,
+      momentum=settings.momentum,
+    )
   return optax.chain(
     optax.add_decayed_weights(settings.weight_decay, mask=decays),
     optax.sgd(schedule, momentum=settings.momentum),
   )
 
 
+def _is_matrix(params: PyTree) -> PyTree[bool]:
+  """Which parameters have more axes than one."""
+  return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
 def _of_margin(
-  margin: Margin, rate: optax.Schedule
+  margin: Margin, rate: optax.Schedule, momentum: float
 ) -> optax.GradientTransformation:
   """The optimizer of one kind of margins; `constrain` keeps their bounds."""
 
   def rate_from_start(step: ArrayLike) -> Array:
     return jnp.where(jnp.less(step, margin.start), 0.0, rate(step))
 
-  sgd = optax.sgd(rate_from_start)
+  # Without momentum there is no state of it.
+  sgd = optax.sgd(rate_from_start, momentum=momentum or None)
   if margin.bounds == "box":
     return sgd
   return _through_sigmoid(sgd, margin.lower, margin.upper)
@@ -190,13 +218,18 @@ def _through_sigmoid(
   return optax.GradientTransformation(optimizer.init, update)
 
 
-def _groups_of_backbone(params: PyTree) -> PyTree[str]:
-  """Says of each parameter of a backbone whether it is learned."""
+def _groups_of_backbone(params: PyTree, *, learns_scale: bool) -> PyTree[str]:
+  """Says of each parameter of a backbone whether it is learned.
+
+  Args:
+    params: those of the backbone.
+    learns_scale: whether the scale of the last batch normalisation is.
+  """
 
   def group(path: tuple[Any, ...], _: Any) -> str:
-    # The field keeps the scale of the last batch normalisation at 1: the
-    # softmax sees directions only.
-    frozen = [entry.key for entry in path][-2:] == ["embedding_bn", "scale"]
-    return "frozen" if frozen else "learned"
+    # The field keeps the scale of the last batch normalisation at 1 where the
+    # softmax sees directions only. It would pin the lengths that a loss moves.
+    is_scale = [entry.key for entry in path][-2:] == ["embedding_bn", "scale"]
+    return "frozen" if is_scale and not learns_scale else "learned"
 
   return jax.tree_util.tree_map_with_path(group, params)
