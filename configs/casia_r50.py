@@ -35,5 +35,6 @@ def get_config(variant: str = "full"):
   config.schedule.decay = "step"
   config.schedule.milestones = (20000.0, 28000.0)
   config.schedule.factor = 0.1
+  config.evaluation.beside = "lfw,cfp_fp,agedb_30"
   config.evaluation.every = 2000
   return choose_variant(config, variant, {})

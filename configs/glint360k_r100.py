@@ -31,5 +31,6 @@ def get_config(variant: str = "full"):
   config.optimizer.weight_decay = 1e-4
   config.schedule.length = 20.0
   config.schedule.decay = "polynomial"
+  config.evaluation.beside = "lfw,cfp_fp,agedb_30"
   config.evaluation.every = 2000
   return choose_variant(config, variant, {})

@@ -38,5 +38,6 @@ def get_config(variant: str = "full"):
   config.schedule.length = 40.0
   config.schedule.warmup = 4.0
   config.schedule.decay = "polynomial"
+  config.evaluation.beside = "lfw,cfp_fp,agedb_30"
   config.evaluation.every = 2000
   return choose_variant(config, variant, {})

@@ -525,21 +525,23 @@ def insightface_rows():
   lines = text.partition("## Configurations")[2].splitlines()
   for line in lines:
     cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
-    if len(cells) == 10 and cells[8].startswith("configs/"):
+    if len(cells) == 11 and cells[9].startswith("configs/"):
       yield cells
 
 
 @pytest.mark.parametrize("cells", list(insightface_rows()), ids=lambda c: c[0])
 def test_recipes_are_those_of_insightface(cells):
   """What to set gives what the same line says of arcface_torch."""
-  _, margins, network, rate, batch, peak, decay, epochs, recipe, more = cells
+  _, margins, network, rate, batch, of_one, *cells = cells
+  peak, decay, epochs, recipe, more = cells
   path, _, variant = recipe.partition(":")
   config = runpy.run_path(str(ROOT / path))["get_config"](variant)
   for word in more.split():
     key, _, value = word.partition("=")
     *sections, last = key.split(".")
     section = functools.reduce(getattr, sections, config)
-    section[last] = type(section[last])(value)
+    kind = type(section[last])
+    section[last] = value == "True" if kind is bool else kind(value)
   settings = check_builds(config)
   length, _, warmup = epochs.partition(", ")
   assert [
@@ -565,6 +567,13 @@ def test_recipes_are_those_of_insightface(cells):
   at = math.ceil(config.schedule.warmup * 100)
   np.testing.assert_allclose(schedule(at), float(peak), rtol=1e-6)
   assert not config.head.learn_angular and not config.head.learn_cosine
+  # Gradients: batch statistics of one GPU, and slope 1 in the cosine, which
+  # cos t - c has by itself. Masks of ViT-B and -L, whatever their names say.
+  assert config.model.batch_norm_group == int(of_one)
+  assert config.head.straight_through or not config.head.angular_margin
+  masked = {"vit_b": 0.1, "vit_l": 0.1}.get(network, 0.0)
+  assert config.model.mask_ratio == masked
+  assert config.model.drop_path == (0.05 if "vit" in network else 0.0)
   assert config.optimizer.name == ("adamw" if "vit" in network else "sgd")
 
 

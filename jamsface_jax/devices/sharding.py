@@ -125,28 +125,46 @@ def local_rows(size: int, mesh: Mesh) -> Int64[np.ndarray, " n"]:
 
 
 def split_batch(
-  array: Shaped[Array, "b ..."], parts: int, mesh: Mesh
+  array: Shaped[Array, "b ..."], parts: int, block: int, mesh: Mesh
 ) -> Shaped[Array, "m n ..."]:
-  """Cuts a batch into micro-batches without moving an example.
+  """Cuts a batch into micro-batches, the same ones on every mesh.
 
-  Each micro-batch takes an equal share of every device's examples.
+  They take blocks of neighbours by turns, so that each has its share of every
+  device's examples; where the blocks of a device are a multiple of the parts,
+  no example moves.
 
   Args:
     array: one example a row, sharding BATCH; the number of rows is a multiple
-      of parts x devices.
-    parts: number of micro-batches.
+      of parts x block.
+    parts: number of micro-batches, M.
+    block: neighbours that stay together.
     mesh: the (data, model) mesh.
 
   Returns:
     One micro-batch a row, of b / parts examples each; its second axis is split
     as BATCH.
   """
-  each = len(array) // (parts * mesh.size)
   tail = array.shape[1:]
-  parted = array.reshape(mesh.size, parts, each, *tail).swapaxes(0, 1)
+  parted = array.reshape(-1, parts, block, *tail).swapaxes(0, 1)
   return jax.lax.with_sharding_constraint(
-    parted.reshape(parts, mesh.size * each, *tail),
-    NamedSharding(mesh, P(None, *BATCH)),
+    parted.reshape(parts, -1, *tail), NamedSharding(mesh, P(None, *BATCH))
+  )
+
+
+def join_batch(
+  parts: Shaped[Array, "m n ..."], block: int, mesh: Mesh
+) -> Shaped[Array, "b ..."]:
+  """The batch that `split_batch` cut, its examples in their order again.
+
+  Args:
+    parts: one micro-batch a row.
+    block: neighbours that stayed together.
+    mesh: the (data, model) mesh.
+  """
+  count, tail = len(parts), parts.shape[2:]
+  parted = parts.reshape(count, -1, block, *tail).swapaxes(0, 1)
+  return jax.lax.with_sharding_constraint(
+    parted.reshape(-1, *tail), NamedSharding(mesh, BATCH)
   )
 
 

@@ -40,6 +40,7 @@ from jamsface_jax.head.layout import (
   varying,
 )
 from jamsface_jax.head.logits import (
+  MASKED,
   Examples,
   one_hot_of_largest,
   unit,
@@ -117,7 +118,8 @@ class LossResult(NamedTuple):
     correct: whether the true class has the largest cosine of the classes
       walked, margins apart; bool [B], split over `data`.
     true_cosine: to the true class, float32 [B], split over `data`.
-    hardest_cosine: the largest to another of the classes walked, likewise.
+    hardest_cosine: the largest to another of the classes walked, likewise; -1
+      where no other counts.
     embedding_gradient: as the embeddings, sharding BATCH.
     margins_and_scalars_gradient: gradient of each parameter but the weights,
       by name.
@@ -320,7 +322,9 @@ def _local_loss(
   is_class_b = (batch.label_b >= 0) & (batch.label_b < head.num_classes)
   loss_b = jnp.where(is_class_b, loss_b, jnp.nan)
   correct_b = examples.scale * inputs.cosine > others.best_b
-  hardest_b = others.best_b / examples.scale
+  hardest_b = jnp.where(
+    others.best_b > MASKED, others.best_b / examples.scale, -1.0
+  )
 
   # From derivatives by example to gradients.
   unit_gradient_bd = _unit_gradient(

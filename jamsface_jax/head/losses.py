@@ -84,6 +84,11 @@ class Loss:
   unit_weights: ClassVar[bool] = True
   one_by_one: ClassVar[bool] = False
 
+  @property
+  def length_has_gradient(self) -> bool:
+    """Whether the loss moves the lengths of embeddings."""
+    return self.scale_has_gradient
+
   def similarity(self, x: LossInputs) -> PerExample:
     """What the softmax sees in the place of the true cosine, [B]."""
     return x.cosine
@@ -284,14 +289,26 @@ class MVSoftmax(Joint):
 
   Attributes:
     t: at least 1; 1 changes nothing.
+    easy_margin: as in its public code (FaceX-Zoo's) no margin is taken where
+      cos t is not above c, which is 0 for the angular margin; and other classes
+      are compared with cos(t + a) - c there too.
   """
 
   t: float
+  easy_margin: bool
 
   reweights_others = True
 
+  def similarity(self, x: LossInputs) -> PerExample:
+    phi = super().similarity(x)
+    if not self.easy_margin:
+      return phi
+    return jnp.where(x.cosine > x.cosine_margin, phi, x.cosine)
+
   def threshold(self, x: LossInputs) -> PerExample:
-    return self.similarity(x)
+    if not self.easy_margin:
+      return self.similarity(x)
+    return margins.shift(x.cosine, x.angular) - x.cosine_margin
 
   def reweight_others(
     self,
@@ -362,6 +379,8 @@ class MagFace(Loss):
     l_m: margin of the smallest, radians.
     u_m: margin of the largest, radians.
     lambda_g: strength of the penalty.
+    easy_margin: as in its public code no margin is taken where cos t is not
+      above 0; else ArcFace's continuation follows beyond pi - m.
   """
 
   l_a: float
@@ -369,12 +388,20 @@ class MagFace(Loss):
   l_m: float
   u_m: float
   lambda_g: float
+  easy_margin: bool
+
+  @property
+  def length_has_gradient(self) -> bool:
+    return True
 
   def similarity(self, x: LossInputs) -> PerExample:
     length = jnp.clip(x.length, self.l_a, self.u_a)
     per_length = (self.u_m - self.l_m) / (self.u_a - self.l_a)
     m = self.l_m + per_length * (length - self.l_a)
-    return margins.joint(x.cosine, m, jnp.zeros_like(m), smooth=False)
+    phi = margins.joint(x.cosine, m, jnp.zeros_like(m), smooth=False)
+    if not self.easy_margin:
+      return phi
+    return jnp.where(x.cosine > 0, phi, x.cosine)
 
   def penalty(self, x: LossInputs) -> PerExample:
     length = jnp.clip(x.length, self.l_a, self.u_a)
@@ -451,7 +478,7 @@ class ElasticFace(Joint):
 class UniFace(Joint):
   """One threshold b parts true from other classes, for all examples.
 
-  Xing et al., UniFace (ICCV 2023), in the form of its public code: log(1 +
+  Zhou et al., UniFace (ICCV 2023), in the form of its public code: log(1 +
   exp(b - s phi)) + w sum_j log(1 + exp(s cos t_j - b)) with b learned, at first
   log(10 r N).
 
@@ -520,7 +547,11 @@ def make_loss(settings: Any) -> Loss:
     case "adacos":
       return AdaCos()
     case "mv_softmax":
-      return MVSoftmax(**joint, t=settings.mv_softmax.t)
+      return MVSoftmax(
+        **joint,
+        t=settings.mv_softmax.t,
+        easy_margin=settings.mv_softmax.easy_margin,
+      )
     case "curricularface":
       return CurricularFace(**joint, momentum=settings.curricularface.momentum)
     case "magface":
@@ -530,6 +561,7 @@ def make_loss(settings: Any) -> Loss:
         l_m=settings.magface.l_m,
         u_m=settings.magface.u_m,
         lambda_g=settings.magface.lambda_g,
+        easy_margin=settings.magface.easy_margin,
       )
     case "adaface":
       return AdaFace(h=settings.adaface.h, momentum=settings.adaface.momentum)

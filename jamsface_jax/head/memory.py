@@ -69,8 +69,7 @@ def estimate(
 
   Args:
     head: what is fixed about it.
-    batch: number of examples of the global batch (of a micro-batch if
-      gradients are accumulated).
+    batch: number of examples of the global batch.
     mesh: the (data, model) mesh.
     optimizer: the one that the class weights have.
     fused_update: whether the update is fused.

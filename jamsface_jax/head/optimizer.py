@@ -1,7 +1,7 @@
 """What moves the parameters of a head: each kind at its rate, margins in place.
 
-Learned margins follow plain SGD at a rate of their own, without momentum and
-decay, since the projection after the step would fight with both.
+Learned margins follow SGD at a rate of their own, without decay and by default
+without momentum, since the projection after the step would fight with both.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,11 @@ Rate = float | optax.Schedule
 
 
 def of_margins_and_scalars(
-  head: Head, margin_rate: Rate, bias: optax.GradientTransformation
+  head: Head,
+  margin_rate: Rate,
+  *,
+  bias: optax.GradientTransformation,
+  margin_momentum: float = 0.0,
 ) -> optax.GradientTransformation:
   """The optimizer of all that a head has but weights, by name.
 
@@ -45,6 +49,7 @@ def of_margins_and_scalars(
     head: says what is learned of it.
     margin_rate: learning rate of margins and scale, or a schedule of it.
     bias: optimizer of the bias, of losses that have one.
+    margin_momentum: share of the step before in the next, of margins.
   """
   schedule = _schedule(margin_rate)
   learns = {
@@ -60,8 +65,8 @@ def of_margins_and_scalars(
 
   return optax.partition(
     {
-      ANGULAR: _of_margin(head.angular, schedule),
-      COSINE: _of_margin(head.cosine, schedule),
+      ANGULAR: _of_margin(head.angular, schedule, margin_momentum),
+      COSINE: _of_margin(head.cosine, schedule, margin_momentum),
       LOG_SCALE: optax.sgd(schedule),
       BIAS: bias,
       "frozen": optax.set_to_zero(),
@@ -95,7 +100,7 @@ def optimizer(
   Returns:
     An Optax transformation, whose update needs the parameters.
   """
-  of_head = of_margins_and_scalars(head, margin_rate, main)
+  of_head = of_margins_and_scalars(head, margin_rate, bias=main)
 
   def init(params: optax.Params) -> Any:
     rest, heads = _split(params)
@@ -190,7 +195,7 @@ def fused_optimizer(
     mesh: that of the loss.
     clip_norm: largest norm of the weights' gradient; 0: any.
   """
-  of_rest = of_margins_and_scalars(head, margin_rate, main)
+  of_rest = of_margins_and_scalars(head, margin_rate, bias=main)
 
   def init(params: HeadParams) -> dict[str, Any]:
     return {
@@ -244,14 +249,15 @@ def fused_optimizer(
 
 
 def _of_margin(
-  margin: Margin, rate: optax.Schedule
+  margin: Margin, rate: optax.Schedule, momentum: float
 ) -> optax.GradientTransformation:
   """The optimizer of one kind of margins; `constrain` keeps their bounds."""
 
   def rate_from_start(step: ArrayLike) -> Array:
     return jnp.where(jnp.less(step, margin.start), 0.0, rate(step))
 
-  sgd = optax.sgd(rate_from_start)
+  # Without momentum there is no state of it.
+  sgd = optax.sgd(rate_from_start, momentum=momentum or None)
   if margin.bounds == "box":
     return sgd
   return _through_sigmoid(sgd, margin.lower, margin.upper)

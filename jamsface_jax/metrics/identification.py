@@ -95,8 +95,10 @@ def identify(
       is found by itself.
 
   Raises:
-    ValueError: no probe has a mate.
+    ValueError: no probe has a mate, or a row is not finite.
   """
+  _check_finite(probes, "probes")
+  _check_finite(gallery, "entries of the gallery")
   # By person, so that mates meet in few tiles; distractors come first.
   probe_order = np.argsort(probe_subjects, kind="stable")
   gallery_order = np.argsort(gallery_subjects, kind="stable")
@@ -140,6 +142,13 @@ def identify(
   )
 
 
+def _check_finite(rows: Float32[np.ndarray, "n d"], what: str) -> None:
+  """Refuses rows without a cosine, which no rank could be true of."""
+  broken = np.count_nonzero(~np.isfinite(rows).all(axis=1))
+  if broken:
+    raise ValueError(f"{broken} of {len(rows)} {what} are not finite.")
+
+
 def _mates(
   probe_subjects: Int[np.ndarray, " r"],
   gallery_subjects: Int[np.ndarray, " c"],
@@ -175,8 +184,10 @@ def identify_among_distractors(
     int64 [S, P], the rank of each ordered pair of images of one person.
 
   Raises:
-    ValueError: no person has two images.
+    ValueError: no person has two images, or a row is not finite.
   """
+  _check_finite(probes, "probes")
+  _check_finite(distractors, "distractors")
   order = np.argsort(subjects, kind="stable")
   probes, subjects = probes[order], subjects[order]
   # The images of one person lie together now: those but oneself are mates.

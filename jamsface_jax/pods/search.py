@@ -134,11 +134,7 @@ def ways_out(
     if 2 * model < devices and devices % (2 * model) == 0:
       changes.append({"mesh.model": 2 * model})
   if not config.head.fused_update:
-    changes.append(
-      {"head.fused_update": True, "optimizer.accumulation": 1}
-      if config.optimizer.accumulation > 1
-      else {"head.fused_update": True}
-    )
+    changes.append({"head.fused_update": True})
   if config.model.dtype == "float32":
     changes.append({"model.dtype": "bfloat16"})
   if not config.model.remat:

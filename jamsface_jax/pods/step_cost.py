@@ -159,7 +159,7 @@ def measure(
   times = estimate(work, sent, topology)
   of_head = memory.estimate(
     components.head,
-    micro_batch,
+    batch,
     mesh,
     optimizer=components.optimizers.weights,
     fused_update=config.head.fused_update,

@@ -1,9 +1,10 @@
-"""SGD or AdamW as face recognition uses them: three optimizers, one schedule.
+"""SGD, AdamW or LARS for face recognition: three optimizers, one schedule.
 
 Class weights have one of their own because theirs must act on any part of them:
 see `head.update_weights`.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -55,17 +56,24 @@ def make_optimizers(
   """
   chosen = settings.optimizer
   main = _main(chosen, schedule)
+  learns_scale = {
+    "by_loss": head.loss.length_has_gradient,
+    "learned": True,
+    "fixed": False,
+  }[chosen.last_scale]
   backbone = main
   if chosen.clip_norm:
     backbone = optax.chain(optax.clip_by_global_norm(chosen.clip_norm), main)
   return Optimizers(
     backbone=optax.partition(
-      {"learned": backbone, "frozen": optax.set_to_zero()}, _groups_of_backbone
+      {"learned": backbone, "frozen": optax.set_to_zero()},
+      partial(_groups_of_backbone, learns_scale=learns_scale),
     ),
     weights=main,
     margins_and_scalars=of_margins_and_scalars(
       head,
       lambda step: settings.head.margin_rate * schedule(step),
+      margin_momentum=settings.head.margin_momentum,
       bias=optax.sgd(schedule, momentum=chosen.momentum),
     ),
   )
@@ -74,7 +82,12 @@ def make_optimizers(
 def _main(
   settings: sections.Optimizer, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """The optimizer of backbone and class weights; it acts on elements alone.
+  """The optimizer of backbone and class weights.
+
+  SGD and AdamW act on elements alone. LARS, in Optax's form, scales the step of
+  each array by its norm over that of its gradient with the decay; the weights
+  of all classes are one array, on whatever devices. Arrays of one axis have no
+  such ratio.
 
   SGD adds the decay to the gradient, as PyTorch's does. AdamW takes it off the
   parameter, times the learning rate (https://arxiv.org/abs/1711.05101); its
@@ -95,19 +108,38 @@ def _main(
       weight_decay=settings.weight_decay,
       mask=decays,
     )
+  if settings.name == "lars":
+    return optax.lars(
+      schedule,
+      weight_decay=settings.weight_decay,
+      weight_decay_mask=decays,
+      trust_coefficient=settings.trust_coefficient,
+      trust_ratio_mask=_is_matrix,
+      momentum=settings.momentum,
+    )
   return optax.chain(
     optax.add_decayed_weights(settings.weight_decay, mask=decays),
     optax.sgd(schedule, momentum=settings.momentum),
   )
 
 
-def _groups_of_backbone(params: PyTree) -> PyTree[str]:
-  """Says of each parameter of a backbone whether it is learned."""
+def _is_matrix(params: PyTree) -> PyTree[bool]:
+  """Which parameters have more axes than one."""
+  return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def _groups_of_backbone(params: PyTree, *, learns_scale: bool) -> PyTree[str]:
+  """Says of each parameter of a backbone whether it is learned.
+
+  Args:
+    params: those of the backbone.
+    learns_scale: whether the scale of the last batch normalisation is.
+  """
 
   def group(path: tuple[Any, ...], _: Any) -> str:
-    # The field keeps the scale of the last batch normalisation at 1: the
-    # softmax sees directions only.
-    frozen = [entry.key for entry in path][-2:] == ["embedding_bn", "scale"]
-    return "frozen" if frozen else "learned"
+    # The field keeps the scale of the last batch normalisation at 1 where the
+    # softmax sees directions only. It would pin the lengths that a loss moves.
+    is_scale = [entry.key for entry in path][-2:] == ["embedding_bn", "scale"]
+    return "frozen" if is_scale and not learns_scale else "learned"
 
   return jax.tree_util.tree_map_with_path(group, params)

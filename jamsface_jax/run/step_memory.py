@@ -135,10 +135,7 @@ def _smaller(
     parts = 2 ** math.ceil(math.log2(of_images / room))
     yield {"data.batch_size": settings.data.batch_size // parts}
     micro_batches = settings.optimizer.accumulation * 2 * parts
-    yield {
-      "optimizer.accumulation": micro_batches,
-      "head.fused_update": False,
-    }
+    yield {"optimizer.accumulation": micro_batches}
   yield {"model.name": "mbf"}
   yield {"model.remat": True}
   yield {"model.remat": True, "model.dtype": "bfloat16"}

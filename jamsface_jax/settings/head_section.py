@@ -45,6 +45,9 @@ class MVSoftmax(Section):
   PREFIX = "head.mv_softmax."
 
   t: float = setting(1.2, "Hard classes count with t cos + t - 1.")
+  easy_margin: bool = setting(
+    True, "Take no margin where the true cosine is not above it (published)."
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,9 @@ class MagFace(Section):
   l_m: float = setting(0.45, "Margin at the smallest length, radians.")
   u_m: float = setting(0.8, "Margin at the largest length, radians.")
   lambda_g: float = setting(35.0, "Strength of the penalty on lengths.")
+  easy_margin: bool = setting(
+    True, "Take no margin where the true cosine is not above 0 (published)."
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +185,9 @@ class Head(Section):
   )
   margin_rate: float = setting(
     0.02, "Margin learning rate over the main one.", not_negative
+  )
+  margin_momentum: float = setting(
+    0.0, "Momentum of learned margins.", not_negative
   )
   continuation: str = setting(
     "smooth",

@@ -182,8 +182,9 @@ class Optimizer(Section):
 
   name: str = setting(
     "sgd",
-    "Optimizer of backbone and class weights: sgd or adamw; margins have sgd.",
-    one_of("sgd", "adamw"),
+    "Optimizer of backbone and class weights: sgd, adamw or lars; margins have"
+    " sgd.",
+    one_of("sgd", "adamw", "lars"),
   )
   learning_rate: float = setting(
     0.1, "Largest learning rate, at optimizer.reference_batch.", positive
@@ -192,23 +193,34 @@ class Optimizer(Section):
     1024, "The learning rate grows as data.batch_size over this.", positive
   )
   momentum: float = setting(
-    0.9, "Momentum of sgd; margins have none.", not_negative
+    0.9, "Momentum of sgd and lars; margins have their own.", not_negative
   )
   betas: tuple[float, ...] = setting(
     (0.9, 0.999), "Decay of the two running means of adamw."
   )
   eps: float = setting(1e-8, "Added to the root in adamw.", positive)
+  trust_coefficient: float = setting(
+    0.001,
+    "Step of lars at a learning rate of 1, over the norm of a parameter.",
+    positive,
+  )
   weight_decay: float = setting(
     5e-4, "Weight decay; margins have none.", not_negative
   )
   decay_vectors: bool = setting(
     True, "Weight decay of biases, batch normalisations and PReLUs too."
   )
+  last_scale: str = setting(
+    "by_loss",
+    "Scale of the last batch normalisation: learned where the loss reads"
+    " lengths of embeddings (by_loss), always (learned) or never (fixed).",
+    one_of("by_loss", "learned", "fixed"),
+  )
   clip_norm: float = setting(
     5.0, "Largest norm of the backbone's gradient; 0: no limit.", not_negative
   )
   accumulation: int = setting(
-    1, "Micro-batches that a batch is split into.", positive
+    1, "Micro-batches that the backbone sees a batch in.", positive
   )
   reject_in_a_row: int = setting(
     0,
@@ -291,6 +303,11 @@ class Evaluation(Section):
   PREFIX = "evaluation."
 
   data: str = setting("", "Data sets with a protocol, commas between.")
+  beside: str = setting(
+    "",
+    "Where data names none: names of sets that are evaluated on if they lie"
+    " beside data.directory, commas between.",
+  )
   known: str = setting(
     "", "Data sets of new images of the classes trained on, commas between."
   )
@@ -367,11 +384,19 @@ class Settings(Section):
         f"optimizer.accumulation={self.optimizer.accumulation} does not divide"
         f" data.batch_size={self.data.batch_size}: use a divisor of it."
       )
-    if self.optimizer.accumulation > 1 and self.head.fused_update:
+    if self.optimizer.name == "lars" and self.head.fused_update:
       raise InputError(
-        f"optimizer.accumulation={self.optimizer.accumulation} needs the sum of"
-        " gradients, which head.fused_update never holds: set"
+        "optimizer.name='lars' needs the norms of all class weights and of"
+        " their gradient, which head.fused_update never has at once: set"
         " head.fused_update=False."
+      )
+    group = self.model.batch_norm_group
+    micro_batch = self.data.batch_size // self.optimizer.accumulation
+    if self.optimizer.accumulation > 1 and group and micro_batch % group:
+      raise InputError(
+        f"model.batch_norm_group={group} does not divide the {micro_batch}"
+        " examples of a micro-batch (data.batch_size /"
+        " optimizer.accumulation): use a divisor of it, or 0 for all of them."
       )
     _ = self.profiled_steps  # Refuses what it cannot read.
 

@@ -40,14 +40,16 @@ PUBLISHED = {
   "combined": _fixed(0.3, 0.2, loss="combined") | {"combined.m": 1.0},
   "adacos": _fixed(0.0, 0.0, loss="adacos"),
   # Strength, scale and bounds of its one public implementation, FaceX-Zoo's,
-  # whose margins move at the rate of all parameters.
+  # whose margins move at the rate and with the momentum of all parameters.
   "adaptiveface": _fixed(0.0, 0.35)
   | {"learn_cosine": True, "margin_rule": "lambda", "cosine_lambda": 70.0}
-  | {"cosine_max": 1.0, "margin_rate": 1.0, "scale": 32.0},
+  | {"cosine_max": 1.0, "margin_rate": 1.0, "margin_momentum": 0.9}
+  | {"scale": 32.0},
   "ldam": _fixed(0.0, 0.5, margin_power=0.25),
-  "mv_softmax": _fixed(0.5, 0.0, loss="mv_softmax") | {"mv_softmax.t": 1.2},
+  "mv_softmax": _fixed(0.5, 0.0, loss="mv_softmax")
+  | {"mv_softmax.t": 1.2, "mv_softmax.easy_margin": True},
   "curricularface": _fixed(0.5, 0.0, loss="curricularface"),
-  "magface": _fixed(0.0, 0.0, loss="magface"),
+  "magface": _fixed(0.0, 0.0, loss="magface") | {"magface.easy_margin": True},
   "adaface": _fixed(0.0, 0.4, loss="adaface"),
   "elasticface": _fixed(0.5, 0.0, loss="elasticface")
   | {"elasticface.deviation": 0.05, "elasticface.space": "angular"},
@@ -56,7 +58,8 @@ PUBLISHED = {
   "uniface": _fixed(0.0, 0.4, loss="uniface"),
   "jamsface": _fixed(0.3, 0.2, continuation="smooth")
   | {"learn_angular": True, "learn_cosine": True, "margin_rule": "mean"}
-  | {"margin_rate": 0.02, "angular_max": 0.8, "cosine_max": 0.6},
+  | {"margin_rate": 0.02, "margin_momentum": 0.0}
+  | {"angular_max": 0.8, "cosine_max": 0.6},
 }
 
 

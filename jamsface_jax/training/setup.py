@@ -125,7 +125,7 @@ def _estimate_head(
 ) -> memory.HeadCost:
   return memory.estimate(
     components.head,
-    settings.data.batch_size // settings.optimizer.accumulation,
+    settings.data.batch_size,
     mesh,
     optimizer=components.optimizers.weights,
     fused_update=settings.head.fused_update,

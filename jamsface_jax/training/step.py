@@ -42,6 +42,7 @@ def make_train_step(
     mesh=mesh,
     augmentation=dataclasses.asdict(settings.augment),
     accumulation=settings.optimizer.accumulation,
+    batch_norm_group=settings.model.batch_norm_group,
     fused_update=settings.head.fused_update,
     clip_norm=settings.head.clip_norm,
     seed=settings.seed,
@@ -54,20 +55,23 @@ def make_train_step(
   )
 
 
-class _Statistics(NamedTuple):
-  """What a forward pass changes besides gradients.
+class _Embedded(NamedTuple):
+  """The embeddings of a batch, and what comes with them.
 
   Attributes:
-    batch_stats: running statistics of the backbone.
-    loss_state: what the loss remembers.
+    embeddings: float [B, D], sharding BATCH.
+    pull_back: takes the gradient of the embeddings to that of the backbone's
+      parameters.
+    batch_stats: running statistics of the backbone after the step.
   """
 
+  embeddings: jax.Array
+  pull_back: Callable[[jax.Array], Any]
   batch_stats: Any
-  loss_state: head_lib.LossState
 
 
 class _Gradients(NamedTuple):
-  """Gradients of a batch or of a micro-batch, and what else comes of it.
+  """Gradients of a batch, and what else comes of it.
 
   Attributes:
     backbone: as its parameters.
@@ -90,6 +94,7 @@ def train_step(
   mesh: Mesh,
   augmentation: Mapping[str, Any],
   accumulation: int,
+  batch_norm_group: int,
   fused_update: bool,
   clip_norm: float,
   seed: int,
@@ -105,9 +110,10 @@ def train_step(
     components: what the run is made of.
     mesh: the (data, model) mesh.
     augmentation: arguments of `augment`, beside key and images.
-    accumulation: micro-batches; their mean gradient is that of the batch
-      (batch statistics are each micro-batch's own). More than one needs
-      `fused_update=False`.
+    accumulation: micro-batches that the backbone sees one after the other; the
+      head sees the whole batch, and so does what a loss remembers.
+    batch_norm_group: examples that share batch statistics; 0: those of a
+      micro-batch.
     fused_update: update the class weights as their gradient comes.
     clip_norm: largest norm of the class weights' gradient; 0: any.
     seed: seed of augmentation, dropout and sampled classes.
@@ -121,16 +127,22 @@ def train_step(
   images = augment(augment_key, images, **augmentation)
   labels = batch["labels"]
   sample = _draw_classes(key, labels, components.head, mesh)
-  forward_and_back = partial(
-    _forward_and_back,
-    params=state.params,
-    components=components,
-    mesh=mesh,
-    sample=sample,
-    fused_update=fused_update,
+  dropout_key, loss_key = jax.random.split(forward_key)
+  embedded = _embed(
+    state, images, dropout_key, components, accumulation, batch_norm_group, mesh
   )
-  statistics, gradients, loss = _accumulate(
-    forward_and_back, state, images, labels, forward_key, accumulation, mesh
+  loss = head_lib.loss(
+    state.params["head"],
+    embedded.embeddings,
+    labels,
+    head=components.head,
+    mesh=mesh,
+    loss_state=state.running,
+    key=loss_key,
+    sample=sample,
+  )
+  gradients = _gradients(
+    loss, embedded, state, components, mesh, fused_update=fused_update
   )
   gradients = _subtract_reward(gradients, state, labels, components)
   backbone_norm = optax.tree.norm(gradients.backbone)
@@ -142,13 +154,20 @@ def train_step(
   weights = _update_weights(
     accept, gradients, loss, state, components, mesh, clip_norm, sample
   )
-  next_state = _next_state(state, accept, backbone, others, weights, statistics)
+  next_state = _next_state(
+    state,
+    accept,
+    backbone,
+    others,
+    weights,
+    (embedded.batch_stats, loss.loss_state),
+  )
 
   metrics = gradients.metrics | _state_metrics(state, next_state, components)
   metrics["train/gradient_norm"] = jnp.hypot(
     backbone_norm, weights.gradient_norm
   )
-  if loss is not None and fused_update and components.head.skip_below:
+  if fused_update and components.head.skip_below:
     metrics["train/skipped_blocks"] = (loss.skipped + weights.skipped) / 2
   return next_state, metrics
 
@@ -162,58 +181,99 @@ def _draw_classes(
   return class_sampling.draw(jax.random.fold_in(key, 2), labels, head, mesh)
 
 
-def _forward_and_back(
-  statistics: _Statistics,
+def _embed(
+  state: TrainState,
   images: Float[Array, "b h w 3"],
-  labels: Int32[Array, " b"],
   key: Key[Array, ""],
-  *,
-  params: Any,
   components: Components,
+  micro_batches: int,
+  batch_norm_group: int,
   mesh: Mesh,
-  sample: Sample | None,
-  fused_update: bool,
-) -> tuple[_Statistics, _Gradients, LossResult]:
-  """From the images of a (micro-)batch to loss, gradients and statistics."""
-  dropout_key, loss_key = jax.random.split(key)
+) -> _Embedded:
+  """Embeds a batch, in one or in micro-batches one after the other.
 
-  def embed(backbone: Any) -> tuple[jax.Array, Any]:
+  Of micro-batches the first pass keeps the embeddings alone, so that the head
+  sees the whole batch; the second embeds once more to pull the gradient back
+  (GradCache, https://arxiv.org/abs/2101.06983). A network that normalises in
+  groups has the gradient and the statistics of the large batch.
+  """
+  backbone = state.params["backbone"]
+
+  def embed(
+    backbone: Any, images: jax.Array, key: jax.Array
+  ) -> tuple[jax.Array, Any]:
     embeddings, updated = components.model.apply(
-      {"params": backbone, "batch_stats": statistics.batch_stats},
+      {"params": backbone, "batch_stats": state.batch_stats},
       images,
       train=True,
       mutable=["batch_stats"],
-      rngs={"dropout": dropout_key},
+      rngs={"dropout": key},
     )
     return embeddings, updated["batch_stats"]
 
-  embeddings, pull_back, batch_stats = jax.vjp(
-    embed, params["backbone"], has_aux=True
+  if micro_batches == 1:
+    embeddings, pull_back, batch_stats = jax.vjp(
+      lambda backbone: embed(backbone, images, key), backbone, has_aux=True
+    )
+    return _Embedded(embeddings, lambda g: pull_back(g)[0], batch_stats)
+
+  block = batch_norm_group or 1
+
+  def split(array: jax.Array) -> jax.Array:
+    return sharding.split_batch(array, micro_batches, block, mesh)
+
+  inputs = split(images), jax.random.split(key, micro_batches)
+
+  def forward(
+    total: Any, inputs: tuple[jax.Array, ...]
+  ) -> tuple[Any, jax.Array]:
+    embeddings, batch_stats = embed(backbone, *inputs)
+    return jax.tree.map(jnp.add, total, batch_stats), embeddings
+
+  def pull_back(gradient_bd: jax.Array) -> Any:
+    def step(total: Any, inputs: tuple[jax.Array, ...]) -> tuple[Any, None]:
+      *micro_batch, gradient = inputs
+      _, pull_back, _ = jax.vjp(
+        lambda backbone: embed(backbone, *micro_batch), backbone, has_aux=True
+      )
+      return jax.tree.map(jnp.add, total, pull_back(gradient)[0]), None
+
+    zeros = jax.tree.map(jnp.zeros_like, backbone)
+    total, _ = jax.lax.scan(step, zeros, (*inputs, split(gradient_bd)))
+    return total
+
+  # Each micro-batch moves the statistics from where the step found them: their
+  # mean is what the large batch would make of them.
+  zeros = jax.tree.map(jnp.zeros_like, state.batch_stats)
+  total, embeddings = jax.lax.scan(forward, zeros, inputs)
+  return _Embedded(
+    sharding.join_batch(embeddings, block, mesh),
+    pull_back,
+    jax.tree.map(lambda x: x / micro_batches, total),
   )
-  loss = head_lib.loss(
-    params["head"],
-    embeddings,
-    labels,
-    head=components.head,
-    mesh=mesh,
-    loss_state=statistics.loss_state,
-    key=loss_key,
-    sample=sample,
-  )
-  metrics = _example_means(loss)
+
+
+def _gradients(
+  loss: LossResult,
+  embedded: _Embedded,
+  state: TrainState,
+  components: Components,
+  mesh: Mesh,
+  *,
+  fused_update: bool,
+) -> _Gradients:
+  """All gradients that the loss of a batch has, and what is said of it."""
   weights = None
   if not fused_update:
     weights = head_lib.weight_gradient(
-      params["head"], loss.residuals, head=components.head, mesh=mesh
+      state.params["head"], loss.residuals, head=components.head, mesh=mesh
     )
-  (backbone,) = pull_back(loss.embedding_gradient)
-  gradients = _Gradients(
-    backbone=backbone,
+  return _Gradients(
+    backbone=embedded.pull_back(loss.embedding_gradient),
     margins_and_scalars=loss.margins_and_scalars_gradient,
     weights=weights,
-    metrics=metrics,
+    metrics=_example_means(loss),
   )
-  return _Statistics(batch_stats, loss.loss_state), gradients, loss
 
 
 def _example_means(loss: LossResult) -> dict[str, jax.Array]:
@@ -229,47 +289,6 @@ def _example_means(loss: LossResult) -> dict[str, jax.Array]:
   return {
     f"train/{name}": mean for name, mean in zip(of_examples, means, strict=True)
   }
-
-
-def _accumulate(
-  forward_and_back: Callable[..., tuple[_Statistics, _Gradients, LossResult]],
-  state: TrainState,
-  images: Float[Array, "b h w 3"],
-  labels: Int32[Array, " b"],
-  key: Key[Array, ""],
-  micro_batches: int,
-  mesh: Mesh,
-) -> tuple[_Statistics, _Gradients, LossResult | None]:
-  """Mean gradients of micro-batches, one after the other.
-
-  The result of the loss is had of a batch that is one micro-batch alone.
-  """
-  first = _Statistics(state.batch_stats, state.running)
-  if micro_batches == 1:
-    return forward_and_back(first, images, labels, key)
-
-  def gradients_of(
-    statistics: _Statistics, inputs: tuple[jax.Array, ...]
-  ) -> tuple[_Statistics, _Gradients]:
-    statistics, gradients, _ = forward_and_back(statistics, *inputs)
-    return statistics, gradients
-
-  def step(
-    carry: tuple[_Statistics, _Gradients], inputs: tuple[jax.Array, ...]
-  ) -> tuple[tuple[_Statistics, _Gradients], None]:
-    statistics, total = carry
-    statistics, new = gradients_of(statistics, inputs)
-    return (statistics, jax.tree.map(jnp.add, total, new)), None
-
-  inputs = (
-    sharding.split_batch(images, micro_batches, mesh),
-    sharding.split_batch(labels, micro_batches, mesh),
-    jax.random.split(key, micro_batches),
-  )
-  _, shapes = jax.eval_shape(gradients_of, first, tuple(x[0] for x in inputs))
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  (statistics, total), _ = jax.lax.scan(step, (first, zeros), inputs)
-  return statistics, jax.tree.map(lambda x: x / micro_batches, total), None
 
 
 def _subtract_reward(
@@ -332,7 +351,7 @@ def _update_margins_and_scalars(
 def _update_weights(
   accept: Bool[Array, ""],
   gradients: _Gradients,
-  loss: LossResult | None,
+  loss: LossResult,
   state: TrainState,
   components: Components,
   mesh: Mesh,
@@ -351,7 +370,6 @@ def _update_weights(
       params[WEIGHTS],
     )
     return WeightUpdate(weights, opt_state, norm, skipped=jnp.float32(0.0))
-  assert loss is not None, "Accumulated gradients hold those of the weights."
   return head_lib.update_weights(
     params,
     opt_state,
@@ -390,7 +408,7 @@ def _next_state(
   backbone: tuple[Any, Any],
   margins_and_scalars: tuple[dict[str, jax.Array], Any],
   weights: WeightUpdate,
-  statistics: _Statistics,
+  statistics: tuple[Any, head_lib.LossState],
 ) -> TrainState:
   """Puts together what was updated, and counts the steps.
 
@@ -400,10 +418,11 @@ def _next_state(
     backbone: next parameters and optimizer state.
     margins_and_scalars: the same of these.
     weights: the same of the classes.
-    statistics: what the forward pass made of them, accepted or not.
+    statistics: what the forward pass made of the backbone's statistics and of
+      what the loss remembers, accepted or not.
   """
-  statistics = _choose(
-    accept, statistics, _Statistics(state.batch_stats, state.running)
+  batch_stats, running = _choose(
+    accept, statistics, (state.batch_stats, state.running)
   )
   in_all, in_a_row = state.rejected
   return TrainState(
@@ -412,12 +431,12 @@ def _next_state(
       "backbone": backbone[0],
       "head": {WEIGHTS: weights.weights, **margins_and_scalars[0]},
     },
-    batch_stats=statistics.batch_stats,
+    batch_stats=batch_stats,
     opt_state={
       "backbone": backbone[1],
       "head": {"weights": weights.opt_state, "small": margins_and_scalars[1]},
     },
-    running=statistics.loss_state,
+    running=running,
     rejected=jnp.stack([in_all + ~accept, jnp.where(accept, 0, in_a_row + 1)]),
   )
 

@@ -38,9 +38,12 @@ def opening(setup: Setup, first: int, *, fine_tuned: bool) -> str:
     head.product_dtype, setup.components.head.product_precision
   )
   rate = measure_rate(settings.model.dtype)
-  # Forward and, twice that, backward of the backbone; the head.
+  # Forward, of micro-batches twice, and backward, twice that; the head.
+  passes = 3 if settings.optimizer.accumulation == 1 else 4
   batch, size = settings.data.batch_size, settings.data.image_size
-  step = 3 * of_image * batch / mesh.size / rate + cost.operations / of_head
+  step = (
+    passes * of_image * batch / mesh.size / rate + cost.operations / of_head
+  )
   return "\n".join(
     [
       f"data      {len(source):,} images of {source.num_classes:,} classes"
@@ -68,6 +71,14 @@ def opening(setup: Setup, first: int, *, fine_tuned: bool) -> str:
       f" it products of matrices at {rate / 1e9:,.0f} Gflop/s a device; the"
       " first steps will tell",
     ]
+  )
+
+
+def not_evaluated(missing: Sequence[str]) -> str:
+  """Says which of `evaluation.beside` are not there: their directories."""
+  return (
+    f"tests     not evaluated on {', '.join(missing)}, which are not there:"
+    f" '{shell.name('data_prep.from_bin')}' makes them"
   )
 
 

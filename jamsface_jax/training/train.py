@@ -5,6 +5,7 @@ import contextlib
 import jax
 
 from jamsface_jax.devices.notices import Notices, listening
+from jamsface_jax.evaluation.sets_beside import choose_beside
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.fine_tune import BACKBONE, plan_fine_tune
 from jamsface_jax.run.goodput import Goodput
@@ -62,6 +63,7 @@ def train(
   goodput = Goodput(run)
   with contextlib.ExitStack() as stack:
     heard = heard or stack.enter_context(listening())
+    settings, missing = choose_beside(settings)
     setup = prepare(settings)
     preemption = stack.enter_context(contextlib.closing(Preemption(heard)))
     stack.enter_context(run.held())
@@ -103,6 +105,8 @@ def train(
     progress.note(
       summary.opening(setup, restored.step, fine_tuned=fine_tune is not None)
     )
+    if missing:
+      progress.note(summary.not_evaluated(missing))
     note_launch(run, summary.facts(setup, restored.step))
     stream = setup.batches_from(restored.step)
     stack.enter_context(contextlib.closing(stream))

@@ -94,6 +94,17 @@ def adacos(params, x, y, state, **_):
   return loss, {"scale": new}
 
 
+def mv_softmax_published(params, x, y, scale, **_):
+  """FaceX-Zoo: no margin where the true cosine is not above 0, or above c."""
+  cosine = cosines(params, x)
+  true, a, c = cosine[ROWS, y], params[ANGULAR][y], params[COSINE][y]
+  with_margin = jnp.cos(jnp.arccos(true) + a) - c
+  hard = cosine > jax.lax.stop_gradient(with_margin)[:, None]
+  changed = jnp.where(hard, 1.2 * cosine + 0.2, cosine)
+  phi = jnp.where(true > c, with_margin, true)
+  return cross_entropy(scale * changed, scale * phi, y), {}
+
+
 def mv_softmax(params, x, y, scale, t=1.2, **_):
   cosine = cosines(params, x)
   phi = arc(cosine[ROWS, y], params[ANGULAR][y]) - params[COSINE][y]
@@ -113,11 +124,14 @@ def curricularface(params, x, y, scale, state, **_):
   return cross_entropy(scale * changed, scale * phi, y), {"t": t}
 
 
-def magface(params, x, y, scale, **_):
+def magface(params, x, y, scale, easy_margin, **_):
   cosine = cosines(params, x)
   length = jnp.clip(jnp.linalg.norm(x, axis=1), 2, 9)
   m = 0.45 + (0.8 - 0.45) / (9 - 2) * (length - 2)
-  phi = arc(cosine[ROWS, y], m)
+  true = cosine[ROWS, y]
+  phi = arc(true, m)
+  if easy_margin:
+    phi = jnp.where(true > 0, jnp.cos(jnp.arccos(true) + m), true)
   loss = cross_entropy(scale * cosine, scale * phi, y)
   return loss + 3.5 * (length / 9**2 + 1 / length), {}
 
@@ -179,13 +193,31 @@ CASES = {
     {"steps": 700.0},
   ),
   "adacos": (losses.AdaCos(), adacos, {"scale": 6.5}),
-  "mv_softmax": (losses.MVSoftmax(**JOINT, t=1.2), mv_softmax, {}),
+  "mv_softmax": (
+    losses.MVSoftmax(**JOINT, t=1.2, easy_margin=False),
+    mv_softmax,
+    {},
+  ),
+  "mv_softmax as published": (
+    losses.MVSoftmax(**JOINT, t=1.2, easy_margin=True),
+    mv_softmax_published,
+    {},
+  ),
   "curricularface": (
     losses.CurricularFace(**JOINT, momentum=0.01),
     curricularface,
     {"t": 0.3},
   ),
-  "magface": (losses.MagFace(2.0, 9.0, 0.45, 0.8, 3.5), magface, {}),
+  "magface": (
+    losses.MagFace(2.0, 9.0, 0.45, 0.8, 3.5, easy_margin=False),
+    partial(magface, easy_margin=False),
+    {},
+  ),
+  "magface as published": (
+    losses.MagFace(2.0, 9.0, 0.45, 0.8, 3.5, easy_margin=True),
+    partial(magface, easy_margin=True),
+    {},
+  ),
   "adaface": (
     losses.AdaFace(0.333, 0.3),
     adaface,
@@ -475,6 +507,39 @@ def test_a_loss_with_one_flag_alone_trains(flag):
   assert last < first and correct > 0.9
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_loss_says_whether_it_moves_lengths(name):
+  """Where it does not, the scale of the last normalisation may rest."""
+  loss, _, state = CASES[name]
+  rng = np.random.default_rng(0)
+  cosine, noise = rng.uniform(-0.9, 0.9, (2, 8))
+  x = losses.LossInputs(
+    *map(jnp.float32, (cosine, 0 * noise + 0.3, 0 * noise + 0.2)),
+    length=jnp.linspace(1.0, 10.0, 8),
+    noise=jnp.float32(noise),
+    state=state,
+  )
+
+  def total(length):
+    seen = x._replace(length=length)
+    scale = loss.scale(seen, jnp.float32(16.0))
+    return jnp.sum(scale * loss.similarity(seen) + loss.penalty(seen))
+
+  moves = np.any(np.asarray(jax.grad(total)(x.length)) != 0)
+  assert loss.length_has_gradient == moves
+
+
+def test_one_class_has_no_hardest_other(mesh):
+  """No other class counts: the cosine to the hardest is the least there is."""
+  head = make_head(classes=1, loss=losses.Loss())
+  params, x, _ = random_inputs(head, BATCH)
+  got = jax.jit(
+    partial(head_lib.loss, loss_state={}, key=KEY, head=head, mesh=mesh)
+  )(*put(mesh, params, x, np.zeros(BATCH, np.int32)))
+  np.testing.assert_array_equal(got.hardest_cosine, -1.0)
+  np.testing.assert_array_equal(got.cross_entropy, 0.0)
+
+
 def test_cases_differ_and_none_is_without_effect():
   """Inputs are such that every loss does what is its own."""
   values = {}
@@ -531,12 +596,13 @@ def test_a_sample_of_all_is_all(name):
     losses.Joint(smooth=True, straight_through=False),
     losses.Joint(smooth=True, straight_through=True),
     losses.Combined(1.0, False),
-    losses.MVSoftmax(**JOINT, t=1.0),
+    losses.MVSoftmax(**JOINT, t=1.0, easy_margin=False),
+    losses.MVSoftmax(**JOINT, t=1.0, easy_margin=True),
     losses.ElasticFace(**JOINT, deviation=0.0, space="cosine"),
-    losses.MagFace(2.0, 9.0, 0.0, 0.0, 0.0),
+    losses.MagFace(2.0, 9.0, 0.0, 0.0, 0.0, easy_margin=False),
     losses.AdaFace(0.333, 0.01),
   ],
-  ids=lambda loss: type(loss).__name__,
+  ids=lambda loss: f"{type(loss).__name__} {vars(loss).get('easy_margin', '')}",
 )
 def test_without_margins_all_are_normface(loss):
   mesh = sharding.make_mesh(4)
@@ -629,9 +695,11 @@ def test_losses_are_made_of_any_settings_with_their_fields(section):
     losses.Combined(1.35, straight_through=True),
     losses.SphereFace(4.0, 5.0, 1000.0),
     losses.AdaCos(),
-    losses.MVSoftmax(smooth=True, straight_through=True, t=1.2),
+    losses.MVSoftmax(
+      smooth=True, straight_through=True, t=1.2, easy_margin=False
+    ),
     losses.CurricularFace(smooth=True, straight_through=True, momentum=0.01),
-    losses.MagFace(2.0, 9.0, 0.45, 0.8, 3.5),
+    losses.MagFace(2.0, 9.0, 0.45, 0.8, 3.5, easy_margin=False),
     losses.AdaFace(0.333, 0.3),
     losses.ElasticFace(True, True, deviation=0.05, space="cosine"),
     losses.UniFace(True, True, weight=0.7, rate=0.25),
@@ -658,7 +726,8 @@ def test_losses_are_made_of_any_settings_with_their_fields(section):
 
 
 def test_learned_scale_of_a_loss_that_reweights_others(mesh):
-  head = make_head(loss=losses.MVSoftmax(**JOINT, t=1.2), learn_scale=True)
+  loss = losses.MVSoftmax(**JOINT, t=1.2, easy_margin=False)
+  head = make_head(loss=loss, learn_scale=True)
   inputs = inputs_of(head)
   result = jax.jit(
     partial(head_lib.loss, loss_state={}, key=KEY, head=head, mesh=mesh)

@@ -147,3 +147,20 @@ def test_nobody_to_find_is_refused():
     )
   with pytest.raises(ValueError, match="No person has two images"):
     identification.identify_among_distractors(rows, np.arange(3), rows, [3])
+
+
+@pytest.mark.parametrize("value", [NAN, np.inf])
+@pytest.mark.parametrize("where", ["probes", "gallery"])
+def test_what_is_not_finite_has_no_rank(where, value):
+  rows = {"probes": np.eye(4, dtype="f4"), "gallery": np.eye(4, dtype="f4")}
+  rows[where][1, 2] = rows[where][3, 0] = value
+  people = np.arange(4)
+  with pytest.raises(ValueError, match=f"^2 of 4 .*{where}.* are not finite"):
+    identification.identify(
+      rows["probes"], people, rows["gallery"], people, same_images=False
+    )
+  pairs = np.array([0, 0, 1, 1])
+  with pytest.raises(ValueError, match="^2 of 4 .* are not finite"):
+    identification.identify_among_distractors(
+      rows["probes"], pairs, rows["gallery"], [1, 4]
+    )

@@ -13,7 +13,7 @@ from jamsface_jax.run.optimizer import (
 from jamsface_jax.run.schedule import make_schedule, steps_of
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.names import replaced
-from jamsface_jax.settings.variants import tiny
+from jamsface_jax.settings.variants import PUBLISHED, tiny
 
 
 def settings(**changes):
@@ -46,6 +46,29 @@ def test_schedules_hit_hand_numbers(decay, expected):
   schedule = make_schedule(config, num_images=1000)
   for step, rate in expected.items():
     np.testing.assert_allclose(schedule(step), rate, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+  ("milestones", "expected"),
+  [  # The warm-up lasts 10 steps, to 0.2.
+    ((70.0, 40.0), {39: 0.2, 41: 0.02, 71: 0.002}),
+    ((4.0, 8.0, 40.0), {3: 0.06, 5: 0.01, 9: 1.8e-3, 10: 2e-3, 41: 2e-4}),
+    ((40.0, 40.0), {10: 0.2, 39: 0.2, 41: 0.002}),
+    ((10.0, 40.0), {9: 0.18, 11: 0.02, 41: 0.002}),
+    ((), {10: 0.2, 99: 0.2}),
+  ],
+)
+@pytest.mark.parametrize("warmup", [10.0, 0.0])
+def test_every_milestone_counts(milestones, expected, warmup):
+  config = settings(
+    **{"schedule.decay": "step", "schedule.milestones": milestones},
+    **{"schedule.warmup": warmup},
+  )
+  schedule = make_schedule(config, num_images=1000)
+  for step, rate in expected.items():
+    if not warmup:
+      rate *= 10 / min(step, 10)
+    np.testing.assert_allclose(schedule(step), rate, rtol=1e-6)
 
 
 def test_epochs_become_steps():
@@ -245,3 +268,92 @@ def test_sigmoid_bounds_let_a_margin_leave_them():
   state_of = optimizers.margins_and_scalars.init(small)
   moves, _ = optimizers.margins_and_scalars.update(slopes, state_of, small)
   assert np.all(np.asarray(moves[head_lib.ANGULAR]) > 1e-6)
+
+
+def test_momentum_of_margins_is_their_own():
+  """Three steps by hand; the scale of the head keeps plain SGD."""
+  config = settings(
+    **{"head.margin_momentum": 0.8, "optimizer.momentum": 0.5},
+    **{"head.learn_scale": True},
+  )
+  slopes = jax.tree.map(jnp.ones_like, params())
+  factors = (1.0, -2.0, 0.5)
+  small = moved(config, slopes, factors)["small"]
+  rate = config.head.margin_rate * 0.1
+  move = velocity = 0.0
+  for factor in factors:
+    velocity = 0.8 * velocity + factor
+    move += rate * velocity
+  np.testing.assert_allclose(small[head_lib.ANGULAR], 0.3 - move, rtol=1e-6)
+  np.testing.assert_allclose(small[head_lib.COSINE], 0.2 - move, rtol=1e-6)
+  np.testing.assert_allclose(
+    small[head_lib.LOG_SCALE], 2 - rate * sum(factors), rtol=1e-6
+  )
+
+
+def test_adaptiveface_has_the_momentum_of_its_public_code():
+  words = {w: p.get("margin_momentum") for w, p in PUBLISHED.items()}
+  assert words["adaptiveface"] == 0.9
+  assert words["jamsface"] == base_config().head.margin_momentum == 0.0
+
+
+@pytest.mark.parametrize(
+  ("word", "chosen", "learned"),
+  [
+    ("magface", "by_loss", True),
+    ("sphereface", "by_loss", True),
+    ("softmax", "by_loss", True),
+    ("adaface", "by_loss", False),
+    ("arcface", "by_loss", False),
+    ("arcface", "learned", True),
+    ("magface", "fixed", False),
+  ],
+)
+def test_the_last_scale_is_learned_where_lengths_are(word, chosen, learned):
+  published = {f"head.{k}": v for k, v in PUBLISHED[word].items()}
+  config = settings(**published | {"optimizer.last_scale": chosen})
+  slopes = jax.tree.map(jnp.ones_like, params())
+  after = moved(config, slopes, factors=(1.0,))["backbone"]["embedding_bn"]
+  assert np.all(np.asarray(after["scale"]) < 1) == learned
+  assert np.all(np.asarray(after["bias"]) < 2)
+
+
+def test_three_steps_of_lars_by_hand():
+  """In float64: arrays of one axis have plain SGD, others a ratio of norms."""
+  config = settings(
+    **{
+      "optimizer.name": "lars",
+      "optimizer.momentum": 0.7,
+      "optimizer.trust_coefficient": 0.05,
+      "optimizer.clip_norm": 0.0,
+      "optimizer.weight_decay": 0.3,
+      "head.fused_update": False,
+    }
+  )
+  rng = np.random.default_rng(0)
+  slopes = jax.tree.map(
+    lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params()
+  )
+  factors = (1.0, -2.0, 0.5)
+  after = moved(config, slopes, factors)
+
+  def by_hand(value, slope):
+    value = np.asarray(value, np.float64)
+    velocity = 0.0
+    for factor in factors:
+      step = factor * np.asarray(slope, np.float64) + 0.3 * value
+      if value.ndim > 1:
+        step *= 0.05 * np.linalg.norm(value) / np.linalg.norm(step)
+      velocity = 0.7 * velocity + 0.1 * step
+      value = value - velocity
+    return value
+
+  for got, path in (
+    (after["backbone"]["conv"]["kernel"], ("backbone", "conv", "kernel")),
+    (after["backbone"]["bn"]["scale"], ("backbone", "bn", "scale")),
+    (after["weights"], ("head", "weights")),
+  ):
+    value, slope = params(), slopes
+    for key in path:
+      value, slope = value[key], slope[key]
+    np.testing.assert_allclose(got, by_hand(value, slope), rtol=1e-5)

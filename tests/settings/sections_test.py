@@ -22,7 +22,7 @@ from jamsface_jax.settings.sections import Head, Settings
     ("head.cosine_max", 0.1, "outside of head.cosine_min"),
     ("schedule.warmup", 20.0, "leaves nothing"),
     ("optimizer.accumulation", 3, "does not divide"),
-    ("optimizer.accumulation", 2, "set head.fused_update=False"),
+    ("model.batch_norm_group", 3, "examples of a micro-batch"),
     ("head.sample_rate", 1.5, "at most 1"),
     ("head.sample_rate", 0.0, "above 0"),
     ("head.sub_centers", 0, "above 0"),
@@ -33,15 +33,20 @@ from jamsface_jax.settings.sections import Head, Settings
     ("augment.strength", -0.1, "between 0 and 1"),
     ("augment.random_changes", 9, "at most 8"),
     ("data.sampling", "fair", "one of uniform, class_balanced"),
-    ("optimizer.name", "adam", "one of sgd, adamw"),
+    ("optimizer.name", "adam", "one of sgd, adamw, lars"),
+    ("optimizer.name", "lars", "set head.fused_update=False"),
+    ("optimizer.trust_coefficient", 0.0, "above 0"),
+    ("optimizer.last_scale", "auto", "one of by_loss, learned, fixed"),
+    ("head.margin_momentum", -0.1, "negative"),
     ("optimizer.betas", (0.9, 1.0), "below 1"),
     ("optimizer.betas", (0.9,), "two numbers"),
     ("optimizer.eps", 0.0, "above 0"),
   ],
 )
 def test_bad_settings_are_named(setting, value, says):
+  halves = replaced(Settings(), {"optimizer.accumulation": 2})
   with pytest.raises(InputError, match=says) as error:
-    replaced(Settings(), {setting: value})
+    replaced(halves, {setting: value})
   assert setting in str(error.value)
 
 
