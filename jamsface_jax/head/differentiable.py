@@ -6,7 +6,8 @@ for each example and each class. The gradient of the class weights exists as a
 whole then; `optimizer.fused` is for those who want its memory.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -83,19 +84,8 @@ def mean_loss(
   """
   mesh = mesh_for(embeddings, mesh)
   check_inputs(params, embeddings, labels, head, mesh, loss_state, key)
-  params = {
-    name: place(value, mesh, spec_of(value)) for name, value in params.items()
-  }
-  embeddings = place(embeddings, mesh, BATCH)
-  labels = place(jnp.asarray(labels), mesh, BATCH)
-  params = _constrained(params, head)
-  sample = None
-  if head.sample_rate < 1 and key is not None:
-    sample = class_sampling.draw(jax.random.fold_in(key, 1), labels, head, mesh)
-  batch = _Batch(labels, loss_state, key, sample)
-  mean, measured = _differentiable(head, mesh)(params, embeddings, batch)
-  mean -= reward * margin_reward(params, labels, head)
-  return mean, lax.stop_gradient(measured)
+  batch = _Batch(jnp.asarray(labels), loss_state, key, sample=None)
+  return _compile(head, mesh)(params, embeddings, batch, jnp.float32(reward))
 
 
 class _Batch(NamedTuple):
@@ -107,7 +97,35 @@ class _Batch(NamedTuple):
   sample: Sample | None
 
 
-def _differentiable(head: Head, mesh: Mesh) -> Any:
+@cache
+def _compile(head: Head, mesh: Mesh) -> Callable[..., Any]:
+  """The loss of this head on this mesh, compiled once where no `jit` is."""
+  cross_entropy = _differentiable(head, mesh)
+
+  @jax.jit
+  def compiled(
+    params: HeadParams, embeddings: jax.Array, batch: _Batch, reward: jax.Array
+  ) -> tuple[jax.Array, Measured]:
+    params = {
+      name: place(value, mesh, spec_of(value)) for name, value in params.items()
+    }
+    params = _constrained(params, head)
+    labels = place(batch.labels, mesh, BATCH)
+    batch = batch._replace(labels=labels)
+    if head.sample_rate < 1 and batch.key is not None:
+      draw_key = jax.random.fold_in(batch.key, 1)
+      drawn = class_sampling.draw(draw_key, labels, head, mesh)
+      batch = batch._replace(sample=drawn)
+    mean, measured = cross_entropy(
+      params, place(embeddings, mesh, BATCH), batch
+    )
+    mean -= reward * margin_reward(params, labels, head)
+    return mean, lax.stop_gradient(measured)
+
+  return compiled
+
+
+def _differentiable(head: Head, mesh: Mesh) -> Callable[..., Any]:
   """The mean cross-entropy and what is measured, with its own derivative."""
 
   def forward(

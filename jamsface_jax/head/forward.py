@@ -170,7 +170,8 @@ def loss(
   mesh = mesh_for(embeddings, mesh)
   check_inputs(params, embeddings, labels, head, mesh, loss_state, key)
   (unit_bd, length_b), pull_back_unit = jax.vjp(
-    lambda x_bd: unit_and_length(x_bd.astype(jnp.float32)), embeddings
+    lambda x_bd: unit_and_length(place(x_bd.astype("float32"), mesh, BATCH)),
+    embeddings,
   )
   noise_b = jnp.zeros(len(labels))
   if head.loss.draws and key is not None:
@@ -260,7 +261,9 @@ def check_inputs(
       "this head draws random numbers in each step: give key, another one each"
       " step."
     )
-  if not isinstance(labels, Tracer) and labels.is_fully_addressable:
+  if not isinstance(labels, Tracer) and getattr(
+    labels, "is_fully_addressable", True
+  ):
     values = np.asarray(labels)
     low, high = values.min(initial=0), values.max(initial=0)
     if low < 0 or high >= head.num_classes:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float32, Int, Key
 
 from jamsface_jax.devices.sharding import CLASSES, REPLICATED
 from jamsface_jax.errors import InputError
-from jamsface_jax.head.layout import mesh_for, varying
+from jamsface_jax.head.layout import mesh_for, place, varying
 from jamsface_jax.head.losses import Loss
 
 # Rows of the weights that are drawn together.
@@ -199,7 +199,8 @@ def init(
   def of_classes(values: float | np.ndarray) -> jax.Array:
     value_n = jnp.asarray(values, jnp.float32)
     value_n = jnp.broadcast_to(value_n, head.num_classes)
-    return jnp.pad(value_n, (0, head.padded_classes - head.num_classes))
+    value_c = jnp.pad(value_n, (0, head.padded_classes - head.num_classes))
+    return place(value_c, mesh, CLASSES)
 
   params = {
     WEIGHTS: jax.shard_map(
