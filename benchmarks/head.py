@@ -4,9 +4,11 @@ A step is forward, backward, and SGD with momentum and weight decay, on random
 embeddings and labels. Every variant runs in a process of its own, so that its
 memory is its own; all of them take turns, some steps each, several rounds.
 `products` is the limit: the four matrix products that an exact head needs which
-keeps no logits, chunk by chunk, and nothing else. With `--dtype=bfloat16`
-products round what they multiply, PyTorch's under autocast; weights stay
-float32. Both take a GPU where there is one.
+keeps no logits, chunk by chunk, and nothing else. `differentiable` is
+`head.mean_loss` under `jax.grad`, `written out` the head as one would write it
+in JAX: all logits in one array, one margin for all classes. With
+`--dtype=bfloat16` products round what they multiply, PyTorch's under autocast;
+weights stay float32. Both take a GPU where there is one.
 
 Columns: median milliseconds of a step and half the distance of the quartiles;
 the same over `products`; peak memory beyond that of a started process, of the
@@ -36,12 +38,12 @@ VARIANTS = (
   "fused",
   "keep 256",
   "plain",
+  "differentiable",
+  "written out",
   "skip 1e-6",
   "rate 0.1",
-  "PyTorch",
-  "PartialFC_V2",
-  "PartialFC_V2 0.1",
 )
+IN_PYTORCH = ("PyTorch", "PartialFC_V2", "PartialFC_V2 0.1")
 
 
 def main() -> None:
@@ -67,9 +69,9 @@ def main() -> None:
     print(json.dumps(_measure(args.child, args)))
     return
 
-  variants = args.only.split(",") if args.only else list(VARIANTS)
+  variants = args.only.split(",") if args.only else [*VARIANTS, *IN_PYTORCH]
   if importlib.util.find_spec("torch") is None:
-    variants = [v for v in variants if v not in VARIANTS[6:]]
+    variants = [v for v in variants if v not in IN_PYTORCH]
   if not args.partial_fc:
     variants = [v for v in variants if "PartialFC" not in v]
   rows = []
@@ -146,7 +148,7 @@ def _median(runs: list[dict]) -> float:
 def _measure(variant: str, args) -> dict:
   """Runs one variant in this process."""
   classes = int(args.classes)
-  build = _torch_step if variant in VARIANTS[6:] else _jax_step
+  build = _torch_step if variant in IN_PYTORCH else _jax_step
   start, step, xla_mib = build(variant, classes, args)
   _forget_peak()
   step()
@@ -253,6 +255,35 @@ def _jax_step(variant: str, classes: int, args):
     weights = params[WEIGHTS] + updates
     return params | {WEIGHTS: weights}, opt_state, loss.embedding_gradient
 
+  def by_gradient(loss_of, params, opt_state):
+    gradients, of_embeddings = jax.grad(loss_of, argnums=(0, 1))(params, x_bd)
+    updates, opt_state = optimizer.update(
+      gradients[WEIGHTS], opt_state, params[WEIGHTS]
+    )
+    weights = params[WEIGHTS] + updates
+    return params | {WEIGHTS: weights}, opt_state, of_embeddings
+
+  def differentiable(params, opt_state, key, accept):
+    def loss_of(params, x_bd):
+      return head_lib.mean_loss(params, x_bd, y_b, head=head, mesh=mesh)[0]
+
+    return by_gradient(loss_of, params, opt_state)
+
+  def written_out(params, opt_state, key, accept):
+    def loss_of(params, x_bd):
+      w_cd = params[WEIGHTS][:classes]
+      w_cd /= jnp.linalg.norm(w_cd, axis=1, keepdims=True)
+      unit_bd = x_bd / jnp.linalg.norm(x_bd, axis=1, keepdims=True)
+      cosine_bc = logits.product(unit_bd, w_cd, (1, 1), head)
+      rows = jnp.arange(len(y_b))
+      true_b = jnp.clip(cosine_bc[rows, y_b], -1 + 1e-7, 1 - 1e-7)
+      phi_b = jnp.cos(jnp.arccos(true_b) + 0.3) - 0.2
+      logit_bc = head.scale * cosine_bc.at[rows, y_b].set(phi_b)
+      log_share_bc = jax.nn.log_softmax(logit_bc)
+      return -log_share_bc[rows, y_b].mean()
+
+    return by_gradient(loss_of, params, opt_state)
+
   def products(params, opt_state, key, accept):
     """The same loops with nothing in them but products."""
     size = min(head.chunk_classes, head.padded_classes)
@@ -278,7 +309,12 @@ def _jax_step(variant: str, classes: int, args):
     weights = jax.lax.fori_loop(0, chunks, back, params[WEIGHTS])
     return params | {WEIGHTS: weights}, opt_state, sum_bd
 
-  run = {"plain": plain, "products": products}.get(kind, fused)
+  run = {
+    "plain": plain,
+    "products": products,
+    "differentiable": differentiable,
+    "written": written_out,
+  }.get(kind, fused)
   program = (
     jax.jit(
       run,

@@ -1,11 +1,15 @@
 """Variants that every recipe has."""
 
+import pathlib
+import re
+
 import pytest
 from conftest import check_builds
 from defaults_test import recipe
 
-from jamsface_jax import models
-from jamsface_jax.settings.defaults import base_config
+from jamsface_jax import head, models
+from jamsface_jax.head.losses import make_loss
+from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import PUBLISHED, tiny
 
 
@@ -65,3 +69,25 @@ def test_tiny_keeps_the_family_of_the_network(name):
   config = base_config()
   config.model.name = name
   assert tiny(config).model.name == models.family(name)
+
+
+def test_heads_of_the_page_are_those_of_the_words():
+  """docs/head.md says what `head.make` takes for a word of the recipes."""
+  page = pathlib.Path(__file__).parents[2] / "docs" / "head.md"
+  rows = re.findall(
+    r"^\| `(\w+)` \| (?:`(.*)`)? ?\|$", page.read_text(encoding="utf-8"), re.M
+  )
+  assert len(rows) >= 5
+  names = {"losses": head.losses, "fixed": head.fixed, "make": head.make}
+  for word, arguments in rows:
+    made = eval(f"make(1000, 64, {arguments})", names)
+    settings = make_settings(recipe("ms1m_r100", word)).head
+    assert made.loss == make_loss(settings), word
+    for margin, kind in ((made.angular, "angular"), (made.cosine, "cosine")):
+      first = getattr(settings, f"{kind}_margin")
+      learned = getattr(settings, f"learn_{kind}")
+      assert (margin.initial, margin.learned) == (first, learned), word
+      if learned:
+        bounds = [getattr(settings, f"{kind}_{end}") for end in ("min", "max")]
+        assert [margin.lower, margin.upper] == bounds
+        assert margin.rule == settings.margin_rule
