@@ -107,6 +107,7 @@ SMALLER = {
   "main --config=(configs/\\w+\\.py):(?!tiny)": "main --config=\\1:tiny,",
   "directory=data/ms1m_v3": "directory=data/mine",
   "data.batch_size=512": "data.batch_size=8",
+  "batch_norm_group=128": "batch_norm_group=8",
   "profile_steps=10:15": "profile_steps=2:4",
   "main (.*)--workdir=(?!runs/mine|runs/tuned|runs/tiny)\\S+": "main \\1"
   "--workdir=out/NEW",

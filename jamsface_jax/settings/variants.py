@@ -87,6 +87,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
   config.schedule.warmup = 1.0
   config.schedule.milestones = (3.0, 4.0)
   config.evaluation.data = ""
+  config.evaluation.beside = ""
   config.evaluation.known = ""
   config.evaluation.batch_size = 16
   config.checkpoint.keep_best = ""
