@@ -5,7 +5,7 @@ embeddings and labels. Every variant runs in a process of its own, so that its
 memory is its own; all of them take turns, some steps each, several rounds.
 `products` is the limit: the four matrix products that an exact head needs which
 keeps no logits, chunk by chunk, and nothing else. `differentiable` is
-`head.mean_loss` under `jax.grad`, `written out` the head as one would write it
+`head.mean_loss` under `jax.grad`, `written` the head as one would write it
 in JAX: all logits in one array, one margin for all classes. With
 `--dtype=bfloat16` products round what they multiply, PyTorch's under autocast;
 weights stay float32. Both take a GPU where there is one.
@@ -39,7 +39,7 @@ VARIANTS = (
   "keep 256",
   "plain",
   "differentiable",
-  "written out",
+  "written",
   "skip 1e-6",
   "rate 0.1",
 )

@@ -39,7 +39,7 @@ SMALL = {
     "--size=32",
     "--rounds=2",
     "--steps=1",
-    "--only=products,fused,differentiable,written out",
+    "--only=products,fused,differentiable,written",
     "--partial_fc=",
   ],
   "input_pipeline": [

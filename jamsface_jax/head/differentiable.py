@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, Int, Key
+from jaxtyping import Array, Float, Float32, Key, Shaped
 
 from jamsface_jax.devices.sharding import BATCH
 from jamsface_jax.head import class_sampling
@@ -47,8 +48,8 @@ class Measured(NamedTuple):
 
 def mean_loss(
   params: HeadParams,
-  embeddings: Float[Array, "b d"],
-  labels: Int[Array, " b"],
+  embeddings: Float[Array | np.ndarray, "b d"],
+  labels: Shaped[Array | np.ndarray, " n"],
   *,
   head: Head,
   mesh: Mesh | None = None,
@@ -85,7 +86,9 @@ def mean_loss(
   mesh = mesh_for(embeddings, mesh)
   check_inputs(params, embeddings, labels, head, mesh, loss_state, key)
   batch = _Batch(jnp.asarray(labels), loss_state, key, sample=None)
-  return _compile(head, mesh)(params, embeddings, batch, jnp.float32(reward))
+  return _compile(head, mesh)(
+    params, jnp.asarray(embeddings), batch, jnp.float32(reward)
+  )
 
 
 class _Batch(NamedTuple):

@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, Int, Key
+from jaxtyping import Array, Float, Float32, Int, Key, Shaped
 
 from jamsface_jax.devices.sharding import BATCH, CLASSES, REPLICATED
 from jamsface_jax.errors import InputError
@@ -141,8 +141,8 @@ class LossResult(NamedTuple):
 
 def loss(
   params: HeadParams,
-  embeddings: Float[Array, "b d"],
-  labels: Int[Array, " b"],
+  embeddings: Float[Array | np.ndarray, "b d"],
+  labels: Int[Array | np.ndarray, " b"],
   *,
   head: Head,
   mesh: Mesh | None = None,
@@ -176,7 +176,8 @@ def loss(
   noise_b = jnp.zeros(len(labels))
   if head.loss.draws and key is not None:
     noise_b = jax.random.normal(key, (len(labels),))
-  batch = place(_Batch(unit_bd, labels, length_b, noise_b), mesh, EXAMPLES)
+  batch = _Batch(unit_bd, jnp.asarray(labels), length_b, noise_b)
+  batch = place(batch, mesh, EXAMPLES)
   specs = {name: spec_of(value) for name, value in params.items()}
   of_examples, of_embeddings, of_params, of_batch, residuals = jax.shard_map(
     partial(_local_loss, head=head),
@@ -209,8 +210,8 @@ def loss(
 
 def check_inputs(
   params: HeadParams,
-  embeddings: Float[Array, "b d"],
-  labels: Int[Array, " b"],
+  embeddings: Float[Array | np.ndarray, "b d"],
+  labels: Shaped[Array | np.ndarray, " n"],
   head: Head,
   mesh: Mesh,
   loss_state: LossState | None,

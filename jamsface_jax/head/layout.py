@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -55,7 +56,7 @@ def place(tree: Tree, mesh: Mesh, spec: P) -> Tree:
   return lax.with_sharding_constraint(tree, sharding)
 
 
-def mesh_for(array: jax.Array, mesh: Mesh | None) -> Mesh:
+def mesh_for(array: jax.Array | np.ndarray, mesh: Mesh | None) -> Mesh:
   """The mesh if there is one, else the one device where the array is.
 
   Args:

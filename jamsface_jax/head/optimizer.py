@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
@@ -207,7 +208,7 @@ def fused_optimizer(
     result: LossResult,
     state: dict[str, Any],
     params: HeadParams,
-    labels: Int[Array, " b"],
+    labels: Int[Array | np.ndarray, " b"],
     *,
     accept: bool | Bool[Array, ""] = True,
     sample: Sample | None = None,
@@ -217,7 +218,7 @@ def fused_optimizer(
     old = margins_and_scalars(params)
 
     def rewarded(rest: dict[str, jax.Array]) -> jax.Array:
-      return reward * margin_reward(rest, labels, head)
+      return reward * margin_reward(rest, jnp.asarray(labels), head)
 
     gradients = jax.tree.map(
       jnp.subtract,

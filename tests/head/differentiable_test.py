@@ -42,7 +42,9 @@ def inputs_of(head, batch=24, seed=0):
   params, embeddings, labels = random_inputs(head, batch, seed)
   one = sharding.make_mesh(1, jax.devices()[:1])
   params, embeddings, labels = put(one, params, embeddings, labels)
-  params = jax.device_get(head_lib.constrain(params, head))
+  params = head_lib.constrain(params, head)
+  # From wherever they were, so that any mesh may take them.
+  params = {name: jnp.asarray(np.asarray(x)) for name, x in params.items()}
   return params, np.asarray(embeddings), np.asarray(labels)
 
 
