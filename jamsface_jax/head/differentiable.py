@@ -3,7 +3,7 @@
 `mean_loss` has the two walks of `forward` and `update` as its forward and its
 backward: `jax.grad` of it costs four matrix products, and no array has an entry
 for each example and each class. The gradient of the class weights exists as a
-whole then; `optimizer.fused` is for those who want its memory.
+whole then; `fused_optimizer` is for those who want its memory.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,12 @@ from jamsface_jax.head.forward import LossResult, check_inputs, loss
 from jamsface_jax.head.layout import mesh_for, place, spec_of
 from jamsface_jax.head.losses import LossState
 from jamsface_jax.head.margin_rules import constrain, margin_reward
-from jamsface_jax.head.parameters import WEIGHTS, Head, HeadParams
+from jamsface_jax.head.parameters import (
+  WEIGHTS,
+  Head,
+  HeadParams,
+  margins_and_scalars,
+)
 from jamsface_jax.head.update import weight_gradient
 
 
@@ -196,10 +201,9 @@ def _mean_and_measured(result: LossResult) -> tuple[jax.Array, Measured]:
 
 def _constrained(params: HeadParams, head: Head) -> HeadParams:
   """The same where margins are as they should be; gradients pass through."""
-  inside = constrain(lax.stop_gradient(params), head)
-  return {
+  rest = margins_and_scalars(params)
+  inside = constrain(lax.stop_gradient(rest), head)
+  return params | {
     name: value + lax.stop_gradient(inside[name] - value)
-    if inside[name] is not value
-    else value
-    for name, value in params.items()
+    for name, value in rest.items()
   }

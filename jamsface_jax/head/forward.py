@@ -28,7 +28,12 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int, Key, Shaped
 
-from jamsface_jax.devices.sharding import BATCH, CLASSES, REPLICATED
+from jamsface_jax.devices.sharding import (
+  BATCH,
+  CLASSES,
+  REPLICATED,
+  check_divides,
+)
 from jamsface_jax.errors import InputError
 from jamsface_jax.head.class_sampling import Sample
 from jamsface_jax.head.layout import (
@@ -246,11 +251,7 @@ def check_inputs(
       f" has {rows} rows of {size} numbers: take the parameters that head.init"
       " made for it."
     )
-  if len(labels) % mesh.size:
-    raise InputError(
-      f"a batch of {len(labels)} does not divide among {mesh.size} devices:"
-      f" use a multiple of {mesh.size}."
-    )
+  check_divides("the batch", len(labels), mesh)
   check_mesh(head, mesh)
   if head.loss.remembers and not loss_state:
     raise InputError(

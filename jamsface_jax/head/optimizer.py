@@ -120,8 +120,7 @@ def optimizer(
     rest_updates, main_state = main.update(rest_gradients, state[0], rest)
     moves, states = [], []
     for gradient, old, one in zip(gradients, state[1], heads, strict=True):
-      steps, new_state = of_head.update(gradient, old, one)
-      new = constrain(_moved(one, steps), head)
+      new, new_state = _step(of_head, gradient, old, one, head)
       moves.append({name: new[name] - one[name] for name in one})
       states.append(new_state)
     remaining = iter(moves)
@@ -158,8 +157,17 @@ def _split(tree: PyTree) -> tuple[PyTree, list[dict[str, Any]]]:
   return rest, taken
 
 
-def _moved(params: HeadParams, steps: Any) -> HeadParams:
-  return {name: value + steps[name] for name, value in params.items()}
+def _step(
+  of_rest: optax.GradientTransformation,
+  gradients: Any,
+  state: Any,
+  rest: HeadParams,
+  head: Head,
+) -> tuple[HeadParams, Any]:
+  """The next margins and scalars, in their place, and the optimizer's state."""
+  steps, state = of_rest.update(gradients, state, rest)
+  moved: Any = optax.apply_updates(rest, steps)
+  return constrain(moved, head), state
 
 
 class FusedOptimizer(NamedTuple):
@@ -225,11 +233,9 @@ def fused_optimizer(
       result.margins_and_scalars_gradient,
       jax.grad(rewarded)(old),
     )
-    steps, rest_state = of_rest.update(gradients, state["rest"], old)
-    rest = constrain(_moved(old, steps), head)
     rest, rest_state = jax.tree.map(
       lambda new, old: jnp.where(accept, new, old),
-      (rest, rest_state),
+      _step(of_rest, gradients, state["rest"], old, head),
       (old, state["rest"]),
     )
     weights = update_weights(

@@ -3,7 +3,6 @@
 import collections
 
 import optax
-from jax.typing import ArrayLike
 
 from jamsface_jax.settings.sections import Settings
 
@@ -36,35 +35,35 @@ def make_schedule(settings: Settings, num_images: int) -> optax.Schedule:
     Maps the number of finished steps to the rate of the next.
   """
   schedule = settings.schedule
-  warmup = steps_of(schedule.warmup, settings, num_images)
   peak = (
     settings.optimizer.learning_rate
     * settings.data.batch_size
     / settings.optimizer.reference_batch
   )
   total = steps_of(schedule.length, settings, num_images)
+  warmup = steps_of(schedule.warmup, settings, num_images)
   rest = max(total - warmup, 1)
   if schedule.decay == "polynomial":
     decay = optax.polynomial_schedule(peak, 0.0, schedule.power, rest)
   elif schedule.decay == "cosine":
     decay = optax.cosine_decay_schedule(peak, rest)
-  elif schedule.decay == "step":
-    return _with_drops(peak, warmup, settings, num_images)
   else:
     decay = optax.constant_schedule(peak)
-  if not warmup:
-    return decay
-  return optax.join_schedules(
-    [optax.linear_schedule(0.0, peak, warmup), decay], [warmup]
-  )
+  rate = decay
+  if warmup:
+    rate = optax.join_schedules(
+      [optax.linear_schedule(0.0, peak, warmup), decay], [warmup]
+    )
+  if schedule.decay != "step":
+    return rate
+  share = _drops(settings, num_images)
+  return lambda step: rate(step) * share(step)
 
 
-def _with_drops(
-  peak: float, warmup: int, settings: Settings, num_images: int
-) -> optax.Schedule:
-  """The rate falls by a factor at each milestone, in the warm-up as after it.
+def _drops(settings: Settings, num_images: int) -> optax.Schedule:
+  """What milestones leave of the rate, in the warm-up as after it.
 
-  Milestones may come in any order, and several at one step.
+  They may come in any order, and several at one step.
   """
   schedule = settings.schedule
   counts = collections.Counter(
@@ -72,12 +71,4 @@ def _with_drops(
     for milestone in schedule.milestones
   )
   drops = {step: schedule.factor**count for step, count in counts.items()}
-  share = optax.piecewise_constant_schedule(1.0, drops)
-  rising = optax.constant_schedule(peak)
-  if warmup:
-    rising = optax.linear_schedule(0.0, peak, warmup)
-
-  def rate(step: ArrayLike) -> ArrayLike:
-    return rising(step) * share(step)
-
-  return rate
+  return optax.piecewise_constant_schedule(1.0, drops)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import options_to_run_once
 from jamsface_jax.head import parameters as head_lib
+from jamsface_jax.head.making import first_state
 from jamsface_jax.models import init_backbone
 from jamsface_jax.run.components import Components
 
@@ -58,7 +59,6 @@ def make_init(
     mesh: the (data, model) mesh.
     class_sizes: images of each class; see `head.init`.
   """
-  loss, num_classes = components.head.loss, components.head.num_classes
 
   def init(key: Key[Array, ""]) -> TrainState:
     backbone_key, head_key = jax.random.split(key)
@@ -67,13 +67,12 @@ def make_init(
       "backbone": variables["params"],
       "head": head_lib.init(head_key, components.head, mesh, class_sizes),
     }
-    remembered = loss.start(num_classes)
     return TrainState(
       step=jnp.int32(0),
       params=params,
       batch_stats=variables["batch_stats"],
       opt_state=components.optimizers.init(params),
-      running={k: jnp.float32(value) for k, value in remembered.items()},
+      running=first_state(components.head),
       rejected=jnp.zeros(2, jnp.int32),
     )
 
