@@ -19,6 +19,7 @@ from jamsface_jax.data import records
 from jamsface_jax.errors import RunError, one_line
 from jamsface_jax.storage.durable import sync_directory, sync_file
 from jamsface_jax.storage.plain_file import partial_path
+from jamsface_jax.storage.plain_json import typed
 
 
 def shard_file(number: int) -> str:
@@ -68,17 +69,16 @@ class FinishedShard:
   @classmethod
   def from_json(cls, fields: dict[str, Any]) -> "FinishedShard":
     """The inverse of `to_json`."""
-    shard = fields["shard"]
     return cls(
-      number=fields["number"],
-      items=fields["items"],
-      names=fields["names"],
-      shard=None if shard is None else records.Shard(**shard),
-      labels=np.array(fields["labels"], np.int32),
-      image_sizes=[(height, width) for height, width in fields["image_sizes"]],
-      skipped=fields["skipped"],
-      inputs=fields.get("inputs", ""),
-      dropped=[(label, n) for label, n in fields.get("dropped", [])],
+      number=typed(fields["number"], int),
+      items=typed(fields["items"], int),
+      names=typed(fields["names"], str),
+      shard=typed(fields["shard"], records.Shard | None),
+      labels=np.array(typed(fields["labels"], list[int]), np.int32),
+      image_sizes=typed(fields["image_sizes"], list[tuple[int, int]]),
+      skipped=typed(fields["skipped"], list[str]),
+      inputs=typed(fields.get("inputs", ""), str),
+      dropped=typed(fields.get("dropped", []), list[tuple[int, int]]),
     )
 
 

@@ -216,16 +216,10 @@ def parse_index(text: bytes, path: str) -> DatasetIndex:
   """
   try:
     fields = plain_json.parse(text)
-    if fields.pop("format") != FORMAT:
+    if fields["format"] != FORMAT:
       raise ValueError("unknown format")
-    size = fields.pop("image_size")
-    index = DatasetIndex(
-      class_sizes=tuple(fields.pop("class_sizes")),
-      image_size=None if size is None else (size[0], size[1]),
-      shards=tuple(Shard(**shard) for shard in fields.pop("shards")),
-      **fields,
-    )
-  except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    index = plain_json.typed(fields, DatasetIndex)
+  except (ValueError, KeyError, TypeError, IndexError) as error:
     raise InputError(
       f"{path!r} is damaged ({error}): write the data set again."
     ) from None

@@ -16,6 +16,7 @@ from jamsface_jax.run.state import TrainState, state_shapes
 from jamsface_jax.settings.names import meanings
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.run_directory import RunDirectory, RunFile
 
 # Names of `--fine_tune_keep`: leaves of the head that a part consists of.
@@ -109,8 +110,7 @@ def _read(file: RunFile) -> FineTune:
     InputError: the file is damaged.
   """
   try:
-    values = file.read_json()
-    return FineTune(values["workdir"], values["step"], tuple(values["keep"]))
+    return plain_json.typed(file.read_json(), FineTune)
   except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
     raise InputError(
       f"{file.path!r} is damaged ({one_line(error)}): restore it or choose"

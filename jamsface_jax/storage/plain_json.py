@@ -1,7 +1,11 @@
 """Reads JSON that a stranger may have written."""
 
 import json
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+
+_Kind = TypeVar("_Kind")
 
 
 def parse(text: str | bytes) -> Any:
@@ -17,3 +21,20 @@ def parse(text: str | bytes) -> Any:
     return json.loads(text)
   except RecursionError:
     raise ValueError("lists or objects are nested too deeply") from None
+
+
+def typed(value: Any, kind: type[_Kind]) -> _Kind:
+  """Returns what `parse` gave as what it should be.
+
+  Args:
+    value: parsed JSON.
+    kind: a data class or another type that annotations can have, down to the
+      last number; members that it does not know are passed over.
+
+  Raises:
+    ValueError: it is something else; says what, and where in it.
+  """
+  try:
+    return msgspec.convert(value, kind)
+  except msgspec.ValidationError as error:
+    raise ValueError(str(error)) from None
