@@ -125,6 +125,7 @@ SMALLER = {
   " \\1--gallery=DIR --images=PHOTOS",
   # So few pairs measure no FAR.
   "search (.*)--far=1e-2": "search \\1--threshold=0.3",
+  "search (.*--align .*--output=F)$": "search \\1 --threshold=0.3",
   "data_prep.synthesize": "data_prep.synthesize --images=60 --identities=6"
   " --test_identities=20 --pairs=20",
   "(from_recordio|from_bin|from_folder) (--input=\\S+)$": "\\1 \\2"

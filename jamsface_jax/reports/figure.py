@@ -178,15 +178,20 @@ class Axis:
     if self.names:
       return self.names[round(value)]
     if self.percent:
-      return f"{100 * value:.3g} %"
+      return f"{_few_letters(100 * value, 1e-2)} %"
     size = abs(value)
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
       if size >= 10**power * 0.9999:
         return f"{value / 10**power:.3g}{letter}"
-    if 0 < size < 1e-3:
-      mantissa, exponent = f"{value:.1e}".split("e")
-      return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:.4g}"
+    return _few_letters(value, 1e-3)
+
+
+def _few_letters(value: float, least: float) -> str:
+  """A number of eight letters at most, by its power of ten below `least`."""
+  if 0 < abs(value) < least:
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+  return f"{value:.4g}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

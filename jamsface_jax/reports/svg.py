@@ -25,7 +25,7 @@ from jamsface_jax.reports.markup import Html, element, folded, joined, table
 # The drawing, in units that are pixels at a phone's width, so that its text
 # can be read there.
 _WIDTH, _HEIGHT = 360, 258
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 26, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 26, 42
 _FLOOR = _HEIGHT - _BOTTOM
 _BUCKETS = 200  # A line has two points in each at most.
 _TABLE_ROWS = 25  # Of each line, at most.

@@ -77,11 +77,24 @@ def test_ticks_of_a_logarithm(low, high, ticks):
     (PLAIN, 0.0005, "5e-4"),
     (PLAIN, 0.0, "0"),
     (Axis("", percent=True), 0.125, "12.5 %"),
+    (Axis("", percent=True), 0.000015, "1.5e-3 %"),
     (Axis("", names=("a", "b")), 1.0, "b"),
   ],
 )
 def test_texts_of_ticks(axis, value, text):
   assert axis.tick_text(value) == text
+
+
+@pytest.mark.parametrize("percent", [False, True])
+@pytest.mark.parametrize("most", [0.3, 0.47, 0.7, 1.1])
+@pytest.mark.parametrize("power", range(-7, 8))
+def test_ticks_have_room_beside_the_drawing(power, most, percent):
+  axis = Axis("", percent=percent)
+  ticks = axis.ticks(0.0, most * 10.0 ** (min(power, 0) if percent else power))
+  texts = [axis.tick_text(tick) for tick in ticks]
+  # A letter is 6.6 wide; svg.py keeps 62 for a tick and the gap after it.
+  assert max(map(len, texts)) <= 8, texts
+  assert len(set(texts)) == len(texts)
 
 
 def test_what_cannot_be_shown_is_left_out_with_all_that_is_its_own():
