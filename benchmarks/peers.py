@@ -32,11 +32,14 @@ examples are near their class, a third near none, a third near another class
 and away from their own. Theirs computes in float64 (--dtype), ours in float32
 as always. A difference is the largest of an array, over the largest entry of
 theirs; of weights after the steps, over what the steps have changed. `at the
-ends` is that of loss and gradients where half of the examples lie on their
+ends` are those of loss and gradients where half of the examples lie on their
 class (cosines above 0.9995) and half opposite (below -0.95).
 
 --configurations runs the head of each line of docs/insightface.md against
-CombinedMarginLoss and PartialFC_V2, lines of one head together.
+CombinedMarginLoss and PartialFC_V2, lines of one head together: gradients of
+embeddings and class weights, theirs in float64, in float32, and with the
+products of the recipe as they are. Where classes are sampled theirs is given
+ours.
 """
 
 import argparse
@@ -62,8 +65,8 @@ import numpy as np
 import optax
 
 from jamsface_jax import head as head_lib
-from jamsface_jax.devices import sharding
 from jamsface_jax.head import ANGULAR, BIAS, COSINE, WEIGHTS, class_sampling
+from jamsface_jax.head.layout import mesh_for
 from jamsface_jax.head.optimizer import of_margins_and_scalars
 from jamsface_jax.run.components import make_head
 from jamsface_jax.settings.defaults import base_config, make_settings
@@ -140,6 +143,8 @@ class Row:
     length: factor on the lengths of embeddings.
     unit: whether the first class weights are of length 1.
     across: compare what of the weights' gradient is across the weight.
+    alike: and let their weights follow that, and ours be of length 1 before
+      each step, as theirs are.
     late_scale: give our step the scale that it finds.
   """
 
@@ -152,6 +157,7 @@ class Row:
   length: float = 1.0
   unit: bool = False
   across: bool = False
+  alike: bool = False
   late_scale: bool = False
 
 
@@ -186,8 +192,8 @@ def _print_losses(args: argparse.Namespace) -> None:
   if unknown := set(words) - set(PUBLISHED):
     sys.exit(f"--losses: {', '.join(unknown)} is not of {', '.join(PUBLISHED)}")
   print(
-    "| loss | beside | loss | gradients | after the steps | largest | at the"
-    " ends |\n|---|---|---|---|---|---|---|"
+    f"| loss | beside | loss | gradients | state after {args.steps} steps |"
+    " largest | at the ends |\n|---|---|---|---|---|---|---|"
   )
   notes = []
   for word in words:
@@ -236,9 +242,9 @@ def _cells(row: Row, args: argparse.Namespace) -> str:
   modules = [_load(folder, path) for path in row.paths]
   with _on_the_cpu(torch):
     found = _compare(row, task, modules, args.steps)
-  loss, gradients, after, ends = found
-  largest = max(loss, gradients, after)
-  return " | ".join(f"{value:.0e}" for value in (*found[:3], largest, ends))
+  largest = max(found[:3])
+  shown = [f"{value:.0e}" for value in (*found[:3], largest, *found[3:])]
+  return " | ".join([*shown[:4], ", ".join(shown[4:])])
 
 
 def _make_task(row: Row, args: argparse.Namespace) -> Task:
@@ -250,8 +256,12 @@ def _make_task(row: Row, args: argparse.Namespace) -> Task:
   config.head.update_from_flattened_dict(PUBLISHED[row.word])
   for name, value in row.changes.items():
     config.head.update_from_flattened_dict({name.removeprefix("head."): value})
-  settings = make_settings(config)
+  return _with_inputs(make_settings(config), row, args)
+
+
+def _with_inputs(settings: Any, row: Row, args: argparse.Namespace) -> Task:
   head = make_head(settings, args.classes, 100 * args.classes)
+  size = head.embedding_size
   rng = np.random.default_rng(0)
   sizes = 1 + (500 / (1 + rng.permutation(args.classes)) ** 0.7).astype(int)
   params = head_lib.init(jax.random.key(0), head, class_sizes=sizes)
@@ -259,7 +269,7 @@ def _make_task(row: Row, args: argparse.Namespace) -> Task:
     name: np.array(value)[: args.classes] if np.ndim(value) else np.array(value)
     for name, value in params.items()
   }
-  w = rng.normal(size=(args.classes, args.size))
+  w = rng.normal(size=(args.classes, size))
   w /= np.linalg.norm(w, axis=1, keepdims=True)
   if not row.unit:
     w *= rng.uniform(0.5, 2.0, (args.classes, 1))
@@ -323,9 +333,8 @@ def _load(folder: pathlib.Path, path: str) -> Any:
   search = list(sys.path)
   with unittest.mock.patch.dict(sys.modules, stand_ins):
     module = importlib.import_module(f"{package}.{file.stem}")
-    kept = module
   sys.path[:] = search  # Some add to it.
-  return kept
+  return module
 
 
 @contextlib.contextmanager
@@ -349,12 +358,12 @@ def _on_the_cpu(torch: Any) -> Iterator[None]:
 
 def _compare(
   row: Row, task: Task, modules: list[Any], steps: int
-) -> tuple[float, float, float, float]:
-  """The largest differences: loss, gradients, after the steps, at the ends."""
+) -> tuple[float, float, float, float, float]:
+  """Differences: loss, gradients, after the steps; loss, gradients at ends."""
   alone = _Ours(row, task), _Sides(row, task, modules)
   loss, gradients = _difference(*alone, task.batches[0], row)
   at_ends = _Ours(row, task), _Sides(row, task, modules)
-  ends = max(_difference(*at_ends, task.ends, row))
+  ends = _difference(*at_ends, task.ends, row)
   ours, theirs = _Ours(row, task), _Sides(row, task, modules)
   for batch in task.batches[:steps]:
     ours.step(batch)
@@ -368,7 +377,7 @@ def _compare(
       value, mine_now = _unit(value), _unit(mine_now)
     change = value if first is None else value - first
     after.append(_relative(mine_now - value, change))
-  return loss, gradients, max(after), ends
+  return loss, gradients, max(after), *ends
 
 
 def _difference(
@@ -378,8 +387,7 @@ def _difference(
   other, of_other = theirs.loss_and_gradients(batch)
   if row.across:
     w = _unit(theirs.values()[WEIGHTS])
-    g = of_other[WEIGHTS]
-    of_other[WEIGHTS] = g - (g * w).sum(axis=1, keepdims=True) * w
+    of_other[WEIGHTS] = _across(of_other[WEIGHTS], w)
   gradients = [
     _relative(of_mine[name] - value, value) for name, value in of_other.items()
   ]
@@ -388,6 +396,11 @@ def _difference(
 
 def _unit(rows: np.ndarray) -> np.ndarray:
   return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _across(rows: np.ndarray, unit: np.ndarray) -> np.ndarray:
+  """What of each row is across a unit vector."""
+  return rows - (rows * unit).sum(axis=1, keepdims=True) * unit
 
 
 def _relative(difference: np.ndarray, of: np.ndarray) -> float:
@@ -455,6 +468,10 @@ class _Ours:
     }
 
   def step(self, batch: Batch) -> None:
+    if self._row.alike:
+      w = self._params[WEIGHTS]
+      length = jnp.linalg.norm(w, axis=1, keepdims=True)
+      self._params[WEIGHTS] = w / jnp.maximum(length, 1e-6)
     self.loss_and_gradients(batch)
     self._key += 1
     self._state = self._measured.loss_state
@@ -471,8 +488,7 @@ class _Ours:
 
   def values(self) -> dict[str, np.ndarray]:
     return self._real(self._params) | {
-      name: np.asarray(value, np.float64)
-      for name, value in self._state.items()
+      name: np.asarray(value, np.float64) for name, value in self._state.items()
     }
 
 
@@ -482,7 +498,7 @@ class _Sides:
   def __init__(self, row: Row, task: Task, modules: list[Any]):
     import torch
 
-    self._torch, self._steps = torch, 0
+    self._torch, self._row, self._steps = torch, row, 0
     self._theirs = theirs = row.build(torch, task, *modules)
     w = task.first[WEIGHTS]
     self._put(theirs.weights, w.T if theirs.by_column else w)
@@ -535,6 +551,9 @@ class _Sides:
   def step(self, batch: Batch) -> None:
     self.loss_and_gradients(batch)
     self._steps += 1
+    if self._row.alike:
+      w = self._theirs.weights  # Of length 1 since they were used.
+      w.grad -= (w.grad * w.data).sum(dim=1, keepdim=True) * w.data
     self._optimizer.step()
     self._theirs.constrain()
 
@@ -638,9 +657,7 @@ def _normface(torch: Any, task: Task, uniface: Any) -> Theirs:
     *_shape(task), m=0.0, s=task.head.scale
   )
   every = torch.arange(task.head.num_classes)
-  return Theirs(
-    lambda x, y, noise, step: module(x, y, every), module.weight
-  )
+  return Theirs(lambda x, y, noise, step: module(x, y, every), module.weight)
 
 
 def _softmax(torch: Any, task: Task, file: Any) -> Theirs:
@@ -803,6 +820,17 @@ def _uniface(torch: Any, task: Task, file: Any) -> Theirs:
   )
 
 
+def _uniface_uncut(torch: Any, task: Task, file: Any) -> Theirs:
+  theirs = _uniface(torch, task, file)
+  cut = theirs.loss
+
+  def loss(*batch: Any) -> Any:
+    with unittest.mock.patch.object(torch.Tensor, "clamp", lambda x, **_: x):
+      return cut(*batch)
+
+  return dataclasses.replace(theirs, loss=loss)
+
+
 _INSIGHTFACE = (
   "deepinsight/insightface",
   (f"{ARCFACE_TORCH}/losses.py", f"{ARCFACE_TORCH}/partial_fc_v2.py"),
@@ -816,11 +844,32 @@ ROWS = (
     *_INSIGHTFACE,
     _partial_fc,
     changes={"head.straight_through": True},
+    note="Beyond pi - a theirs is cos(t + a), which rises again, ours falls on:"
+    " the loss is another there, the gradient is not, since the slope is 1 in"
+    " both. The loss of an example ends at 69.08 (-log 1e-30) there.",
   ),
   Row("cosface", *_INSIGHTFACE, _partial_fc),
   Row("combined", "", (), _written),
-  Row("combined", *_INSIGHTFACE, _published_combined),
-  Row("normface", "CVI-SZU/UniFace", ("head.py",), _normface),
+  Row(
+    "combined",
+    *_INSIGHTFACE,
+    _published_combined,
+    note="Where m3 is above 0, m1 and m2 have no effect there: it is CosFace"
+    " with m3, as the next line has it.",
+  ),
+  Row(
+    "combined",
+    *_INSIGHTFACE,
+    _published_combined,
+    changes={"head.angular_margin": 0.0},
+  ),
+  Row(
+    "normface",
+    "CVI-SZU/UniFace",
+    ("head.py",),
+    _normface,
+    note="Its normalised softmax with a margin of 0.",
+  ),
   Row(
     "softmax",
     "ydwen/opensphere",
@@ -834,6 +883,8 @@ ROWS = (
     ("net_sphere.py",),
     _sphereface,
     length=0.2,
+    note="At our lambda, 1000 / (1 + 0.12 k) in step k. Theirs is"
+    " 1500 / (1 + 0.1 k); both end at 5.",
   ),
   Row(
     "sphereface_r",
@@ -842,6 +893,21 @@ ROWS = (
     _sphereface_r,
     unit=True,
     across=True,
+    note="Theirs sets weights to length 1 before each step and differentiates"
+    " nothing of that. Across a weight, which is what the column compares, the"
+    " gradients are equal; theirs has a part along it too, which shortens or"
+    " lengthens what the step turns.",
+  ),
+  Row(
+    "sphereface_r",
+    "ydwen/opensphere",
+    (f"{_OPENSPHERE}/sphereface.py",),
+    _sphereface_r,
+    unit=True,
+    across=True,
+    alike=True,
+    note="The same steps with that part left out of theirs, and our weights set"
+    " to length 1 too.",
   ),
   Row(
     "adacos",
@@ -849,13 +915,22 @@ ROWS = (
     ("metrics.py",),
     _adacos,
     late_scale=True,
+    note="A step with the scale that it finds itself, as there. Theirs takes"
+    " the lower of the two middle angles of an even batch, ours their mean.",
   ),
-  Row("adacos", "4uiiurz1/pytorch-adacos", ("metrics.py",), _adacos),
+  Row(
+    "adacos",
+    "4uiiurz1/pytorch-adacos",
+    ("metrics.py",),
+    _adacos,
+    note="As it is here: a step with the scale that the one before has found.",
+  ),
   Row(
     "adaptiveface",
     "JDAI-CV/FaceX-Zoo",
     ("head/AdaM_Softmax.py",),
     _adaptiveface,
+    note="Their loss is larger by lambda, which is taken off here.",
   ),
   Row(
     "ldam",
@@ -863,9 +938,7 @@ ROWS = (
     ("losses.py", "models/resnet_cifar.py"),
     _ldam,
   ),
-  Row(
-    "mv_softmax", "JDAI-CV/FaceX-Zoo", ("head/MV_Softmax.py",), _mv_softmax
-  ),
+  Row("mv_softmax", "JDAI-CV/FaceX-Zoo", ("head/MV_Softmax.py",), _mv_softmax),
   Row(
     "curricularface",
     "HuangYG123/CurricularFace",
@@ -873,20 +946,157 @@ ROWS = (
     _curricularface,
   ),
   Row("magface", "IrvingMeng/MagFace", ("models/magface.py",), _magface),
-  Row("adaface", "mk-minchul/AdaFace", ("head.py",), _adaface),
-  Row("elasticface", "fdbtrs/ElasticFace", ("utils/losses.py",), _elasticface),
+  Row(
+    "adaface",
+    "mk-minchul/AdaFace",
+    ("head.py",),
+    _adaface,
+    note="Theirs cuts all cosines to 0.001 from -1 and 1, and has no gradient"
+    " beyond; ours keeps the angle with its margin there alone.",
+  ),
+  Row(
+    "elasticface",
+    "fdbtrs/ElasticFace",
+    ("utils/losses.py",),
+    _elasticface,
+    note="Beyond pi - a theirs is cos(t + a) with its true gradient, which"
+    " there drives an example away from its class; ours goes on as ArcFace.",
+  ),
   Row(
     "elasticface_cos",
     "fdbtrs/ElasticFace",
     ("utils/losses.py",),
     _elasticface,
   ),
-  Row("uniface", "CVI-SZU/UniFace", ("head.py",), _uniface),
+  Row(
+    "uniface",
+    "CVI-SZU/UniFace",
+    ("head.py",),
+    _uniface,
+    note="Theirs cuts s phi - b and s cos t - b to [-s, s]: an example whose"
+    " cosine is below c - 1 + b / s has no gradient of its class. Ours has it.",
+  ),
+  Row(
+    "uniface",
+    "CVI-SZU/UniFace",
+    ("head.py",),
+    _uniface_uncut,
+    note="The same without that cut.",
+  ),
 )
 
 
 def _print_configurations(args: argparse.Namespace) -> None:
-  raise NotImplementedError
+  row = Row("arcface", *_INSIGHTFACE, _configured)
+  folder = pathlib.Path(args.peers or "nowhere") / row.peer
+  print(
+    "| lines | margins a, c | sample | filter | embeddings | class weights |"
+    " theirs in float32 | products of the recipe |\n"
+    "|---|---|---|---|---|---|---|---|"
+  )
+  plain = make_settings(base_config())
+  groups: dict[Any, list[str]] = {}
+  for name, settings in _configurations():
+    # What of the network the head does not see is left out.
+    alike = dataclasses.replace(plain, head=settings.head)
+    groups.setdefault(alike, []).append(name)
+  there = all((folder / path).exists() for path in row.paths)
+  for settings, names in groups.items():
+    chosen = settings.head
+    more = f" and {len(names) - 1} more" if names[1:] else ""
+    cells = [
+      f"`{names[0]}`{more}",
+      f"{chosen.angular_margin}, {chosen.cosine_margin}",
+      f"{chosen.sample_rate}",
+      "" if chosen.ignore_above == 1 else f"{chosen.ignore_above}",
+    ]
+    if not args.peers or not there:
+      cells += ["not there", "", "", ""]
+    elif importlib.util.find_spec("torch") is None:
+      cells += ["no PyTorch", "", "", ""]
+    else:
+      cells += _of_configuration(settings, row, args)
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _of_configuration(
+  settings: Any, row: Row, args: argparse.Namespace
+) -> list[str]:
+  """The figures of a line."""
+  import torch
+
+  folder = pathlib.Path(args.peers) / row.peer
+  modules = [_load(folder, path) for path in row.paths]
+  found = []
+  for theirs, products in (
+    ("float64", "float32"),
+    ("float32", "float32"),
+    ("float64", settings.head.product_dtype),
+  ):
+    torch.set_default_dtype(getattr(torch, theirs))
+    head = dataclasses.replace(settings.head, product_dtype=products)
+    task = _with_inputs(dataclasses.replace(settings, head=head), row, args)
+    batch = task.batches[0]
+    with _on_the_cpu(torch):
+      _, of_mine = _Ours(row, task).loss_and_gradients(batch)
+      _, of_theirs = _Sides(row, task, modules).loss_and_gradients(batch)
+    found.append(
+      [
+        _relative(of_mine[name] - of_theirs[name], of_theirs[name])
+        for name in ("embeddings", WEIGHTS)
+      ]
+    )
+  exact, single, rounded = found
+  return [f"{value:.0e}" for value in (*exact, max(single), max(rounded))]
+
+
+def _configurations() -> Iterator[tuple[str, Any]]:
+  """Name and settings of each line of docs/insightface.md."""
+  text = (ROOT / "docs" / "insightface.md").read_text(encoding="utf-8")
+  for line in text.partition("## Configurations")[2].splitlines():
+    cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+    if len(cells) != 11 or not cells[9].startswith("configs/"):
+      continue
+    path, _, variant = cells[9].partition(":")
+    config = runpy.run_path(str(ROOT / path))["get_config"](variant)
+    for word in cells[10].split():
+      key, _, value = word.partition("=")
+      *sections, last = key.split(".")
+      section = functools.reduce(getattr, sections, config)
+      kind = type(section[last])
+      section[last] = value == "True" if kind is bool else kind(value)
+    yield cells[0], make_settings(config)
+
+
+def _configured(torch: Any, task: Task, losses: Any, partial_fc: Any) -> Theirs:
+  """PartialFC_V2 with the sample that ours draws."""
+  head = task.head
+  off = head.ignore_above == 1  # 0 there.
+  margin = losses.CombinedMarginLoss(
+    head.scale,
+    1.0,
+    head.angular.initial,
+    head.cosine.initial,
+    0 if off else head.ignore_above,
+  )
+  module = partial_fc.PartialFC_V2(
+    margin, head.embedding_size, head.num_classes, head.sample_rate
+  )
+
+  def loss(x: Any, y: Any, noise: Any, step: int) -> Any:
+    if head.sample_rate == 1:
+      return module(x, y.clone())
+    labels = jnp.asarray(y.numpy(), jnp.int32)
+    key = jax.random.fold_in(jax.random.key(step), 1)  # As `mean_loss` does.
+    mesh = mesh_for(labels, None)
+    drawn = np.asarray(class_sampling.draw(key, labels, head, mesh).classes)
+    chosen = torch.zeros(head.num_classes)
+    chosen[torch.tensor(drawn[drawn >= 0])] = 1.0
+    module.num_sample = int(chosen.sum())
+    with unittest.mock.patch.object(torch, "rand", lambda size: chosen.clone()):
+      return module(x, y.clone())
+
+  return Theirs(loss, module.weight)
 
 
 if __name__ == "__main__":
