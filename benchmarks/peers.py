@@ -725,12 +725,18 @@ def _mv_softmax(torch: Any, task: Task, file: Any) -> Theirs:
   head = task.head
   module = file.MV_Softmax(
     *_shape(task),
-    is_am=False,
-    margin=head.angular.initial,
+    is_am=not head.angular.initial,
+    margin=head.angular.initial or head.cosine.initial,
     mv_weight=head.loss.t,
     scale=head.scale,
   )
   return Theirs(_cross_entropy(torch, module), module.weight, True)
+
+
+def _true_arcface(torch: Any, task: Task, metrics: Any) -> Theirs:
+  head = task.head
+  module = metrics.ArcFace(*_shape(task), s=head.scale, m=head.angular.initial)
+  return Theirs(_cross_entropy(torch, module, pick=0), module.kernel, True)
 
 
 def _curricularface(torch: Any, task: Task, metrics: Any) -> Theirs:
@@ -848,6 +854,13 @@ ROWS = (
     " the loss is another there, the gradient is not, since the slope is 1 in"
     " both. The loss of an example ends at 69.08 (-log 1e-30) there.",
   ),
+  Row(
+    "arcface",
+    "HuangYG123/CurricularFace",
+    ("head/metrics.py",),
+    _true_arcface,
+    note="Its ArcFace, with the true gradient as the word has it.",
+  ),
   Row("cosface", *_INSIGHTFACE, _partial_fc),
   Row("combined", "", (), _written),
   Row(
@@ -940,12 +953,26 @@ ROWS = (
   ),
   Row("mv_softmax", "JDAI-CV/FaceX-Zoo", ("head/MV_Softmax.py",), _mv_softmax),
   Row(
+    "mv_softmax",
+    "JDAI-CV/FaceX-Zoo",
+    ("head/MV_Softmax.py",),
+    _mv_softmax,
+    changes={"head.angular_margin": 0.0, "head.cosine_margin": 0.35},
+  ),
+  Row(
     "curricularface",
     "HuangYG123/CurricularFace",
     ("head/metrics.py",),
     _curricularface,
   ),
   Row("magface", "IrvingMeng/MagFace", ("models/magface.py",), _magface),
+  Row(
+    "magface",
+    "IrvingMeng/MagFace",
+    ("models/magface.py",),
+    _magface,
+    changes={"head.magface.easy_margin": False},
+  ),
   Row(
     "adaface",
     "mk-minchul/AdaFace",
