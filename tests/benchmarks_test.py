@@ -6,15 +6,19 @@ counts.
 """
 
 import ast
+import importlib.util
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
 
 import docs_test
 import pytest
+
+from jamsface_jax.settings.variants import PUBLISHED
 
 BENCHMARKS = docs_test.ROOT / "benchmarks"
 NETWORK = json.dumps(
@@ -49,6 +53,14 @@ SMALL = {
     "--batches=2",
     "--rounds=1",
     "--threads=1",
+  ],
+  "peers": [
+    "--peers=PEERS",
+    "--losses=jamsface,cosface",
+    "--classes=40",
+    "--batch=9",
+    "--size=16",
+    "--steps=1",
   ],
   "pods": [
     "--topologies=cpu:2",
@@ -120,6 +132,7 @@ def test_runs(line, untrained, image_folder, dataset, tmp_path):
     "IMAGES": str(image_folder / "images"),
     "DATA": dataset,
     "INSIGHTFACE": os.environ.get("INSIGHTFACE", ""),
+    "PEERS": os.environ.get("PEERS", ""),
   }
   if name == "public_evaluator" and not places["INSIGHTFACE"]:
     pytest.skip("the variable INSIGHTFACE names no checkout of insightface")
@@ -138,3 +151,70 @@ def test_runs(line, untrained, image_folder, dataset, tmp_path):
   assert "Traceback" not in done.stderr
   assert "nan" not in done.stdout.lower()
   assert done.stdout.strip()
+
+
+def beside_peers(*flags):
+  """Lines of what benchmarks/peers.py prints, cell by cell; and all of it."""
+  done = subprocess.run(
+    [sys.executable, BENCHMARKS / "peers.py", *flags],
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  lines = [line for line in done.stdout.splitlines() if line.startswith("| `")]
+  rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+  return rows, done.stdout
+
+
+def test_losses_whose_authors_code_is_not_there(tmp_path):
+  rows, text = beside_peers(f"--peers={tmp_path}", "--classes=40", "--steps=1")
+  assert {row[0].split("`")[1] for row in rows} == set(PUBLISHED)
+  here = [row for row in rows if row[1] == "written out"]
+  assert {row[0] for row in here} >= {"`jamsface`", "`fixed_joint`"}
+  assert {row[2] for row in rows if row not in here} == {"not there"}
+  if importlib.util.find_spec("torch") is None:
+    assert text.startswith("PyTorch is not there: no row can be compared.\n")
+    assert {row[2] for row in here} == {"no PyTorch"}
+
+
+# Rows that compare what is another's on purpose, by their notes.
+DIFFERENT = {
+  "Where m3 is above 0": 0.1,
+  "Theirs sets weights to length 1": 0.01,
+  "As it is here": 0.01,
+  "Theirs cuts s phi - b": 0.01,
+}
+
+
+@pytest.fixture
+def peers():
+  if "PEERS" not in os.environ or importlib.util.find_spec("torch") is None:
+    pytest.skip("the variable PEERS names no folder, or PyTorch is not there")
+  return f"--peers={os.environ['PEERS']}"
+
+
+@pytest.mark.slow
+def test_losses_are_those_of_their_authors(peers):
+  """All that is not named as different is equal within float32's rounding."""
+  rows, text = beside_peers(peers)
+  notes = dict(re.findall(r"^\((\d+)\) (.*)$", text, re.MULTILINE))
+  assert {row[0].split("`")[1] for row in rows} == set(PUBLISHED)
+  for row in rows:
+    number = re.search(r"\((\d+)\)$", row[0])
+    note = notes[number[1]] if number else ""
+    least = [DIFFERENT[words] for words in DIFFERENT if note.startswith(words)]
+    largest = float(row[5])
+    assert largest > least[0] if least else largest < 2e-5, row
+
+
+@pytest.mark.slow
+def test_lines_have_the_gradients_of_arcface_torch(peers):
+  """Each of docs/insightface.md, with filtered classes nearly."""
+  rows, _ = beside_peers(peers, "--configurations")
+  assert len(rows) > 5
+  for row in rows:
+    limit = 1e-3 if row[3] else 1e-5
+    assert max(map(float, row[4:7])) < limit, row
+    assert float(row[7]) < 1e-2, row
