@@ -35,6 +35,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 # takes a sixth of the time, half of it where XLA has no second flag any more.
 # The documentation's commands run without.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+# Programs of eight devices come out of the cache in order, see
+# program_cache.py.
+os.environ["XLA_FLAGS"] += (
+  " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+)
 if jax.__version_info__ < (0, 11):
   os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 

@@ -69,11 +69,12 @@ class FinishedShard:
   @classmethod
   def from_json(cls, fields: dict[str, Any]) -> "FinishedShard":
     """The inverse of `to_json`."""
+    shard = fields["shard"]
     return cls(
       number=typed(fields["number"], int),
       items=typed(fields["items"], int),
       names=typed(fields["names"], str),
-      shard=typed(fields["shard"], records.Shard | None),
+      shard=None if shard is None else typed(shard, records.Shard),
       labels=np.array(typed(fields["labels"], list[int]), np.int32),
       image_sizes=typed(fields["image_sizes"], list[tuple[int, int]]),
       skipped=typed(fields["skipped"], list[str]),

@@ -33,10 +33,21 @@ def keep_programs() -> None:
   a warning says so and nothing is kept. A directory that the user gave JAX,
   JAX_COMPILATION_CACHE_DIR, stays the one. Programs of other processors than
   this one lie apart: those for CPUs use what this one has.
+
+  Of several devices of a CPU nothing is kept. A program that comes out of a
+  cache has them at different collectives, and XLA ends the process after 40 s
+  (`Termination timeout`; jaxlib 0.10.2 and 0.12.0.1, a step of two
+  micro-batches on 1x8, compiled without optimisation: at each of six second
+  starts; with --xla_cpu_enable_concurrency_optimized_scheduler=false at none of
+  seven).
+
+  Must be called before JAX looks for devices.
   """
   # JAX gives its configuration these attributes when it runs.
   config = jax.config
   if config.jax_compilation_cache_dir is not None:  # ty: ignore[missing-attribute]
+    return
+  if _has_several_cpu_devices():
     return
   try:
     directory = _make_private(_home(), "jamsface_jax", "compiled", _processor())
@@ -53,6 +64,13 @@ def keep_programs() -> None:
   if config.jax_compilation_cache_max_size == -1:  # ty: ignore[missing-attribute]
     _remove_halves(directory)
     config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+
+
+def _has_several_cpu_devices() -> bool:
+  """Whether JAX was asked to divide a CPU, either way that it knows."""
+  asked = jax.config.jax_num_cpu_devices  # ty: ignore[missing-attribute]
+  flags = os.environ.get("XLA_FLAGS", "")
+  return asked > 1 or "--xla_force_host_platform_device_count" in flags
 
 
 def _home() -> str:

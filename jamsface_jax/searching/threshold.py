@@ -86,8 +86,19 @@ def _read_sets(file: RunFile) -> list[dict[str, Any]]:
     content = file.read_json()
     if content["format"] != FORMAT:
       raise ValueError(f"format {content['format']}")
-    return [one for one in content["sets"] if one.get("negative_counts")]
-  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    return [
+      one
+      for one in content["sets"]
+      if one.get("negative_counts") and _negatives(one) > 0
+    ]
+  except (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,  # A count of 1e999.
+  ) as error:
     raise InputError(
       f"{file.path!r} is damaged ({one_line(repr(error))}): evaluate again, or"
       " give a cosine as --threshold."

@@ -5,6 +5,7 @@ import contextlib
 import jax
 
 from jamsface_jax.devices.notices import Notices, listening
+from jamsface_jax.devices.sharding import in_turn
 from jamsface_jax.evaluation.sets_beside import choose_beside
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.fine_tune import BACKBONE, plan_fine_tune
@@ -124,7 +125,9 @@ def train(
       products=Products(run, setup.source, setup.components.head, progress),
       stream=stream,
       profile=profile,
-      train_step=make_train_step(settings, setup.components, setup.mesh),
+      train_step=in_turn(
+        make_train_step(settings, setup.components, setup.mesh), setup.mesh
+      ),
       state=restored.state,
     )
     return loop.go_on_from(restored.step)

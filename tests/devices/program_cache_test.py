@@ -32,6 +32,9 @@ def home(monkeypatch, tmp_path):
     jax.config.update(name, value)
   compilation_cache.compilation_cache.reset_cache()
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+  # This process has eight devices, a user's has one; kept_programs_test.py has
+  # a process of eight.
+  monkeypatch.setattr(program_cache, "_has_several_cpu_devices", lambda: False)
   yield tmp_path / "home"
   for name, value in before.items():
     jax.config.update(name, value)

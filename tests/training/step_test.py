@@ -37,7 +37,7 @@ def run_steps(config, mesh, steps=2, classes=10):
   source = NoiseSource(classes, 64, SIZE)
   components = make_components(config, source.num_classes, len(source))
   current = state.create_state(0, components, SIZE, mesh, source.class_sizes)
-  step_fn = make_train_step(config, components, mesh)
+  step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
   rows = sharding.local_rows(32, mesh)
   metrics = None
   for k in range(steps):
@@ -287,7 +287,7 @@ def test_augmentation_is_keyed_by_step(one_device, augments):
   )
   components = make_components(config, 10, 64)
   current = state.create_state(0, components, SIZE, mesh)
-  step_fn = make_train_step(config, components, mesh)
+  step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
   images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
   batch = {"images": images, "labels": labels}
   losses = []
@@ -362,7 +362,7 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
   bias = first.params["backbone"]["embedding_bn"]["bias"]
   first.params["backbone"]["embedding_bn"]["bias"] = bias * jnp.nan
   before = jax.device_get(first)
-  step_fn = make_train_step(config, components, mesh)
+  step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
   images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
   batch = {"images": images, "labels": labels}
   current = first
@@ -405,7 +405,7 @@ def test_a_gradient_that_is_not_finite_rejects_the_step_too(monkeypatch):
   images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
   batch = {"images": images, "labels": labels}
   placed = sharding.put_batch(batch, sharding.local_rows(32, mesh), 32, mesh)
-  step_fn = make_train_step(config, components, mesh)
+  step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
   after, metrics = jax.device_get(step_fn(first, placed))
   assert np.isfinite(metrics["train/loss"])
   assert list(after.rejected) == [1, 1]
