@@ -1,11 +1,9 @@
 """Reads JSON that a stranger may have written."""
 
 import json
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-
-_Kind = TypeVar("_Kind")
 
 
 def parse(text: str | bytes) -> Any:
@@ -23,13 +21,14 @@ def parse(text: str | bytes) -> Any:
     raise ValueError("lists or objects are nested too deeply") from None
 
 
-def typed(value: Any, kind: type[_Kind]) -> _Kind:
+def typed(value: Any, kind: Any) -> Any:
   """Returns what `parse` gave as what it should be.
 
   Args:
     value: parsed JSON.
-    kind: a data class or another type that annotations can have, down to the
-      last number; members that it does not know are passed over.
+    kind: a data class or another type that annotations can have (`list[int]`,
+      which is no `type`), down to the last number; members that it does not
+      know are passed over.
 
   Raises:
     ValueError: it is something else; says what, and where in it.
