@@ -34,7 +34,7 @@ from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.variants import tiny
 from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.training.step import make_train_step
+from jamsface_jax.training.step import make_train_step, seed_key
 
 
 def main() -> int:
@@ -85,7 +85,7 @@ def main() -> int:
         batch = next(stream)
         batch.pop("ids")
         placed = sharding.put_batch(batch, rows, arguments.batch_size, mesh)
-        current, metrics = step_fn(current, placed)
+        current, metrics = step_fn(current, placed, seed_key(0))
         jax.block_until_ready(metrics)
         if saves and k and not checkpoints.is_complete():
           slow.append(time.monotonic() - step_begin)

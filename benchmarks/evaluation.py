@@ -217,7 +217,7 @@ def compare_all(count: int) -> None:
   units = unit_rows(units, what="embeddings")
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   clock = Clock()
-  counts = count_all_pairs(units, people)
+  counts, _, _ = count_all_pairs(units, people)
   clock.lap("all pairs")
   found = clock.finish(counts.curve.tar_at_far(FARS), counts.curve.auc())
   print(f"pairs       {counts.num_positives + counts.curve.num_negatives:26,}")

@@ -36,7 +36,7 @@ from jamsface_jax.run.components import make_components
 from jamsface_jax.settings import recipe_flags
 from jamsface_jax.settings.defaults import make_settings
 from jamsface_jax.settings.sections import Settings
-from jamsface_jax.training.step import make_train_step
+from jamsface_jax.training.step import make_train_step, seed_key
 
 RECIPE = runpy.run_path(str(recipe_flags.recipes_directory() / "ms1m_r100.py"))
 CLASSES = (93_431, 360_232, 2_059_906, 10_000_000, 29_000_000)
@@ -233,7 +233,7 @@ def run_steps(
     _reset_peak()
     for _ in range(3):
       placed = sharding.put_batch(inputs, rows, batch, mesh)
-      now, metrics = step_fn(now, placed)
+      now, metrics = step_fn(now, placed, seed_key(0))
       jax.block_until_ready((now, metrics))
     return _resident("VmHWM")
 

@@ -220,7 +220,7 @@ def _jax_step(args):
   from jamsface_jax.devices import sharding
   from jamsface_jax.run import state
   from jamsface_jax.run.components import make_components
-  from jamsface_jax.training.step import make_train_step
+  from jamsface_jax.training.step import make_train_step, seed_key
 
   config = _settings(args)
   components = make_components(config, args.classes, 100_000)
@@ -237,7 +237,7 @@ def _jax_step(args):
 
   def step():
     placed = sharding.put_batch(batch, rows, args.batch, mesh)
-    now[0], metrics = step_fn(now[0], placed)
+    now[0], metrics = step_fn(now[0], placed, seed_key(0))
     jax.block_until_ready((now[0], metrics))
 
   return step

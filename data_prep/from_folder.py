@@ -51,6 +51,12 @@ def main() -> int:
     default=1,
     help="leave out identities with fewer images",
   )
+  add(
+    "--max_images",
+    metavar="N",
+    type=conversion_flags.positive_integer,
+    help="only the first N images of each identity, by name",
+  )
   last = parser.add_mutually_exclusive_group()
   last.add_argument(
     "--without_last",
@@ -89,6 +95,7 @@ def main() -> int:
       name=arguments.name,
       identities=arguments.identities,
       min_images=arguments.min_images,
+      max_images=arguments.max_images,
       pairs=arguments.pairs,
       groups=arguments.groups,
       skip_bad=arguments.skip_bad,
@@ -114,6 +121,7 @@ def convert(
   exclude: str | None,
   threads: int | None,
   groups: str | None = None,
+  max_images: int | None = None,
   engine: str = "local",
   without_last: int = 0,
   only_last: int = 0,
@@ -132,6 +140,8 @@ def convert(
   classes = found.classes
   left_out = conversion.leave_aside(source, found.found, skip_bad=skip_bad)
   _say_missing(found)
+  if max_images:
+    classes = {one: files[:max_images] for one, files in classes.items()}
   if without_last or only_last:
     kept, last = split_last(classes, without_last or only_last, min_images)
     classes = kept if without_last else last

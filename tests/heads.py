@@ -21,6 +21,7 @@ SIZE = 16
 
 def make_margin(initial, upper=1.0, *, learned=True, **changes):
   settings = {"power": 0.0, "rule": "mean", "lower": 0.0, "bounds": "box"}
+  settings |= {"slope": 0.0, "curve": ()}
   settings |= {"strength": 0.0, "rewarded": "classes", "start": 0}
   return head_lib.Margin(
     initial=initial, learned=learned, upper=upper, **settings | changes
@@ -36,6 +37,8 @@ def make_head(classes=37, multiple=8, chunk=3, smooth=True, **changes):
     "angular": make_margin(0.3, 0.8),
     "cosine": make_margin(0.2, 0.6),
     "count_power": 0.0,
+    "held": "classes",
+    "gradient_power": 0.0,
     "logit_adjustment": 0.0,
     "ignore_above": 1.0,
     "sample_rate": 1.0,

@@ -34,7 +34,8 @@ def learned(
     lower: margins stay above.
     rule: "mean" or "lambda", see `Margin`.
     strength: lambda of rule "lambda".
-    **more: further fields of `Margin`: `power`, `bounds`, `rewarded`, `start`.
+    **more: further fields of `Margin`: `power`, `slope`, `curve`, `bounds`,
+      `rewarded`, `start`.
 
   Raises:
     InputError: the mean is outside of the bounds.
@@ -46,6 +47,8 @@ def learned(
     )
   rest: dict[str, Any] = {
     "power": 0.0,
+    "slope": 0.0,
+    "curve": (),
     "bounds": "box",
     "rewarded": "classes",
     "start": 0,
@@ -61,17 +64,27 @@ def learned(
   )
 
 
-def fixed(value: float, *, power: float = 0.0) -> Margin:
+def fixed(
+  value: float,
+  *,
+  power: float = 0.0,
+  slope: float = 0.0,
+  curve: tuple[tuple[float, float], ...] = (),
+) -> Margin:
   """A margin that stays as it is.
 
   Args:
-    value: the margin of every class, or of the smallest if `power` is not 0;
-      radians for the angular one.
+    value: the margin of every class, of the smallest if `power` is not 0, or
+      the mean if they change otherwise; radians for the angular one.
     power: margins fall as (n_min / n_j)^power, see `Margin`.
+    slope: margins rise with each doubling of n_j, see `Margin`.
+    curve: margins at some sizes, see `Margin`.
   """
   return Margin(
     initial=value,
     power=power,
+    slope=slope,
+    curve=curve,
     learned=False,
     rule="mean",
     lower=0.0,
@@ -122,6 +135,8 @@ def make(
     "sub_centers": 1,
     "learn_scale": False,
     "count_power": 0.0,
+    "held": "classes",
+    "gradient_power": 0.0,
     "logit_adjustment": 0.0,
     "ignore_above": 1.0,
     "sample_rate": 1.0,

@@ -1,5 +1,6 @@
 """What holds the margins together: rewards, projections, bounds."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -60,17 +61,27 @@ def constrain(params: HeadParams, head: Head) -> HeadParams:
     if not margin.learned:
       continue
     if margin.rule == "mean":
-      params[name] = hold_mean(
-        params[name], _mean_weights(params, head), head, margin
-      )
+      params[name] = _hold(params[name], params, head, margin)
     else:
       inside = jnp.clip(params[name], margin.lower, margin.upper)
       params[name] = jnp.where(is_real(head), inside, 0.0)
   return params
 
 
+def _hold(
+  m_c: Float32[Array, " c"], params: HeadParams, head: Head, margin: Margin
+) -> Float32[Array, " c"]:
+  """Puts margins on the mean that `Head.held` says."""
+  if head.held == "sizes":
+    return hold_size_means(m_c, params[CLASS_SIZES], head, margin)
+  counts_c = None
+  if head.held == "images":
+    counts_c = _of_mean_one(params[CLASS_SIZES], head)
+  return hold_mean(m_c, _mean_weights(params, head), head, margin, counts_c)
+
+
 class _Search(NamedTuple):
-  """The state of the search for the multiplier t of `hold_mean`.
+  """The state of the search for the multipliers t of `_shift_to_mean`.
 
   Attributes:
     low: t is not below it.
@@ -92,52 +103,138 @@ def hold_mean(
   weights_c: Float32[Array, " c"] | Float32[Array, ""],
   head: Head,
   margin: Margin,
+  counts_c: Float32[Array, " c"] | Float32[Array, ""] | None = None,
 ) -> Float32[Array, " c"]:
-  """Projects margins on the box [lower, upper] with mean `margin.initial`.
+  """Puts margins into the box [lower, upper] with mean `margin.initial`.
 
-  The nearest point of that set is clip(m + t w, lower, upper) for one t (the
-  condition of Karush, Kuhn and Tucker with one multiplier for the mean). t is
-  found by Newton's method, kept inside a bisected bracket.
+  Where classes count in the mean by the weights that they give by, as they do
+  without `counts_c`, the nearest point of that set is clip(m + t w, lower,
+  upper) for one t (the condition of Karush, Kuhn and Tucker with one multiplier
+  for the mean). With other counts it is the one point of that form in it.
 
   Args:
     m_c: margins, float32 [C].
-    weights_c: how much classes count in the mean, w above 0 and of mean 1 over
+    weights_c: how much classes give for the mean, w above 0 and of mean 1 over
       real classes; float32 [C], or a scalar 1.
+    head: gives the number of real classes; padded margins stay 0.
+    margin: gives the box and the mean.
+    counts_c: how much classes count in the mean, likewise; None: as they give.
+
+  Returns:
+    float32 [C].
+  """
+  counted_c = weights_c if counts_c is None else counts_c
+  return _shift_to_mean(
+    m_c,
+    weights_c,
+    lambda x_c: real_mean(x_c * counted_c, head) - margin.initial,
+    lambda x_c: real_mean(x_c * counted_c, head),
+    lambda t: t,
+    head,
+    margin,
+  )
+
+
+def hold_size_means(
+  m_c: Float32[Array, " c"],
+  sizes_c: Float32[Array, " c"],
+  head: Head,
+  margin: Margin,
+) -> Float32[Array, " c"]:
+  """The nearest margins whose mean is `margin.initial` at each class size.
+
+  Sizes are told apart up to 16 images; beyond, eight to a doubling.
+
+  Args:
+    m_c: margins, float32 [C].
+    sizes_c: images of each class, at least 1 of real ones, float32 [C].
     head: gives the number of real classes; padded margins stay 0.
     margin: gives the box and the mean.
 
   Returns:
     float32 [C].
   """
-  target, lower, upper = margin.initial, margin.lower, margin.upper
+  group_c = _size_group(sizes_c)
+  real_c = is_real(head).astype(jnp.float32)
+
+  def total(x_c: jax.Array) -> jax.Array:
+    return jax.ops.segment_sum(x_c * real_c, group_c, _SIZE_GROUPS)
+
+  count_g = jnp.maximum(total(jnp.ones_like(m_c)), 1.0)
+  return _shift_to_mean(
+    m_c,
+    jnp.float32(1.0),
+    lambda x_c: total(x_c - margin.initial) / count_g,
+    lambda x_c: total(x_c) / count_g,
+    lambda t_g: t_g[group_c],
+    head,
+    margin,
+  )
+
+
+_SIZE_GROUPS = 192  # Of up to 16 images one by one, then up to 2^26.
+
+
+def _size_group(sizes_c: Float32[Array, " c"]) -> Int[Array, " c"]:
+  """A number for each size, int32 [C] in [0, 192)."""
+  finer = 16 + jnp.floor(8 * jnp.log2(jnp.maximum(sizes_c, 1.0) / 16) + 1e-4)
+  group_c = jnp.where(sizes_c <= 16, sizes_c, finer)
+  return jnp.clip(group_c, 0, _SIZE_GROUPS - 1).astype(jnp.int32)
+
+
+def _shift_to_mean(
+  m_c: Float32[Array, " c"],
+  along_c: Float32[Array, " c"] | Float32[Array, ""],
+  excess_of: Callable[[jax.Array], jax.Array],
+  mean_of: Callable[[jax.Array], jax.Array],
+  of_classes: Callable[[jax.Array], jax.Array],
+  head: Head,
+  margin: Margin,
+) -> Float32[Array, " c"]:
+  """clip(m + t along, lower, upper) for the t without an excess.
+
+  t is found by Newton's method, kept inside a bisected bracket; one for all
+  classes, or one for each of several groups at once.
+
+  Args:
+    m_c: margins, [C].
+    along_c: how far a class moves with t, above 0.
+    excess_of: by how much means of [C] are too large; 0 of an empty group.
+    mean_of: the mean of [C], or those of the groups.
+    of_classes: from numbers like means to those of classes.
+    head: gives the number of real classes.
+    margin: gives the box and the mean.
+  """
+  lower, upper = margin.lower, margin.upper
   real_c = is_real(head)
 
-  def shifted(t: jax.Array) -> jax.Array:
-    moved_c = jnp.clip(m_c + t * weights_c, lower, upper)
-    return jnp.where(real_c, moved_c, 0.0)
+  def moved(t: jax.Array) -> jax.Array:
+    return m_c + of_classes(t) * along_c
 
-  def excess(t: jax.Array) -> jax.Array:
-    return real_mean(shifted(t) * weights_c, head) - target
+  def shifted(t: jax.Array) -> jax.Array:
+    return jnp.where(real_c, jnp.clip(moved(t), lower, upper), 0.0)
 
   def unsolved(search: _Search) -> jax.Array:
-    far = jnp.abs(search.excess) > 1e-6 * max(target, 1e-3)
-    return far & (search.tries < 50)
+    far = jnp.abs(search.excess) > 1e-6 * max(margin.initial, 1e-3)
+    return jnp.any(far) & (search.tries < 50)
 
   def improve(search: _Search) -> _Search:
     low, high, t, e, tries = search
     low, high = jnp.where(e < 0, t, low), jnp.where(e < 0, high, t)
-    moved_c = m_c + t * weights_c
+    moved_c = moved(t)
     free_c = real_c & (moved_c > lower) & (moved_c < upper)
-    derivative = real_mean(jnp.where(free_c, weights_c**2, 0.0), head)
+    derivative = mean_of(jnp.where(free_c, along_c, 0.0))
     newton = t - e / derivative  # Not finite where none is free: outside.
     inside = (newton > low) & (newton < high)
     t = jnp.where(inside, newton, (low + high) / 2)
-    return _Search(low, high, t, excess(t), tries + 1)
+    return _Search(low, high, t, excess_of(shifted(t)), tries + 1)
 
-  low = jnp.min(jnp.where(real_c, (lower - m_c) / weights_c, jnp.inf))
-  high = jnp.max(jnp.where(real_c, (upper - m_c) / weights_c, -jnp.inf))
-  zero = jnp.zeros_like(low)
-  start = _Search(low, high, zero, excess(zero), jnp.int32(0))
+  zero = jnp.zeros_like(mean_of(m_c))
+  low = jnp.min(jnp.where(real_c, (lower - m_c) / along_c, jnp.inf))
+  high = jnp.max(jnp.where(real_c, (upper - m_c) / along_c, -jnp.inf))
+  start = _Search(
+    low + zero, high + zero, zero, excess_of(shifted(zero)), jnp.int32(0)
+  )
   return shifted(lax.while_loop(unsolved, improve, start).t)
 
 
@@ -174,5 +271,28 @@ def _mean_weights(
   if not head.count_power:
     return jnp.float32(1.0)
   sizes_c = lax.stop_gradient(params[CLASS_SIZES])
-  counts_c = jnp.where(is_real(head), sizes_c**head.count_power, 0.0)
+  return _of_mean_one(sizes_c**head.count_power, head)
+
+
+def _of_mean_one(
+  counts_c: Float32[Array, " c"], head: Head
+) -> Float32[Array, " c"]:
+  """Counts over their mean, 0 of padded classes."""
+  counts_c = jnp.where(is_real(head), counts_c, 0.0)
   return counts_c / real_mean(counts_c, head)
+
+
+def even_gradient(
+  gradient_c: Float32[Array, " c"],
+  sizes_c: Float32[Array, " c"],
+  head: Head,
+) -> Float32[Array, " c"]:
+  """The gradient of margins over (images / their mean)^`head.gradient_power`.
+
+  Args:
+    gradient_c: that of the mean loss, float32 [C].
+    sizes_c: images of each class, float32 [C].
+    head: what is fixed about the head.
+  """
+  share_c = jnp.where(is_real(head), _of_mean_one(sizes_c, head), 1.0)
+  return gradient_c / share_c**head.gradient_power

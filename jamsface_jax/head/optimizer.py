@@ -19,7 +19,11 @@ from jamsface_jax.errors import InputError
 from jamsface_jax.head.class_sampling import Sample
 from jamsface_jax.head.forward import LossResult
 from jamsface_jax.head.layout import mesh_for
-from jamsface_jax.head.margin_rules import constrain, margin_reward
+from jamsface_jax.head.margin_rules import (
+  constrain,
+  even_gradient,
+  margin_reward,
+)
 from jamsface_jax.head.parameters import (
   ANGULAR,
   BIAS,
@@ -64,7 +68,7 @@ def of_margins_and_scalars(
   def group(params: dict[str, PyTree]) -> dict[str, str]:
     return {name: name if learns[name] else "frozen" for name in params}
 
-  return optax.partition(
+  by_name = optax.partition(
     {
       ANGULAR: _of_margin(head.angular, schedule, margin_momentum),
       COSINE: _of_margin(head.cosine, schedule, margin_momentum),
@@ -74,6 +78,28 @@ def of_margins_and_scalars(
     },
     group,
   )
+  return _evened(by_name, head) if head.gradient_power else by_name
+
+
+def _evened(
+  optimizer: optax.GradientTransformation, head: Head
+) -> optax.GradientTransformation:
+  """The same of gradients in which images count less, see `even_gradient`."""
+
+  def update(
+    updates: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params | None = None,
+  ) -> tuple[optax.Updates, optax.OptState]:
+    gradients: Any = updates
+    values: Any = params
+    for name in (ANGULAR, COSINE):
+      if head.margin(name).learned:
+        even = even_gradient(gradients[name], values[CLASS_SIZES], head)
+        gradients = gradients | {name: even}
+    return optimizer.update(gradients, state, params)
+
+  return optax.GradientTransformation(optimizer.init, update)
 
 
 def _schedule(rate: Rate) -> optax.Schedule:

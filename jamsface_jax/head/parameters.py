@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float32, Int, Key
+from jaxtyping import Array, Bool, Float32, Float64, Int, Key
 
 from jamsface_jax.devices.sharding import CLASSES, REPLICATED
 from jamsface_jax.errors import InputError
@@ -44,11 +44,17 @@ class Margin:
 
   Attributes:
     initial: its first value (radians for the angular one), of the smallest
-      class if `power` is not 0; its last one too if it is not learned; and the
-      mean over classes that rule "mean" holds.
+      class if `power` is not 0, in the mean if `slope` is not or there is a
+      `curve`; its last one too if it is not learned; and the mean that rule
+      "mean" holds.
     power: first values fall as (n_min / n_j)^power with the images n_j of a
       class; 1/4 with a cosine margin is LDAM (https://arxiv.org/abs/1906.07413),
       its constant chosen by the largest margin as in its public code.
+    slope: first values rise by this share of `initial` with each doubling of
+      n_j (ours), inside the bounds and with the mean of `Head.held`.
+    curve: first values at some sizes, as pairs (n, value) with n rising:
+      straight lines in log n between them, level beyond (ours); bounds and mean
+      likewise. () for none.
     learned: whether the gradient moves it.
     rule: "mean" projects the margins, after each step, on those with mean
       `initial` (ours); "lambda" subtracts `strength` times their mean from the
@@ -65,6 +71,8 @@ class Margin:
 
   initial: float
   power: float
+  slope: float
+  curve: tuple[tuple[float, float], ...]
   learned: bool
   rule: str
   lower: float
@@ -75,13 +83,42 @@ class Margin:
   start: int
 
   def first(
-    self, class_sizes: Int[np.ndarray, " n"] | None
+    self, class_sizes: Int[np.ndarray, " n"] | None, held: str
   ) -> float | Float32[np.ndarray, " n"]:
-    """First margins: one number for all, or float32 [N]."""
-    if not self.power:
+    """First margins: one number for all, or float32 [N].
+
+    Args:
+      class_sizes: images of each class, at least 1; None: nobody knows, and one
+        number is enough.
+      held: `Head.held`, whose mean is `initial`.
+    """
+    if not (self.power or self.slope or self.curve):
       return self.initial
     sizes = np.asarray(class_sizes, np.float64)
-    return (self.initial * (sizes.min() / sizes) ** self.power).astype("f4")
+    if self.power:
+      return (self.initial * (sizes.min() / sizes) ** self.power).astype("f4")
+    if self.curve:
+      at, values = np.transpose(self.curve)
+      shape = np.interp(np.log(sizes), np.log(at), values)
+    else:
+      shape = self.initial * (1 + self.slope * np.log2(sizes))
+    counts = sizes if held == "images" else np.ones_like(sizes)
+    return self._with_mean(shape, counts).astype("f4")
+
+  def _with_mean(
+    self, shape: Float64[np.ndarray, " n"], counts: Float64[np.ndarray, " n"]
+  ) -> Float64[np.ndarray, " n"]:
+    """The shape raised or lowered inside the bounds until its mean is right."""
+
+    def raised(t: float) -> np.ndarray:
+      return np.clip(shape + t, self.lower, self.upper)
+
+    low, high = self.lower - shape.max(), self.upper - shape.min()
+    for _ in range(60):
+      t = (low + high) / 2
+      below = np.average(raised(t), weights=counts) < self.initial
+      low, high = (t, high) if below else (low, t)
+    return raised(high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +138,12 @@ class Head:
     cosine: the margin c.
     count_power: in the means of margins, those that are held and those that are
       rewarded, a class counts as its images to this power (ours); 0: all alike.
+    held: whose mean rule "mean" holds: that of "classes", as `count_power`
+      counts them; of "images", where only the mean that is held counts images
+      and what a class gives for it is as before; or of the classes of each
+      size, "sizes", so that no margin can follow from size alone (all ours).
+    gradient_power: the gradient of a class's margins is divided by its images
+      over their mean, to this power (ours); 0: each image counts.
     logit_adjustment: tau; every logit has tau log(images of its class) more in
       training (the loss of Menon et al., https://arxiv.org/abs/2007.07314).
     ignore_above: other classes of a larger cosine do not count; 1: all do.
@@ -124,6 +167,8 @@ class Head:
   angular: Margin
   cosine: Margin
   count_power: float
+  held: str
+  gradient_power: float
   logit_adjustment: float
   ignore_above: float
   sample_rate: float
@@ -144,7 +189,10 @@ class Head:
   def counts_images(self) -> bool:
     """Whether it must know the images of each class."""
     learned = self.angular.learned or self.cosine.learned
-    return bool(self.logit_adjustment or (self.count_power and learned))
+    of_margins = (
+      self.count_power or self.gradient_power or self.held != "classes"
+    )
+    return bool(self.logit_adjustment or (of_margins and learned))
 
   def margin(self, name: str) -> Margin:
     """Returns the margin kept under this parameter name."""
@@ -185,7 +233,7 @@ def init(
     head: what is fixed about the head.
     mesh: the (data, model) mesh; None: one device.
     class_sizes: images of each class, [N], at least 1; needed by margins that
-      fall with it and where `Head.counts_images`.
+      change with it and where `Head.counts_images`.
 
   Returns:
     `weights` float32 [C K, D], the K rows of a class in a row;
@@ -209,8 +257,8 @@ def init(
       in_specs=REPLICATED,
       out_specs=CLASSES,
     )(key),
-    ANGULAR: of_classes(head.angular.first(class_sizes)),
-    COSINE: of_classes(head.cosine.first(class_sizes)),
+    ANGULAR: of_classes(head.angular.first(class_sizes, head.held)),
+    COSINE: of_classes(head.cosine.first(class_sizes, head.held)),
   }
   if head.counts_images:
     # Without them shapes can be had, but no values.

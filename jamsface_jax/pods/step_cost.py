@@ -33,7 +33,7 @@ from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.whole_file import written_whole
-from jamsface_jax.training.step import make_train_step
+from jamsface_jax.training.step import make_train_step, seed_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def measure(
   inputs = _input_shapes(batch, config.data.image_size, mesh)
   step = make_train_step(config, components, mesh)
   # What jax.jit returns is more than callable.
-  lowered = step.lower(state, inputs)  # ty: ignore[missing-attribute]
+  lowered = step.lower(state, inputs, seed_key(0))  # ty: ignore[missing-attribute]
   compiled = _compile_once(lowered, mesh, topology, cache)
   program = parse(compiled.text)
   work = list(each_work(program))

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.cosines import tiles, unit_rows
 from jamsface_jax.metrics.identification import identify
+from jamsface_jax.metrics.people import people_rates
 from jamsface_jax.metrics.roc import tar_name
 from jamsface_jax.metrics.score_counts import ScoreCounter, ScoreCounts
 from jamsface_jax.protocols.pair_figures import (
@@ -73,7 +74,9 @@ class AllPairs:
   def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""
     fars = supported_fars(settings.fars, self._negatives)
-    names = ["auc", *map(tar_name, fars), *map(rank_name, RANKS)]
+    tars = [*map(tar_name, fars)]
+    of_people = [f"people_{name}" for name in tars]
+    names = ["auc", *tars, *of_people, *map(rank_name, RANKS)]
     return [f"{self.name}/{name}" for name in names]
 
   def judge(
@@ -85,10 +88,17 @@ class AllPairs:
   ) -> list[Evaluation]:
     """See `TestSet`."""
     units = unit_rows(np.concatenate(list(blocks)), what=what)
-    counts = count_all_pairs(units, self._labels)
+    counts, positives, of_person = count_all_pairs(units, self._labels)
     found = identify(units, self._labels, units, self._labels, same_images=True)
     metrics = curve_metrics(counts.curve, settings.fars)
-    metrics |= search_metrics(found)
+    fars = supported_fars(settings.fars, self._negatives)
+    thresholds = counts.curve.threshold_at_far(fars)
+    people = people_rates(
+      positives,
+      of_person,
+      dict(zip(map(tar_name, fars), thresholds.tolist(), strict=True)),
+    )
+    metrics |= people.means() | search_metrics(found)
     name = result_name(self.name, settings)
     return [
       Evaluation(
@@ -101,6 +111,7 @@ class AllPairs:
         | search_facts(found)
         | {"flip_sum": settings.flip},
         score_counts=counts,
+        people=people,
         searches={name: found},
       )
     ]
@@ -108,16 +119,20 @@ class AllPairs:
 
 def count_all_pairs(
   units: Float32[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]
-) -> ScoreCounts:
+) -> tuple[ScoreCounts, Float32[np.ndarray, " p"], Int[np.ndarray, " p"]]:
   """Counts the cosines of all pairs of rows, a tile in memory at a time.
 
   Args:
     units: float32 [N, D], rows of length 1.
     labels: the class of each, integers [N].
+
+  Returns:
+    What all pairs came to; and of those of one class the cosines, float32 [P],
+    and that class, [P].
   """
   # By class, so that positives lie in few tiles, next to the diagonal.
   order = np.argsort(labels, kind="stable")
-  units, labels = units[order], labels[order]
+  units, given, labels = units[order], labels, labels[order]
   all_tiles = [
     _Tile(rows, columns, labels)
     for rows, columns in tiles(units, units)
@@ -128,13 +143,12 @@ def count_all_pairs(
   for tile in all_tiles:
     if tile.may_have_positives():
       places = tile.places(same=True)
-      first, second = tile.images(places)
+      row, column = tile.images(places)
       scores.append(tile.cosines(units)[places])
-      firsts.append(order[first])
-      seconds.append(order[second])
-  counter = ScoreCounter(
-    np.concatenate(scores), np.concatenate(firsts), np.concatenate(seconds)
-  )
+      firsts.append(order[row])
+      seconds.append(order[column])
+  positives, first = np.concatenate(scores), np.concatenate(firsts)
+  counter = ScoreCounter(positives, first, np.concatenate(seconds))
   for tile in all_tiles:
     cosines = tile.cosines(units)
     places = np.arange(len(cosines))
@@ -147,11 +161,11 @@ def count_all_pairs(
       tile: _Tile = tile,
       places: Int64[np.ndarray, " k"] = places,
     ) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
-      first, second = tile.images(places[chosen])
-      return order[first], order[second]
+      one, other = tile.images(places[chosen])
+      return order[one], order[other]
 
     counter.add(cosines, name)
-  return counter.counts()
+  return counter.counts(), positives, given[first]
 
 
 class _Tile:

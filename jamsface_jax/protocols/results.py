@@ -19,6 +19,7 @@ from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.run_directory import RunFile
 
 FORMAT = 1
+_MOST_PEOPLE = 100_000  # Written one by one: some megabytes.
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:
@@ -90,6 +91,12 @@ def as_json(one: Evaluation) -> dict[str, Any]:
     "cmc": {name: cmc(found).tolist() for name, found in one.searches.items()},
     "groups": [_group(group) for group in one.groups],
   }
+  if one.people and len(one.people.labels) <= _MOST_PEOPLE:
+    fields["people"] = {
+      "label": one.people.labels.tolist(),
+      "pairs": one.people.pairs.tolist(),
+      **{name: tar.tolist() for name, tar in one.people.tars.items()},
+    }
   if counts := one.score_counts:
     line = RocLine.of(counts.curve)
     fields |= {

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 
 from jamsface_jax.metrics.groups import GroupResult
 from jamsface_jax.metrics.identification import Identification
+from jamsface_jax.metrics.people import PeopleRates
 from jamsface_jax.metrics.score_counts import ScoreCounts
 from jamsface_jax.protocols.pooling import Pooling
 
@@ -55,6 +56,7 @@ class Evaluation:
     threshold: cosine from which on a pair is accepted, if one was chosen.
     searches: identifications by name.
     groups: what came out for groups of people, if the set has them.
+    people: what came out for each person, where all images are compared.
   """
 
   name: str
@@ -66,6 +68,7 @@ class Evaluation:
   threshold: float | None = None
   searches: dict[str, Identification] = dataclasses.field(default_factory=dict)
   groups: Sequence[GroupResult] = ()
+  people: PeopleRates | None = None
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from jamsface_jax import models
 from jamsface_jax.head.chunks import chunk_classes
 from jamsface_jax.head.losses import make_loss
 from jamsface_jax.head.parameters import Head, Margin, pad_classes
+from jamsface_jax.run.margin_curve import read_curve
 from jamsface_jax.run.optimizer import Optimizers, make_optimizers
 from jamsface_jax.run.schedule import make_schedule, steps_of
 from jamsface_jax.settings.sections import Settings
@@ -81,6 +82,8 @@ def make_head(settings: Settings, num_classes: int, num_images: int) -> Head:
     angular=_make_margin("angular", settings, num_images),
     cosine=_make_margin("cosine", settings, num_images),
     count_power=chosen.count_power,
+    held=chosen.held,
+    gradient_power=chosen.gradient_power,
     logit_adjustment=chosen.logit_adjustment,
     ignore_above=chosen.ignore_above,
     sample_rate=chosen.sample_rate,
@@ -98,6 +101,8 @@ def _make_margin(kind: str, settings: Settings, num_images: int) -> Margin:
   return Margin(
     initial=getattr(chosen, f"{kind}_margin"),
     power=chosen.margin_power,
+    slope=chosen.margin_slope,
+    curve=read_curve(chosen.margin_curve, kind) if chosen.margin_curve else (),
     learned=getattr(chosen, f"learn_{kind}"),
     rule=chosen.margin_rule,
     lower=getattr(chosen, f"{kind}_min"),

@@ -134,6 +134,16 @@ class Head(Section):
   margin_power: float = setting(
     0.0, "First margins fall as (class size)^-this.", not_negative
   )
+  margin_slope: float = setting(
+    0.0,
+    "First margins rise by this share with each doubling of (class size); their"
+    " mean stays.",
+  )
+  margin_curve: str = setting(
+    "",
+    "CSV file of first margins by class size, such as a run's margins.csv;"
+    " their mean becomes that of the settings.",
+  )
   learn_angular: bool = setting(
     True, "Learn the angular margins; False: frozen at the first value."
   )
@@ -163,6 +173,17 @@ class Head(Section):
   )
   count_power: float = setting(
     0.0, "In both means a class counts as (class size)^this.", not_negative
+  )
+  held: str = setting(
+    "classes",
+    'Whose mean margin_rule "mean" holds: of all classes, of all images, or of'
+    " the classes of each size (sizes).",
+    one_of("classes", "images", "sizes"),
+  )
+  gradient_power: float = setting(
+    0.0,
+    "The gradient of margins is divided by (class size)^this.",
+    not_negative,
   )
   angular_min: float = setting(
     0.0, "Learned angular margins stay above this, radians.", not_negative
@@ -273,12 +294,44 @@ class Head(Section):
         f"head.angular_margin={self.angular_margin} is in radians and must be"
         " below pi."
       )
+    self._check_curves()
     if self.count_power and self.rewarded == "batch":
       raise InputError(
         f"head.count_power={self.count_power} weighs all classes, but"
         " head.rewarded='batch' counts those of the batch by their images: set"
         " head.count_power=0 or head.rewarded=classes."
       )
+
+  def _check_curves(self) -> None:
+    """First margins have one form, and a mean that it can have."""
+    forms = {
+      "margin_power": self.margin_power,
+      "margin_slope": self.margin_slope,
+      "margin_curve": self.margin_curve,
+    }
+    chosen = [name for name, value in forms.items() if value]
+    if len(chosen) > 1:
+      raise InputError(
+        f"head.{chosen[0]}={forms[chosen[0]]} and head.{chosen[1]}="
+        f"{forms[chosen[1]]!r} both say what first margins are: set one."
+      )
+    if chosen and self.held == "sizes":
+      raise InputError(
+        f"head.{chosen[0]}={forms[chosen[0]]} gives each size of class margins"
+        " of its own, but head.held='sizes' the same mean to all: set"
+        " head.held to classes or images."
+      )
+    if not (self.margin_slope or self.margin_curve):
+      return
+    for kind in ("angular", "cosine"):
+      mean = getattr(self, f"{kind}_margin")
+      lower, upper = (getattr(self, f"{kind}_{end}") for end in ("min", "max"))
+      if not lower <= mean <= upper:
+        raise InputError(
+          f"head.{kind}_margin={mean} is outside of head.{kind}_min={lower} to"
+          f" head.{kind}_max={upper}: margins that change with class size"
+          " (margin_slope, margin_curve) need their mean inside their bounds."
+        )
 
   def _check_sample(self) -> None:
     """A sample is a part of all classes, updated by itself."""

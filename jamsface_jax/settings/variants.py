@@ -15,6 +15,8 @@ def _fixed(angular: float, cosine: float, **more: Any) -> dict[str, Any]:
     "angular_margin": angular,
     "cosine_margin": cosine,
     "margin_power": 0.0,
+    "margin_slope": 0.0,
+    "margin_curve": "",
     "learn_angular": False,
     "learn_cosine": False,
     "continuation": "published",

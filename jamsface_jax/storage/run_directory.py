@@ -487,6 +487,11 @@ class RunDirectory:
     return self._file("classes.json")
 
   @property
+  def margin_curve(self) -> RunFile:
+    """The mean margins of each class size, a table."""
+    return self._file("margins.csv")
+
+  @property
   def results(self) -> RunFile:
     """What the last evaluation in the run measured."""
     return self._file("results.json")

@@ -22,7 +22,7 @@ from jamsface_jax.training.preemption import Preemption
 from jamsface_jax.training.products import (
   Products,
   gather_margins,
-  rank_margins,
+  measure_margins,
 )
 from jamsface_jax.training.profiling import Profile
 from jamsface_jax.training.setup import Setup
@@ -105,7 +105,9 @@ class Loop:
         self._skip(step)
         return
       ids = batch.pop("ids")
-      self.state, metrics = self.train_step(self.state, self.setup.put(batch))
+      self.state, metrics = self.train_step(
+        self.state, self.setup.put(batch), self.setup.seed
+      )
     self.profile.after(step, metrics)
     self.log.add(step, metrics, ids)  # Looks at the step before: no waiting.
     self.checkpoints.check()
@@ -155,7 +157,7 @@ class Loop:
         )
         return False
       margins = gather_margins(self.state)
-      of_classes = rank_margins(
+      of_classes = measure_margins(
         margins, setup.source.class_sizes, setup.components.head
       )
       of_classes |= setup.evaluator.measure_centres(self.state)

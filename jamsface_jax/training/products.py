@@ -10,9 +10,11 @@ from jamsface_jax.data.sources import Source
 from jamsface_jax.errors import one_line
 from jamsface_jax.head.parameters import ANGULAR, COSINE, Head
 from jamsface_jax.metrics.rank_correlation import rank_correlation
+from jamsface_jax.metrics.share_explained import share_explained
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.reports import class_profile, model_card, page, plots
+from jamsface_jax.run.margin_curve import write_curve
 from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
 from jamsface_jax.run.state import TrainState
@@ -30,25 +32,33 @@ def gather_margins(state: TrainState) -> Margins:
   return multihost_utils.process_allgather(margins, tiled=True)
 
 
-def rank_margins(
+def measure_margins(
   margins: Margins, class_sizes: Int[np.ndarray, " n"], head: Head
 ) -> dict[str, float]:
-  """Rank correlation of learned margins with class size, named as metrics.
+  """What margins have to do with class size, named as metrics.
 
-  Below 0 where poor classes have the larger margins, as JAMsFace wants.
+  Of both kinds the mean over images, which is what a batch sees; where poor
+  classes have the larger margins it is below that over classes. Of those that
+  are learned the rank correlation with class size, below 0 where poor classes
+  have the larger ones, as JAMsFace wants; and the share of their variance that
+  the exact size explains, 1 where they follow from it and from nothing else.
 
   Args:
     margins: see `gather_margins`.
     class_sizes: images of each class.
     head: says which margins are learned.
   """
-  return {
-    f"train/margin_{kind}_rank": rank_correlation(
-      class_sizes, margins[name][: len(class_sizes)]
-    )
-    for kind, name in _KINDS.items()
-    if head.margin(name).learned
-  }
+  found = {}
+  for kind, name in _KINDS.items():
+    m_n = margins[name][: len(class_sizes)].astype(np.float64)
+    mean = float(np.average(m_n, weights=class_sizes))
+    found[f"train/margin_{kind}_image_mean"] = mean
+    if head.margin(name).learned:
+      rank = rank_correlation(class_sizes, m_n)
+      found[f"train/margin_{kind}_rank"] = rank
+      share = share_explained(class_sizes, m_n)
+      found[f"train/margin_{kind}_by_size"] = share
+  return found
 
 
 class Products:
@@ -118,6 +128,8 @@ class Products:
       learned = self._of_classes(margins, learned=True)
       profile = class_profile.describe(self._class_sizes, learned)
       class_profile.write(run.classes, profile)
+      every = self._of_classes(margins, learned=False)
+      write_curve(run.margin_curve, self._class_sizes, every)
       results.write_results(run.results, evaluations, {"step": step})
       page.write([run], run.report)
       if not model_card.is_edited(run.model_card):

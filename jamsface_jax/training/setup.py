@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int64
+from jaxtyping import Array, Int64, UInt32
 
 from jamsface_jax.data.pipeline import Batch, batches
 from jamsface_jax.data.sources import Source, open_source
@@ -21,6 +21,7 @@ from jamsface_jax.run.components import Components, make_components
 from jamsface_jax.run.schedule import steps_of
 from jamsface_jax.run.step_memory import StepMemory
 from jamsface_jax.settings.sections import Settings
+from jamsface_jax.training.step import seed_key
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +52,11 @@ class Setup:
   def rows(self) -> Int64[np.ndarray, " n"]:
     """The rows of a global batch that this process has."""
     return sharding.local_rows(self.settings.data.batch_size, self.mesh)
+
+  @functools.cached_property
+  def seed(self) -> UInt32[np.ndarray, " k"]:
+    """What each step is given for the seed of the run."""
+    return seed_key(self.settings.seed)
 
   def batches_from(self, step: int) -> Generator[Batch, None, None]:
     """Reads this process's rows of the batches after so many steps.

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int32, Key
+from jaxtyping import Array, Bool, Float, Int32, Key, UInt32
 
 from jamsface_jax import head as head_lib
 from jamsface_jax.augmentation.augment import augment, normalize
@@ -33,7 +34,10 @@ Tree = TypeVar("Tree")
 def make_train_step(
   settings: Settings, components: Components, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """Compiles `train_step` for these settings; it takes over its state."""
+  """Compiles `train_step` for these settings; it takes over its state.
+
+  The seed is an argument of it, so that runs of other seeds are one program.
+  """
   shapes = state_shapes(components, settings.data.image_size, mesh)
   shardings = jax.tree.map(lambda shape: shape.sharding, shapes)
   step = partial(
@@ -45,7 +49,6 @@ def make_train_step(
     batch_norm_group=settings.model.batch_norm_group,
     fused_update=settings.head.fused_update,
     clip_norm=settings.head.clip_norm,
-    seed=settings.seed,
   )
   return jax.jit(
     step,
@@ -53,6 +56,11 @@ def make_train_step(
     out_shardings=(shardings, None),
     compiler_options=compiler_options(mesh.devices.flat[0].platform),
   )
+
+
+def seed_key(seed: int) -> UInt32[np.ndarray, " k"]:
+  """What `train_step` is given for a seed: the data of its key, uint32 [2]."""
+  return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 class _Embedded(NamedTuple):
@@ -89,6 +97,7 @@ class _Gradients(NamedTuple):
 def train_step(
   state: TrainState,
   batch: Mapping[str, jax.Array],
+  seed: UInt32[np.ndarray | Array, " k"],
   *,
   components: Components,
   mesh: Mesh,
@@ -97,7 +106,6 @@ def train_step(
   batch_norm_group: int,
   fused_update: bool,
   clip_norm: float,
-  seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One step of the optimizers, pure.
 
@@ -107,6 +115,7 @@ def train_step(
   Args:
     state: sharded as `state_shapes` says.
     batch: `images` uint8 [B, H, W, 3] and `labels` int32 [B], sharding BATCH.
+    seed: that of augmentation, dropout and sampled classes, see `seed_key`.
     components: what the run is made of.
     mesh: the (data, model) mesh.
     augmentation: arguments of `augment`, beside key and images.
@@ -116,12 +125,13 @@ def train_step(
       micro-batch.
     fused_update: update the class weights as their gradient comes.
     clip_norm: largest norm of the class weights' gradient; 0: any.
-    seed: seed of augmentation, dropout and sampled classes.
 
   Returns:
     The next state, and float32 scalars by their name in `metrics.jsonl`.
   """
-  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  key = jax.random.fold_in(
+    jax.random.wrap_key_data(jnp.asarray(seed)), state.step
+  )
   augment_key, forward_key = jax.random.split(key)
   images = jnp.asarray(normalize(batch["images"]))
   images = augment(augment_key, images, **augmentation)

@@ -18,7 +18,7 @@ from jamsface_jax.run import state
 from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
-from jamsface_jax.training.step import make_train_step
+from jamsface_jax.training.step import make_train_step, seed_key
 
 GIVEN = "JAX_COMPILATION_CACHE_DIR"
 SIZE = 16
@@ -44,7 +44,7 @@ def steps():
     {"images": images, "labels": labels}, rows, 32, mesh
   )
   for _ in range(2):
-    current, _ = step(current, batch)
+    current, _ = step(current, batch, seed_key(0))
   print(float(np.sum(jax.device_get(current.params["head"]["weights"]))))
 
 

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from heads import SIZE, make_head, make_margin, put, random_inputs
 from jax.sharding import NamedSharding
@@ -13,6 +14,7 @@ from jamsface_jax import head as head_lib
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
 from jamsface_jax.head import parameters
+from jamsface_jax.head.optimizer import of_margins_and_scalars
 
 
 @pytest.mark.parametrize("rows_at_once", [7, 4096])
@@ -232,3 +234,129 @@ def test_mesh_that_does_not_divide_is_refused():
     sharding.make_mesh(3)
   with pytest.raises(InputError, match="head.class_multiple"):
     head_lib.check_mesh(make_head(multiple=3), sharding.make_mesh(8))
+
+
+def sizes_with_ties(rng):
+  return np.concatenate([rng.integers(1, 40, 90), [500] * 3, [501, 77, 530]])
+
+
+def learned_margins(head, mesh, sizes, moved):
+  """Parameters of 96 classes whose angular margins have moved, constrained."""
+  init = partial(head_lib.init, head=head, mesh=mesh, class_sizes=sizes)
+  params = jax.jit(init)(jax.random.key(0))
+  a_c = np.pad(moved, (0, 32)).astype(np.float32)
+  by_class = NamedSharding(mesh, sharding.CLASSES)
+  params[head_lib.ANGULAR] = jax.device_put(a_c, by_class)
+  kept = jax.jit(partial(head_lib.constrain, head=head))(params)
+  got = np.asarray(kept[head_lib.ANGULAR], np.float64)
+  assert np.all(got[96:] == 0)
+  return got[:96]
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_the_mean_of_images_is_held_by_the_same_gifts(mesh, power):
+  """Held is a mean that counts images; what a class gives for it is not."""
+  rng = np.random.default_rng(3)
+  sizes, moved = sizes_with_ties(rng), rng.normal(0.3, 0.2, 96)
+  head = make_head(
+    classes=96,
+    multiple=64,
+    angular=make_margin(0.15, 0.8, lower=0.05),
+    cosine=make_margin(0.2, learned=False),
+    held="images",
+    count_power=power,
+  )
+  got = learned_margins(head, mesh, sizes, moved)
+  assert np.average(got, weights=sizes) == pytest.approx(0.15, abs=1e-6)
+  # One number, times what a class gives, was added to all that are free.
+  free = (got > 0.0501) & (got < 0.7999)
+  assert 10 < free.sum() < 96
+  added = (got - moved)[free] / sizes[free] ** power
+  np.testing.assert_allclose(added, added[0], atol=1e-5)
+
+
+def test_the_mean_of_each_size_is_held(mesh):
+  rng = np.random.default_rng(4)
+  sizes, moved = sizes_with_ties(rng), rng.normal(0.4, 0.2, 96)
+  head = make_head(
+    classes=96,
+    multiple=64,
+    angular=make_margin(0.3, 0.8, lower=0.05),
+    cosine=make_margin(0.2, learned=False),
+    held="sizes",
+  )
+  got = learned_margins(head, mesh, sizes, moved)
+  # One by one up to 16 images; then eight groups to a doubling.
+  group = np.where(
+    sizes <= 16, sizes, 16 + np.floor(8 * np.log2(sizes / 16) + 1e-4)
+  )
+  alone = 0
+  for number in np.unique(group):
+    mine = group == number
+    assert got[mine].mean() == pytest.approx(0.3, abs=1e-5)
+    alone += mine.sum() == 1
+    free = mine & (got > 0.0501) & (got < 0.7999)
+    added = (got - moved)[free]
+    np.testing.assert_allclose(added, added[:1].repeat(free.sum()), atol=1e-5)
+  assert alone > 3 and got.std() > 0.05
+  assert got[sizes == 500].mean() != pytest.approx(0.3, abs=1e-3)  # With 501.
+
+
+def test_gradients_that_count_images_less(mesh):
+  """Divided by images over their mean, to a power; other leaves stay."""
+  sizes = np.random.default_rng(0).integers(1, 500, 37)
+  head = make_head(
+    angular=make_margin(0.3, 0.8, rule="lambda"),
+    cosine=make_margin(0.2, learned=False),
+    gradient_power=0.5,
+  )
+  init = partial(head_lib.init, head=head, mesh=mesh, class_sizes=sizes)
+  params = head_lib.margins_and_scalars(jax.jit(init)(jax.random.key(0)))
+  rng = np.random.default_rng(1)
+  gradients = {
+    name: jnp.asarray(rng.normal(size=40) * (np.arange(40) < 37), jnp.float32)
+    for name in params
+  }
+  mover = of_margins_and_scalars(head, 0.1, bias=optax.sgd(1.0))
+  steps, _ = jax.jit(mover.update)(gradients, mover.init(params), params)
+  share = sizes / sizes.mean()
+  want = -0.1 * np.asarray(gradients[head_lib.ANGULAR])[:37] / share**0.5
+  got = np.asarray(steps[head_lib.ANGULAR])
+  np.testing.assert_allclose(got[:37], want, rtol=1e-5)
+  assert np.all(got[37:] == 0)
+  assert not np.any(steps[head_lib.COSINE])
+  assert not np.any(steps[head_lib.CLASS_SIZES])
+
+
+@pytest.mark.parametrize("held", ["classes", "images"])
+def test_first_margins_by_size_have_the_mean_that_is_held(held):
+  sizes = np.array([1, 2, 4, 8, 16, 300])
+  counts = sizes if held == "images" else np.ones(6)
+  rising = make_margin(0.2, 0.8, learned=False, slope=0.1, lower=0.01)
+  got = rising.first(sizes, held).astype(np.float64)
+  assert np.average(got, weights=counts) == pytest.approx(0.2, abs=1e-6)
+  np.testing.assert_allclose(np.diff(got[:5]), 0.02, rtol=1e-5)
+  steep = make_margin(0.2, 0.25, learned=False, slope=-2.0, lower=0.15)
+  got = steep.first(sizes, held).astype(np.float64)
+  assert np.average(got, weights=counts) == pytest.approx(0.2, abs=1e-6)
+  assert got.min() >= np.float32(0.15) and got.max() <= 0.25
+  assert np.all(np.diff(got) <= 0)
+  # Between 2 and 8 images a line in log n, level beyond.
+  curve = make_margin(
+    0.2, 0.8, learned=False, curve=((2.0, 0.5), (8.0, 0.1)), lower=-1.0
+  )
+  got = curve.first(sizes, held).astype(np.float64)
+  assert np.average(got, weights=counts) == pytest.approx(0.2, abs=1e-6)
+  np.testing.assert_allclose(
+    got - got[0], [0, 0, -0.2, -0.4, -0.4, -0.4], atol=1e-6
+  )
+
+
+def test_shapes_of_margins_by_size_need_no_sizes():
+  head = make_head(angular=make_margin(0.3, 0.8, slope=0.1), held="images")
+  shapes = jax.eval_shape(
+    lambda key: head_lib.init(key, head, sharding.make_mesh(8)),
+    jax.random.key(0),
+  )
+  assert shapes[head_lib.ANGULAR].shape == (40,)
+  assert shapes[head_lib.CLASS_SIZES].shape == (40,)

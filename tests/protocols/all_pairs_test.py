@@ -16,10 +16,16 @@ def test_all_pairs_are_each_counted_once(monkeypatch, tile):
   units = cosines.unit_rows(
     np.eye(6)[labels] + rng.normal(size=(50, 6)), what="e"
   )
-  score_counts = count_all_pairs(units, labels)
+  score_counts, positives, of_person = count_all_pairs(units, labels)
   first, second = np.triu_indices(50, 1)
   scores = (units @ units.T)[first, second]
   same = labels[first] == labels[second]
+  for person in range(6):
+    np.testing.assert_allclose(
+      np.sort(positives[of_person == person]),
+      np.sort(scores[same & (labels[first] == person)]),
+      atol=1e-6,
+    )
   wanted = count_scores(scores, same, first, second)
   # A tile's cosines may differ in the last bit.
   assert score_counts.num_positives == wanted.num_positives

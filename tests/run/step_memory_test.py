@@ -23,7 +23,7 @@ from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.training import setup
-from jamsface_jax.training.step import make_train_step
+from jamsface_jax.training.step import make_train_step, seed_key
 
 SMALL = {
   "data.image_size": 56,
@@ -80,7 +80,9 @@ def held(settings, mesh):
     "labels": jax.ShapeDtypeStruct((batch,), jnp.int32),
   }
   step = make_train_step(settings, components, mesh)
-  lowered = step.lower(state_shapes(components, size, mesh), inputs)
+  lowered = step.lower(
+    state_shapes(components, size, mesh), inputs, seed_key(0)
+  )
   memory = lowered.compile().memory_analysis()
   return (
     memory.argument_size_in_bytes

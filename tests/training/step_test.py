@@ -16,7 +16,7 @@ from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import PUBLISHED, tiny
 from jamsface_jax.training import step as step_lib
-from jamsface_jax.training.step import make_train_step
+from jamsface_jax.training.step import make_train_step, seed_key
 
 SIZE = 32
 
@@ -45,7 +45,7 @@ def run_steps(config, mesh, steps=2, classes=10):
     batch = sharding.put_batch(
       {"images": images, "labels": labels}, rows, 32, mesh
     )
-    current, metrics = step_fn(current, batch)
+    current, metrics = step_fn(current, batch, seed_key(0))
   return jax.device_get(current), {k: float(v) for k, v in metrics.items()}
 
 
@@ -293,7 +293,7 @@ def test_augmentation_is_keyed_by_step(one_device, augments):
   losses = []
   for _ in range(2):
     placed = sharding.put_batch(batch, np.arange(32), 32, mesh)
-    current, metrics = step_fn(current, placed)
+    current, metrics = step_fn(current, placed, seed_key(0))
     losses.append(float(metrics["train/loss"]))
   assert (losses[0] != losses[1]) == augments
 
@@ -368,7 +368,7 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
   current = first
   for _ in range(2):
     placed = sharding.put_batch(batch, sharding.local_rows(32, mesh), 32, mesh)
-    current, metrics = step_fn(current, placed)
+    current, metrics = step_fn(current, placed, seed_key(0))
   after = jax.device_get(current)
   assert after.step == 2
   assert list(after.rejected) == [2, 2]
@@ -381,7 +381,7 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
   # A step that is accepted ends the row, but not the count.
   current.params["backbone"]["embedding_bn"]["bias"] = jnp.zeros_like(bias)
   placed = sharding.put_batch(batch, sharding.local_rows(32, mesh), 32, mesh)
-  current, metrics = step_fn(current, placed)
+  current, metrics = step_fn(current, placed, seed_key(0))
   assert list(jax.device_get(current.rejected)) == [2, 0]
   assert metrics["train/rejected_in_a_row"] == 0
 
@@ -406,7 +406,7 @@ def test_a_gradient_that_is_not_finite_rejects_the_step_too(monkeypatch):
   batch = {"images": images, "labels": labels}
   placed = sharding.put_batch(batch, sharding.local_rows(32, mesh), 32, mesh)
   step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
-  after, metrics = jax.device_get(step_fn(first, placed))
+  after, metrics = jax.device_get(step_fn(first, placed, seed_key(0)))
   assert np.isfinite(metrics["train/loss"])
   assert list(after.rejected) == [1, 1]
   for part in ("params", "batch_stats", "opt_state"):
