@@ -11,7 +11,7 @@ Run:    python -m jamsface_jax.ablate --config=configs/ablation_strength.py \
 
 from ml_collections import ConfigDict
 
-STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # Times (0.15, 0.12).
+STRENGTHS = (25, 50, 100, 200)  # Percent of (0.15, 0.12).
 
 
 def get_config():
@@ -29,15 +29,15 @@ def get_config():
     "train/cross_entropy",
     "train/margin_angular_image_mean",
   )
-  config.reference = "fixed 1"
+  config.reference = "fixed 100"
   config.rows = ConfigDict()
   for strength in STRENGTHS:
     margins = (
-      f"head.angular_margin={0.15 * strength:g}",
-      f"head.cosine_margin={0.12 * strength:g}",
+      f"head.angular_margin={0.0015 * strength:g}",
+      f"head.cosine_margin={0.0012 * strength:g}",
     )
-    config.rows[f"fixed {strength:g}"] = ("fixed_joint", *margins)
-    config.rows[f"held {strength:g}"] = (
+    config.rows[f"fixed {strength}"] = ("fixed_joint", *margins)
+    config.rows[f"held {strength}"] = (
       "jamsface",
       *margins,
       "head.held=images",
