@@ -1,8 +1,9 @@
 r"""Which strength of margins LFW's people ask for, fixed and learned.
 
-The first of two comparisons at equal strength: the mean margin over images, which
-is what a batch sees, is that of the row's name in both of its kinds. Its people
-are not among those of the second, configs/ablation_equal.py, that it chooses for.
+The first of two comparisons at equal strength: the mean margin over images,
+which is what a batch sees, is that of the row's name in both of its kinds. Its
+people are not among those of the second, configs/ablation_equal.py, that it
+chooses for.
 
 Data:   as configs/lfw_small.py says.
 Run:    python -m jamsface_jax.ablate --config=configs/ablation_strength.py \

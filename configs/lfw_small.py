@@ -1,12 +1,12 @@
 r"""LFW at 32 x 32 pixels: real class sizes, small enough for many seeds.
 
 LFW's own lists, images aligned to 112x112 in LFW/<Name>/. View 1, which is for
-choosing, is the recipe. Of view 2, which is for reporting, `:fold1` to `:fold10`
-train on nine folds of people and test on the tenth, so that each of LFW's people
-is tested once; `:half1` and `:half2` train on four folds of one half and test on
-its fifth, to choose for folds of the other half. Of each identity with three
-images the last is kept apart, to see how people trained on are recognised; of
-those tested at most ten images count.
+choosing, is the recipe. Of view 2, which is for reporting, `:fold1` to
+`:fold10` train on nine folds of people and test on the tenth, so that each of
+LFW's people is tested once; `:half1` and `:half2` train on four folds of one
+half and test on its fifth, to choose for folds of the other half. Of each
+identity with three images the last is kept apart, to see how people trained on
+are recognised; of those tested at most ten images count.
 
 Data:
     lfw() {
@@ -18,12 +18,15 @@ Data:
         --min_images=2 --only_last=1
     lfw lfw_view1/lfw_test --identities=peopleDevTest.txt \
         --pairs=pairsDevTest.txt
-    folds() {  # Of LFW's list the people of some folds: folds 1 4.
-      awk -v a=$1 -v b=$2 'NF == 1 {k++} NF > 1 && k > a && k <= b + 1' people.txt
+    folds() {  # People of some folds of LFW's list: folds 1 4.
+      awk -v a=$1 -v b=$2 'NF == 1 {k++} NF > 1 && k > a && k <= b + 1' \
+        people.txt
     }
-    set_of() {  # To train on all folds of a file, to test on another: set_of fold3.
-      lfw lfw_$1/train --identities=$1_train.txt --min_images=2 --without_last=1
-      lfw lfw_$1/lfw_known --identities=$1_train.txt --min_images=2 --only_last=1
+    set_of() {  # What $1_train.txt and $1_test.txt name: set_of fold3.
+      lfw lfw_$1/train --identities=$1_train.txt \
+        --min_images=2 --without_last=1
+      lfw lfw_$1/lfw_known --identities=$1_train.txt \
+        --min_images=2 --only_last=1
       lfw lfw_$1/lfw_people --identities=$1_test.txt --max_images=10
     }
     for k in 1 2 3 4 5 6 7 8 9 10; do
@@ -31,8 +34,9 @@ Data:
       folds $k $k > fold${k}_test.txt
       set_of fold$k
     done
-    folds 1 4 > half1_train.txt; folds 5 5 > half1_test.txt; set_of half1
-    folds 6 9 > half2_train.txt; folds 10 10 > half2_test.txt; set_of half2
+    folds 1 4 > half1_train.txt; folds 5 5 > half1_test.txt
+    folds 6 9 > half2_train.txt; folds 10 10 > half2_test.txt
+    set_of half1; set_of half2
 Run:
     python -m jamsface_jax.main --config=configs/lfw_small.py --workdir=W
 All losses: configs/ablation.py; learned margins: configs/ablation_equal.py
@@ -67,10 +71,10 @@ def get_config(variant: str = "full"):
   config.evaluation.data = "data/lfw_view1/lfw_test"
   config.evaluation.known = "data/lfw_view1/lfw_known"
   parts = [f"fold{k}" for k in range(1, 11)] + ["half1", "half2"]
-  return choose_variant(config, variant, {one: _of_people(one) for one in parts})
+  return choose_variant(config, variant, {one: _of(one) for one in parts})
 
 
-def _of_people(part):
+def _of(part):
   def change(config):
     """Trains on folds of view 2, tests on all pairs of another's people."""
     config.data.directory = f"data/lfw_{part}/train"

@@ -16,6 +16,7 @@ import subprocess
 import sys
 
 import docs_test
+import numpy as np
 import pytest
 
 from jamsface_jax.settings.variants import PUBLISHED
@@ -36,6 +37,7 @@ SMALL = {
   "chaos": ["--kills=1", "--steps=20"],
   "checkpoint": ["--every=4", "--rounds=2", "--batch_size=8", "--classes=40"],
   "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
+  "equal_strength": [],
   "evaluation": ["--rounds=1", "--scale=0.01"],
   "head": [
     "--classes=1000",
@@ -151,6 +153,53 @@ def test_runs(line, untrained, image_folder, dataset, tmp_path):
   assert "Traceback" not in done.stderr
   assert "nan" not in done.stdout.lower()
   assert done.stdout.strip()
+
+
+def a_run(row, fold, seed, tars):
+  return {
+    "row": row,
+    "fold": fold,
+    "seed": seed,
+    "metrics": {"lfw_people/people_tar@1e-3": float(np.mean(tars))},
+    "people": {"label": list(range(len(tars))), "tar@1e-3": list(tars)},
+  }
+
+
+def compared(runs, tmp_path):
+  """The cells that benchmarks/equal_strength.py prints of each row."""
+  path = tmp_path / "runs.json"
+  path.write_text(json.dumps(runs))
+  done = subprocess.run(
+    [sys.executable, BENCHMARKS / "equal_strength.py", f"--runs={path}"],
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == 0, done.stderr
+  lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+  rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+  return {row[0]: row[1:] for row in rows}
+
+
+def test_equal_strength_compares_people_fold_by_fold(tmp_path):
+  """Differences of 2 and 4 points in two folds: t with one degree, by hand."""
+  rng = np.random.default_rng(0)
+  runs = []
+  for fold, gain in ((1, 0.02), (2, 0.04)):
+    for seed in (0, 1):
+      theirs = rng.uniform(0.2, 0.5, 30)
+      runs.append(a_run("fixed", fold, seed, theirs))
+      lift = gain + (0.01 if seed else -0.01)
+      runs.append(a_run("held", fold, seed, theirs + lift))
+      runs.append(a_run("same", fold, seed, theirs + 1e-6 * fold))
+  found = compared(runs, tmp_path)
+  # Over seeds: 1.41 points apart, two of each, two folds: 1 / sqrt(2).
+  # Over folds: 1 / sqrt(1) times t(1, 0.9875) = 25.45.
+  assert found["held"][1:6] == [
+    "+3.00", "0.13", "0.71", "[-22.45, +28.45]", "not settled",
+  ]  # fmt: skip
+  assert found["same"][1] == "+0.00" and found["same"][5] == "level"
+  assert found["fixed"][1] == ""
 
 
 def beside_peers(*flags):

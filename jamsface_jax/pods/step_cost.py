@@ -192,12 +192,13 @@ def measure(
 def _input_shapes(
   batch: int, image_size: int, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Images and labels of a batch, with where they lie."""
+  """Images, labels and class sizes of a batch, with where they lie."""
   by_example = NamedSharding(mesh, sharding.BATCH)
   shape = (batch, image_size, image_size, 3)
   return {
     "images": jax.ShapeDtypeStruct(shape, np.uint8, sharding=by_example),
     "labels": jax.ShapeDtypeStruct((batch,), np.int32, sharding=by_example),
+    "sizes": jax.ShapeDtypeStruct((batch,), np.int32, sharding=by_example),
   }
 
 

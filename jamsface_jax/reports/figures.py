@@ -319,6 +319,37 @@ def margin_figure(
   )
 
 
+def miss_figure(
+  metrics: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> Figure:
+  """How far images are from being sure, by the size of their class.
+
+  Args:
+    metrics: those of a run, as `read_metrics` returns them.
+  """
+  last = {
+    int(name.partition("@")[2]): float(values[-1])
+    for name, (_, values) in metrics.items()
+    if name.startswith("train/miss@") and len(values)
+  }
+  sizes = sorted(last)
+  line = Line("1 - p", np.array(sizes, np.float64), _values(last, sizes))
+  return Figure(
+    "How far images are from their class: 1 - p, margins counted",
+    Axis("images of the class, from", log=True, whole=True),
+    Axis("1 - p of the own class", log=True),
+    [line] if sizes else [],
+    note="Where learned margins rest it falls as one over the images, with a"
+    " mean that is held: poor classes rest further away, with larger margins.",
+  )
+
+
+def _values(
+  of: Mapping[int, float], places: Sequence[int]
+) -> Float64[np.ndarray, " n"]:
+  return np.array([of[place] for place in places], np.float64)
+
+
 def _shown_classes(shown: int, classes: int) -> str:
   """What a point is, and why there are fewer than classes."""
   if shown == classes:

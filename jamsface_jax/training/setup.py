@@ -79,14 +79,19 @@ class Setup:
   def put(self, batch: Batch) -> dict[str, Array]:
     """Makes a global batch of this process's rows and those of the others.
 
+    With each example goes the number of images of its class.
+
     Args:
       batch: rows of this process.
 
     Returns:
       The arrays, one example a row, sharding BATCH.
     """
+    sizes = self.source.class_sizes[batch["labels"]].astype(np.int32)
     size = self.settings.data.batch_size
-    return sharding.put_batch(batch, self.rows, size, self.mesh)
+    return sharding.put_batch(
+      {**batch, "sizes": sizes}, self.rows, size, self.mesh
+    )
 
 
 def prepare(settings: Settings) -> Setup:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int32, Key, UInt32
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt32
 
 from jamsface_jax import head as head_lib
 from jamsface_jax.augmentation.augment import augment, normalize
@@ -29,6 +30,9 @@ from jamsface_jax.run.state import TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
 
 Tree = TypeVar("Tree")
+
+MISSES = "misses_by_size"
+_SIZE_GROUPS = 25  # Of classes, by powers of two.
 
 
 def make_train_step(
@@ -114,7 +118,9 @@ def train_step(
 
   Args:
     state: sharded as `state_shapes` says.
-    batch: `images` uint8 [B, H, W, 3] and `labels` int32 [B], sharding BATCH.
+    batch: `images` uint8 [B, H, W, 3], `labels` int32 [B] and, for what is
+      said of it alone, `sizes` int32 [B], the images of each example's class;
+      sharding BATCH.
     seed: that of augmentation, dropout and sampled classes, see `seed_key`.
     components: what the run is made of.
     mesh: the (data, model) mesh.
@@ -127,7 +133,8 @@ def train_step(
     clip_norm: largest norm of the class weights' gradient; 0: any.
 
   Returns:
-    The next state, and float32 scalars by their name in `metrics.jsonl`.
+    The next state, and float32 scalars by their name in `metrics.jsonl`; with
+    sizes also `MISSES`, see `misses_by_size`.
   """
   key = jax.random.fold_in(
     jax.random.wrap_key_data(jnp.asarray(seed)), state.step
@@ -177,6 +184,8 @@ def train_step(
   metrics["train/gradient_norm"] = jnp.hypot(
     backbone_norm, weights.gradient_norm
   )
+  if "sizes" in batch:
+    metrics[MISSES] = misses_by_size(loss.cross_entropy, batch["sizes"])
   if fused_update and components.head.skip_below:
     metrics["train/skipped_blocks"] = (loss.skipped + weights.skipped) / 2
   return next_state, metrics
@@ -299,6 +308,27 @@ def _example_means(loss: LossResult) -> dict[str, jax.Array]:
   return {
     f"train/{name}": mean for name, mean in zip(of_examples, means, strict=True)
   }
+
+
+def misses_by_size(
+  cross_entropy: Float32[Array, " b"], sizes: Int32[Array, " b"]
+) -> Float32[Array, "g 2"]:
+  """How far examples are from being sure, by the size of their class.
+
+  At rest 1 - p says what keeps a margin up: with means that are held it is one
+  number over the images of the class (docs/losses.md).
+
+  Args:
+    cross_entropy: -log p of each example, float32 [B].
+    sizes: images of its class, at least 1, int32 [B].
+
+  Returns:
+    float32 [25, 2]: for classes of 2^g to 2^(g + 1) - 1 images the sum of 1 - p
+    over their examples, and how many these are.
+  """
+  group = jnp.clip(31 - lax.clz(sizes), 0, _SIZE_GROUPS - 1)
+  of_each = jnp.stack([-jnp.expm1(-cross_entropy), jnp.ones_like(sizes)], 1)
+  return jax.ops.segment_sum(of_each, group, _SIZE_GROUPS)
 
 
 def _subtract_reward(

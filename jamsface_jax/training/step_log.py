@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int64
+from jaxtyping import Array, Float, Float64, Int64
 
 from jamsface_jax.errors import NotFiniteError
 from jamsface_jax.protocols.test_set import Evaluation
@@ -17,6 +17,7 @@ from jamsface_jax.run.progress import StepProgress
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.metric_writer import MetricWriter
+from jamsface_jax.training.step import MISSES
 
 
 @dataclasses.dataclass
@@ -24,7 +25,7 @@ class _Pending:
   """A step whose metrics may still be computed."""
 
   step: int
-  metrics: Mapping[str, Float[Array, ""]]
+  metrics: Mapping[str, Float[Array, "..."]]
   ids: Int64[np.ndarray, " n"]
 
 
@@ -72,6 +73,9 @@ class StepLog:
     self._pending: _Pending | None = None
     self._sums: dict[str, float] = dict(begun.get("sums", {}))
     self._count: int = begun.get("count", 0)
+    self._misses = np.zeros((0, 2))
+    if begun.get("misses"):
+      self._misses = np.array(begun["misses"], np.float64)
     self._waited = 0.0
     self._timed = 0  # Steps since `_since`.
     self._since: float | None = None
@@ -92,14 +96,14 @@ class StepLog:
   def add(
     self,
     step: int,
-    metrics: Mapping[str, Float[Array, ""]],
+    metrics: Mapping[str, Float[Array, "..."]],
     ids: Int64[np.ndarray, " n"],
   ) -> None:
     """Notes a step that has just been started.
 
     Args:
       step: finished steps, once it is.
-      metrics: values by name, on the devices.
+      metrics: values by name, on the devices; scalars but for `MISSES`.
       ids: the examples that this process had in it.
     """
     self.catch_up()
@@ -117,7 +121,9 @@ class StepLog:
     if self._pending is None:
       return
     step, ids = self._pending.step, self._pending.ids
-    metrics = {k: float(v) for k, v in self._pending.metrics.items()}
+    found = dict(self._pending.metrics)
+    misses = found.pop(MISSES, None)
+    metrics = {k: float(v) for k, v in found.items()}
     self._pending = None
     in_a_row = int(metrics.pop("train/rejected_in_a_row"))
     if in_a_row > self._reject_in_a_row:
@@ -132,6 +138,11 @@ class StepLog:
       for name, value in metrics.items():
         self._sums[name] = self._sums.get(name, 0.0) + value
       self._count += 1
+      if misses is not None:
+        of_step = np.asarray(misses, np.float64)
+        # None yet after a line, or where an older version was stopped.
+        begun = len(self._misses)
+        self._misses = self._misses + of_step if begun else of_step
     if self._since is None:  # The first step compiles: no speed to be had.
       self._goodput.run("step")
       self._restart_clock()
@@ -152,11 +163,11 @@ class StepLog:
         self._timed * self._batch_size / elapsed
       )
       means["train/data_wait_fraction"] = min(self._waited / elapsed, 1.0)
-    means |= self._goodput.shares()
+    means |= _mean_misses(self._misses) | self._goodput.shares()
     self._goodput.save()
     self._writer.write(step, means)
     self._progress.show(step, means)
-    self._sums, self._count = {}, 0
+    self._sums, self._count, self._misses = {}, 0, np.zeros((0, 2))
     self._restart_clock()
 
   def _restart_clock(self) -> None:
@@ -193,7 +204,11 @@ class StepLog:
     The lines before it are on the disk when this returns.
     """
     self._writer.sync()
-    return {"sums": dict(self._sums), "count": self._count}
+    return {
+      "sums": dict(self._sums),
+      "count": self._count,
+      "misses": self._misses.tolist(),
+    }
 
   def _stop(
     self, step: int, metrics: Mapping[str, float], ids: Int64[np.ndarray, " n"]
@@ -213,3 +228,12 @@ class StepLog:
     """Ends the bar and the files."""
     self._progress.close()
     self._writer.close()
+
+
+def _mean_misses(misses: Float64[np.ndarray, "g 2"]) -> dict[str, float]:
+  """Means of 1 - p: "train/miss@4" is that of classes of 4 to 7 images."""
+  return {
+    f"train/miss@{2**group}": float(total / count)
+    for group, (total, count) in enumerate(misses)
+    if count
+  }

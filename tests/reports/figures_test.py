@@ -136,3 +136,14 @@ def test_a_roc_starts_where_readers_look():
     "Scores", np.ones(len(EDGES) - 1), np.ones(len(EDGES) - 1), 0.25
   )
   assert scores.start == 0.25
+
+
+def test_how_far_images_are_from_their_class_by_its_size():
+  metrics = {
+    "train/miss@16": (np.array([5, 9]), np.array([0.4, 0.02])),
+    "train/miss@2": (np.array([5, 9]), np.array([0.9, 0.2])),
+    "train/loss": METRICS["train/loss"],
+  }
+  (line,) = figures.miss_figure(metrics).lines
+  assert line.x.tolist() == [2, 16] and line.y.tolist() == [0.2, 0.02]
+  assert figures.miss_figure(METRICS).lines == []

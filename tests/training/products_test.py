@@ -1,6 +1,7 @@
 """What a run leaves for people, and for whom it does not."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.errors import InputError
 from jamsface_jax.head.parameters import ANGULAR, COSINE
 from jamsface_jax.run.components import make_head
+from jamsface_jax.run.margin_curve import read_curve
 from jamsface_jax.run.progress import StepProgress
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.settings.stored import check_or_save
 from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.training.products import Products, rank_margins
+from jamsface_jax.training.products import Products, measure_margins
 
 SETTINGS = replaced(Settings(), {"head.learn_cosine": False})
 SOURCE = NoiseSource(12, 37, 32)
@@ -35,9 +37,46 @@ def products(run):
   return Products(run, SOURCE, HEAD, StepProgress(9, 0, quiet=False))
 
 
-def test_learned_margins_are_ranked_among_real_classes():
-  ranks = rank_margins(MARGINS, SOURCE.class_sizes, HEAD)
-  assert ranks == {"train/margin_angular_rank": pytest.approx(-1)}
+def test_margins_are_measured_among_real_classes():
+  sizes = SOURCE.class_sizes
+  over_images = -(sizes.astype(float) ** 2).sum() / sizes.sum()
+  assert measure_margins(MARGINS, sizes, HEAD) == {
+    "train/margin_angular_image_mean": pytest.approx(over_images),
+    "train/margin_angular_rank": pytest.approx(-1),
+    "train/margin_angular_by_size": pytest.approx(1),
+    "train/margin_cosine_image_mean": pytest.approx(over_images),
+  }
+
+
+def test_margins_by_class_size_are_written_and_read_again(run_directory):
+  products(run_directory).write_report(3, MARGINS, [])
+  path = run_directory.margin_curve.path
+  for kind in ("angular", "cosine"):
+    points = read_curve(path, kind)
+    assert [n for n, _ in points] == sorted({*SOURCE.class_sizes.tolist()})
+    assert all(value == -n for n, value in points)
+
+
+@pytest.mark.parametrize(
+  "lines, complaint",
+  [
+    (["images,angular"], "the first line must be"),
+    (["images,classes,angular,cosine"], "has no line below its header"),
+    (["images,classes,angular,cosine", "2,1,0.1"], ":2: has 3 fields"),
+    (["images,classes,angular,cosine", "2,1,x,0.1"], ":2: '2,1,x,0.1' is not"),
+    (["images,classes,angular,cosine", "0,1,0.1,0.1"], "at least 1"),
+    (["images,classes,angular,cosine", "2,1,nan,0.1"], "is not of numbers"),
+    (
+      ["images,classes,angular,cosine", "2,1,0.1,0.1", "2,1,0.1,0.1"],
+      ":3: 2 images come after 2: sort the lines",
+    ),
+  ],
+)
+def test_other_tables_of_margins_are_refused(tmp_path, lines, complaint):
+  path = tmp_path / "margins.csv"
+  path.write_text("\n".join([*lines, ""]))
+  with pytest.raises(InputError, match=re.escape(complaint)):
+    read_curve(str(path), "angular")
 
 
 def test_page_and_card_are_written_but_not_over_an_edited_card(

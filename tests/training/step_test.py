@@ -16,7 +16,11 @@ from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import PUBLISHED, tiny
 from jamsface_jax.training import step as step_lib
-from jamsface_jax.training.step import make_train_step, seed_key
+from jamsface_jax.training.step import (
+  make_train_step,
+  misses_by_size,
+  seed_key,
+)
 
 SIZE = 32
 
@@ -462,3 +466,51 @@ def test_the_strength_of_the_reward_follows_its_schedule():
     )
   reward = metrics["train/cross_entropy"] - metrics["train/loss"]
   assert reward == pytest.approx(1.8 * (5 * 0.3 + 2 * 0.2), rel=1e-3)
+
+
+def test_misses_by_class_size():
+  """Sums over powers of two, against one after the other in float64."""
+  rng = np.random.default_rng(0)
+  sizes = np.array([1, 2, 3, 4, 7, 8, 1023, 1024, 2**24, 2**25 + 9, 2**30])
+  sizes = np.concatenate([sizes, rng.integers(1, 300, 50)]).astype(np.int32)
+  losses = rng.exponential(0.5, len(sizes)).astype(np.float32)
+  losses[0] = 1e-6  # 1 - exp would round to nothing.
+  found = np.asarray(jax.jit(misses_by_size)(losses, sizes))
+  want = np.zeros((25, 2))
+  for loss, size in zip(losses.astype(float), sizes.tolist(), strict=True):
+    want[min(size.bit_length() - 1, 24)] += -np.expm1(-loss), 1
+  np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_seeds_are_one_program():
+  mesh = sharding.make_mesh(1)
+  texts = []
+  for seed in (0, 7):
+    config = tiny_config(seed=seed)
+    components = make_components(config, 10, 64)
+    shapes = state.state_shapes(components, SIZE, mesh)
+    batch = {
+      "images": jax.ShapeDtypeStruct((32, SIZE, SIZE, 3), jnp.uint8),
+      "labels": jax.ShapeDtypeStruct((32,), jnp.int32),
+      "sizes": jax.ShapeDtypeStruct((32,), jnp.int32),
+    }
+    step = make_train_step(config, components, mesh)
+    texts.append(step.lower(shapes, batch, seed_key(seed)).as_text())
+  assert texts[0] == texts[1]
+
+
+def test_seeds_draw_otherwise():
+  config = tiny_config(**{"augment.flip": True, "augment.shift": 2})
+  mesh = sharding.make_mesh(1)
+  components = make_components(config, 10, 64)
+  source = NoiseSource(10, 64, SIZE)
+  images, labels = source.read(np.arange(32))
+  batch = {"images": images, "labels": labels}
+  step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
+  losses = []
+  for seed in (0, 0, 7):
+    first = state.create_state(0, components, SIZE, mesh, source.class_sizes)
+    placed = sharding.put_batch(batch, np.arange(32), 32, mesh)
+    _, metrics = step_fn(first, placed, seed_key(seed))
+    losses.append(float(metrics["train/loss"]))
+  assert losses[0] == losses[1] != losses[2]

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 
 from jamsface_jax.reports import svg
 from jamsface_jax.reports.facts import top_words
-from jamsface_jax.reports.figures import margin_figure, tail_figure
+from jamsface_jax.reports.figures import (
+  margin_figure,
+  miss_figure,
+  tail_figure,
+)
 from jamsface_jax.reports.markup import (
   Html,
   element,
@@ -13,6 +17,7 @@ from jamsface_jax.reports.markup import (
   sentence,
   table,
 )
+from jamsface_jax.reports.regime import describe_regime
 from jamsface_jax.reports.run_record import RunRecord
 
 
@@ -27,6 +32,18 @@ def margins_section(runs: Sequence[RunRecord]) -> Html:
 
 
 def _margins(run: RunRecord) -> Html:
+  last = {name: float(v[-1]) for name, (_, v) in run.metrics.items() if len(v)}
+  misses = miss_figure(run.metrics)
+  return joined(
+    [
+      *([sentence(text)] if (text := describe_regime(last)) else []),
+      _learned(run),
+      *([grid([svg.draw(misses)])] if misses.lines else []),
+    ]
+  )
+
+
+def _learned(run: RunRecord) -> Html:
   classes = run.classes or {}
   learned = classes.get("margins")
   if learned is None:

@@ -1,0 +1,213 @@
+"""Margins at equal strength: every run in one file, and the table of it.
+
+  python benchmarks/equal_strength.py --collect=build/equal
+  python benchmarks/equal_strength.py
+
+The first reads what `configs/ablation_equal.py` left, and writes one file of
+all runs, benchmarks/equal_strength.json; both print the table. A row is
+compared with the row `fixed` on the same folds with the same seeds, person by
+person: each of LFW's people with two images or more is tested once, and counts
+as much as any other.
+
+The interval is Student's over folds, each of which has people and trainings of
+its own, so that both are in it; corrected for the number of rows (Bonferroni).
+Beside it the standard error over people alone, as if training were exact, and
+over seeds alone, as if these were all people there are.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import sys
+from collections import defaultdict
+
+import numpy as np
+import scipy.stats
+
+PRIMARY = "tar@1e-3"
+OF_SET, KNOWN = "lfw_people", "lfw_known"
+REFERENCE = "fixed"
+FILE = pathlib.Path(__file__).with_suffix(".json")
+KEPT = (
+  f"{OF_SET}/people_{PRIMARY}",
+  f"{OF_SET}/{PRIMARY}",
+  f"{OF_SET}/auc",
+  f"{KNOWN}/accuracy",
+  f"{KNOWN}/adjusted_accuracy",
+  f"{KNOWN}/adjusted_accuracy_poor_half",
+  f"{KNOWN}/adjusted_accuracy_rich_half",
+  "train/cross_entropy",
+  "train/accuracy",
+  "train/margin_angular_mean",
+  "train/margin_angular_image_mean",
+  "train/margin_cosine_image_mean",
+  "train/margin_angular_by_size",
+)
+LEVEL_ENOUGH = 0.5  # Points: an interval within it is called level.
+
+
+def main() -> None:
+  """Reads the flags, collects if told to, prints the table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--collect", default="", metavar="DIR")
+  parser.add_argument("--runs", default=str(FILE), metavar="FILE")
+  args = parser.parse_args()
+  path = pathlib.Path(args.runs)
+  if args.collect:
+    runs = collect(pathlib.Path(args.collect))
+    if not runs:
+      sys.exit(f"{args.collect} has no finished run: give what ablate wrote.")
+    lines = ",\n".join(json.dumps(run) for run in runs)
+    path.write_text(f"[\n{lines}\n]\n")
+    print(f"{len(runs)} runs: {path}", file=sys.stderr)
+  if not path.exists():
+    sys.exit(f"{path} is not there: give --collect=DIR first.")
+  print(table(json.loads(path.read_text())))
+
+
+def collect(output: pathlib.Path) -> list[dict]:
+  """What each finished run measured, by row, fold and seed.
+
+  Args:
+    output: where `jamsface_jax.ablate` put its runs.
+  """
+  runs = []
+  for summary in sorted(output.glob("*/*/*/summary.txt")):
+    run = summary.parent
+    place = re.fullmatch(r"lfw_small-fold(\d+)", run.parents[1].name)
+    seed = re.fullmatch(r"seed(\d+)", run.name)
+    if not (place and seed):
+      continue
+    metrics = {}
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+      metrics |= json.loads(line)
+    sets = json.loads((run / "results.json").read_text())["sets"]
+    people = next(one["people"] for one in sets if one["name"] == OF_SET)
+    runs.append(
+      {
+        "row": run.parent.name,
+        "fold": int(place[1]),
+        "seed": int(seed[1]),
+        "metrics": {
+          name: round(metrics[name], 6)
+          for name in KEPT
+          if metrics.get(name) is not None
+        },
+        "people": {
+          "label": people["label"],
+          PRIMARY: [round(tar, 4) for tar in people[PRIMARY]],
+        },
+      }
+    )
+  return sorted(runs, key=lambda run: (run["row"], run["fold"], run["seed"]))
+
+
+def table(runs: list[dict]) -> str:
+  """The comparison, as Markdown."""
+  rows = defaultdict(dict)
+  for run in runs:
+    rows[run["row"]][run["fold"], run["seed"]] = run
+  names = sorted(rows, key=lambda row: (row != REFERENCE, row))
+  lines = [
+    "| margins | people | difference | over people | over seeds | interval |"
+    " | TAR of pairs | known people | cross-entropy | image mean |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
+  ]
+  for name in names:
+    of_row = rows[name]
+    cells = ["", "", "", "", ""]
+    if name != REFERENCE:
+      cells = compare(of_row, rows[REFERENCE], rows=len(names) - 1)
+    lines.append(
+      "| "
+      + " | ".join(
+        [
+          name,
+          f"{100 * mean(of_row, f'{OF_SET}/people_{PRIMARY}'):.1f}",
+          *cells,
+          f"{100 * mean(of_row, f'{OF_SET}/{PRIMARY}'):.1f}",
+          f"{100 * mean(of_row, f'{KNOWN}/adjusted_accuracy'):.1f}",
+          f"{mean(of_row, 'train/cross_entropy'):.2f}",
+          f"{mean(of_row, 'train/margin_angular_image_mean'):.3f}",
+        ]
+      )
+      + " |"
+    )
+  folds = {fold for fold, _ in rows[REFERENCE]}
+  seeds = {seed for _, seed in rows[REFERENCE]}
+  people = sum(
+    len(run["people"]["label"])
+    for (_, seed), run in rows[REFERENCE].items()
+    if seed == min(seeds)
+  )
+  lines.append(
+    f"\n{len(runs)} runs; {len(folds)} folds, {len(seeds)} seed(s),"
+    f" {people:,} people; in points of % where not said otherwise."
+  )
+  return "\n".join(lines)
+
+
+def mean(of_row: dict, metric: str) -> float:
+  """The mean of a metric over the runs of a row."""
+  return float(
+    np.mean([run["metrics"].get(metric, np.nan) for run in of_row.values()])
+  )
+
+
+def compare(ours: dict, reference: dict, *, rows: int) -> list[str]:
+  """The primary figure of a row less that of the reference, in points of %.
+
+  Args:
+    ours: its runs by fold and seed.
+    reference: those of the reference.
+    rows: how many rows are compared, for the correction.
+
+  Returns:
+    Difference, standard errors over people and over seeds, interval, verdict.
+  """
+  by_fold = defaultdict(list)
+  for place in sorted(ours.keys() & reference.keys()):
+    difference = 100 * np.subtract(
+      ours[place]["people"][PRIMARY], reference[place]["people"][PRIMARY]
+    )
+    by_fold[place[0]].append(difference)
+  # [seeds, people] of each fold; a person weighs the same in all of them.
+  stacks = [np.array(of_fold) for of_fold in by_fold.values()]
+  weights = np.array([of_fold.shape[1] for of_fold in stacks], float)
+  weights /= weights.sum()
+  of_people = np.concatenate([of_fold.mean(axis=0) for of_fold in stacks])
+  means = np.array([of_fold.mean() for of_fold in stacks])
+  estimate = float(weights @ means)
+  over_people = of_people.std(ddof=1) / np.sqrt(len(of_people))
+  over_seeds = "one seed"
+  if all(len(of_fold) > 1 for of_fold in stacks):
+    variances = [
+      of_fold.mean(axis=1).var(ddof=1) / len(of_fold) for of_fold in stacks
+    ]
+    over_seeds = f"{np.sqrt(weights**2 @ variances):.2f}"
+  cells = [f"{estimate:+.2f}", f"{over_people:.2f}", over_seeds]
+  if len(means) < 2:
+    return [*cells, "", "one fold"]
+  # Folds weigh by their people, who are nearly as many in each.
+  spread = np.sqrt(weights @ (means - estimate) ** 2 / (len(means) - 1))
+  reach = spread * scipy.stats.t.ppf(1 - 0.025 / rows, len(means) - 1)
+  low, high = estimate - reach, estimate + reach
+  return [*cells, f"[{low:+.2f}, {high:+.2f}]", verdict(low, high)]
+
+
+def verdict(low: float, high: float) -> str:
+  """What an interval of the difference says."""
+  if low > 0:
+    return "better"
+  if high < 0:
+    return "worse"
+  if -LEVEL_ENOUGH < low and high < LEVEL_ENOUGH:
+    return "level"
+  return "not settled"
+
+
+if __name__ == "__main__":
+  main()
