@@ -8,7 +8,8 @@ runs was made.
 
 Data:   as configs/lfw_small.py says, and
             curve_of() {
-              cp "build/strength/lfw_small-$1/$2/seed100/margins.csv" data/lfw_$1/
+              cp "build/strength/lfw_small-$1/$2/seed100/margins.csv" \
+                data/lfw_$1/
             }
             curve_of half1 "held 100"; curve_of half2 "held 100"
 Run:    for half in first second; do

@@ -140,7 +140,12 @@ def convert(
   classes = found.classes
   left_out = conversion.leave_aside(source, found.found, skip_bad=skip_bad)
   _say_missing(found)
-  if max_images:
+  if max_images is not None:
+    if max_images < min_images:
+      raise InputError(
+        f"--max_images={max_images} is below --min_images={min_images}, so that"
+        " no identity is left: give a larger number."
+      )
     classes = {one: files[:max_images] for one, files in classes.items()}
   if without_last or only_last:
     kept, last = split_last(classes, without_last or only_last, min_images)
@@ -156,7 +161,8 @@ def convert(
     name=name,
     classes=list(classes),
     source=f"folder {os.path.abspath(source)} {total} {skip_bad}"
-    + (f" without {sorted(excluded)}" if excluded else ""),
+    + (f" without {sorted(excluded)}" if excluded else "")
+    + (f" at most {max_images}" if max_images else ""),
     shard_bytes=shard_bytes,
     # Those that `split_last` has not seen to.
     min_images=1 if only_last else min_images,

@@ -136,9 +136,8 @@ def train_step(
     The next state, and float32 scalars by their name in `metrics.jsonl`; with
     sizes also `MISSES`, see `misses_by_size`.
   """
-  key = jax.random.fold_in(
-    jax.random.wrap_key_data(jnp.asarray(seed)), state.step
-  )
+  key = jax.random.wrap_key_data(jnp.asarray(seed))
+  key = jax.random.fold_in(key, state.step)
   augment_key, forward_key = jax.random.split(key)
   images = jnp.asarray(normalize(batch["images"]))
   images = augment(augment_key, images, **augmentation)

@@ -312,6 +312,34 @@ def test_choice_of_identities(image_folder, tmp_path):
   assert records.read_classes(str(tmp_path / "rich")) == ["Person_00"]
 
 
+def test_at_most_so_many_images_of_an_identity(image_folder, run, tmp_path):
+  """The first by name; Person_00 has four images, the others three."""
+  done = run(
+    "data_prep.from_folder",
+    f"--input={image_folder / 'images'}",
+    f"--output={tmp_path / 'out'}",
+    "--max_images=3",
+  )
+  assert done.returncode == 0, done.stderr
+  reader = records.RecordReader(str(tmp_path / "out"))
+  names = [record.name for record in reader.scan()]
+  assert len(names) == 36
+  assert [n for n in names if n.startswith("Person_00")] == [
+    f"Person_00/Person_00_000{k}.jpg" for k in (1, 2, 3)
+  ]
+  assert_one_sentence(
+    run(
+      "data_prep.from_folder",
+      f"--input={image_folder / 'images'}",
+      f"--output={tmp_path / 'other'}",
+      "--max_images=2",
+      "--min_images=3",
+    ),
+    "--max_images=2 is below --min_images=3",
+  )
+  assert not (tmp_path / "other").exists()
+
+
 def test_the_last_images_are_kept_apart(image_folder, run, tmp_path, capsys):
   """Person_00 has four images, the others three."""
 

@@ -96,6 +96,30 @@ def test_classes_of_a_batch_count_by_their_images_already():
     Head(rewarded="batch", count_power=0.5)
 
 
+@pytest.mark.parametrize(
+  ("settings", "says"),
+  [
+    (
+      {"margin_power": 0.25, "margin_slope": 0.1},
+      "both say what first margins",
+    ),
+    ({"margin_slope": 0.1, "margin_curve": "M.csv"}, "set one"),
+    ({"margin_slope": 0.1, "held": "sizes"}, "set head.held to classes or"),
+    (
+      {"margin_slope": 0.1, "learn_angular": False, "angular_margin": 0.9},
+      "outside of head.angular_min=0.0 to head.angular_max=0.8: margins that",
+    ),
+    ({"held": "people"}, "one of classes, images, sizes"),
+    ({"gradient_power": -1.0}, "negative"),
+  ],
+)
+def test_first_margins_have_one_form_and_a_mean_that_it_can_have(
+  settings, says
+):
+  with pytest.raises(InputError, match=says):
+    Head(**settings)
+
+
 def test_adjusted_logits_have_no_meaning_one_by_one():
   with pytest.raises(InputError, match="set head.logit_adjustment=0"):
     Head(loss="uniface", logit_adjustment=1.0)
