@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 FOLDS = {"first": range(1, 6), "second": range(6, 11)}
 # Of whose people strength and curve are, and the strength, in percent of
-# (0.15, 0.12).
+# (0.15, 0.12): see docs/losses.md for how it was chosen.
 CHOSEN_ON = {"first": ("half2", 100), "second": ("half1", 100)}
 
 
