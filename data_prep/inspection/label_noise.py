@@ -346,28 +346,52 @@ def _duplicates(
   groups = np.concatenate([classes, nearest])
   order = np.argsort(groups, kind="stable")
   cuts = np.flatnonzero(np.diff(groups[order])) + 1
-  best: dict[int, tuple[float, int]] = {}
+  cosine = np.full(len(classes), -np.inf, np.float32)
+  original = np.full(len(classes), -1)
   members = np.split(order % len(classes), cuts)
   for images in tqdm(members, desc="duplicates", unit="class", disable=None):
-    images = np.sort(images)
-    for i, j, cosine in _close_pairs(embeddings, images, threshold):
-      first, later = (i, j) if rank[i] < rank[j] else (j, i)
-      best[later] = max(best.get(later, (-np.inf, -1)), (cosine, first))
-  for image, (cosine, original) in best.items():
-    yield Finding(image, "duplicate_of", original, cosine)
+    if len(images) > 1:
+      images = np.sort(images)
+      _find_originals(embeddings, images, rank, threshold, cosine, original)
+  for image in np.flatnonzero(original >= 0).tolist():
+    yield Finding(
+      image, "duplicate_of", int(original[image]), float(cosine[image])
+    )
 
 
-def _close_pairs(
-  embeddings: Rows, images: np.ndarray, threshold: float
-) -> Iterator[tuple[int, int, float]]:
-  """Yields pairs of these images with at least this cosine."""
+def _find_originals(
+  embeddings: Rows,
+  images: np.ndarray,
+  rank: np.ndarray,
+  threshold: float,
+  cosine: np.ndarray,
+  original: np.ndarray,
+) -> None:
+  """Notes for each of these images the most similar one that goes before it.
+
+  However many repeat each other, the memory is that of one block.
+
+  Args:
+    embeddings: those of all images, [N, D].
+    images: some of them, rising.
+    rank: who goes first, int64 [N].
+    threshold: cosine from which on two are the same.
+    cosine: of each image and its original so far, float32 [N]; changed.
+    original: that image, of equal ones the last, int64 [N]; changed.
+  """
   for top in range(0, len(images), _ROWS):
-    upper = _unit(embeddings[images[top : top + _ROWS]])
-    for left in range(top, len(images), _COLUMNS):
-      block = images[left : left + _COLUMNS]
-      products = upper @ _unit(embeddings[block]).T
-      a, b = np.nonzero(products >= threshold)
-      for i, j in zip((a + top).tolist(), (b + left).tolist(), strict=True):
-        if i < j:
-          cosine = float(products[i - top, j - left])
-          yield int(images[i]), int(images[j]), cosine
+    mine = images[top : top + _ROWS]
+    upper = _unit(embeddings[mine])
+    for left in range(0, len(images), _COLUMNS):
+      others = images[left : left + _COLUMNS]
+      products = upper @ _unit(embeddings[others]).T
+      products[products < threshold] = -np.inf
+      products[rank[others] >= rank[mine][:, None]] = -np.inf
+      place = len(others) - 1 - products[:, ::-1].argmax(axis=1)
+      value = products[np.arange(len(mine)), place]
+      one = others[place]
+      better = (value > cosine[mine]) | (
+        (value == cosine[mine]) & (value > -np.inf) & (one > original[mine])
+      )
+      cosine[mine[better]] = value[better]
+      original[mine[better]] = one[better]

@@ -36,18 +36,14 @@ def options_to_run_once(platform: str) -> dict[str, str]:
   """Options for a program that runs once: compile fast, run slower.
 
   XLA:CPU took 6.3 s to compile the initial values of a small network, random
-  numbers mostly, and 1.5 s at this level; without its fusion emitters, which
-  versions after jaxlib 0.10 always use, two thirds of that.
+  numbers mostly, and 1.5 s at this level.
 
   Args:
     platform: such as "cpu".
   """
   if platform != "cpu":
     return {}
-  return _known(
-    {"xla_backend_optimization_level": "1"},
-    {"xla_cpu_use_fusion_emitters": "false"},
-  )
+  return _known({"xla_backend_optimization_level": "1"})
 
 
 @functools.cache
@@ -65,13 +61,10 @@ def compiler_options(platform: str) -> dict[str, str]:
   return _known({"xla_cpu_experimental_ynn_fusion_type": ",".join(_YNNPACK)})
 
 
-def _known(*options: dict[str, str]) -> dict[str, str]:
-  """Those of some options, of one each, that this version of XLA has."""
-  found = {}
-  for option in options:
-    try:
-      jax.jit(lambda x: x + 1, compiler_options=option)(0)
-    except jax.errors.JaxRuntimeError:
-      continue
-    found |= option
-  return found
+def _known(option: dict[str, str]) -> dict[str, str]:
+  """The option, or none if this version of XLA does not have it."""
+  try:
+    jax.jit(lambda x: x + 1, compiler_options=option)(0)
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return option

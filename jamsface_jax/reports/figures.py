@@ -335,7 +335,7 @@ def miss_figure(
   sizes = sorted(last)
   line = Line("1 - p", np.array(sizes, np.float64), _values(last, sizes))
   return Figure(
-    "How far images are from their class: 1 - p, margins counted",
+    "How far images are from their class, margins counted",
     Axis("images of the class, from", log=True, whole=True),
     Axis("1 - p of the own class", log=True),
     [line] if sizes else [],

@@ -47,9 +47,7 @@ def _of_margins(metrics: Mapping[str, float]) -> str:
     if math.isnan(share + over_images + over_classes):
       continue
     texts.append(
-      f"learned {kind} margins are {over_classes:.3g}{unit} in the mean over"
-      f" classes and {over_images:.3g} over images, and the number of images"
-      f" explains {share:.1%} of their variance"
+      f"{kind} {over_classes:.3g}{unit} over classes and {over_images:.3g} over"
+      f" images, {share:.1%} of their variance by the number of images"
     )
-  sentence = "; ".join(texts)
-  return f"{sentence[0].upper()}{sentence[1:]}." if texts else ""
+  return f"Learned margins: {'; '.join(texts)}." if texts else ""

@@ -169,12 +169,40 @@ def test_similarities_equal_brute_force(monkeypatch):
   assert len(found) > 5
   for pair, cosine in found.items():
     np.testing.assert_allclose(cosine, between[pair], atol=1e-5)
-  close = {
-    (i, j): cosine
-    for i, j, cosine in label_noise._close_pairs(images, np.arange(40), 0.6)
-  }
-  upper = np.argwhere(np.triu(cosines[:40, :40] >= 0.6, 1))
-  assert close.keys() == set(map(tuple, upper.tolist()))
+  rank = rng.permutation(len(rows))
+  cosine = np.full(len(rows), -np.inf, np.float32)
+  original = np.full(len(rows), -1)
+  for some in (np.arange(40), np.arange(20, len(rows))):
+    label_noise._find_originals(images, some, rank, 0.6, cosine, original)
+  together = np.zeros((len(rows), len(rows)), bool)
+  together[:40, :40] = together[20:, 20:] = True
+  earlier = together & (rank[None] < rank[:, None]) & (cosines >= 0.6)
+  for i in range(len(rows)):
+    best = np.where(earlier[i], cosines[i], -np.inf)
+    assert original[i] == (best.argmax() if earlier[i].any() else -1)
+    np.testing.assert_allclose(cosine[i], best.max(), atol=1e-5)
+  assert 5 < (original >= 0).sum() < len(rows) - 5
+
+
+def test_many_copies_of_one_image():
+  """Of 3,000 there are four million pairs, whose memory is that of a block."""
+  rng = np.random.default_rng(3)
+  images, labels = people(rng, [4] * 50)
+  copies = np.repeat(images[:1], 3000, axis=0)
+  images = np.concatenate([images, copies])
+  labels = np.concatenate([labels, np.full(3000, labels[0])])
+  findings, _ = label_noise.find_noise(
+    images,
+    labels,
+    min_similarity=0.1,
+    class_similarity=0.9,
+    duplicate_similarity=0.95,
+  )
+  found = {f.image for f in findings if f.reason == "duplicate_of"}
+  # All but the first, however many there are.
+  assert found == set(range(200, 3200))
+  first = {f.about for f in findings if f.reason == "duplicate_of"}
+  assert 0 in first
 
 
 def test_thresholds_ignore_the_noise():

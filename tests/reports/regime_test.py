@@ -30,8 +30,8 @@ def test_how_sure_the_network_is(p, words):
 def test_margins_that_follow_from_size():
   text = describe_regime({"train/cross_entropy": 0.01, **MARGINS})
   assert text.endswith(
-    " Learned angular margins are 0.15 rad in the mean over classes and 0.098"
-    " over images, and the number of images explains 98.4% of their variance."
+    " Learned margins: angular 0.15 rad over classes and 0.098 over images,"
+    " 98.4% of their variance by the number of images."
   )
   assert "cosine" not in text
 

@@ -1,6 +1,7 @@
 """The classes: the margins they learned, and the long tail of their sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jamsface_jax.reports import svg
 from jamsface_jax.reports.facts import top_words
@@ -33,33 +34,31 @@ def margins_section(runs: Sequence[RunRecord]) -> Html:
 
 def _margins(run: RunRecord) -> Html:
   last = {name: float(v[-1]) for name, (_, v) in run.metrics.items() if len(v)}
+  classes = run.classes or {}
+  learned = classes.get("margins")
+  figures = [
+    margin_figure(kind, one, classes["classes"])
+    for kind, one in (learned or {}).items()
+  ]
   misses = miss_figure(run.metrics)
+  if misses.lines:
+    figures.append(misses)
+  said = [describe_regime(last), "" if learned else _none(learned)]
   return joined(
     [
-      *([sentence(text)] if (text := describe_regime(last)) else []),
-      _learned(run),
-      *([grid([svg.draw(misses)])] if misses.lines else []),
+      *(sentence(text) for text in said if text),
+      grid([svg.draw(figure) for figure in figures]) if figures else "",
     ]
   )
 
 
-def _learned(run: RunRecord) -> Html:
-  classes = run.classes or {}
-  learned = classes.get("margins")
+def _none(learned: Mapping[str, Any] | None) -> str:
   if learned is None:
-    return sentence(
-      "No data yet: they are noted at evaluations and at the end."
-    )
-  if not learned:
-    return sentence(
-      "None is learned: head.learn_angular and head.learn_cosine are False,"
-      " every class has the same margin."
-    )
-  drawn = (
-    margin_figure(kind, one, classes["classes"])
-    for kind, one in learned.items()
+    return "No data yet: they are noted at evaluations and at the end."
+  return (
+    "None is learned: head.learn_angular and head.learn_cosine are False, and"
+    " margins stay at their first value."
   )
-  return grid([svg.draw(figure) for figure in drawn])
 
 
 def data_section(runs: Sequence[RunRecord]) -> Html:
