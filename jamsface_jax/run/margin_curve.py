@@ -1,5 +1,6 @@
 """The margins of a run by class size, as a table: written, and begun with."""
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -54,6 +55,11 @@ def read_curve(path: str, kind: str) -> tuple[tuple[float, float], ...]:
   Raises:
     InputError: no such file, or no such table.
   """
+  if not os.path.isfile(path):
+    raise InputError(
+      f"head.margin_curve={path!r} is no file: give the margins.csv of a run,"
+      " or a table like it."
+    )
   column, points = _HEADER.index(kind), []
   for where, fields in read_csv(path, _HEADER):
     try:

@@ -57,6 +57,11 @@ def test_margins_by_class_size_are_written_and_read_again(run_directory):
     assert all(value == -n for n, value in points)
 
 
+def test_a_table_of_margins_that_is_not_there(tmp_path):
+  with pytest.raises(InputError, match="is no file: give the margins.csv"):
+    read_curve(str(tmp_path / "margins.csv"), "angular")
+
+
 @pytest.mark.parametrize(
   "lines, complaint",
   [
