@@ -112,8 +112,8 @@ def table(runs: list[dict]) -> str:
     rows[run["row"]][run["fold"], run["seed"]] = run
   names = sorted(rows, key=lambda row: (row != REFERENCE, row))
   lines = [
-    "| margins | people | difference | over people | over seeds | interval |"
-    " | TAR of pairs | known people | cross-entropy | image mean |",
+    "| margins | people | difference | over people | over seeds | interval"
+    " | verdict | pairs | known people | cross-entropy | mean over images |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
   ]
   for name in names:
