@@ -73,7 +73,8 @@ def test_bytes_are_those_of_the_state_that_trains(eight, model):
   assert cost.backbone_optimizer == held(first.opt_state["backbone"])
   assert cost.head == held(first.params["head"])
   assert cost.head_optimizer == held(first.opt_state["head"])
-  assert cost.inputs == 6 * (16 * 16 * 3 + 4)
+  # A pixel a byte, the label, and the images of its class.
+  assert cost.inputs == 6 * (16 * 16 * 3 + 4 + 4)
   whole = held(first) + cost.inputs + cost.temporaries + cost.program
   # And the metrics that come out, a few scalars.
   assert 0 <= cost.total - whole < 1024

@@ -313,7 +313,7 @@ def test_is_compiled_once(one_device):
   batch = sharding.put_batch(
     {"images": images, "labels": labels}, np.arange(32), 32, mesh
   )
-  after = jax.eval_shape(step_fn, created, batch)[0]
+  after = jax.eval_shape(step_fn, created, batch, seed_key(0))[0]
   for leaf, later in zip(
     jax.tree.leaves(created), jax.tree.leaves(after), strict=True
   ):
