@@ -19,7 +19,11 @@ import docs_test
 import numpy as np
 import pytest
 
+from jamsface_jax.protocols import results
+from jamsface_jax.protocols.all_pairs import AllPairs
+from jamsface_jax.protocols.test_set import JudgingSettings
 from jamsface_jax.settings.variants import PUBLISHED
+from jamsface_jax.storage.run_directory import RunDirectory
 
 BENCHMARKS = docs_test.ROOT / "benchmarks"
 NETWORK = json.dumps(
@@ -37,7 +41,7 @@ SMALL = {
   "chaos": ["--kills=1", "--steps=20"],
   "checkpoint": ["--every=4", "--rounds=2", "--batch_size=8", "--classes=40"],
   "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
-  "equal_strength": [],
+  "equal_strength": ["--collect="],  # What it left is there.
   "evaluation": ["--rounds=1", "--scale=0.01"],
   "head": [
     "--classes=1000",
@@ -200,6 +204,46 @@ def test_equal_strength_compares_people_fold_by_fold(tmp_path):
   ]  # fmt: skip
   assert found["same"][1] == "+0.00" and found["same"][5] == "level"
   assert found["fixed"][1] == ""
+
+
+def test_equal_strength_collects_what_runs_left(tmp_path):
+  """Of each row and fold, as the trainer's own files have it."""
+  rng = np.random.default_rng(0)
+  labels = np.repeat(np.arange(30), 3)
+  settings = JudgingSettings(
+    fars=(1e-3,), poolings=(), flip=True, plain=True, replicates=0
+  )
+  want = {}
+  for row, spread in (("fixed", 1.0), ("held", 0.6)):
+    for fold in (3, 10):
+      path = tmp_path / "A" / f"lfw_small-fold{fold}" / row / "seed0"
+      run = RunDirectory(str(path))
+      run.create()
+      rows = np.eye(30)[labels] + spread * rng.normal(size=(90, 30)) / 3
+      found = AllPairs("lfw_people", labels).judge([rows], settings, what="e")
+      results.write_results(run.results, found, {"step": 5})
+      (one,) = found
+      run.metrics.append_line(json.dumps({"step": 4, "train/accuracy": 0.5}))
+      run.metrics.append_line(json.dumps({"step": 5, **one.metrics}))
+      run.summary.write_text("finished 5 steps")
+      want.setdefault(row, []).append(one.metrics["lfw_people/people_tar@1e-3"])
+  (tmp_path / "A" / "lfw_small-fold3" / "late" / "seed0").mkdir(parents=True)
+  command = [sys.executable, BENCHMARKS / "equal_strength.py"]
+  done = subprocess.run(
+    [*command, f"--collect={tmp_path / 'A'}", f"--runs={tmp_path / 'R.json'}"],
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.startswith("4 runs: ")
+  lines = [line.split("|") for line in done.stdout.splitlines()[2:4]]
+  fixed, held = (100 * np.mean(want[row]) for row in ("fixed", "held"))
+  assert [line[1].strip() for line in lines] == ["fixed", "held"]
+  assert float(lines[0][2]) == pytest.approx(fixed, abs=0.051)
+  assert float(lines[1][2]) == pytest.approx(held, abs=0.051)
+  assert float(lines[1][3]) == pytest.approx(held - fixed, abs=0.02)
+  assert "2 folds, 1 seed(s), 60 people" in done.stdout
 
 
 def beside_peers(*flags):

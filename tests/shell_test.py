@@ -88,7 +88,7 @@ def test_commands_of_conversions_and_runs(name):
     conversion.evaluation_command(name),
     *(
       line.removeprefix("next:").strip()
-      for line in summary.closing(RunDirectory(name), 1, [], {}).splitlines()
+      for line in summary.closing(RunDirectory(name), 1, []).splitlines()
       if "python -m" in line
     ),
   ]

@@ -15,11 +15,14 @@ def share_explained(
 
   Returns:
     From 0, where all groups have one mean, to 1, where each has one value; NaN
-    where all values are equal to the rounding of float32.
+    where there is one group, or all values are equal to the rounding of
+    float32.
   """
   values = values.astype(np.float64)
   centred = values - values.mean()
   total = centred @ centred
+  if len(np.unique(groups)) < 2:
+    return float("nan")
   if total <= len(values) * (1e-6 * np.abs(values).max(initial=0.0)) ** 2:
     return float("nan")
   _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)

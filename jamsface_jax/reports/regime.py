@@ -44,6 +44,7 @@ def _of_margins(metrics: Mapping[str, float]) -> str:
     share = metrics.get(f"train/margin_{kind}_by_size", math.nan)
     over_images = metrics.get(f"train/margin_{kind}_image_mean", math.nan)
     over_classes = metrics.get(f"train/margin_{kind}_mean", math.nan)
+    # Only of margins that are learned, of classes that differ in size.
     if math.isnan(share + over_images + over_classes):
       continue
     texts.append(

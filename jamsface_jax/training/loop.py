@@ -13,7 +13,6 @@ from jamsface_jax.evaluation.evaluator import CENTRE_ANGLE, EvaluationDropped
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run.checkpoint import Checkpoints
 from jamsface_jax.run.goodput import Goodput
-from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import StepProgress
 from jamsface_jax.run.state import TrainState
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -184,13 +183,6 @@ class Loop:
     self.progress.note(f"stopped at step {step}: run the same command again.")
     return self.preemption.exit_code
 
-  def _last_metrics(self) -> dict[str, float]:
-    """The last values of all metrics, if this process has written them."""
-    if not self.run.metrics.exists():
-      return {}
-    found = read_metrics(self.run.metrics)
-    return {name: float(values[-1]) for name, (_, values) in found.items()}
-
   def _finish(self) -> int:
     """Leaves what the run came to."""
     total_steps = self.setup.total_steps
@@ -203,9 +195,7 @@ class Loop:
     self.progress.note(self.goodput.sentence())
     self.products.write_report(total_steps, margins, self.evaluations)
     self.progress.close()
-    text = summary.closing(
-      self.run, total_steps, self.evaluations, self._last_metrics()
-    )
+    text = summary.closing(self.run, total_steps, self.evaluations)
     self.run.summary.write_text(text + "\n")
     self.progress.note(text)
     return 0

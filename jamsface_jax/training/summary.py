@@ -1,6 +1,6 @@
 """What a run says of itself at its start and at its end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,6 @@ from jamsface_jax.devices.speed import measure_rate
 from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.protocols.test_set import Evaluation
-from jamsface_jax.reports.regime import describe_regime
 from jamsface_jax.run import operations
 from jamsface_jax.run.progress import clock
 from jamsface_jax.run.state import state_shapes
@@ -169,10 +168,7 @@ def _margin_text(margin: head_lib.Margin) -> str:
 
 
 def closing(
-  run: RunDirectory,
-  total_steps: int,
-  evaluations: Sequence[Evaluation],
-  metrics: Mapping[str, float],
+  run: RunDirectory, total_steps: int, evaluations: Sequence[Evaluation]
 ) -> str:
   """The last lines of a run: what came out, where it is, what to type next.
 
@@ -180,13 +176,11 @@ def closing(
     run: directory of the run.
     total_steps: steps of the whole run.
     evaluations: the last ones.
-    metrics: the last values of all by name.
   """
   workdir = f"--workdir={run.path}"
   return "\n".join(
     [
       f"finished {total_steps} steps",
-      *filter(None, [describe_regime(metrics)]),
       *(f"{one.name}: {one.headline}" for one in evaluations),
       f"work directory: {run.path}",
       f"report: {run.report.path}, to open in a browser",

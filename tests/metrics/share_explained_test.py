@@ -17,6 +17,7 @@ def test_ends_and_nothing_to_explain():
   assert share_explained(groups, groups * 0.1) == pytest.approx(1)
   assert share_explained(groups, np.array([0, 1, 0, 1, 0.5])) == 0
   assert np.isnan(share_explained(groups, np.full(5, np.float32(0.3))))
+  assert np.isnan(share_explained(np.full(5, 3), np.arange(5.0)))
   rounding = np.float32(0.3) + np.arange(5, dtype=np.float32) * 2e-8
   assert np.isnan(share_explained(groups, rounding))
 

@@ -92,9 +92,7 @@ def test_the_rate_told_is_the_first_after_the_warm_up():
 
 def test_closing_names_what_to_type(tmp_path):
   workdir = str(tmp_path / "a run")
-  text = summary.closing(
-    RunDirectory(workdir), 7, [], {"train/cross_entropy": 0.01}
-  )
+  text = summary.closing(RunDirectory(workdir), 7, [])
   assert text.startswith("finished 7 steps\n")
   assert f"report: {workdir}/report.html" in text
   for command in ("embed", "evaluate", "export"):
