@@ -88,12 +88,14 @@ class Margin:
     """First margins: one number for all, or float32 [N].
 
     Args:
-      class_sizes: images of each class, at least 1; None: nobody knows, and one
-        number is enough.
+      class_sizes: images of each class, at least 1; None: nobody knows, and
+        margins that change with them are NaN.
       held: `Head.held`, whose mean is `initial`.
     """
     if not (self.power or self.slope or self.curve):
       return self.initial
+    if class_sizes is None:  # Shapes can be had, but no values.
+      return math.nan
     sizes = np.asarray(class_sizes, np.float64)
     if self.power:
       return (self.initial * (sizes.min() / sizes) ** self.power).astype("f4")
