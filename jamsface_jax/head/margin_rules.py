@@ -127,7 +127,6 @@ def hold_mean(
   return _shift_to_mean(
     m_c,
     weights_c,
-    lambda x_c: real_mean(x_c * counted_c, head) - margin.initial,
     lambda x_c: real_mean(x_c * counted_c, head),
     lambda t: t,
     head,
@@ -164,7 +163,6 @@ def hold_size_means(
   return _shift_to_mean(
     m_c,
     jnp.float32(1.0),
-    lambda x_c: total(x_c - margin.initial) / count_g,
     lambda x_c: total(x_c) / count_g,
     lambda t_g: t_g[group_c],
     head,
@@ -185,7 +183,6 @@ def _size_group(sizes_c: Float32[Array, " c"]) -> Int[Array, " c"]:
 def _shift_to_mean(
   m_c: Float32[Array, " c"],
   along_c: Float32[Array, " c"] | Float32[Array, ""],
-  excess_of: Callable[[jax.Array], jax.Array],
   mean_of: Callable[[jax.Array], jax.Array],
   of_classes: Callable[[jax.Array], jax.Array],
   head: Head,
@@ -199,8 +196,7 @@ def _shift_to_mean(
   Args:
     m_c: margins, [C].
     along_c: how far a class moves with t, above 0.
-    excess_of: by how much means of [C] are too large; 0 of an empty group.
-    mean_of: the mean of [C], or those of the groups.
+    mean_of: the mean of [C], or those of the groups; 0 of an empty one.
     of_classes: from numbers like means to those of classes.
     head: gives the number of real classes.
     margin: gives the box and the mean.
@@ -213,6 +209,11 @@ def _shift_to_mean(
 
   def shifted(t: jax.Array) -> jax.Array:
     return jnp.where(real_c, jnp.clip(moved(t), lower, upper), 0.0)
+
+  filled = mean_of(jnp.ones_like(m_c)) > 0
+
+  def excess_of(x_c: jax.Array) -> jax.Array:
+    return jnp.where(filled, mean_of(x_c) - margin.initial, 0.0)
 
   def unsolved(search: _Search) -> jax.Array:
     far = jnp.abs(search.excess) > 1e-6 * max(margin.initial, 1e-3)

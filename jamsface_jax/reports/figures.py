@@ -333,7 +333,8 @@ def miss_figure(
     if name.startswith("train/miss@") and len(values)
   }
   sizes = sorted(last)
-  line = Line("1 - p", np.array(sizes, np.float64), _values(last, sizes))
+  values = np.array([last[size] for size in sizes])
+  line = Line("1 - p", np.array(sizes, np.float64), values)
   return Figure(
     "How far images are from their class, margins counted",
     Axis("images of the class, from", log=True, whole=True),
@@ -342,12 +343,6 @@ def miss_figure(
     note="Where learned margins rest it falls as one over the images, with a"
     " mean that is held: poor classes rest further away, with larger margins.",
   )
-
-
-def _values(
-  of: Mapping[int, float], places: Sequence[int]
-) -> Float64[np.ndarray, " n"]:
-  return np.array([of[place] for place in places], np.float64)
 
 
 def _shown_classes(shown: int, classes: int) -> str:
