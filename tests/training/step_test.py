@@ -1,5 +1,6 @@
 """One training step: the same on every mesh, accumulated or not."""
 
+import dataclasses
 import functools
 
 import jax
@@ -499,7 +500,7 @@ def test_seeds_are_one_program():
   assert texts[0] == texts[1]
 
 
-def test_seeds_draw_otherwise():
+def test_seeds_and_steps_draw_otherwise():
   config = tiny_config(**{"augment.flip": True, "augment.shift": 2})
   mesh = sharding.make_mesh(1)
   components = make_components(config, 10, 64)
@@ -508,9 +509,11 @@ def test_seeds_draw_otherwise():
   batch = {"images": images, "labels": labels}
   step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
   losses = []
-  for seed in (0, 0, 7):
+  for seed, taken in ((0, 0), (0, 0), (7, 0), (0, 1)):
     first = state.create_state(0, components, SIZE, mesh, source.class_sizes)
+    first = dataclasses.replace(first, step=first.step + taken)
     placed = sharding.put_batch(batch, np.arange(32), 32, mesh)
     _, metrics = step_fn(first, placed, seed_key(seed))
     losses.append(float(metrics["train/loss"]))
-  assert losses[0] == losses[1] != losses[2]
+  assert losses[0] == losses[1]
+  assert len({*losses}) == 3  # Another seed, another step: other draws.
