@@ -32,7 +32,7 @@ def get_config(part: str = "first"):
   half, strength = CHOSEN_ON[part]
   config = ConfigDict()
   config.recipes = tuple(f"configs/lfw_small.py:fold{k}" for k in FOLDS[part])
-  config.seeds = (0,)
+  config.seeds = (0, 1)
   config.metrics = (
     "lfw_people/people_tar@1e-3",
     "lfw_people/tar@1e-3",
