@@ -65,6 +65,13 @@ def get_config(part: str = "first"):
       ),
       # The other sign: rich classes have the larger margins.
       "rising": ("fixed_joint", *margins, by_images, "head.margin_slope=0.1"),
+      # Never learned: of class size and of how densely embeddings lie.
+      "kappa": (
+        "fixed_joint",
+        *margins,
+        by_images,
+        "head.margin_rule=concentration",
+      ),
       # Learned among classes of one size alone, each counting as much.
       "within": (
         "jamsface",

@@ -39,6 +39,8 @@ def make_head(classes=37, multiple=8, chunk=3, smooth=True, **changes):
     "count_power": 0.0,
     "held": "classes",
     "gradient_power": 0.0,
+    "concentration_temperature": 0.4,
+    "concentration_share": 0.7,
     "logit_adjustment": 0.0,
     "ignore_above": 1.0,
     "sample_rate": 1.0,

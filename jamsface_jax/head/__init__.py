@@ -15,11 +15,18 @@ more comes with it than with these (optax imports absl).
 
 Files, from the ground up: `margins`, `losses`, `layout`, `parameters`,
 `margin_rules`, `class_sampling`, `chunks`, `making`, `logits`,
-`online_softmax`, `forward`, `update`, `differentiable`, `optimizer`, `memory`.
+`online_softmax`, `forward`, `update`, `differentiable`, `optimizer`,
+`concentration`, `memory`.
 All collectives of the head are here.
 """
 
-from jamsface_jax.head import class_sampling, losses, margins, memory
+from jamsface_jax.head import (
+  class_sampling,
+  concentration,
+  losses,
+  margins,
+  memory,
+)
 from jamsface_jax.head.chunks import chunk_classes
 from jamsface_jax.head.class_sampling import Sample
 from jamsface_jax.head.differentiable import Measured, mean_loss
@@ -82,6 +89,7 @@ __all__ = [
   "chunk_classes",
   "class_sampling",
   "clip_factor",
+  "concentration",
   "constrain",
   "first_state",
   "fixed",

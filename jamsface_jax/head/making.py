@@ -38,8 +38,14 @@ def learned(
       `rewarded`, `start`.
 
   Raises:
-    InputError: the mean is outside of the bounds.
+    InputError: the mean is outside of the bounds, or the rule of another
+      kind.
   """
+  if rule == "concentration":
+    raise InputError(
+      "margins of rule 'concentration' follow from embeddings and not from"
+      " gradients: make them by fixed(VALUE, rule='concentration')."
+    )
   if not lower <= mean <= upper > lower:
     raise InputError(
       f"a learned margin of mean {mean} is outside of its bounds, {lower} to"
@@ -70,8 +76,9 @@ def fixed(
   power: float = 0.0,
   slope: float = 0.0,
   curve: tuple[tuple[float, float], ...] = (),
+  rule: str = "mean",
 ) -> Margin:
-  """A margin that stays as it is.
+  """A margin that no gradient moves.
 
   Args:
     value: the margin of every class, of the smallest if `power` is not 0, or
@@ -79,6 +86,8 @@ def fixed(
     power: margins fall as (n_min / n_j)^power, see `Margin`.
     slope: margins rise with each doubling of n_j, see `Margin`.
     curve: margins at some sizes, see `Margin`.
+    rule: "mean": it stays as it is; "concentration": it is made anew after
+      each pass over the data, by calls of `concentration`.
   """
   return Margin(
     initial=value,
@@ -86,7 +95,7 @@ def fixed(
     slope=slope,
     curve=curve,
     learned=False,
-    rule="mean",
+    rule=rule,
     lower=0.0,
     upper=max(value, 1.0),
     bounds="box",
@@ -137,6 +146,8 @@ def make(
     "count_power": 0.0,
     "held": "classes",
     "gradient_power": 0.0,
+    "concentration_temperature": 0.4,
+    "concentration_share": 0.7,
     "logit_adjustment": 0.0,
     "ignore_above": 1.0,
     "sample_rate": 1.0,

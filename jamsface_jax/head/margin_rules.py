@@ -61,17 +61,27 @@ def constrain(params: HeadParams, head: Head) -> HeadParams:
     if not margin.learned:
       continue
     if margin.rule == "mean":
-      params[name] = _hold(params[name], params, head, margin)
+      params[name] = hold(params[name], params, head, margin)
     else:
       inside = jnp.clip(params[name], margin.lower, margin.upper)
       params[name] = jnp.where(is_real(head), inside, 0.0)
   return params
 
 
-def _hold(
+def hold(
   m_c: Float32[Array, " c"], params: HeadParams, head: Head, margin: Margin
 ) -> Float32[Array, " c"]:
-  """Puts margins on the mean that `Head.held` says."""
+  """Puts margins on the mean that `Head.held` says, inside their bounds.
+
+  Args:
+    m_c: margins, float32 [C].
+    params: gives the class sizes, where they count.
+    head: what is fixed about the head; `held` is not "none".
+    margin: gives the box and the mean.
+
+  Returns:
+    float32 [C]; 0 of padded classes.
+  """
   if head.held == "sizes":
     return hold_size_means(m_c, params[CLASS_SIZES], head, margin)
   counts_c = None

@@ -24,6 +24,7 @@ class HeadCost:
     optimizer: state of their optimizer: momentum, or two moments.
     gradient: the gradient of the weights; 0 if the update is fused.
     sample: copies of the sampled classes' weights and optimizer state.
+    seen: sums of embeddings that margins follow from; 0 if none does.
     kept: cosines kept from walk to walk.
     walk: the chunk at hand and the examples.
     examples: number of examples that a device walks its classes with.
@@ -34,6 +35,7 @@ class HeadCost:
   optimizer: int
   gradient: int
   sample: int
+  seen: int
   kept: int
   walk: int
   examples: int
@@ -47,6 +49,7 @@ class HeadCost:
       "optimizer": self.optimizer,
       "gradient": self.gradient,
       "sample": self.sample,
+      "class sums": self.seen,
       "kept cosines": self.kept,
       "chunk": self.walk,
     }
@@ -93,11 +96,14 @@ def estimate(
   copies = 3 if head.sub_centers > 1 else 2
   walk += copies * examples * chunk * head.sub_centers * _FLOAT
   walk += 4 * examples * head.embedding_size * _FLOAT
+  if head.makes_anew:  # All examples, to be added up, on every device.
+    walk += 2 * batch * head.embedding_size * _FLOAT
   return HeadCost(
     weights=classes * row,
     optimizer=moments * classes * row,
     gradient=0 if fused_update else classes * row,
     sample=sample,
+    seen=classes * head.embedding_size * _FLOAT if head.makes_anew else 0,
     kept=kept * chunk * examples * head.sub_centers * _FLOAT,
     walk=walk,
     examples=examples,
@@ -125,7 +131,7 @@ def check_fits(cost: HeadCost, head: Head, mesh: Mesh, memory: int) -> None:
       f"mesh.model=-1 (the classes on all {mesh.size} devices instead of"
       f" {mesh.shape['model']})"
     )
-  state = cost.weights + cost.optimizer
+  state = cost.weights + cost.optimizer + cost.seen
   needed = -(-state * mesh.shape["model"] // max(memory - cost.walk, 1))
   ways.append(f"at least {needed} devices on the model axis")
   if cost.gradient:

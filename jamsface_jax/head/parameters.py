@@ -56,10 +56,13 @@ class Margin:
       straight lines in log n between them, level beyond (ours); bounds and mean
       likewise. () for none.
     learned: whether the gradient moves it.
-    rule: "mean" projects the margins, after each step, on those with mean
-      `initial` (ours); "lambda" subtracts `strength` times their mean from the
-      loss (the published kind).
-    lower: margins stay in [lower, upper] if they are learned.
+    rule: of learned margins "mean" or "lambda": "mean" projects them, after
+      each step, on those with mean `initial` (ours); "lambda" subtracts
+      `strength` times their mean from the loss (the published kind). Others
+      stay, unless it is "concentration": then they are made anew after each
+      pass over the data, see `concentration`.
+    lower: margins stay in [lower, upper] if they are learned, or made anew
+      with their mean held.
     upper: likewise.
     bounds: how they stay there: "box" cuts them off; "sigmoid" moves r of
       lower + (upper - lower) / (1 + exp(-r)), which slows down near the bounds.
@@ -81,6 +84,11 @@ class Margin:
   strength: float
   rewarded: str
   start: int
+
+  @property
+  def made_anew(self) -> bool:
+    """Whether it follows from what a pass over the data has seen."""
+    return self.rule == "concentration" and self.initial > 0
 
   def first(
     self, class_sizes: Int[np.ndarray, " n"] | None, held: str
@@ -140,12 +148,17 @@ class Head:
     cosine: the margin c.
     count_power: in the means of margins, those that are held and those that are
       rewarded, a class counts as its images to this power (ours); 0: all alike.
-    held: whose mean rule "mean" holds: that of "classes", as `count_power`
-      counts them; of "images", where only the mean that is held counts images
-      and what a class gives for it is as before; or of the classes of each
-      size, "sizes", so that no margin can follow from size alone (all ours).
+    held: whose mean the rules "mean" and "concentration" hold: that of
+      "classes", as `count_power` counts them; of "images", where only the mean
+      that is held counts images and what a class gives for it is as before; or
+      of the classes of each size, "sizes", so that no margin can follow from
+      size alone (all ours). "none": rule "concentration" as published.
     gradient_power: the gradient of a class's margins is divided by its images
       over their mean, to this power (ours); 0: each image counts.
+    concentration_temperature: T of rule "concentration": how much the margins
+      differ with the concentration of their class.
+    concentration_share: gamma of it: the share of concentration in a margin;
+      the rest is of class size.
     logit_adjustment: tau; every logit has tau log(images of its class) more in
       training (the loss of Menon et al., https://arxiv.org/abs/2007.07314).
     ignore_above: other classes of a larger cosine do not count; 1: all do.
@@ -171,6 +184,8 @@ class Head:
   count_power: float
   held: str
   gradient_power: float
+  concentration_temperature: float
+  concentration_share: float
   logit_adjustment: float
   ignore_above: float
   sample_rate: float
@@ -194,7 +209,14 @@ class Head:
     of_margins = (
       self.count_power or self.gradient_power or self.held != "classes"
     )
-    return bool(self.logit_adjustment or (of_margins and learned))
+    return bool(
+      self.logit_adjustment or (of_margins and learned) or self.makes_anew
+    )
+
+  @property
+  def makes_anew(self) -> bool:
+    """Whether margins follow from what a pass over the data has seen."""
+    return self.angular.made_anew or self.cosine.made_anew
 
   def margin(self, name: str) -> Margin:
     """Returns the margin kept under this parameter name."""

@@ -46,7 +46,7 @@ class StepCost:
     batch: number of examples on all devices together.
     backbone: its parameters and batch statistics.
     backbone_optimizer: momentum and the like for the backbone.
-    head: class weights, margins and scale.
+    head: class weights, margins and scale, and what margins follow from.
     head_optimizer: momentum and the like for the head.
     inputs: images and labels of a batch.
     temporaries: activations, gradients, the chunk of the head at hand; None if
@@ -170,7 +170,7 @@ def measure(
     batch=batch,
     backbone=_device_bytes((state.params["backbone"], state.batch_stats)),
     backbone_optimizer=_device_bytes(state.opt_state["backbone"]),
-    head=_device_bytes(state.params["head"]),
+    head=_device_bytes((state.params["head"], state.seen)),
     head_optimizer=_device_bytes(state.opt_state["head"]),
     inputs=_device_bytes(inputs),
     temporaries=compiled.temporaries,

@@ -377,15 +377,15 @@ class Checkpoints(CheckpointReader):
     return TrainState(
       params={"backbone": items["backbone"]["params"], "head": items["head"]},
       batch_stats=items["backbone"]["batch_stats"],
-      **{"running": {}} | items["training"],
+      **{"running": {}, "seen": {}} | items["training"],
     )
 
 
 def _items(state: TrainState) -> dict[str, Any]:
   """What is stored of a state, by item; names of its fields are stored too."""
   apart = {"params", "batch_stats"}
-  if not state.running:  # Of most losses; Orbax keeps nothing that is empty.
-    apart.add("running")
+  # Empty for most losses, and Orbax keeps nothing that is.
+  apart |= {name for name in ("running", "seen") if not getattr(state, name)}
   return {
     "backbone": {
       "params": state.params["backbone"],

@@ -84,6 +84,8 @@ def make_head(settings: Settings, num_classes: int, num_images: int) -> Head:
     count_power=chosen.count_power,
     held=chosen.held,
     gradient_power=chosen.gradient_power,
+    concentration_temperature=chosen.concentration_temperature,
+    concentration_share=chosen.concentration_share,
     logit_adjustment=chosen.logit_adjustment,
     ignore_above=chosen.ignore_above,
     sample_rate=chosen.sample_rate,

@@ -20,6 +20,21 @@ def steps_of(amount: float, settings: Settings, num_images: int) -> int:
   return -int(-amount * num_images // settings.data.batch_size)
 
 
+def ends_pass(step: int, settings: Settings, num_images: int) -> bool:
+  """Whether a pass over the data ends with a step, as `steps_of` rounds.
+
+  An epoch is seldom a whole number of steps: the first images of the next are
+  then of the step that ends it, and of its pass.
+
+  Args:
+    step: finished steps, from 1.
+    settings: those of the run.
+    num_images: images of the training set.
+  """
+  batch = settings.data.batch_size
+  return step * batch // num_images > (step - 1) * batch // num_images
+
+
 def make_schedule(settings: Settings, num_images: int) -> optax.Schedule:
   """Learning rate by step: linear warm-up, then one of the usual decays.
 

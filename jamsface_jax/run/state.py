@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, Key, PyTree
 
 from jamsface_jax.devices import sharding
 from jamsface_jax.devices.compiling import options_to_run_once
+from jamsface_jax.head import concentration
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.head.making import first_state
 from jamsface_jax.models import init_backbone
@@ -33,6 +34,8 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: running statistics of the backbone, float32.
     opt_state: state of the optimizers, each leaf sharded as its parameter.
     running: what the loss remembers, float32 scalars by name.
+    seen: what this pass over the data has seen of classes, below `head`, split
+      by class, see `head.concentration`; {} where no margin follows from it.
     rejected: steps whose loss or gradient was not finite, which changed nothing
       else: int32 [2], in all and in a row.
   """
@@ -42,6 +45,7 @@ class TrainState(flax.struct.PyTreeNode):
   batch_stats: PyTree[Leaf]
   opt_state: PyTree[Leaf]
   running: dict[str, Leaf]
+  seen: dict[str, PyTree[Leaf]]
   rejected: Leaf
 
 
@@ -67,12 +71,14 @@ def make_init(
       "backbone": variables["params"],
       "head": head_lib.init(head_key, components.head, mesh, class_sizes),
     }
+    seen = concentration.start(components.head, mesh)
     return TrainState(
       step=jnp.int32(0),
       params=params,
       batch_stats=variables["batch_stats"],
       opt_state=components.optimizers.init(params),
       running=first_state(components.head),
+      seen={"head": seen} if seen else {},
       rejected=jnp.zeros(2, jnp.int32),
     )
 

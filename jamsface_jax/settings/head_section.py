@@ -9,6 +9,7 @@ from jamsface_jax.settings.fields import (
   one_of,
   positive,
   setting,
+  share,
 )
 
 # First the sections of single losses, in the letters of their papers.
@@ -153,8 +154,21 @@ class Head(Section):
   margin_rule: str = setting(
     "mean",
     "What keeps learned margins up: their means are held (mean, ours), or"
-    " rewarded (lambda).",
-    one_of("mean", "lambda"),
+    " rewarded (lambda). Margins that are not learned stay, or are made anew"
+    " after each epoch of how densely the embeddings of their classes lie"
+    " (concentration).",
+    one_of("mean", "lambda", "concentration"),
+  )
+  concentration_temperature: float = setting(
+    0.4,
+    "How much margins differ with the concentration of their classes, for"
+    ' margin_rule "concentration".',
+    not_negative,
+  )
+  concentration_share: float = setting(
+    0.7,
+    "Share of concentration in these margins; the rest is of class size.",
+    share,
   )
   angular_lambda: float = setting(
     5.0, 'Strength of the reward of angular margins, for margin_rule "lambda".'
@@ -176,9 +190,9 @@ class Head(Section):
   )
   held: str = setting(
     "classes",
-    'Whose mean margin_rule "mean" holds: of all classes, of all images, or of'
-    " the classes of each size (sizes).",
-    one_of("classes", "images", "sizes"),
+    "Whose mean is held: of all classes, of all images, of the classes of each"
+    ' size (sizes), or no one\'s (none), for margin_rule "concentration".',
+    one_of("classes", "images", "sizes", "none"),
   )
   gradient_power: float = setting(
     0.0,
@@ -294,6 +308,7 @@ class Head(Section):
         f"head.angular_margin={self.angular_margin} is in radians and must be"
         " below pi."
       )
+    self._check_concentration()
     self._check_curves()
     if self.count_power and self.rewarded == "batch":
       raise InputError(
@@ -302,8 +317,26 @@ class Head(Section):
         " head.count_power=0 or head.rewarded=classes."
       )
 
+  def _check_concentration(self) -> None:
+    """Margins follow from embeddings or from gradients; some mean is held."""
+    made_anew = self.margin_rule == "concentration"
+    for kind in ("angular", "cosine"):
+      if made_anew and getattr(self, f"learn_{kind}"):
+        raise InputError(
+          "head.margin_rule='concentration' makes margins of embeddings, but"
+          f" head.learn_{kind}=True moves them by gradients: set"
+          f" head.learn_{kind}=False."
+        )
+    if self.held == "none" and not made_anew:
+      raise InputError(
+        f"head.held='none' holds no mean, but head.margin_rule="
+        f"{self.margin_rule!r} is not 'concentration', which alone has margins"
+        " without: set head.held=classes."
+      )
+
   def _check_curves(self) -> None:
     """First margins have one form, and a mean that it can have."""
+    made_anew = self.margin_rule == "concentration"
     forms = {
       "margin_power": self.margin_power,
       "margin_slope": self.margin_slope,
@@ -315,13 +348,19 @@ class Head(Section):
         f"head.{chosen[0]}={forms[chosen[0]]} and head.{chosen[1]}="
         f"{forms[chosen[1]]!r} both say what first margins are: set one."
       )
+    if chosen and made_anew:
+      raise InputError(
+        f"head.{chosen[0]}={forms[chosen[0]]} and head.margin_rule="
+        "'concentration' both say what margins are: set one."
+      )
     if chosen and self.held == "sizes":
       raise InputError(
         f"head.{chosen[0]}={forms[chosen[0]]} gives each size of class margins"
         " of its own, but head.held='sizes' the same mean to all: set"
         " head.held to classes or images."
       )
-    if not (self.margin_slope or self.margin_curve):
+    made_anew = made_anew and self.held != "none"
+    if not (self.margin_slope or self.margin_curve or made_anew):
       return
     for kind in ("angular", "cosine"):
       mean = getattr(self, f"{kind}_margin")
@@ -329,8 +368,9 @@ class Head(Section):
       if not lower <= mean <= upper:
         raise InputError(
           f"head.{kind}_margin={mean} is outside of head.{kind}_min={lower} to"
-          f" head.{kind}_max={upper}: margins that change with class size"
-          " (margin_slope, margin_curve) need their mean inside their bounds."
+          f" head.{kind}_max={upper}: margins that differ from class to class"
+          " (margin_slope, margin_curve, margin_rule='concentration') need"
+          " their mean inside their bounds."
         )
 
   def _check_sample(self) -> None:

@@ -17,6 +17,8 @@ def _fixed(angular: float, cosine: float, **more: Any) -> dict[str, Any]:
     "margin_power": 0.0,
     "margin_slope": 0.0,
     "margin_curve": "",
+    "margin_rule": "mean",
+    "held": "classes",
     "learn_angular": False,
     "learn_cosine": False,
     "continuation": "published",
@@ -48,6 +50,9 @@ PUBLISHED = {
   | {"cosine_max": 1.0, "margin_rate": 1.0, "margin_momentum": 0.9}
   | {"scale": 32.0},
   "ldam": _fixed(0.0, 0.5, margin_power=0.25),
+  # Margin, temperature and share of its public code's configuration.
+  "kappaface": _fixed(0.8, 0.0, margin_rule="concentration", held="none")
+  | {"concentration_temperature": 0.4, "concentration_share": 0.7},
   "mv_softmax": _fixed(0.5, 0.0, loss="mv_softmax")
   | {"mv_softmax.t": 1.2, "mv_softmax.easy_margin": True},
   "curricularface": _fixed(0.5, 0.0, loss="curricularface"),
@@ -59,7 +64,7 @@ PUBLISHED = {
   | {"elasticface.deviation": 0.05, "elasticface.space": "cosine"},
   "uniface": _fixed(0.0, 0.4, loss="uniface"),
   "jamsface": _fixed(0.3, 0.2, continuation="smooth")
-  | {"learn_angular": True, "learn_cosine": True, "margin_rule": "mean"}
+  | {"learn_angular": True, "learn_cosine": True}
   | {"margin_rate": 0.02, "margin_momentum": 0.0}
   | {"angular_max": 0.8, "cosine_max": 0.6},
 }

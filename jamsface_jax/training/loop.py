@@ -46,6 +46,7 @@ class Loop:
     stream: batches of this process from the next step on.
     profile: traces the steps that are to be.
     train_step: one step, compiled; it takes over the state.
+    end_pass: what comes after the last step of an epoch; it does too.
     state: the state after the last step.
     evaluations: what the last evaluation found.
   """
@@ -62,6 +63,7 @@ class Loop:
   stream: Iterator[Batch]
   profile: Profile
   train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+  end_pass: Callable[[TrainState], TrainState]
   state: TrainState
   evaluations: list[Evaluation] = dataclasses.field(default_factory=list)
 
@@ -81,6 +83,8 @@ class Loop:
       self._evaluate(finished)
     for step in range(finished + 1, total_steps + 1):
       self._take(step)
+      if self.setup.ends_pass(step):
+        self.state = self.end_pass(self.state)
       if step == finished + 1:  # Compiled: what follows is worth a checkpoint.
         self.preemption.begin()
       # A machine about to be taken away has time for a checkpoint only.

@@ -39,21 +39,23 @@ def measure_margins(
 
   Of both kinds the mean over images, which is what a batch sees; where poor
   classes have the larger margins it is below that over classes. Of those that
-  are learned the rank correlation with class size, below 0 where poor classes
-  have the larger ones, as JAMsFace wants; and the share of their variance that
-  the exact size explains, 1 where they follow from it and from nothing else.
+  are learned, or made anew each epoch, the rank correlation with class size,
+  below 0 where poor classes have the larger ones, as JAMsFace wants; and the
+  share of their variance that the exact size explains, 1 where they follow from
+  it and from nothing else.
 
   Args:
     margins: see `gather_margins`.
     class_sizes: images of each class.
-    head: says which margins are learned.
+    head: says which margins change.
   """
   found = {}
   for kind, name in _KINDS.items():
     m_n = margins[name][: len(class_sizes)].astype(np.float64)
     mean = float(np.average(m_n, weights=class_sizes))
     found[f"train/margin_{kind}_image_mean"] = mean
-    if head.margin(name).learned:
+    margin = head.margin(name)
+    if margin.learned or margin.made_anew:
       rank = rank_correlation(class_sizes, m_n)
       found[f"train/margin_{kind}_rank"] = rank
       share = share_explained(class_sizes, m_n)

@@ -18,7 +18,7 @@ from jamsface_jax.head import memory
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.run import step_memory
 from jamsface_jax.run.components import Components, make_components
-from jamsface_jax.run.schedule import steps_of
+from jamsface_jax.run.schedule import ends_pass, steps_of
 from jamsface_jax.run.step_memory import StepMemory
 from jamsface_jax.settings.sections import Settings
 from jamsface_jax.training.step import seed_key
@@ -57,6 +57,10 @@ class Setup:
   def seed(self) -> UInt32[np.ndarray, " k"]:
     """What each step is given for the seed of the run."""
     return seed_key(self.settings.seed)
+
+  def ends_pass(self, step: int) -> bool:
+    """Whether a pass over the data ends with a step, from 1."""
+    return ends_pass(step, self.settings, len(self.source))
 
   def batches_from(self, step: int) -> Generator[Batch, None, None]:
     """Reads this process's rows of the batches after so many steps.

@@ -24,6 +24,7 @@ from jamsface_jax.head import (
   Sample,
   WeightUpdate,
   class_sampling,
+  concentration,
 )
 from jamsface_jax.run.components import Components
 from jamsface_jax.run.state import TrainState, state_shapes
@@ -170,6 +171,9 @@ def train_step(
   weights = _update_weights(
     accept, gradients, loss, state, components, mesh, clip_norm, sample
   )
+  seen = _add_seen(
+    accept, state, embedded.embeddings, labels, components.head, mesh
+  )
   next_state = _next_state(
     state,
     accept,
@@ -177,6 +181,7 @@ def train_step(
     others,
     weights,
     (embedded.batch_stats, loss.loss_state),
+    seen,
   )
 
   metrics = gradients.metrics | _state_metrics(state, next_state, components)
@@ -188,6 +193,59 @@ def train_step(
   if fused_update and components.head.skip_below:
     metrics["train/skipped_blocks"] = (loss.skipped + weights.skipped) / 2
   return next_state, metrics
+
+
+def make_end_pass(
+  settings: Settings, components: Components, mesh: Mesh
+) -> Callable[[TrainState], TrainState]:
+  """What comes after the last step of each pass over the data.
+
+  Returns:
+    A function that takes over a state. Of a head whose margins follow from what
+    a pass has seen it returns the next one, see `concentration.end_pass`; of
+    any other the same.
+  """
+  head = components.head
+  if not head.makes_anew:
+    return lambda state: state
+  shapes = state_shapes(components, settings.data.image_size, mesh)
+  margins = head_lib.margins_and_scalars(shapes.params["head"])
+  compiled = jax.jit(
+    partial(concentration.end_pass, head=head),
+    donate_argnums=(0, 1),
+    out_shardings=jax.tree.map(
+      lambda shape: shape.sharding, (margins, shapes.seen["head"])
+    ),
+    compiler_options=compiler_options(mesh.devices.flat[0].platform),
+  )
+  compiled = sharding.in_turn(compiled, mesh)
+
+  def end_pass(state: TrainState) -> TrainState:
+    of_head = state.params["head"]
+    margins, seen = compiled(
+      head_lib.margins_and_scalars(of_head), state.seen["head"]
+    )
+    params = state.params | {"head": of_head | margins}
+    return state.replace(params=params, seen={"head": seen})
+
+  return end_pass
+
+
+def _add_seen(
+  accept: Bool[Array, ""],
+  state: TrainState,
+  embeddings: Float[Array, "b d"],
+  labels: Int32[Array, " b"],
+  head: Head,
+  mesh: Mesh,
+) -> dict[str, Any]:
+  """What the pass has seen of classes, with this batch if it is accepted."""
+  if not state.seen:
+    return {}
+  seen = concentration.add(
+    state.seen["head"], embeddings, labels, head=head, mesh=mesh, accept=accept
+  )
+  return {"head": seen}
 
 
 def _draw_classes(
@@ -448,6 +506,7 @@ def _next_state(
   margins_and_scalars: tuple[dict[str, jax.Array], Any],
   weights: WeightUpdate,
   statistics: tuple[Any, head_lib.LossState],
+  seen: dict[str, Any],
 ) -> TrainState:
   """Puts together what was updated, and counts the steps.
 
@@ -459,6 +518,7 @@ def _next_state(
     weights: the same of the classes.
     statistics: what the forward pass made of the backbone's statistics and of
       what the loss remembers, accepted or not.
+    seen: what the pass has seen of classes.
   """
   batch_stats, running = _choose(
     accept, statistics, (state.batch_stats, state.running)
@@ -476,6 +536,7 @@ def _next_state(
       "head": {"weights": weights.opt_state, "small": margins_and_scalars[1]},
     },
     running=running,
+    seen=seen,
     rejected=jnp.stack([in_all + ~accept, jnp.where(accept, 0, in_a_row + 1)]),
   )
 

@@ -159,6 +159,8 @@ def _schedule_text(settings: Settings) -> str:
 
 def _margin_text(margin: head_lib.Margin) -> str:
   """How one kind of margins comes by its values, in words."""
+  if margin.made_anew:
+    return f"{margin.initial:g} (by concentration, made anew each epoch)"
   if not margin.learned:
     by_size = ", falling with class size" if margin.power else ""
     return f"{margin.initial:g} (fixed{by_size})"

@@ -24,7 +24,7 @@ from jamsface_jax.training.preemption import Preemption
 from jamsface_jax.training.products import Products
 from jamsface_jax.training.profiling import Profile
 from jamsface_jax.training.setup import prepare
-from jamsface_jax.training.step import make_train_step
+from jamsface_jax.training.step import make_end_pass, make_train_step
 from jamsface_jax.training.step_log import StepLog
 from jamsface_jax.training.wandb_log import open_wandb
 
@@ -128,6 +128,7 @@ def train(
       train_step=in_turn(
         make_train_step(settings, setup.components, setup.mesh), setup.mesh
       ),
+      end_pass=make_end_pass(settings, setup.components, setup.mesh),
       state=restored.state,
     )
     return loop.go_on_from(restored.step)

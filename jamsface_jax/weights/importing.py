@@ -423,6 +423,7 @@ def save(
     batch_stats=variables["batch_stats"],
     opt_state={},
     running={},
+    seen={},
     rejected=jnp.zeros(2, jnp.int32),
   )
   metadata = {
