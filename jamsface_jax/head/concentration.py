@@ -146,7 +146,7 @@ def add(
 
 
 def end_pass(
-  params: HeadParams, seen: Seen, *, head: Head
+  params: HeadParams, seen: Seen, *, head: Head, mesh: Mesh | None = None
 ) -> tuple[HeadParams, Seen]:
   """Makes margins of what a pass has seen, and begins another.
 
@@ -154,6 +154,7 @@ def end_pass(
     params: as `init` returns; the weights may be missing.
     seen: what `add` returned last.
     head: what is fixed about the head.
+    mesh: the (data, model) mesh; None: one device.
 
   Returns:
     The same parameters with other margins, and what is known before the next
@@ -161,6 +162,7 @@ def end_pass(
   """
   if not seen:
     return params, seen
+  mesh = mesh_for(seen[COUNTS], mesh)
   spreads_c = _spreads(seen, head)
   weights_c = head.concentration_share * spreads_c
   weights_c += (1 - head.concentration_share) * _size_weights(params, head)
@@ -171,12 +173,9 @@ def end_pass(
       m_c = jnp.where(is_real(head), margin.initial * weights_c, 0.0)
       if head.held != "none":
         m_c = hold(m_c, params, head, margin)
-      params[name] = m_c
-  return params, {
-    SUMS: jnp.zeros_like(seen[SUMS]),
-    COUNTS: jnp.zeros_like(seen[COUNTS]),
-    SPREADS: spreads_c,
-  }
+      params[name] = place(m_c, mesh, CLASSES)
+  nothing = {name: jnp.zeros_like(seen[name]) for name in (SUMS, COUNTS)}
+  return params, place(nothing | {SPREADS: spreads_c}, mesh, CLASSES)
 
 
 def _spreads(seen: Seen, head: Head) -> Float32[Array, " c"]:

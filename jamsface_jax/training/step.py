@@ -211,7 +211,7 @@ def make_end_pass(
   shapes = state_shapes(components, settings.data.image_size, mesh)
   margins = head_lib.margins_and_scalars(shapes.params["head"])
   compiled = jax.jit(
-    partial(concentration.end_pass, head=head),
+    partial(concentration.end_pass, head=head, mesh=mesh),
     donate_argnums=(0, 1),
     out_shardings=jax.tree.map(
       lambda shape: shape.sharding, (margins, shapes.seen["head"])
