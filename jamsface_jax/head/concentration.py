@@ -76,7 +76,7 @@ def start(head: Head, mesh: Mesh | None = None) -> Seen:
   seen = {
     SUMS: jnp.zeros((classes, head.embedding_size)),
     COUNTS: jnp.zeros(classes),
-    SPREADS: jnp.full(classes, 0.5),
+    SPREADS: jnp.full(classes, 0.5, jnp.float32),
   }
   return place(seen, mesh, CLASSES)
 

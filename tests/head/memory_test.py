@@ -1,7 +1,7 @@
 """What a head costs: against the compiler's own account."""
 
 import pytest
-from heads import SIZE, make_head
+from heads import SIZE, make_head, make_margin
 from softmax_test import ADAMW, SGD, compiled
 
 from jamsface_jax.devices import sharding
@@ -51,6 +51,11 @@ def test_bytes_by_hand():
   assert cost.operations == 4 * 2 * 12 * 252 * SIZE  # 3 chunks of 84.
   fused = estimate(head, mesh, fused_update=True)
   assert fused.total == cost.total - cost.gradient
+  anew = make_margin(0.3, learned=False, rule="concentration")
+  head = make_head(1000, 1000, chunk=100, angular=anew, sub_centers=2)
+  seen = estimate(head, mesh, fused_update=True)
+  assert cost.seen == 0 and seen.seen == 250 * SIZE * 4 == seen.weights // 2
+  assert seen.parts["class sums"] == seen.seen
 
 
 def test_a_head_that_does_not_fit_is_refused_with_the_ways_out():

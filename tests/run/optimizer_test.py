@@ -10,7 +10,7 @@ from jamsface_jax.run.components import make_head
 from jamsface_jax.run.optimizer import (
   make_optimizers,
 )
-from jamsface_jax.run.schedule import make_schedule, steps_of
+from jamsface_jax.run.schedule import ends_pass, make_schedule, steps_of
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.variants import PUBLISHED, tiny
@@ -79,6 +79,16 @@ def test_epochs_become_steps():
   assert steps_of(3.0, config, 1000) == 94  # ceil(3000 / 32)
   config = replaced(config, {"schedule.unit": "steps"})
   assert steps_of(3.0, config, 1000) == 3
+
+
+def test_a_pass_ends_where_an_epoch_does():
+  config = settings()  # Batches of 32, in epochs or in steps.
+  ends = [step for step in range(1, 95) if ends_pass(step, config, 1000)]
+  assert ends == [32, 63, 94] == [steps_of(k, config, 1000) for k in (1, 2, 3)]
+  assert [step for step in range(1, 7) if ends_pass(step, config, 64)] == [
+    *(2, 4, 6)
+  ]
+  assert ends_pass(1, config, 10)  # More than one of them.
 
 
 def params():

@@ -15,7 +15,11 @@ from jamsface_jax.settings.sections import Head, Settings
   [
     ("data.batch_size", 0, "above 0"),
     ("optimizer.weight_decay", -1.0, "negative"),
-    ("head.margin_rule", "median", "one of mean, lambda"),
+    ("head.margin_rule", "median", "one of mean, lambda, concentration"),
+    ("head.margin_rule", "concentration", "set head.learn_angular=False"),
+    ("head.concentration_share", 1.5, "between 0 and 1"),
+    ("head.concentration_temperature", -1.0, "negative"),
+    ("head.held", "none", "set head.held=classes"),
     ("head.elasticface.space", "both", "one of angular, cosine"),
     ("schedule.decay", "linear", "one of polynomial"),
     ("head.angular_margin", 0.9, "outside of head.angular_min"),
@@ -96,6 +100,13 @@ def test_classes_of_a_batch_count_by_their_images_already():
     Head(rewarded="batch", count_power=0.5)
 
 
+ANEW = {
+  "margin_rule": "concentration",
+  "learn_angular": False,
+  "learn_cosine": False,
+}
+
+
 @pytest.mark.parametrize(
   ("settings", "says"),
   [
@@ -109,7 +120,13 @@ def test_classes_of_a_batch_count_by_their_images_already():
       {"margin_slope": 0.1, "learn_angular": False, "angular_margin": 0.9},
       "outside of head.angular_min=0.0 to head.angular_max=0.8: margins that",
     ),
-    ({"held": "people"}, "one of classes, images, sizes"),
+    ({"held": "people"}, "one of classes, images, sizes, none"),
+    ({**ANEW, "learn_cosine": True}, "set head.learn_cosine=False"),
+    ({**ANEW, "margin_power": 0.25}, "both say what margins are: set one"),
+    (
+      {**ANEW, "cosine_margin": 0.7},
+      "outside of head.cosine_min=0.0 to head.cosine_max=0.6: margins that",
+    ),
     ({"gradient_power": -1.0}, "negative"),
   ],
 )
@@ -118,6 +135,10 @@ def test_first_margins_have_one_form_and_a_mean_that_it_can_have(
 ):
   with pytest.raises(InputError, match=says):
     Head(**settings)
+
+
+def test_bounds_are_of_margins_whose_mean_is_held():
+  Head(**ANEW, angular_margin=0.9, held="none")
 
 
 def test_adjusted_logits_have_no_meaning_one_by_one():

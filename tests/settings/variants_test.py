@@ -48,6 +48,7 @@ def test_margins_are_those_of_the_papers():
     "adacos": (0.0, 0.0),
     "adaptiveface": (0.0, 0.35),
     "ldam": (0.0, 0.5),
+    "kappaface": (0.8, 0.0),
     "mv_softmax": (0.5, 0.0),
     "curricularface": (0.5, 0.0),
     "magface": (0.0, 0.0),

@@ -48,6 +48,17 @@ def test_margins_are_measured_among_real_classes():
   }
 
 
+def test_margins_that_are_made_anew_are_measured_too():
+  anew = {"margin_rule": "concentration", "learn_angular": False}
+  settings = replaced(SETTINGS, {f"head.{k}": v for k, v in anew.items()})
+  found = measure_margins(
+    MARGINS, SOURCE.class_sizes, make_head(settings, 12, 37)
+  )
+  for kind in ("angular", "cosine"):
+    assert found[f"train/margin_{kind}_rank"] == pytest.approx(-1)
+    assert found[f"train/margin_{kind}_by_size"] == pytest.approx(1)
+
+
 def test_margins_by_class_size_are_written_and_read_again(run_directory):
   products(run_directory).write_report(3, MARGINS, [])
   path = run_directory.margin_curve.path

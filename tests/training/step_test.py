@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.data.sources import NoiseSource
 from jamsface_jax.devices import sharding
+from jamsface_jax.head import concentration
 from jamsface_jax.head import parameters as head_lib
 from jamsface_jax.head.losses import make_loss
 from jamsface_jax.run import state
@@ -18,6 +20,7 @@ from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import PUBLISHED, tiny
 from jamsface_jax.training import step as step_lib
 from jamsface_jax.training.step import (
+  make_end_pass,
   make_train_step,
   misses_by_size,
   seed_key,
@@ -65,6 +68,13 @@ def one_device():
     devices=jax.devices()[:1],
   )
   return mesh, run_steps(tiny_config(), mesh)
+
+
+CONCENTRATION = {
+  "head.learn_angular": False,
+  "head.learn_cosine": False,
+  "head.margin_rule": "concentration",
+}
 
 
 def assert_close(got, want, rtol=2e-3, atol=2e-5):
@@ -303,10 +313,11 @@ def test_augmentation_is_keyed_by_step(one_device, augments):
   assert (losses[0] != losses[1]) == augments
 
 
-def test_is_compiled_once(one_device):
+@pytest.mark.parametrize("word", ["jamsface", "kappaface"])
+def test_is_compiled_once(one_device, word):
   """The first state and those that steps return are of one type."""
   mesh, _ = one_device
-  config = tiny_config()
+  config = tiny_config(**{f"head.{k}": v for k, v in PUBLISHED[word].items()})
   components = make_components(config, 10, 64)
   created = state.create_state(0, components, SIZE, mesh)
   step_fn = make_train_step(config, components, mesh)
@@ -315,11 +326,13 @@ def test_is_compiled_once(one_device):
     {"images": images, "labels": labels}, np.arange(32), 32, mesh
   )
   after = jax.eval_shape(step_fn, created, batch, seed_key(0))[0]
-  for leaf, later in zip(
-    jax.tree.leaves(created), jax.tree.leaves(after), strict=True
+  end_pass = make_end_pass(config, components, mesh)
+  ended = jax.eval_shape(end_pass, after)
+  for leaf, *later in zip(
+    *map(jax.tree.leaves, (created, after, ended)), strict=True
   ):
-    assert jax.typeof(leaf) == jax.typeof(later)
     assert not leaf.weak_type
+    assert [jax.typeof(one) for one in later] == 2 * [jax.typeof(leaf)]
 
 
 @pytest.mark.parametrize(
@@ -358,10 +371,14 @@ def test_a_sampled_step_does_not_depend_on_the_mesh(mesh, one_device):
   assert_close(metrics, want_metrics)
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
+@pytest.mark.parametrize(
+  "changes",
+  [{}, {"head.fused_update": False}, CONCENTRATION],
+  ids=["fused", "plain", "concentration"],
+)
+def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(changes):
   mesh = sharding.make_mesh(4)
-  config = tiny_config(**{"head.fused_update": fused})
+  config = tiny_config(**changes)
   components = make_components(config, 10, 64)
   first = state.create_state(0, components, SIZE, mesh)
   bias = first.params["backbone"]["embedding_bn"]["bias"]
@@ -379,7 +396,7 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(fused):
   assert list(after.rejected) == [2, 2]
   assert metrics["train/rejected_steps"] == 2
   assert not np.isfinite(metrics["train/loss"])
-  for part in ("params", "batch_stats", "opt_state"):
+  for part in ("params", "batch_stats", "opt_state", "seen"):
     jax.tree.map(
       np.testing.assert_array_equal, getattr(after, part), getattr(before, part)
     )
@@ -517,3 +534,67 @@ def test_seeds_and_steps_draw_otherwise():
     losses.append(float(metrics["train/loss"]))
   assert losses[0] == losses[1]
   assert len({*losses}) == 3  # Another seed, another step: other draws.
+
+
+def embeddings_by_hand(config, images):
+  """Those of a first step that augments nothing, of all images at once."""
+  components = make_components(config, 10, 64)
+  first = state.create_state(
+    0, components, SIZE, sharding.make_mesh(1, jax.devices()[:1]), np.ones(10)
+  )
+  embeddings, _ = components.model.apply(
+    {"params": first.params["backbone"], "batch_stats": first.batch_stats},
+    normalize(images),
+    train=True,
+    mutable=["batch_stats"],
+  )
+  x = np.asarray(embeddings, np.float64)
+  return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    {"optimizer.accumulation": 2},
+    {"head.sample_rate": 0.5, "head.sub_centers": 2},
+    pytest.param({"head.fused_update": False}, marks=pytest.mark.slow),
+  ],
+  ids=["whole", "micro", "sampled", "plain"],
+)
+def test_what_a_pass_has_seen(mesh, changes):
+  """Of all micro-batches and all classes, sampled or not; then forgotten."""
+  still = {"augment.flip": False, "augment.shift": 0}
+  config = tiny_config(
+    **CONCENTRATION | still | changes, **{"model.batch_norm_group": 8}
+  )
+  images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
+  got, _ = run_steps(config, mesh, steps=1)
+  sums = np.zeros((64, 32))
+  np.add.at(sums, labels, embeddings_by_hand(config, images))
+  seen = got.seen["head"]
+  np.testing.assert_allclose(seen[concentration.SUMS], sums, atol=2e-4)
+  counts = np.bincount(labels, minlength=64)
+  np.testing.assert_array_equal(seen[concentration.COUNTS], counts)
+  for name, mean in ((head_lib.ANGULAR, 0.3), (head_lib.COSINE, 0.2)):
+    before = got.params["head"][name][:10]
+    np.testing.assert_array_equal(before, np.float32(mean))
+  components = make_components(config, 10, 64)
+  shapes = state.state_shapes(components, SIZE, mesh)
+  placed = jax.tree.map(
+    lambda value, shape: jax.device_put(value, shape.sharding), got, shapes
+  )
+  after = make_end_pass(config, components, mesh)(placed)
+  for leaf, shape in zip(
+    jax.tree.leaves(after), jax.tree.leaves(shapes), strict=True
+  ):
+    assert leaf.sharding.is_equivalent_to(shape.sharding, leaf.ndim)
+  assert not np.any(after.seen["head"][concentration.SUMS])
+  for name, mean in ((head_lib.ANGULAR, 0.3), (head_lib.COSINE, 0.2)):
+    margins = np.asarray(after.params["head"][name])
+    assert np.mean(margins[:10]) == pytest.approx(mean, abs=1e-6)
+    assert np.ptp(margins[:10]) > 1e-3 and not np.any(margins[10:])
+  for part in ("backbone", "weights"):
+    before = got.params.get(part, got.params["head"].get(part))
+    now = after.params.get(part, after.params["head"].get(part))
+    assert_close(now, before, rtol=0, atol=0)

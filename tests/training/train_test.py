@@ -26,12 +26,14 @@ from tiny_runs import (
 
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.head.concentration import COUNTS
 from jamsface_jax.reports import page as page_lib
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import CheckpointReader, Checkpoints
 from jamsface_jax.run.components import make_components
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.stored import read_settings
+from jamsface_jax.settings.variants import PUBLISHED
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.training.train import train
 
@@ -211,6 +213,35 @@ def test_adamw_on_a_sample_resumes_exactly(dataset, tmp_path, monkeypatch):
   moments = jax.tree.leaves(want.opt_state["head"]["weights"])
   assert [m.shape for m in moments if m.ndim] == [(64, 32)] * 2
   assert all(np.any(m) for m in moments)
+
+
+def test_margins_of_a_pass_resume_in_its_middle(
+  dataset, tmp_path, monkeypatch, capsys
+):
+  """37 images are 2.3 batches: passes end with steps 3, 5, 7, 10 and 12."""
+  config = tiny_config(
+    dataset,
+    **{f"head.{k}": v for k, v in PUBLISHED["kappaface"].items()},
+    **{"head.scale": 16.0},
+  )
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  assert train(config, RunDirectory(str(whole))) == 0
+  train_and_kill(config, killed, monkeypatch, stop=8)
+  middle = read_state(config, killed, 8)  # Of the pass of steps 8 to 10.
+  assert middle.seen["head"][COUNTS].sum() == 16
+  assert train(config, RunDirectory(str(killed))) == 0
+  assert_equal(read_state(config, killed), read_state(config, whole))
+  lines = without_speed(read_lines(whole))
+  assert without_speed(read_lines(killed)) == lines
+  # A step's line has the margins that it had.
+  least = [
+    line["train/margin_angular_min"] for line in lines if "train/loss" in line
+  ]
+  changed = np.flatnonzero(np.diff(least)) + 2
+  np.testing.assert_array_equal(changed, [4, 6, 8, 11])
+  assert least[0] == np.float32(0.8) and least[3] < 0.6
+  assert -1 <= lines[-1]["train/margin_angular_rank"] <= 1
+  assert "0.8 (by concentration, made anew" in capsys.readouterr().out
 
 
 @pytest.mark.slow
