@@ -19,6 +19,7 @@ there says so:
   clcarwin/sphereface_pytorch e2f11f0, net_sphere.py
   4uiiurz1/pytorch-adacos 35c086c, metrics.py
   CVI-SZU/UniFace 00ade47, head.py
+  Leminhbinh0209/KappaFace 5158b2f, losses.py, momentum_head.py
 
 Their files run as they are, on the CPU. What asks for a GPU without need is
 answered by the CPU (`Tensor.cuda`, `torch.cuda.FloatTensor`), ElasticFace's
@@ -65,7 +66,14 @@ import numpy as np
 import optax
 
 from jamsface_jax import head as head_lib
-from jamsface_jax.head import ANGULAR, BIAS, COSINE, WEIGHTS, class_sampling
+from jamsface_jax.head import (
+  ANGULAR,
+  BIAS,
+  COSINE,
+  WEIGHTS,
+  class_sampling,
+  concentration,
+)
 from jamsface_jax.head.layout import mesh_for
 from jamsface_jax.head.optimizer import of_margins_and_scalars
 from jamsface_jax.run.components import make_head
@@ -98,6 +106,8 @@ class Task:
     first: our first parameters, float32, without padded classes.
     batches: those of the steps, the first of which is compared alone.
     ends: one on both ends of the true cosine.
+    seen: all images of a pass before, which margins follow from; None if none
+      does.
   """
 
   settings: Any
@@ -106,6 +116,7 @@ class Task:
   first: dict[str, np.ndarray]
   batches: list[Batch]
   ends: Batch
+  seen: Batch | None = None
 
 
 @dataclasses.dataclass
@@ -278,11 +289,22 @@ def _with_inputs(settings: Any, row: Row, args: argparse.Namespace) -> Task:
     if head.margin(name).learned:
       first[name] += rng.uniform(-0.1, 0.1, args.classes).astype(np.float32)
       first[name] += np.float32(head.margin(name).initial) - first[name].mean()
+  seen = None
+  if head.makes_anew:
+    seen = _make_pass(rng, w, sizes)
+    before = concentration.add(
+      concentration.start(head),
+      jnp.asarray(seen.x),
+      jnp.asarray(seen.y, jnp.int32),
+      head=head,
+    )
+    params, _ = concentration.end_pass(params, before, head=head)
+    first[ANGULAR] = np.array(params[ANGULAR])[: args.classes]
   make = functools.partial(
     _make_batch, rng, w, sizes / sizes.sum(), args.batch, row.length
   )
   batches = [make(_ORDINARY) for _ in range(max(args.steps, 1))]
-  return Task(settings, head, sizes, first, batches, make(_ENDS))
+  return Task(settings, head, sizes, first, batches, make(_ENDS), seen)
 
 
 # How much of the own class and of another one an example has, and how much of
@@ -311,6 +333,17 @@ def _make_batch(
   x /= np.linalg.norm(x, axis=1, keepdims=True)
   x *= length * np.exp(rng.uniform(np.log(5), np.log(130), (batch, 1)))
   return Batch(x.astype(np.float32), y, np.zeros(batch))
+
+
+def _make_pass(
+  rng: np.random.Generator, w: np.ndarray, sizes: np.ndarray
+) -> Batch:
+  """Every image of every class once, some classes closer than others."""
+  y = np.repeat(np.arange(len(sizes)), sizes)
+  spread = rng.uniform(0.5, 3.0, len(sizes)) / np.sqrt(w.shape[1])
+  x = w / np.linalg.norm(w, axis=1, keepdims=True)
+  x = x[y] + spread[y, None] * rng.normal(size=(len(y), w.shape[1]))
+  return Batch(x.astype(np.float32), y, np.zeros(len(y)))
 
 
 def _load(folder: pathlib.Path, path: str) -> Any:
@@ -813,6 +846,34 @@ def _elasticface(torch: Any, task: Task, losses: Any) -> Theirs:
   return Theirs(loss, module.kernel, True)
 
 
+def _kappaface(
+  torch: Any, task: Task, losses: Any, momentum_head: Any
+) -> Theirs:
+  normalize = torch.nn.functional.normalize
+  head = task.head
+  assert task.seen is not None
+  calculator = momentum_head.MomentumCalcHead(
+    head.embedding_size,
+    task.sizes.tolist(),
+    T=head.concentration_temperature,
+    gamma=head.concentration_share,
+    device="cpu",
+  )
+  seen = torch.tensor(task.seen.x, dtype=torch.get_default_dtype())
+  calculator(normalize(seen), torch.tensor(task.seen.y), None)
+  calculator.update_kappa()
+  of_margins = calculator.update_weights()
+  module = losses.KappaFace(s=head.scale, m=head.angular.initial)
+  weights = torch.nn.Parameter(torch.zeros(_shape(task)[::-1]))
+
+  def loss(x: Any, y: Any, noise: Any, step: int) -> Any:
+    cosine = normalize(x) @ normalize(weights).T
+    logits = module(cosine, y, of_margins)
+    return torch.nn.functional.cross_entropy(logits, y)
+
+  return Theirs(loss, weights)
+
+
 def _uniface(torch: Any, task: Task, file: Any) -> Theirs:
   head = task.head
   module = file.Unified_Cross_Entropy_Loss(
@@ -994,6 +1055,15 @@ ROWS = (
     "fdbtrs/ElasticFace",
     ("utils/losses.py",),
     _elasticface,
+  ),
+  Row(
+    "kappaface",
+    "Leminhbinh0209/KappaFace",
+    ("losses.py", "momentum_head.py"),
+    _kappaface,
+    note="With the margins that each made of the same pass over all images."
+    " Beyond pi - a theirs is cos(t + a) with its true gradient, as in"
+    " ElasticFace.",
   ),
   Row(
     "uniface",
