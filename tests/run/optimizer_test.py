@@ -82,7 +82,7 @@ def test_epochs_become_steps():
 
 
 def test_a_pass_ends_where_an_epoch_does():
-  config = settings()  # Batches of 32, in epochs or in steps.
+  config = settings(**{"schedule.unit": "epochs", "schedule.warmup": 1.0})
   ends = [step for step in range(1, 95) if ends_pass(step, config, 1000)]
   assert ends == [32, 63, 94] == [steps_of(k, config, 1000) for k in (1, 2, 3)]
   assert [step for step in range(1, 7) if ends_pass(step, config, 64)] == [
