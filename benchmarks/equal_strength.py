@@ -80,6 +80,7 @@ def main() -> None:
     if not runs:
       sys.exit(f"{args.collect} has no finished run: give what ablate wrote.")
     write(path, runs)
+    print(f"{len(runs)} runs: {path}", file=sys.stderr)
   beside = path.with_name(f"{path.stem}_others.json")
   if args.others:
     if not args.collect:
@@ -97,7 +98,6 @@ def write(path: pathlib.Path, runs: list[dict]) -> None:
   runs = sorted(runs, key=lambda run: (run["row"], run["fold"], run["seed"]))
   lines = ",\n".join(json.dumps(run) for run in runs)
   path.write_text(f"[\n{lines}\n]\n")
-  print(f"{len(runs)} runs: {path}", file=sys.stderr)
 
 
 def finished(output: pathlib.Path) -> Iterator[tuple[pathlib.Path, dict]]:
@@ -183,7 +183,7 @@ def embed_others(output: pathlib.Path, data: str, path: pathlib.Path) -> None:
         PRIMARY: [round(float(tar), 3) for tar in found.people.tars[PRIMARY]],
       }
     )
-  write(path, runs)
+    write(path, runs)
 
 
 def by_row(runs: list[dict]) -> tuple[dict[str, dict], list[str]]:
