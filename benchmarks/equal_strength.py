@@ -39,10 +39,6 @@ from collections.abc import Iterator
 import numpy as np
 import scipy.stats
 
-from jamsface_jax.evaluation.judging import judge_network
-from jamsface_jax.protocols.test_set import JudgingSettings
-from jamsface_jax.storage.run_directory import RunDirectory
-
 PRIMARY = "tar@1e-3"
 OF_SET, KNOWN = "lfw_people", "lfw_known"
 REFERENCE = "fixed"
@@ -153,6 +149,11 @@ def embed_others(output: pathlib.Path, data: str, path: pathlib.Path) -> None:
     data: the data set.
     path: the file of what came out; what it has is kept.
   """
+  # Tables need no JAX, which takes seconds to load.
+  from jamsface_jax.evaluation.judging import judge_network
+  from jamsface_jax.protocols.test_set import JudgingSettings
+  from jamsface_jax.storage.run_directory import RunDirectory
+
   runs = json.loads(path.read_text()) if path.exists() else []
   there = [
     {name: run[name] for name in ("row", "fold", "seed")} for run in runs
