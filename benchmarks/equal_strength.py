@@ -1,18 +1,31 @@
-"""Margins at equal strength: every run in one file, and the table of it.
+r"""Margins at equal strength: every run in one file, and the table of it.
 
   python benchmarks/equal_strength.py --collect=build/equal
+  python benchmarks/equal_strength.py --collect=build/equal \
+    --others=data/cfp_people
   python benchmarks/equal_strength.py
 
 The first reads what `configs/ablation_equal.py` left, and writes one file of
-all runs, benchmarks/equal_strength.json; both print the table. A row is
-compared with the row `fixed` on the same folds with the same seeds, person by
-person: each of LFW's people with two images or more is tested once, and counts
-as much as any other.
+all runs, benchmarks/equal_strength.json. The second also has every network
+compare all pairs of other people, whom none was trained on, and writes
+benchmarks/equal_strength_others.json; networks that are in it are not asked
+again, so that more may follow, and nothing is written where the runs lie. All
+print the tables.
+
+A row is compared with the row `fixed` on the same folds with the same seeds,
+person by person: each of LFW's people with two images or more is tested once,
+and counts as much as any other.
 
 The interval is Student's over folds, each of which has people and trainings of
 its own, so that both are in it; corrected for the number of rows (Bonferroni).
 Beside it the standard error over people alone, as if training were exact, and
 over seeds alone, as if these were all people there are.
+
+Other people are the same for all folds. So a person's figure is the mean over
+all networks of a row, less that over the networks of `fixed` with the same
+folds and seeds, and the interval has both errors, over people and over
+networks. Two folds share eight ninths of what they were trained on: over all
+networks that could be, it is a little too narrow.
 """
 
 import argparse
@@ -21,6 +34,7 @@ import pathlib
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.stats
@@ -53,6 +67,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--collect", default="", metavar="DIR")
+  parser.add_argument("--others", default="", metavar="DATA")
   parser.add_argument("--runs", default=str(FILE), metavar="FILE")
   args = parser.parse_args()
   path = pathlib.Path(args.runs)
@@ -60,12 +75,40 @@ def main() -> None:
     runs = collect(pathlib.Path(args.collect))
     if not runs:
       sys.exit(f"{args.collect} has no finished run: give what ablate wrote.")
-    lines = ",\n".join(json.dumps(run) for run in runs)
-    path.write_text(f"[\n{lines}\n]\n")
+    write(path, runs)
     print(f"{len(runs)} runs: {path}", file=sys.stderr)
+  beside = path.with_name(f"{path.stem}_others.json")
+  if args.others:
+    if not args.collect:
+      sys.exit("--others needs networks: give --collect=DIR.")
+    embed_others(pathlib.Path(args.collect), args.others, beside)
   if not path.exists():
     sys.exit(f"{path} is not there: give --collect=DIR first.")
   print(table(json.loads(path.read_text())))
+  if beside.exists():
+    print("\n" + table_of_others(json.loads(beside.read_text())))
+
+
+def write(path: pathlib.Path, runs: list[dict]) -> None:
+  """Writes the file of all runs, a line a run."""
+  runs = sorted(runs, key=lambda run: (run["row"], run["fold"], run["seed"]))
+  lines = ",\n".join(json.dumps(run) for run in runs)
+  path.write_text(f"[\n{lines}\n]\n")
+
+
+def finished(output: pathlib.Path) -> Iterator[tuple[pathlib.Path, dict]]:
+  """Each finished run's directory, and its row, fold and seed.
+
+  Args:
+    output: where `jamsface_jax.ablate` put its runs.
+  """
+  for summary in sorted(output.glob("*/*/*/summary.txt")):
+    run = summary.parent
+    fold = re.fullmatch(r"lfw_small-fold(\d+)", run.parents[1].name)
+    seed = re.fullmatch(r"seed(\d+)", run.name)
+    if fold and seed:
+      place = {"fold": int(fold[1]), "seed": int(seed[1])}
+      yield run, {"row": run.parent.name, **place}
 
 
 def collect(output: pathlib.Path) -> list[dict]:
@@ -75,12 +118,7 @@ def collect(output: pathlib.Path) -> list[dict]:
     output: where `jamsface_jax.ablate` put its runs.
   """
   runs = []
-  for summary in sorted(output.glob("*/*/*/summary.txt")):
-    run = summary.parent
-    place = re.fullmatch(r"lfw_small-fold(\d+)", run.parents[1].name)
-    seed = re.fullmatch(r"seed(\d+)", run.name)
-    if not (place and seed):
-      continue
+  for run, place in finished(output):
     metrics = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
       metrics |= json.loads(line)
@@ -88,9 +126,7 @@ def collect(output: pathlib.Path) -> list[dict]:
     people = next(one["people"] for one in sets if one["name"] == OF_SET)
     runs.append(
       {
-        "row": run.parent.name,
-        "fold": int(place[1]),
-        "seed": int(seed[1]),
+        **place,
         "metrics": {
           name: round(metrics[name], 6)
           for name in KEPT
@@ -102,15 +138,66 @@ def collect(output: pathlib.Path) -> list[dict]:
         },
       }
     )
-  return sorted(runs, key=lambda run: (run["row"], run["fold"], run["seed"]))
+  return runs
+
+
+def embed_others(output: pathlib.Path, data: str, path: pathlib.Path) -> None:
+  """Compares all pairs of a data set by each finished run's network.
+
+  Args:
+    output: where `jamsface_jax.ablate` put its runs.
+    data: the data set.
+    path: the file of what came out; what it has is kept.
+  """
+  # Tables need no JAX, which takes seconds to load.
+  from jamsface_jax.evaluation.judging import judge_network
+  from jamsface_jax.protocols.test_set import JudgingSettings
+  from jamsface_jax.storage.run_directory import RunDirectory
+
+  runs = json.loads(path.read_text()) if path.exists() else []
+  there = [
+    {name: run[name] for name in ("row", "fold", "seed")} for run in runs
+  ]
+  wanted = JudgingSettings(
+    fars=[1e-3], poolings=[], flip=None, plain=True, replicates=0
+  )
+  for directory, place in finished(output):
+    if place in there:
+      continue
+    (found,), _ = judge_network(
+      RunDirectory(str(directory)),
+      f"{data}:all_pairs",
+      protocol=None,
+      step=None,
+      flip=None,
+      wanted=wanted,
+    )
+    metrics = {
+      name.rpartition("/")[2]: round(value, 6)
+      for name, value in found.metrics.items()
+    }
+    runs.append(
+      {
+        **place,
+        "metrics": {name: metrics[name] for name in (PRIMARY, "auc")},
+        # Of label 0, 1, ...
+        PRIMARY: [round(float(tar), 3) for tar in found.people.tars[PRIMARY]],
+      }
+    )
+    write(path, runs)
+
+
+def by_row(runs: list[dict]) -> tuple[dict[str, dict], list[str]]:
+  """Runs by row, and by fold and seed; and the rows' names in order."""
+  rows = defaultdict(dict)
+  for run in runs:
+    rows[run["row"]][run["fold"], run["seed"]] = run
+  return rows, sorted(rows, key=lambda row: (row != REFERENCE, row))
 
 
 def table(runs: list[dict]) -> str:
   """The comparison, as Markdown."""
-  rows = defaultdict(dict)
-  for run in runs:
-    rows[run["row"]][run["fold"], run["seed"]] = run
-  names = sorted(rows, key=lambda row: (row != REFERENCE, row))
+  rows, names = by_row(runs)
   lines = [
     "| margins | people | difference | over people | over seeds | interval"
     " | verdict | pairs | known people | cross-entropy | mean over images |",
@@ -148,6 +235,74 @@ def table(runs: list[dict]) -> str:
     f" {people:,} people; in points of % where not said otherwise."
   )
   return "\n".join(lines)
+
+
+def table_of_others(runs: list[dict]) -> str:
+  """The comparison on other people, as Markdown."""
+  rows, names = by_row(runs)
+  lines = [
+    "| margins | other people | difference | over people | over networks"
+    " | interval | verdict | pairs | AUC | networks |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+  ]
+  for name in names:
+    of_row = rows[name]
+    cells = ["", "", "", "", ""]
+    if name != REFERENCE:
+      cells = compare_others(of_row, rows[REFERENCE], rows=len(names) - 1)
+    figures = [
+      f"{100 * np.mean([run[PRIMARY] for run in of_row.values()]):.2f}",
+      *cells,
+      f"{100 * mean(of_row, PRIMARY):.2f}",
+      f"{100 * mean(of_row, 'auc'):.2f}",
+      f"{len(of_row)}",
+    ]
+    lines.append(f"| {' | '.join([name, *figures])} |")
+  lines.append(
+    f"\n{len(runs)} networks; {len(runs[0][PRIMARY]):,} other people; in points"
+    " of %."
+  )
+  return "\n".join(lines)
+
+
+def compare_others(ours: dict, reference: dict, *, rows: int) -> list[str]:
+  """As `compare`, of people who are the same for all networks.
+
+  Args:
+    ours: its runs by fold and seed.
+    reference: those of the reference.
+    rows: how many rows are compared, for the correction.
+
+  Returns:
+    Difference, standard errors over people and over networks, interval,
+    verdict.
+  """
+  differences = np.array(  # [networks, people]
+    [
+      100 * np.subtract(ours[place][PRIMARY], reference[place][PRIMARY])
+      for place in sorted(ours.keys() & reference.keys())
+    ]
+  )
+  estimate = differences.mean()
+  networks, people = differences.shape
+  of_people = differences.mean(axis=0)
+  over_people = of_people.std(ddof=1) / np.sqrt(people)
+  if networks < 2:
+    return [f"{estimate:+.2f}", f"{over_people:.2f}", "", "", "one network"]
+  of_networks = differences.mean(axis=1)
+  over_networks = of_networks.std(ddof=1) / np.sqrt(networks)
+  # People and networks are drawn apart from each other.
+  spread = np.hypot(over_people, over_networks)
+  degrees = min(networks, people) - 1
+  reach = spread * scipy.stats.t.ppf(1 - 0.025 / rows, degrees)
+  low, high = estimate - reach, estimate + reach
+  return [
+    f"{estimate:+.2f}",
+    f"{over_people:.2f}",
+    f"{over_networks:.2f}",
+    f"[{low:+.2f}, {high:+.2f}]",
+    verdict(low, high),
+  ]
 
 
 def mean(of_row: dict, metric: str) -> float:

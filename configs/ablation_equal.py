@@ -17,6 +17,19 @@ Run:    for half in first second; do
               --config=configs/ablation_equal.py:$half
         done
 Table:  python benchmarks/equal_strength.py --collect=build/equal
+Other people:
+        git clone https://github.com/zhangjunh/DR-GAN-by-pytorch
+        git -C DR-GAN-by-pytorch checkout 12de9e08
+        python benchmarks/other_people.py --lfw=LFW --output=CFP \
+            --cfp=DR-GAN-by-pytorch/cfp-dataset
+        from_folder() {
+          python -m data_prep.from_folder --input=CFP --output=data/$1 "${@:2}"
+        }
+        from_folder cfp_all
+        python -m data_prep.inspect data/cfp_all --output=build/cfp_all
+        from_folder cfp_people --exclude=build/cfp_all/duplicates.tsv
+        python benchmarks/equal_strength.py --collect=build/equal \
+            --others=data/cfp_people
 """
 
 from ml_collections import ConfigDict

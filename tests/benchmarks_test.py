@@ -11,14 +11,21 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 
+import cv2
 import docs_test
 import numpy as np
 import pytest
+from conftest import convert
 
+from data_prep.synthetic.photos import draw_identity
+from jamsface_jax.data.decoding import decode_image
+from jamsface_jax.detection.alignment import TEMPLATE
 from jamsface_jax.protocols import results
 from jamsface_jax.protocols.all_pairs import AllPairs
 from jamsface_jax.protocols.test_set import JudgingSettings
@@ -41,7 +48,8 @@ SMALL = {
   "chaos": ["--kills=1", "--steps=20"],
   "checkpoint": ["--every=4", "--rounds=2", "--batch_size=8", "--classes=40"],
   "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
-  "equal_strength": ["--collect="],  # What it left is there.
+  # What these left is there.
+  "equal_strength": ["--collect=", "--others="],
   "evaluation": ["--rounds=1", "--scale=0.01"],
   "head": [
     "--classes=1000",
@@ -60,6 +68,7 @@ SMALL = {
     "--rounds=1",
     "--threads=1",
   ],
+  "other_people": ["--cfp=CFP", "--lfw=LFW", "--output=OUTPUT"],
   "peers": [
     "--peers=PEERS",
     "--losses=jamsface,cosface",
@@ -139,7 +148,10 @@ def test_runs(line, untrained, image_folder, dataset, tmp_path):
     "DATA": dataset,
     "INSIGHTFACE": os.environ.get("INSIGHTFACE", ""),
     "PEERS": os.environ.get("PEERS", ""),
+    **dict.fromkeys(("CFP", "LFW", "OUTPUT"), str(tmp_path / "OUTPUT")),
   }
+  if name == "other_people":
+    places |= write_people(tmp_path)
   if name == "public_evaluator" and not places["INSIGHTFACE"]:
     pytest.skip("the variable INSIGHTFACE names no checkout of insightface")
   for word, place in places.items():
@@ -157,6 +169,79 @@ def test_runs(line, untrained, image_folder, dataset, tmp_path):
   assert "Traceback" not in done.stderr
   assert "nan" not in done.stdout.lower()
   assert done.stdout.strip()
+
+
+def write_people(folder):
+  """CFP and LFW of drawn faces; one of CFP's three people is LFW's too."""
+  for number, name in enumerate(("Ann Ä. Bee", "Cid O'Dee", "Eva"), start=1):
+    for image in (1, 2):
+      (data,) = draw_identity(0, 4 * number, [image], 224)
+      face = decode_image(data)[:, :, ::-1]
+      lfw = folder / "LFW" / ("Ann_A_Bee" if number == 1 else f"Nn_{number}")
+      lfw.mkdir(parents=True, exist_ok=True)
+      cv2.imwrite(str(lfw / f"{image}.jpg"), cv2.resize(face, (112, 112)))
+      place = f"{number:03}/frontal/{image:02}"
+      photograph = folder / "CFP/Data/Images/train" / f"{place}.jpg"
+      photograph.parent.mkdir(parents=True, exist_ok=True)
+      cv2.imwrite(str(photograph), face[30:, 10:])
+      points = np.zeros((30, 2))
+      points[12:18], points[21], points[25] = (
+        2 * TEMPLATE[index] + 0.5 - (10, 30) for index in (0, 2, 3)
+      )
+      fiducials = folder / "CFP/Data/Fiducials" / f"{place}.txt"
+      fiducials.parent.mkdir(parents=True, exist_ok=True)
+      np.savetxt(fiducials, points, delimiter=",")
+    with (folder / "CFP/Data/list_name.txt").open(
+      "a", encoding="utf-8"
+    ) as file:
+      file.write(f"{name}\n")
+  return {"CFP": str(folder / "CFP"), "LFW": str(folder / "LFW")}
+
+
+class Finds:
+  """A detector that knows where the landmarks are."""
+
+  def __init__(self, landmarks):
+    self.landmarks = landmarks
+
+  def detect(self, pixels):
+    return np.zeros((1, 4)), self.landmarks[None]
+
+
+def test_other_people_lie_where_lfw_does():
+  """Colours of a photograph are its coordinates; its border is continued."""
+  script = runpy.run_path(str(BENCHMARKS / "other_people.py"))
+  target = TEMPLATE + (-6.4, 1.7)
+  # A face of LFW's, turned and 1.5 times as large, at the edge of 200 x 200.
+  turned = 1.5 * (target - target.mean(axis=0)) @ [[0.8, 0.6], [-0.6, 0.8]]
+  landmarks = turned + (100, 60)
+  y, x = np.mgrid[:200, :200].astype(np.uint8)
+  photograph = np.stack([x, y, np.full_like(x, 50)], axis=2)
+  fiducials = np.zeros((30, 2))
+  fiducials[12:18], fiducials[21], fiducials[25] = landmarks[[0, 2, 3]]
+  finds = Finds(landmarks)
+  face = script["cut_out"](photograph, fiducials, target, finds)
+  assert face.shape == (112, 112, 3)
+  for place, colour in zip(target, landmarks, strict=True):
+    for axis in (0, 1):
+      plane = face[..., axis].astype(np.float32)
+      there = cv2.getRectSubPix(plane, (1, 1), place)
+      assert there[0, 0] == pytest.approx(colour[axis], abs=1)
+  assert (face[..., 2] == 50).all()
+  # Of another face in the photograph.
+  assert script["cut_out"](photograph, fiducials + 60, target, finds) is None
+  nobody = Finds(np.zeros((0, 5, 2)))
+  nobody.detect = lambda pixels: (np.zeros((0, 4)), np.zeros((0, 5, 2)))
+  assert script["cut_out"](photograph, fiducials, target, nobody) is None
+
+
+def test_other_people_are_not_in_lfw(tmp_path):
+  places = write_people(tmp_path)
+  script = runpy.run_path(str(BENCHMARKS / "other_people.py"))
+  names = tmp_path / "CFP/Data/list_name.txt"
+  names.write_text(names.read_text() + "Someone\n" * 17, encoding="utf-8")
+  found = script["others"](names, pathlib.Path(places["LFW"]))
+  assert found == {*range(2, 21)} - {13, 14}
 
 
 def a_run(row, fold, seed, tars):
@@ -204,6 +289,67 @@ def test_equal_strength_compares_people_fold_by_fold(tmp_path):
   ]  # fmt: skip
   assert found["same"][1] == "+0.00" and found["same"][5] == "level"
   assert found["fixed"][1] == ""
+
+
+def test_equal_strength_compares_other_people_over_people(tmp_path):
+  """Gains of 0, 2, 4 and 6 points, half a point more or less in two networks.
+
+  Their mean is 3, their standard error sqrt(20 / 3 / 4) = 1.29, that over
+  networks 0.5, both 1.384; two rows, one degree: t(1, 0.9875) = 25.45.
+  """
+  runs = []
+  for fold, lift in ((1, 0.005), (2, -0.005)):
+    for row, gains in (("fixed", 0), ("held", [0, 2, 4, 6]), ("same", 0)):
+      tars = 0.3 + 0.1 * fold + np.multiply(gains, 0.01) * np.ones(4)
+      runs.append(
+        {
+          "row": row,
+          "fold": fold,
+          "seed": 0,
+          "metrics": {"tar@1e-3": 0.25, "auc": 0.9},
+          "tar@1e-3": [*(tars + (lift if row == "held" else 0))],
+        }
+      )
+  # Without a network of `fixed` beside it: not compared.
+  runs.append(runs[1] | {"fold": 3})
+  (tmp_path / "runs_others.json").write_text(json.dumps(runs))
+  both = [a_run(row, 1, 0, [0.1, 0.3]) for row in ("fixed", "held", "same")]
+  found = compared(both, tmp_path)
+  assert found["held"][1:6] == [
+    "+3.00", "1.29", "0.50", "[-32.24, +38.24]", "not settled",
+  ]  # fmt: skip
+  assert found["held"][6:] == ["25.00", "90.00", "3"]
+  assert found["same"][4:6] == ["[+0.00, +0.00]", "level"]
+  assert found["fixed"][:2] == ["45.00", ""]
+
+
+def test_equal_strength_asks_each_network_once(untrained, tmp_path):
+  """Of other people, and leaves runs as they were."""
+  place = tmp_path / "A" / "lfw_small-fold3" / "fixed"
+  shutil.copytree(untrained, place / "seed0")
+  (place / "seed0" / "summary.txt").write_text("finished 1 steps")
+  for number, pixels in enumerate(
+    np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
+  ):
+    image = tmp_path / "images" / str(number % 12) / f"{number}.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(image), pixels)
+  dataset = str(tmp_path / "data")
+  convert(tmp_path, dataset, pairs=None)
+  before = [(path, path.stat().st_mtime_ns) for path in place.rglob("*")]
+  path = tmp_path / "others.json"
+  embed = runpy.run_path(str(BENCHMARKS / "equal_strength.py"))["embed_others"]
+  embed(tmp_path / "A", dataset, path)
+  assert before == [
+    (path, path.stat().st_mtime_ns) for path in place.rglob("*")
+  ]
+  (run,) = json.loads(path.read_text())
+  assert run.keys() == {"row", "fold", "seed", "metrics", "tar@1e-3"}
+  assert (run["row"], run["fold"], run["seed"]) == ("fixed", 3, 0)
+  assert len(run["tar@1e-3"]) == 12
+  path.write_text(json.dumps([run | {"tar@1e-3": [0.5]}]))
+  embed(tmp_path / "A", dataset, path)
+  assert json.loads(path.read_text()) == [run | {"tar@1e-3": [0.5]}]
 
 
 def test_equal_strength_collects_what_runs_left(tmp_path):
