@@ -69,7 +69,7 @@ class SqueezeExcitation(nn.Module):
 
   reduction: int
   dtype: jax.typing.DTypeLike
-  fold: int
+  fold: int = 1
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -112,8 +112,8 @@ class Block(nn.Module):
   squeeze_reduction: int
   dtype: jax.typing.DTypeLike
   batch_norm_group: int
-  fold: int
-  fold_out: int
+  fold: int = 1
+  fold_out: int = 1
 
   @nn.compact
   def __call__(
