@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray
 from jamsface_jax.errors import InputError
 from jamsface_jax.models.entry import MIDDLE, Entry
 from jamsface_jax.models.fmobilenet import FIRST_CHANNELS, FMobileNet
+from jamsface_jax.models.folding import device_lanes
 from jamsface_jax.models.iresnet import STEM_CHANNELS, IResNet
 from jamsface_jax.models.layers import ACTIVATIONS
 from jamsface_jax.models.mobilefacenet import UNIT_CHANNELS, MobileFaceNet
@@ -132,6 +133,7 @@ def make_model(
   side_crop: int = 0,
   pixel_mean: tuple[float, ...] = MIDDLE,
   pixel_std: tuple[float, ...] = MIDDLE,
+  lanes: int = 1,
 ) -> nn.Module:
   """Builds a backbone from the settings `config.model`.
 
@@ -161,6 +163,9 @@ def make_model(
     side_crop: columns that the network leaves out on either side.
     pixel_mean: what it takes from the pixels, in [0, 255].
     pixel_std: what it then divides them by.
+    lanes: an IResNet's maps of fewer channels have pixels folded into them, see
+      `models.folding`; 0: as the device of JAX likes it best, 1: none. Results
+      are the same but for rounding; other families do without.
 
   Returns:
     The Flax module, without variables.
@@ -177,6 +182,10 @@ def make_model(
     )
   if stem_stride not in (1, 2):
     raise InputError(f"model.stem_stride={stem_stride} must be 1 or 2.")
+  if lanes < 0:
+    raise InputError(
+      f"model.lanes={lanes} must not be negative: 0 asks the device."
+    )
   if squeeze_reduction < 0:
     raise InputError(
       f"model.squeeze_reduction={squeeze_reduction} must not be negative."
@@ -204,6 +213,7 @@ def make_model(
     squeeze_reduction=squeeze_reduction,
     drop_path=drop_path,
     mask_ratio=mask_ratio,
+    lanes=lanes or device_lanes(jax.default_backend()),
   )
   return FAMILIES[shape.family](
     stages=shape.stages,
@@ -284,6 +294,7 @@ def _options(
   squeeze_reduction: int,
   drop_path: float,
   mask_ratio: float,
+  lanes: int,
 ) -> dict[str, Any]:
   """The attributes that only the family of a name has.
 
@@ -308,7 +319,7 @@ def _options(
   if shape.family == "mobilefacenet":
     options |= {"scale": shape.scale, "separable": shape.separable}
   if shape.family == "iresnet":
-    options["kind"] = shape.kind
+    options |= {"kind": shape.kind, "lanes": lanes}
   for setting, (owner, value, neutral) in special.items():
     if shape.family == owner:
       options[setting] = value

@@ -18,12 +18,13 @@ lacks besides the batch normalisation before the PReLU.
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from jamsface_jax.models.convolution import convolve
 from jamsface_jax.models.entry import Entry
-from jamsface_jax.models.layers import BatchNorm, PReLU, embed_map
+from jamsface_jax.models.folding import fold_factor, refold
+from jamsface_jax.models.layers import BatchNorm, Conv, PReLU, embed_map
 
 KINDS = ("arcface", "ir", "evolve")
 STEM_CHANNELS = 64  # At width 1; also those of the first stage.
@@ -35,18 +36,17 @@ def _conv(
   stride: int,
   dtype: jax.typing.DTypeLike,
   name: str,
-) -> nn.Conv:
-  # Padding is explicit because "SAME" with stride 2 pads (0, 1) on an even
-  # size, where PyTorch pads (1, 1): published weights would see a shifted grid.
-  return nn.Conv(
+  fold: int,
+  fold_out: int,
+) -> Conv:
+  return Conv(
     features=channels,
-    kernel_size=(kernel, kernel),
-    strides=stride,
-    padding=kernel // 2,
-    use_bias=False,
-    kernel_init=nn.initializers.normal(0.1),
-    conv_general_dilated=convolve,
+    kernel_size=kernel,
+    stride=stride,
     dtype=dtype,
+    kernel_init=nn.initializers.normal(0.1),
+    fold=fold,
+    fold_out=fold_out,
     name=name,
   )
 
@@ -64,15 +64,17 @@ class SqueezeExcitation(nn.Module):
   Attributes:
     reduction: channels of the input for one number in between.
     dtype: compute dtype.
+    fold: pixels that are folded in the input.
   """
 
   reduction: int
   dtype: jax.typing.DTypeLike
+  fold: int = 1
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Scales `x` [B, H, W, C]; keeps dtype and shape."""
-    channels = x.shape[-1]
+    """Scales `x`, [B, H, W, C] folded; keeps dtype and shape."""
+    channels = x.shape[-1] // self.fold
 
     def conv(size: int, name: str) -> nn.Conv:
       return nn.Conv(
@@ -84,9 +86,9 @@ class SqueezeExcitation(nn.Module):
         name=name,
       )
 
-    y = x.mean((1, 2), keepdims=True)
+    y = refold(x, self.fold, 1).mean((1, 2), keepdims=True)
     y = nn.relu(conv(max(channels // self.reduction, 1), "fc1")(y))
-    return x * nn.sigmoid(conv(channels, "fc2")(y))
+    return x * jnp.tile(nn.sigmoid(conv(channels, "fc2")(y)), self.fold)
 
 
 class Block(nn.Module):
@@ -100,6 +102,8 @@ class Block(nn.Module):
       0: there is none.
     dtype: compute dtype.
     batch_norm_group: examples per statistics group; 0 means the whole batch.
+    fold: pixels that are folded in the input.
+    fold_out: pixels that are to be folded in the result.
   """
 
   channels: int
@@ -108,35 +112,43 @@ class Block(nn.Module):
   squeeze_reduction: int
   dtype: jax.typing.DTypeLike
   batch_norm_group: int
+  fold: int = 1
+  fold_out: int = 1
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "b h w c"], train: bool
   ) -> Float[Array, "b i j f"]:
-    """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels]."""
+    """Maps `x` [B, H, W, C] to [B, H/stride, W/stride, channels], folded."""
+    fold, fold_out = self.fold, self.fold_out
 
-    def batch_norm(name: str) -> BatchNorm:
-      return BatchNorm(self.batch_norm_group, self.dtype, name=name)
+    def batch_norm(name: str, fold: int) -> BatchNorm:
+      return BatchNorm(self.batch_norm_group, self.dtype, fold, name=name)
 
-    def conv(kernel: int, stride: int, name: str) -> nn.Conv:
-      return _conv(self.channels, kernel, stride, self.dtype, name)
+    def conv(kernel: int, stride: int, name: str, fold_out: int) -> Conv:
+      return _conv(
+        self.channels, kernel, stride, self.dtype, name, fold, fold_out
+      )
 
     shortcut = x
-    keeps_channels = x.shape[-1] == self.channels
+    keeps_channels = x.shape[-1] == fold * self.channels
     if keeps_channels and self.kind != "arcface":
-      shortcut = _every(self.stride, x)
+      shortcut = _every(self.stride, refold(x, fold, 1))
+      shortcut = refold(shortcut, 1, fold_out)
     elif self.stride != 1 or not keeps_channels:
-      shortcut = conv(1, self.stride, "shortcut_conv")(x)
-      shortcut = batch_norm("shortcut_bn")(shortcut, train)
-    x = batch_norm("bn1")(x, train)
-    x = conv(3, 1, "conv1")(x)
+      shortcut = conv(1, self.stride, "shortcut_conv", fold_out)(x)
+      shortcut = batch_norm("shortcut_bn", fold_out)(shortcut, train)
+    x = batch_norm("bn1", fold)(x, train)
+    x = conv(3, 1, "conv1", fold)(x)
     if self.kind != "evolve":
-      x = batch_norm("bn2")(x, train)
-    x = PReLU(name="prelu")(x)
-    x = conv(3, self.stride, "conv2")(x)
-    x = batch_norm("bn3")(x, train)
+      x = batch_norm("bn2", fold)(x, train)
+    x = PReLU(fold, name="prelu")(x)
+    x = conv(3, self.stride, "conv2", fold_out)(x)
+    x = batch_norm("bn3", fold_out)(x, train)
     if self.squeeze_reduction:
-      x = SqueezeExcitation(self.squeeze_reduction, self.dtype, name="se")(x)
+      x = SqueezeExcitation(
+        self.squeeze_reduction, self.dtype, fold_out, name="se"
+      )(x)
     return x + shortcut
 
 
@@ -164,6 +176,8 @@ class IResNet(nn.Module):
     remat: recompute each block in the backward pass instead of storing its
       activations.
     batch_norm_group: examples per statistics group; 0 means the whole batch.
+    lanes: maps of fewer channels have neighbouring pixels folded into them, see
+      `folding`; 1: none has. Parameters and results are the same.
   """
 
   stages: tuple[int, ...]
@@ -177,6 +191,7 @@ class IResNet(nn.Module):
   dtype: jax.typing.DTypeLike
   remat: bool
   batch_norm_group: int
+  lanes: int
 
   @nn.compact
   def __call__(
@@ -197,22 +212,35 @@ class IResNet(nn.Module):
     """
     images = self.entry(images)
     channels = round(STEM_CHANNELS * self.width)
-    x = _conv(channels, 3, self.stem_stride, self.dtype, "stem_conv")(images)
-    x = BatchNorm(self.batch_norm_group, self.dtype, name="stem_bn")(x, train)
-    x = PReLU(name="stem_prelu")(x)
+    columns = -(-images.shape[2] // self.stem_stride)
+    fold = fold_factor(channels, columns, self.lanes)
+    x = _conv(channels, 3, self.stem_stride, self.dtype, "stem_conv", 1, fold)(
+      images
+    )
+    x = BatchNorm(self.batch_norm_group, self.dtype, fold, name="stem_bn")(
+      x, train
+    )
+    x = PReLU(fold, name="stem_prelu")(x)
     # Argument 2 is `train` (0 is the module): Python branches on it.
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     for stage, depth in enumerate(self.stages, start=1):
+      channels_out = channels * 2 ** (stage - 1)
+      columns = -(-columns // 2)
+      fold_out = fold_factor(channels_out, columns, self.lanes)
       for i in range(1, depth + 1):
         x = block(
-          channels=channels * 2 ** (stage - 1),
+          channels=channels_out,
           stride=2 if i == 1 else 1,
           kind=self.kind,
           squeeze_reduction=self.squeeze_reduction,
           dtype=self.dtype,
           batch_norm_group=self.batch_norm_group,
+          fold=fold,
+          fold_out=fold_out,
           name=f"stage{stage}_block{i}",
         )(x, train)
+        fold = fold_out
+    x = refold(x, fold, 1)
     return embed_map(
       x,
       train,

@@ -1,4 +1,8 @@
-"""Layers that Flax lacks in the form needed here: BatchNorm and PReLU."""
+"""Layers that Flax lacks in the form needed here.
+
+Those of maps take them with pixels folded into channels, see `folding`; their
+parameters are those of the plain map.
+"""
 
 from collections.abc import Callable
 
@@ -8,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.models.convolution import convolve
+from jamsface_jax.models.folding import fold_kernel, refold
 
 
 def relu(x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
@@ -22,6 +28,60 @@ def relu6(x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
 
 # Those without parameters, by name.
 ACTIVATIONS = {"relu": relu, "relu6": relu6}
+
+
+class Conv(nn.Module):
+  """A square convolution without bias, padded as PyTorch's.
+
+  With zeros on both sides: "SAME" with stride 2 pads (0, 1) on an even size,
+  where PyTorch pads (1, 1), and published weights would see a shifted grid.
+
+  Attributes:
+    features: channels of the result.
+    kernel_size: rows and columns of the kernel, odd.
+    stride: steps of the window.
+    dtype: compute dtype.
+    kernel_init: what first values are drawn with.
+    fold: pixels that are folded in the input.
+    fold_out: pixels that are to be folded in the result.
+
+  Parameter `kernel`: float32 [kernel_size, kernel_size, C, features].
+  """
+
+  features: int
+  kernel_size: int
+  stride: int
+  dtype: jax.typing.DTypeLike
+  kernel_init: nn.initializers.Initializer
+  fold: int = 1
+  fold_out: int = 1
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j f"]:
+    """Convolves `x`, [B, H, W, C] folded."""
+    size, stride, padding = self.kernel_size, self.stride, self.kernel_size // 2
+    channels = x.shape[-1] // self.fold
+    kernel = self.param(
+      "kernel", self.kernel_init, (size, size, channels, self.features)
+    )
+    fold, across, step = self.fold, (padding, padding), stride
+    # Columns that the window steps over must be whole folded ones.
+    if stride * self.fold_out % fold:
+      x, fold = refold(x, fold, 1), 1
+    if (fold, self.fold_out) != (1, 1):
+      columns = -(-x.shape[2] * fold // stride) // self.fold_out
+      kernel, step, left = fold_kernel(
+        kernel, stride, padding, fold, self.fold_out
+      )
+      met = step * (columns - 1) + kernel.shape[1]
+      across = (left, met - left - x.shape[2])
+    return convolve(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      (stride, step),
+      ((padding, padding), across),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 class BatchNorm(nn.Module):
@@ -41,6 +101,7 @@ class BatchNorm(nn.Module):
   Attributes:
     group_size: examples per group; 0 means the whole batch.
     dtype: dtype of the result. Statistics and normalisation are float32.
+    fold: pixels that are folded in the input.
     momentum: share of the old running statistic kept at each step.
     epsilon: added to the variance.
 
@@ -49,6 +110,7 @@ class BatchNorm(nn.Module):
 
   group_size: int
   dtype: jax.typing.DTypeLike
+  fold: int = 1
   momentum: float = 0.9
   epsilon: float = 1e-5
 
@@ -61,7 +123,7 @@ class BatchNorm(nn.Module):
     Raises:
       InputError: in training, if `group_size` does not divide B.
     """
-    channels = x.shape[-1]
+    channels = x.shape[-1] // self.fold
     scale = self.param("scale", nn.initializers.ones, (channels,))
     bias = self.param("bias", nn.initializers.zeros, (channels,))
     shape = (channels,)
@@ -77,8 +139,8 @@ class BatchNorm(nn.Module):
       # activations have, costs 5e-4 of the result (as with Flax's
       # `use_fast_variance`). Rounding may make it negative, hence the maximum.
       axes = tuple(range(1, grouped.ndim - 1))
-      mean = grouped.mean(axes)
-      mean_square = jnp.square(grouped).mean(axes)
+      mean = self._over_folded(grouped.mean(axes))
+      mean_square = self._over_folded(jnp.square(grouped).mean(axes))
       var = jnp.maximum(mean_square - jnp.square(mean), 0.0)
       if not self.is_initializing():
         rate = 1 - self.momentum
@@ -90,9 +152,19 @@ class BatchNorm(nn.Module):
     # One multiply-add an element; multiplier and offset are [groups, C].
     multiplier = jax.lax.rsqrt(var + self.epsilon) * scale[None]
     offset = bias[None] - mean * multiplier
-    spread = (groups, *(1,) * (grouped.ndim - 2), channels)
-    y = grouped * multiplier.reshape(spread) + offset.reshape(spread)
+    spread = (groups, *(1,) * (grouped.ndim - 2), x.shape[-1])
+
+    def of_all(of_channels: jax.Array) -> jax.Array:
+      return jnp.tile(of_channels, self.fold).reshape(spread)
+
+    y = grouped * of_all(multiplier) + of_all(offset)
     return y.reshape(x.shape).astype(self.dtype)
+
+  def _over_folded(self, mean: Float[Array, "g fc"]) -> Float[Array, "g c"]:
+    """Means of channels from those of folded ones."""
+    if self.fold == 1:
+      return mean
+    return mean.reshape(len(mean), self.fold, -1).mean(1)
 
   def _num_groups(self, batch_size: int) -> int:
     if not self.group_size:
@@ -111,18 +183,28 @@ class PReLU(nn.Module):
 
   https://arxiv.org/abs/1502.01852. (`nn.PReLU` learns one slope for all.)
 
+  Attributes:
+    fold: pixels that are folded in the input.
+
   Parameter `slope`: float32 [C].
   """
+
+  fold: int = 1
 
   @nn.compact
   def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
     """Applies it to `x` [..., C]; keeps dtype and shape."""
     initial = nn.initializers.constant(0.25)
-    slope = self.param("slope", initial, (x.shape[-1],)).astype(x.dtype)
+    slope = self.param("slope", initial, (x.shape[-1] // self.fold,))
+    slope = jnp.tile(slope, self.fold)
     slope = slope.reshape((1,) * (x.ndim - 1) + slope.shape)
+    # In float32, as the normalisation before it: the sum that is the gradient
+    # of the slope then goes into the pass that has its sums, where in bfloat16
+    # XLA:TPU makes a pass of its own, a tenth of an IResNet-50's step.
+    wide = x.astype(jnp.float32)
     # As a product: the backward pass then stores the least. (max and min
     # have a gradient of half and half at 0, which XLA computes and keeps.)
-    return x * jnp.where(x >= 0, jnp.ones_like(slope), slope)
+    return (wide * jnp.where(wide >= 0, 1.0, slope)).astype(x.dtype)
 
 
 def torch_linear_init(fan_in: int) -> Callable[..., Array]:

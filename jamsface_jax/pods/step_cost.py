@@ -24,6 +24,7 @@ from jamsface_jax.devices import sharding
 from jamsface_jax.head import memory
 from jamsface_jax.head.chunks import chunk_classes
 from jamsface_jax.head.parameters import check_mesh
+from jamsface_jax.models.folding import device_lanes
 from jamsface_jax.pods.accelerators import Topology
 from jamsface_jax.pods.collectives import Collective, find_collectives
 from jamsface_jax.pods.program import parse
@@ -145,6 +146,10 @@ def measure(
   if not config.head.chunk_classes:
     kind = "cpu" if topology.accelerator is None else "accelerator"
     config = replaced(config, {"head.chunk_classes": chunk_classes(kind)})
+  if not config.model.lanes:
+    is_tpu = topology.accelerator is not None and topology.accelerator.cycles
+    lanes = device_lanes("tpu" if is_tpu else "")
+    config = replaced(config, {"model.lanes": lanes})
   components = make_components(config, num_classes, num_images)
   check_mesh(components.head, mesh)
   state = state_shapes(components, config.data.image_size, mesh)

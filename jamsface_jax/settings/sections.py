@@ -172,6 +172,11 @@ class Model(Section):
   pixel_std: tuple[float, ...] = setting(
     (127.5, 127.5, 127.5), "What pixels are then divided by."
   )
+  lanes: int = setting(
+    0,
+    "An IResNet's maps of fewer channels have pixels folded into them: 0: as"
+    " the device likes it, 128 on TPUs; 1: none.",
+  )
 
 
 @dataclasses.dataclass(frozen=True)

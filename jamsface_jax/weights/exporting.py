@@ -88,13 +88,15 @@ def export(
       run, step=step, batch_size=mesh.size, flip=False, mesh=mesh
     )
     config = replaced(config, {"model.dtype": "float32"})
+    # As any device takes it, not as that of the one who exports likes it best.
+    plain = make_model(replaced(config, {"model.lanes": 1}))
     partial = partial_path(output)
     try:
       try:
         _write(
           partial,
           format,
-          make_model(config),
+          plain,
           jax.device_get(variables),
           dtype,
           describe(config, stored) | {"numbers": dtype},

@@ -16,7 +16,7 @@ import numpy as np
 
 from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.iresnet import SqueezeExcitation
-from jamsface_jax.models.layers import BatchNorm, PReLU
+from jamsface_jax.models.layers import BatchNorm, Conv, PReLU
 from jamsface_jax.models.vit import HEADS, Attention
 from jamsface_jax.weights.layer_program import (
   LayerProgram,
@@ -169,6 +169,10 @@ def _layer(
         # Else "VALID".
         padding=layer.padding if isinstance(layer.padding, int) else 0,
         groups=layer.feature_group_count,
+      )
+    case Conv():
+      return graph.conv(
+        x, name, stride=layer.stride, padding=layer.kernel_size // 2
       )
     case BatchNorm():
       return graph.batch_norm(x, name, layer.epsilon)

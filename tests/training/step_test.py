@@ -93,6 +93,18 @@ def test_does_not_depend_on_the_mesh(mesh, one_device):
   assert got.step == 2
 
 
+def test_folded_maps_train_as_plain_ones(mesh):
+  # The stem has 8 channels; rounding grows with the steps.
+  changes = {"optimizer.learning_rate": 0.005}
+  folded = tiny_config(**changes | {"model.lanes": 16})
+  plain = tiny_config(**changes | {"model.lanes": 1})
+  assert folded.model.lanes == 16
+  got, metrics = run_steps(folded, mesh, steps=20)
+  want, want_metrics = run_steps(plain, sharding.make_mesh(1), steps=20)
+  assert_close(metrics, want_metrics, rtol=1e-3, atol=1e-3)
+  assert_close(got, want, rtol=2e-2, atol=2e-3)
+
+
 def test_everything_moves_but_what_is_frozen(one_device):
   mesh, (got, _) = one_device
   components = make_components(tiny_config(), 10, 64)

@@ -104,6 +104,35 @@ def make_workdir(directory, name, dtype="float32", arrays=None):
 DEEP = ("separable", "ir")  # Published depths, which take long to compile.
 
 
+def test_what_is_exported_is_folded_for_no_device(tmp_path):
+  _, _, variables = variables_of("iresnet", size=28)
+  found = []
+  for lanes in (1, 16):
+    chosen = NETWORKS["iresnet"] | {"embedding_size": 12, "lanes": lanes}
+    settings = replaced(
+      Settings(), {f"model.{k}": v for k, v in chosen.items()}
+    )
+    model = json.dumps(dataclasses.asdict(settings.model))
+    path = str(tmp_path / f"{lanes}.npz")
+    arrays = to_pytorch(make_model(settings), variables)
+    write_npz(path, arrays, {"model": model, "image_size": "28"})
+    workdir = str(tmp_path / f"w{lanes}")
+    import_weights(
+      path,
+      RunDirectory(workdir),
+      model=None,
+      embedding_size=None,
+      image_size=None,
+      color_order=None,
+    )
+    output = export(workdir, "onnx", tmp_path / f"{lanes}.onnx")
+    nodes = [node.op_type for node in onnx.load(output).graph.node]
+    found.append((nodes, embed(workdir, pixels(3, 28))))
+  (nodes, plain), (folded_nodes, folded) = found
+  assert nodes == folded_nodes
+  np.testing.assert_allclose(folded, plain, rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture(
   scope="module",
   params=[
@@ -117,9 +146,9 @@ def network(request, tmp_path_factory):
   return request.param, workdir, embed(workdir, pixels(5))
 
 
-def pixels(count):
+def pixels(count, size=SIZE):
   rng = np.random.default_rng(3)
-  return rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+  return rng.integers(0, 256, (count, size, size, 3), np.uint8)
 
 
 def embed(workdir, images):
