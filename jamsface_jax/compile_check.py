@@ -46,6 +46,11 @@ _BATCH = flags.DEFINE_integer(
   None,
   "Examples on each device, in the place of data.batch_size.",
 )
+_SUGGEST = flags.DEFINE_bool(
+  "suggest",
+  False,
+  "Where it fits, compile changes that may be faster, too: minutes each.",
+)
 _CACHE = flags.DEFINE_string(
   "cache", "", "Directory of earlier results, so that none is compiled twice."
 )
@@ -72,6 +77,7 @@ def main() -> int:
       batch_per_device=_BATCH.value,
       models=_MESH.value,
       cache=_CACHE.value,
+      suggest=_SUGGEST.value,
     )
     best.append(chosen)
     report.append(found)

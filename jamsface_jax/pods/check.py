@@ -3,17 +3,27 @@
 from typing import Any
 
 from jamsface_jax.pods.accelerators import Topology
-from jamsface_jax.pods.search import choose, compare, save_memory
+from jamsface_jax.pods.search import (
+  choose,
+  chosen_settings,
+  compare,
+  compile_each,
+  ways_out,
+  ways_up,
+)
 from jamsface_jax.pods.step_cost import StepCost
 from jamsface_jax.pods.tables import (
   as_json,
   details,
   mesh_table,
+  suggestions_table,
   title,
   ways_table,
   why,
 )
 from jamsface_jax.settings.sections import Settings
+
+Way = tuple[str, StepCost]  # A change in words, and what it costs.
 
 
 def check(
@@ -25,8 +35,11 @@ def check(
   batch_per_device: int | None,
   models: str,
   cache: str,
+  suggest: bool = False,
 ) -> tuple[StepCost, dict[str, Any]]:
   """Compiles a step on all meshes asked for, and ways out if none fits.
+
+  Where one does and `suggest` is given, what may be faster.
 
   Args:
     config: all settings.
@@ -36,6 +49,7 @@ def check(
     batch_per_device: see `search.compare`; so `models` and `cache`.
     models: see there.
     cache: see there.
+    suggest: compile what may be faster, too.
 
   Returns:
     The cost of the best mesh, and all of it for JSON.
@@ -57,20 +71,33 @@ def check(
   if len(costs) > 1:
     print(f"{mesh_table(costs)}\n\n{why(chosen, costs)}\n")
   print(details(chosen, topology))
-  ways: list[tuple[str, StepCost]] = []
-  if not chosen.fits:
-    ways = save_memory(
-      config,
+  now = chosen_settings(config, chosen)
+
+  def tried(changes: list[tuple[str, dict[str, Any]]]) -> list[Way]:
+    return compile_each(
+      changes,
+      now,
       topology,
-      chosen,
       num_classes=num_classes,
       num_images=num_images,
       cache=cache,
     )
-    print(f"\n{ways_table(chosen, ways)}")
+
+  out: list[Way] = []
+  up: list[Way] = []
+  devices = len(topology.devices)
+  if not chosen.fits:
+    out = tried(ways_out(now, devices // topology.slices))
+    out.sort(key=lambda way: way[1].total)
+    print(f"\n{ways_table(chosen, out)}")
+  elif suggest:
+    up = tried(ways_up(now, devices))
+    up.sort(key=lambda way: -way[1].images_per_second)
+    print(f"\n{suggestions_table(chosen, up)}")
   return chosen, {
     "topology": topology.name,
     "chosen": as_json(chosen),
     "meshes": [as_json(cost) for cost in costs],
-    "ways_out": [{"settings": words, **as_json(cost)} for words, cost in ways],
+    "ways_out": [{"settings": words, **as_json(cost)} for words, cost in out],
+    "suggestions": [{"settings": words, **as_json(cost)} for words, cost in up],
   }

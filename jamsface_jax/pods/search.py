@@ -75,47 +75,49 @@ def choose(costs: list[StepCost]) -> StepCost:
   return min(fitting, key=lambda c: (c.seconds, c.sent + c.moved))
 
 
-def save_memory(
+def compile_each(
+  ways: list[tuple[str, dict[str, Any]]],
   config: Settings,
   topology: Topology,
-  cost: StepCost,
   *,
   num_classes: int,
   num_images: int,
   cache: str,
 ) -> list[tuple[str, StepCost]]:
-  """Compiles each way out of a cost that does not fit.
+  """Compiles a step with each of several changes.
 
   Args:
-    config: all settings.
+    ways: changes, as `ways_out` and `ways_up` give them.
+    config: what they change.
     topology: the devices to compile for.
-    cost: what does not fit.
     num_classes: number of identities.
     num_images: number of images of the training set.
     cache: see `step_cost.measure`.
 
   Returns:
-    The settings in words and their cost, those that save most first.
+    The changes in words and their cost.
   """
-  base = replaced(
-    config,
-    {"mesh.model": cost.mesh["model"], "data.batch_size": cost.batch},
-  )
-  each = len(topology.devices) // topology.slices
-  found = [
+  return [
     (
       words,
       measure(
-        replaced(base, changes),
+        replaced(config, changes),
         num_classes=num_classes,
         num_images=num_images,
         topology=topology,
         cache=cache,
       ),
     )
-    for words, changes in ways_out(base, each)
+    for words, changes in ways
   ]
-  return sorted(found, key=lambda way: way[1].total)
+
+
+def chosen_settings(config: Settings, cost: StepCost) -> Settings:
+  """The settings that a cost is of."""
+  return replaced(
+    config,
+    {"mesh.model": cost.mesh["model"], "data.batch_size": cost.batch},
+  )
 
 
 def ways_out(
@@ -145,6 +147,41 @@ def ways_out(
     changes.append({"head.sample_rate": 0.1})
   if config.head.keep_mib:
     changes.append({"head.keep_mib": 0})
+  return _in_words(changes)
+
+
+def ways_up(config: Settings, devices: int) -> list[tuple[str, dict[str, Any]]]:
+  """Changes that may make a step faster: in words, and settings by name.
+
+  Of images a second, since some change how many a step has; a larger batch, and
+  batch normalisation of other groups, are another training.
+
+  Args:
+    config: all settings.
+    devices: how many there are in all.
+  """
+  batch, group = config.data.batch_size, config.model.batch_norm_group
+  changes: list[dict[str, Any]] = []
+  if config.model.dtype == "float32":
+    changes.append({"model.dtype": "bfloat16"})
+  if config.model.remat:
+    changes.append({"model.remat": False})
+  if not group and devices > 1 and batch // devices > 1:
+    changes.append({"model.batch_norm_group": batch // devices})
+  if not config.head.keep_mib:
+    changes.append({"head.keep_mib": 256})
+  if config.model.lanes:
+    changes.append({"model.lanes": 0})
+  for factor in (2, 4):
+    changes.append({"data.batch_size": factor * batch})
+    if group:  # As many groups as before.
+      changes[-1]["model.batch_norm_group"] = factor * group
+  return _in_words(changes)
+
+
+def _in_words(
+  changes: list[dict[str, Any]],
+) -> list[tuple[str, dict[str, Any]]]:
   return [
     (" ".join(f"{name}={value}" for name, value in change.items()), change)
     for change in changes

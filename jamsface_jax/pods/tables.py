@@ -199,6 +199,23 @@ def ways_table(cost: StepCost, ways: list[tuple[str, StepCost]]) -> str:
   return "\n".join(lines)
 
 
+def suggestions_table(cost: StepCost, ways: list[tuple[str, StepCost]]) -> str:
+  """What fits, and what each change makes of it."""
+  now = cost.images_per_second
+  lines = [
+    f"suggestions, each compiled: now {now:,.0f} images/s (estimates)",
+    f"  {'images/s':>10}{'times':>7}{'total':>12}  fits  settings",
+  ]
+  for words, other in ways:
+    rate = other.images_per_second
+    times = f"{rate / now:.2f}" if now else "?"
+    lines.append(
+      f"  {rate:10,.0f}{times:>7}{gib(other.total):>12}"
+      f"  {'yes ' if other.fits else 'no  '}  {words}"
+    )
+  return "\n".join(lines)
+
+
 def as_json(cost: StepCost) -> dict[str, Any]:
   """A cost with what is derived from it."""
   derived = ("fits", "devices", "seconds", "images_per_second", "sent")

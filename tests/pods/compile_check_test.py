@@ -14,7 +14,7 @@ from conftest import assert_one_sentence
 
 from jamsface_jax.devices import sharding
 from jamsface_jax.errors import InputError
-from jamsface_jax.pods import accelerators, search, step_cost, tables
+from jamsface_jax.pods import accelerators, check, search, step_cost, tables
 from jamsface_jax.pods.work import Work
 from jamsface_jax.run import state
 from jamsface_jax.run.components import make_components
@@ -115,9 +115,9 @@ def test_refused_and_the_ways_out(eight, capsys):
   cost = measure(config, small, 100_000)
   assert not cost.fits
   arguments = {"num_classes": 100_000, "num_images": 512, "cache": ""}
-  ways = search.save_memory(config, small, cost, **arguments)
-  totals = [other.total for _, other in ways]
-  assert totals == sorted(totals)
+  now = search.chosen_settings(config, cost)
+  ways = search.compile_each(search.ways_out(now, 8), now, small, **arguments)
+  ways.sort(key=lambda way: way[1].total)
   # The classes on all eight devices: half of their bytes less.
   words, best = ways[0]
   assert words == "mesh.model=8" and best.fits
@@ -145,6 +145,46 @@ def test_ways_out_are_only_those_that_change_something():
     "head.keep_mib": 0,
   }
   assert words(**everything) == []
+
+
+def test_suggestions_are_only_those_that_change_something():
+  def words(**changes):
+    return [w for w, _ in search.ways_up(settings(**changes), 8)]
+
+  assert words() == [
+    "model.dtype=bfloat16",
+    "model.batch_norm_group=6",
+    "data.batch_size=96",
+    "data.batch_size=192",
+  ]
+  changes = {"model.dtype": "bfloat16", "model.batch_norm_group": 6}
+  changes |= {"model.remat": True, "head.keep_mib": 0, "model.lanes": 1}
+  assert words(**changes) == [
+    "model.remat=False",
+    "head.keep_mib=256",
+    "model.lanes=0",
+    "data.batch_size=96 model.batch_norm_group=12",
+    "data.batch_size=192 model.batch_norm_group=24",
+  ]
+
+
+@pytest.mark.slow
+def test_suggestions_are_compiled_where_it_fits(eight, capsys):
+  chosen, found = check.check(
+    settings(**{"model.dtype": "bfloat16", "model.batch_norm_group": 6}),
+    eight,
+    num_classes=100,
+    num_images=512,
+    batch_per_device=None,
+    models="",
+    cache="",
+    suggest=True,
+  )
+  assert chosen.fits and not found["ways_out"]
+  batches = {one["batch"] for one in found["suggestions"]}
+  assert batches == {2 * chosen.batch, 4 * chosen.batch}
+  shown = capsys.readouterr().out
+  assert "data.batch_size=192 model.batch_norm_group=24" in shown
 
 
 @pytest.mark.slow
