@@ -9,6 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from jamsface_jax.errors import InputError
@@ -57,8 +58,11 @@ class Conv(nn.Module):
   fold_out: int = 1
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j f"]:
+  def __call__(
+    self, x: Float[Array | np.ndarray, "b h w c"]
+  ) -> Float[Array, "b i j f"]:
     """Convolves `x`, [B, H, W, C] folded."""
+    x = jnp.asarray(x, self.dtype)
     size, stride, padding = self.kernel_size, self.stride, self.kernel_size // 2
     channels = x.shape[-1] // self.fold
     kernel = self.param(
@@ -76,7 +80,7 @@ class Conv(nn.Module):
       met = step * (columns - 1) + kernel.shape[1]
       across = (left, met - left - x.shape[2])
     return convolve(
-      x.astype(self.dtype),
+      x,
       kernel.astype(self.dtype),
       (stride, step),
       ((padding, padding), across),

@@ -186,6 +186,11 @@ class Topology:
     """Whether the program is compiled for CPUs in the place of GPUs."""
     return self.accelerator is not None and self.devices[0].platform == "cpu"
 
+  @property
+  def is_tpu(self) -> bool:
+    """Whether they are TPUs."""
+    return self.accelerator is not None and self.accelerator.dimensions > 0
+
   def seconds(self, kind: str, size: int, group: int) -> float:
     """Estimates the time of one collective, as rings over all links at hand.
 

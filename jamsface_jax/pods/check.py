@@ -85,13 +85,13 @@ def check(
 
   out: list[Way] = []
   up: list[Way] = []
-  devices = len(topology.devices)
   if not chosen.fits:
-    out = tried(ways_out(now, devices // topology.slices))
+    each = len(topology.devices) // topology.slices
+    out = tried(ways_out(now, each))
     out.sort(key=lambda way: way[1].total)
     print(f"\n{ways_table(chosen, out)}")
   elif suggest:
-    up = tried(ways_up(now, devices))
+    up = tried(ways_up(now, topology))
     up.sort(key=lambda way: -way[1].images_per_second)
     print(f"\n{suggestions_table(chosen, up)}")
   return chosen, {

@@ -150,7 +150,9 @@ def ways_out(
   return _in_words(changes)
 
 
-def ways_up(config: Settings, devices: int) -> list[tuple[str, dict[str, Any]]]:
+def ways_up(
+  config: Settings, topology: Topology
+) -> list[tuple[str, dict[str, Any]]]:
   """Changes that may make a step faster: in words, and settings by name.
 
   Of images a second, since some change how many a step has; a larger batch, and
@@ -158,8 +160,9 @@ def ways_up(config: Settings, devices: int) -> list[tuple[str, dict[str, Any]]]:
 
   Args:
     config: all settings.
-    devices: how many there are in all.
+    topology: the devices to compile for.
   """
+  devices = len(topology.devices)
   batch, group = config.data.batch_size, config.model.batch_norm_group
   changes: list[dict[str, Any]] = []
   if config.model.dtype == "float32":
@@ -170,8 +173,8 @@ def ways_up(config: Settings, devices: int) -> list[tuple[str, dict[str, Any]]]:
     changes.append({"model.batch_norm_group": batch // devices})
   if not config.head.keep_mib:
     changes.append({"head.keep_mib": 256})
-  if config.model.lanes:
-    changes.append({"model.lanes": 0})
+  if topology.is_tpu:  # With many images a device, less may be more.
+    changes.append({"model.lanes": 0 if config.model.lanes else 1})
   for factor in (2, 4):
     changes.append({"data.batch_size": factor * batch})
     if group:  # As many groups as before.

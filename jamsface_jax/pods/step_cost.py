@@ -147,8 +147,7 @@ def measure(
     kind = "cpu" if topology.accelerator is None else "accelerator"
     config = replaced(config, {"head.chunk_classes": chunk_classes(kind)})
   if not config.model.lanes:
-    is_tpu = topology.accelerator is not None and topology.accelerator.cycles
-    lanes = device_lanes("tpu" if is_tpu else "")
+    lanes = device_lanes("tpu" if topology.is_tpu else "")
     config = replaced(config, {"model.lanes": lanes})
   components = make_components(config, num_classes, num_images)
   check_mesh(components.head, mesh)

@@ -147,9 +147,9 @@ def test_ways_out_are_only_those_that_change_something():
   assert words(**everything) == []
 
 
-def test_suggestions_are_only_those_that_change_something():
-  def words(**changes):
-    return [w for w, _ in search.ways_up(settings(**changes), 8)]
+def test_suggestions_are_only_those_that_change_something(eight):
+  def words(topology=eight, **changes):
+    return [w for w, _ in search.ways_up(settings(**changes), topology)]
 
   assert words() == [
     "model.dtype=bfloat16",
@@ -162,10 +162,13 @@ def test_suggestions_are_only_those_that_change_something():
   assert words(**changes) == [
     "model.remat=False",
     "head.keep_mib=256",
-    "model.lanes=0",
     "data.batch_size=96 model.batch_norm_group=12",
     "data.batch_size=192 model.batch_norm_group=24",
   ]
+  v5e = accelerators.ACCELERATORS["v5e"]
+  tpus = dataclasses.replace(eight, accelerator=v5e)
+  assert "model.lanes=0" in words(tpus, **changes)
+  assert "model.lanes=1" in words(tpus)
 
 
 @pytest.mark.slow
@@ -344,6 +347,21 @@ def test_a_small_step_for_tpus(run, tmp_path):
     assert cost["program"] > 0
   # Of two slices, the classes stay in one.
   assert found[-1]["chosen"]["mesh"] == {"data": 2, "model": 4}
+
+
+@needs_libtpu
+@pytest.mark.pods
+@pytest.mark.slow
+def test_folded_maps_take_fewer_cycles_of_a_tpu():
+  (tpus,) = accelerators.open_topologies(["v5e:2x2"])
+  changes = {"model.width": 1.0, "data.image_size": 56, "model.stages": (1,)}
+  changes |= {"model.dtype": "bfloat16", "data.batch_size": 256}
+  folded, plain = (
+    measure(settings(**changes | {"model.lanes": lanes}), tpus)
+    for lanes in (0, 1)
+  )
+  # The first stage of an IResNet, of 64 channels: 1.7 times as fast.
+  assert folded.compiler_seconds < 0.75 * plain.compiler_seconds
 
 
 @needs_libtpu
