@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from jamsface_jax.models.convolution import convolve
+from jamsface_jax.models.convolution import convolve, keep_parameters
 from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.layers import BatchNorm, PReLU, embed_map
 
@@ -46,6 +46,7 @@ def _conv(
     use_bias=False,
     kernel_init=nn.initializers.normal(0.1),
     conv_general_dilated=convolve,
+    promote_dtype=keep_parameters,
     dtype=dtype,
     name=name,
   )
@@ -80,6 +81,8 @@ class SqueezeExcitation(nn.Module):
         kernel_size=(1, 1),
         use_bias=False,
         dtype=self.dtype,
+        conv_general_dilated=convolve,
+        promote_dtype=keep_parameters,
         kernel_init=nn.initializers.xavier_uniform(),
         name=name,
       )

@@ -1,4 +1,4 @@
-"""Layers that Flax lacks in the form needed here: BatchNorm and PReLU."""
+"""Layers that Flax lacks in the form needed here: norms, PReLU, linear."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.models import gradient_sum
 
 
 def relu(x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
@@ -118,11 +119,49 @@ class PReLU(nn.Module):
   def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
     """Applies it to `x` [..., C]; keeps dtype and shape."""
     initial = nn.initializers.constant(0.25)
-    slope = self.param("slope", initial, (x.shape[-1],)).astype(x.dtype)
-    slope = slope.reshape((1,) * (x.ndim - 1) + slope.shape)
-    # As a product: the backward pass then stores the least. (max and min
-    # have a gradient of half and half at 0, which XLA computes and keeps.)
-    return x * jnp.where(x >= 0, jnp.ones_like(slope), slope)
+    slope = self.param("slope", initial, (x.shape[-1],))
+
+    def activate(x: Array, slope: Array) -> Array:
+      slope = slope.reshape((1,) * (x.ndim - 1) + slope.shape)
+      # As a product: the backward pass then stores the least. (max and min
+      # have a gradient of half and half at 0, which XLA computes and keeps.)
+      return x * jnp.where(x >= 0, jnp.ones_like(slope), slope)
+
+    return gradient_sum.apply(activate, x, slope)
+
+
+class Linear(nn.Module):
+  """A linear map of the last axis, as `nn.Dense`.
+
+  Attributes:
+    channels: length of the last axis of the result.
+    dtype: compute dtype.
+    use_bias: add something learned to it.
+    kernel_init: initial values of the matrix.
+
+  Parameters `kernel` [C, channels] and `bias` [channels], float32; for their
+  gradients see `gradient_sum`.
+  """
+
+  channels: int
+  dtype: jax.typing.DTypeLike
+  kernel_init: Callable[..., Array]
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s f"]:
+    """Maps `x` [B, ..., C] to [B, ..., channels]."""
+    shape = (x.shape[-1], self.channels)
+    parameters = [self.param("kernel", self.kernel_init, shape)]
+    if self.use_bias:
+      zeros = nn.initializers.zeros
+      parameters.append(self.param("bias", zeros, (self.channels,)))
+
+    def multiply(x: Array, kernel: Array, *bias: Array) -> Array:
+      y = jnp.dot(x, kernel)
+      return sum((jnp.broadcast_to(b, y.shape) for b in bias), y)
+
+    return gradient_sum.apply(multiply, x.astype(self.dtype), *parameters)
 
 
 def torch_linear_init(fan_in: int) -> Callable[..., Array]:
