@@ -13,8 +13,8 @@ compiled before is read back.
 
 --gpus: three networks, batch 128 a card, on 8 and 64 H100; no card is needed,
 the CUDA compiler is (pip install -e '.[compile-cuda]', in an environment of its
-own). The last compares the compiler's bytes with those that a run of some steps on 8
-CPU devices really takes: what its process's resident memory grows by, from
+own). --measured: the compiler's bytes beside those that a run of some steps on
+8 CPU devices really takes: what its process's resident memory grows by, from
 when all is compiled and nothing allocated to the peak within a step.
 """
 

@@ -16,14 +16,17 @@ _FEW = 4  # Channels of a group, that XLA:CPU has no product for.
 
 
 def keep_parameters(
-  x: Float[Array, "..."],
-  kernel: Float[Array, "..."],
-  bias: None,
-  *,
-  dtype: jax.typing.DTypeLike,
-) -> tuple[Array, Array, None]:
-  """What a `nn.Conv` may have as `promote_dtype`: the kernel stays as it is."""
-  return x.astype(dtype), kernel, bias
+  *arrays: Any, dtype: Any = None, inexact: bool = True
+) -> list[Any]:
+  """What a `nn.Conv` may have as `promote_dtype`: the kernel stays as it is.
+
+  Args:
+    *arrays: input, kernel and bias, or None for no bias.
+    dtype: what the input is cast to.
+    inexact: not looked at: there are no whole numbers here.
+  """
+  x, *parameters = arrays
+  return [x.astype(dtype), *parameters]
 
 
 def convolve(

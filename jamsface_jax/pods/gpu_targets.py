@@ -1,4 +1,4 @@
-"""What XLA's CUDA compiler must know of a GPU to compile for one that is absent.
+"""What XLA's CUDA compiler must know of a GPU that is not there.
 
 The numbers are those that cards report of themselves, as XLA's public
 repository records them (github.com/openxla/xla, folder

@@ -12,7 +12,6 @@ from jamsface_jax.run.components import make_model
 from jamsface_jax.settings.defaults import base_config, make_settings
 from jamsface_jax.settings.variants import tiny
 
-
 # What the names of parameters end in that are used in the network's dtype.
 NARROW = ("kernel", "slope", "proj/bias", "fc1/bias", "fc2/bias")
 
