@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := build/demo
 PODS := build/pods_env
+CUDA := build/cuda_env
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-all test-pods fuzz lock mutants demo docs dist clean
+.PHONY: help setup lint format test test-all test-pods test-cuda fuzz lock mutants demo docs dist clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,10 +19,11 @@ $(READY): EXTRAS := test,ray,docs
 # libtpu says on standard error of every JAX program that it finds no TPU: it
 # has an environment of its own.
 $(PODS)/ready: EXTRAS := test,compile
+$(CUDA)/ready: EXTRAS := test,compile-cuda
 
 # uv takes a quarter of pip's time. It knows nothing of pip's settings, where an
 # index may be named: what it does not find, pip may.
-$(READY) $(PODS)/ready: setup.cfg pyproject.toml constraints.txt
+$(READY) $(PODS)/ready $(CUDA)/ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'error: $(PYTHON) is older than 3.11: use make PYTHON=python3.11.' >&2; exit 2; }
 	$(PYTHON) -m venv $(@D)
@@ -43,13 +45,16 @@ format: $(READY)  ## Mend style.
 	$(BIN)/ruff format .
 
 test: $(READY)  ## Run the fast tests, nine of ten, in minutes.
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not pods"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not pods and not cuda"
 
 test-all: $(READY)  ## Run all tests.
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-pods: $(PODS)/ready  ## Run the tests that compile for TPU pods.
 	$(PODS)/bin/python -m pytest -m pods
+
+test-cuda: $(CUDA)/ready  ## Run the tests that compile for GPUs; 5 GB to fetch.
+	$(CUDA)/bin/python -m pytest -m cuda
 
 demo: $(READY) $(DEMO)/data/test/dataset.json  ## Train on synthetic faces, in minutes.
 	$(BIN)/jamsface train --config=configs/demo.py --workdir=$(DEMO)/run

@@ -8,16 +8,20 @@ compiled before is read back.
   python benchmarks/pods.py --cache=build/pods
   python benchmarks/pods.py --cache=build/pods --changes=v5e:4x4
   python benchmarks/pods.py --cache=build/pods --scaling=v5e:4x4,v5e:16x16
+  python benchmarks/pods.py --cache=build/pods --gpus
   python benchmarks/pods.py --measured
 
-The last compares the compiler's bytes with those that a run of some steps on 8
-CPU devices really takes: what its process's resident memory grows by, from
+--gpus: three networks, batch 128 a card, on 8 and 64 H100; no card is needed,
+the CUDA compiler is (pip install -e '.[compile-cuda]', in an environment of its
+own). --measured: the compiler's bytes beside those that a run of some steps on
+8 CPU devices really takes: what its process's resident memory grows by, from
 when all is compiled and nothing allocated to the peak within a step.
 """
 
 import argparse
 import ctypes
 import gc
+import itertools
 import json
 import runpy
 import subprocess
@@ -41,7 +45,11 @@ from jamsface_jax.training.step import make_train_step, seed_key
 RECIPE = runpy.run_path(str(recipe_flags.recipes_directory() / "ms1m_r100.py"))
 CLASSES = (93_431, 360_232, 2_059_906, 10_000_000, 29_000_000)
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v4:4x4x4", "v5p:8x8x16", "v6e:8x8")
-BATCH = 64  # Of a device.
+BATCH = 64  # Of a TPU.
+NETWORKS = ("iresnet50", "iresnet100", "vit_b")
+GPUS = ("h100:8", "h100:64")
+GPU_CLASSES = (93_431, 29_000_000)
+GPU_BATCH = 128  # Of a card.
 IMAGES = 5_179_510  # For the schedule alone.
 GIB = 2**30
 
@@ -56,14 +64,18 @@ CHANGES = {
     {"head.fused_update": False},
     {"head.fused_update": True},
   ),
+  "gradients summed in float32": (
+    {"optimizer.gradient_dtype": "bfloat16"},
+    {"optimizer.gradient_dtype": "float32"},
+  ),
 }
 
 
-def settings(devices: int, **changes: Any) -> Settings:
+def settings(devices: int, batch: int, **changes: Any) -> Settings:
   """The recipe of the table, for so many devices."""
   config = RECIPE["get_config"]()
-  config.data.batch_size = BATCH * devices
-  config.model.batch_norm_group = BATCH
+  config.data.batch_size = batch * devices
+  config.model.batch_norm_group = batch
   config.update_from_flattened_dict(changes)
   return make_settings(config)
 
@@ -71,8 +83,9 @@ def settings(devices: int, **changes: Any) -> Settings:
 def measure(name: str, classes: int, cache: str, **changes: Any) -> StepCost:
   """One cell."""
   (topology,) = open_topologies([name])
+  batch = GPU_BATCH if topology.platform == "gpu" else BATCH
   return step_cost.measure(
-    settings(len(topology.devices), **changes),
+    settings(len(topology.devices), batch, **changes),
     num_classes=classes,
     num_images=IMAGES,
     topology=topology,
@@ -85,17 +98,20 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--topologies", default=",".join(TOPOLOGIES))
+  parser.add_argument("--topologies", help="comma between")
   parser.add_argument("--classes", help="comma between")
   parser.add_argument("--cache", default="")
   parser.add_argument("--changes", help="of this topology: before and after")
   parser.add_argument("--scaling", help="topologies, comma between")
+  parser.add_argument("--gpus", action="store_true")
+  parser.add_argument("--networks", default=",".join(NETWORKS))
   parser.add_argument("--set", default="{}", help="JSON: settings by name")
   parser.add_argument("--measured", action="store_true")
   parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
   args = parser.parse_args()
   changes = json.loads(args.set)
   classes = [int(n) for n in (args.classes or "").split(",") if n]
+  topologies = args.topologies and args.topologies.split(",")
   if args.child is not None:
     print(json.dumps(run_steps(args.child, classes[0], changes)))
   elif args.measured:
@@ -106,9 +122,14 @@ def main() -> None:
   elif args.scaling:
     classes = classes or CLASSES[:1]
     print_scaling(args.scaling.split(","), classes, args.cache, changes)
+  elif args.gpus:
+    cells = itertools.product(
+      args.networks.split(","), topologies or GPUS, classes or GPU_CLASSES
+    )
+    print_gpus(cells, args.cache, changes)
   else:
     classes = classes or CLASSES
-    print_table(args.topologies.split(","), classes, args.cache, changes)
+    print_table(topologies or TOPOLOGIES, classes, args.cache, changes)
 
 
 def print_table(topologies, classes, cache, changes) -> None:
@@ -139,6 +160,40 @@ def print_table(topologies, classes, cache, changes) -> None:
         *_estimates(cost),
       ]
       print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def print_gpus(cells, cache, changes) -> None:
+  """What is held, computed, moved, launched and sent: a row a cell."""
+  print(
+    "| network | cards | classes | mesh | state GiB | temporaries GiB"
+    " | total GiB | of | TFLOP | GB moved | kernels | sent MB | of it bfloat16"
+    " | beside work MB | step ms | images/s |"
+  )
+  print("|---" * 16 + "|")
+  for network, name, classes in cells:
+    cost = measure(name, classes, cache, **({"model.name": network} | changes))
+    state = cost.backbone + cost.backbone_optimizer
+    state += cost.head + cost.head_optimizer
+    sent = sum(c.bytes * c.runs for c in cost.collectives if c.dtype == "bf16")
+    row = [
+      network,
+      name,
+      f"{classes:,}",
+      f"{cost.mesh['data']} x {cost.mesh['model']}",
+      _gib(state),
+      _gib(cost.temporaries),
+      _gib(cost.total),
+      _gib(cost.memory),
+      f"{cost.operations / 1e12:.2f}",
+      f"{cost.moved / 1e9:.2f}",
+      f"{cost.launches:,}",
+      f"{cost.sent / 1e6:,.1f}",
+      f"{sent / 1e6:,.1f}",
+      f"{cost.overlapped / 1e6:,.1f}",
+      f"{cost.seconds * 1e3:.1f}",
+      f"{cost.images_per_second:,.0f}",
+    ]
+    print("| " + " | ".join(row) + " |", flush=True)
 
 
 def print_changes(

@@ -73,7 +73,7 @@ def _fails(copy: pathlib.Path, mutant: dict[str, str], marked: str) -> bool:
       "-p",
       "no:cacheprovider",
       "-m",
-      f"{marked} and not pods",
+      f"{marked} and not pods and not cuda",
       *mutant["tests"].split(),
     ],
     cwd=copy,

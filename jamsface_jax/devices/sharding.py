@@ -24,17 +24,21 @@ _Results = TypeVar("_Results")
 
 
 def make_mesh(
-  model_devices: int, devices: Sequence[jax.Device] | None = None
+  model_devices: int,
+  devices: Sequence[jax.Device] | None = None,
+  slices: int = 0,
 ) -> Mesh:
   """Lays out devices as a (data, model) grid, neighbours as neighbours.
 
-  Where devices are of several slices, which only a slow network joins, the
-  `model` axis stays within a slice.
+  Where devices are of several slices, which only a slower network joins, the
+  `model` axis stays within a slice, or takes up whole slices. A machine with
+  GPUs is a slice.
 
   Args:
     model_devices: size of the `model` axis; -1 puts all devices of a slice on
       it.
     devices: devices that the mesh consists of; None: all that JAX sees.
+    slices: of how many slices they are, one after the other; 0: they say it.
 
   Returns:
     The mesh, with axes that the compiler splits arrays over by itself.
@@ -43,30 +47,37 @@ def make_mesh(
     InputError: the number does not divide the devices of a slice.
   """
   devices = jax.devices() if devices is None else devices
-  slices = len({getattr(device, "slice_index", 0) for device in devices})
-  each = len(devices) // slices
+  count = slices or len({getattr(d, "slice_index", 0) for d in devices})
+  each = len(devices) // count
   model = each if model_devices == -1 else model_devices
-  if model < 1 or each % model:
-    where = "that JAX sees" if slices == 1 else f"of each of {slices} slices"
+  spanned = model // each if model > each else 1
+  within = model // spanned
+  if model < 1 or each % within or count % spanned or model != spanned * within:
+    where = "that JAX sees" if count == 1 else f"of each of {count} slices"
+    ways = f"a divisor of {each}"
+    if count > 1:
+      ways += f", {each} times a divisor of {count}"
     raise InputError(
       f"mesh.model={model_devices} does not divide the {each} devices {where}:"
-      f" use a divisor of {each}, or -1 for all of them."
+      f" use {ways}, or -1 for all of {'them' if count == 1 else 'a slice'}."
     )
   # Explicit axes, today's default, refuse the backward of a convolution.
   axis_types = (AxisType.Auto, AxisType.Auto)
-  if slices == 1:
+  if count == 1:
     return jax.make_mesh(
       (each // model, model),
       ("data", "model"),
       axis_types=axis_types,
       devices=devices,
     )
-  grid = mesh_utils.create_hybrid_device_mesh(
-    (each // model, model),
-    (slices, 1),
-    devices,
-    allow_split_physical_axes=True,
-  )
+  shape, far = (each // within, within), (count // spanned, spanned)
+  if slices:
+    grid = np.array(devices).reshape(*far, *shape).swapaxes(1, 2)
+    grid = grid.reshape(-1, model)
+  else:
+    grid = mesh_utils.create_hybrid_device_mesh(
+      shape, far, devices, allow_split_physical_axes=True
+    )
   return Mesh(grid, ("data", "model"), axis_types=axis_types)
 
 

@@ -9,8 +9,24 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32
 
+from jamsface_jax.models import gradient_sum
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FEW = 4  # Channels of a group, that XLA:CPU has no product for.
+
+
+def keep_parameters(
+  *arrays: Any, dtype: Any = None, inexact: bool = True
+) -> list[Any]:
+  """What a `nn.Conv` may have as `promote_dtype`: the kernel stays as it is.
+
+  Args:
+    *arrays: input, kernel and bias, or None for no bias.
+    dtype: what the input is cast to.
+    inexact: not looked at: there are no whole numbers here.
+  """
+  x, *parameters = arrays
+  return [x.astype(dtype), *parameters]
 
 
 def convolve(
@@ -21,6 +37,32 @@ def convolve(
   **rest: Any,
 ) -> Float[Array, "b i j f"]:
   """`lax.conv_general_dilated`, to be that of a `nn.Conv`.
+
+  The kernel is cast to the dtype of `x`; see `gradient_sum` for its gradient.
+  What else it does is said at `_convolve`.
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [h, w, C, F]; [h, w, C/n, F] for n groups.
+    strides: steps of the window along H and W.
+    padding: zeros before and after, along H and W.
+    **rest: what else `nn.Conv` passes.
+
+  Returns:
+    [B, H', W', F].
+  """
+  one_dtype = partial(_convolve, strides=strides, padding=padding, **rest)
+  return gradient_sum.apply(one_dtype, x, kernel)
+
+
+def _convolve(
+  x: Float[Array, "b h w c"],
+  kernel: Float[Array, "k l g f"],
+  strides: tuple[int, int],
+  padding: Sequence[tuple[int, int]],
+  **rest: Any,
+) -> Float[Array, "b i j f"]:
+  """A convolution that is fast on CPUs too.
 
   A stride s leaves the gradient of the input with s^2 - 1 zeros beside each
   number of the output's gradient, and XLA:CPU multiplies by all of them. There

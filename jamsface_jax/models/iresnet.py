@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from jamsface_jax.models.convolution import convolve, keep_parameters
 from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.folding import fold_factor, refold
 from jamsface_jax.models.layers import BatchNorm, Conv, PReLU, embed_map
@@ -82,6 +83,8 @@ class SqueezeExcitation(nn.Module):
         kernel_size=(1, 1),
         use_bias=False,
         dtype=self.dtype,
+        conv_general_dilated=convolve,
+        promote_dtype=keep_parameters,
         kernel_init=nn.initializers.xavier_uniform(),
         name=name,
       )

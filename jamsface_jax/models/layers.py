@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.models import gradient_sum
 from jamsface_jax.models.convolution import convolve
 from jamsface_jax.models.folding import fold_kernel, refold
 
@@ -81,7 +82,7 @@ class Conv(nn.Module):
       across = (left, met - left - x.shape[2])
     return convolve(
       x,
-      kernel.astype(self.dtype),
+      kernel,
       (stride, step),
       ((padding, padding), across),
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -209,6 +210,40 @@ class PReLU(nn.Module):
     # As a product: the backward pass then stores the least. (max and min
     # have a gradient of half and half at 0, which XLA computes and keeps.)
     return (wide * jnp.where(wide >= 0, 1.0, slope)).astype(x.dtype)
+
+
+class Linear(nn.Module):
+  """A linear map of the last axis, as `nn.Dense`.
+
+  Attributes:
+    channels: length of the last axis of the result.
+    dtype: compute dtype.
+    use_bias: add something learned to it.
+    kernel_init: initial values of the matrix.
+
+  Parameters `kernel` [C, channels] and `bias` [channels], float32; for their
+  gradients see `gradient_sum`.
+  """
+
+  channels: int
+  dtype: jax.typing.DTypeLike
+  kernel_init: Callable[..., Array]
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s f"]:
+    """Maps `x` [B, ..., C] to [B, ..., channels]."""
+    shape = (x.shape[-1], self.channels)
+    parameters = [self.param("kernel", self.kernel_init, shape)]
+    if self.use_bias:
+      zeros = nn.initializers.zeros
+      parameters.append(self.param("bias", zeros, (self.channels,)))
+
+    def multiply(x: Array, kernel: Array, *bias: Array) -> Array:
+      y = jnp.dot(x, kernel)
+      return sum((jnp.broadcast_to(b, y.shape) for b in bias), y)
+
+    return gradient_sum.apply(multiply, x.astype(self.dtype), *parameters)
 
 
 def torch_linear_init(fan_in: int) -> Callable[..., Array]:

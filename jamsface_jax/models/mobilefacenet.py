@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from jamsface_jax.models.convolution import convolve
+from jamsface_jax.models.convolution import convolve, keep_parameters
 from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.layers import ACTIVATIONS, BatchNorm, PReLU
 
@@ -61,6 +61,7 @@ class ConvBlock(nn.Module):
       kernel_init=nn.initializers.normal(spread),
       dtype=self.dtype,
       conv_general_dilated=convolve,
+      promote_dtype=keep_parameters,
       name="conv",
     )(x)
     x = BatchNorm(self.batch_norm_group, self.dtype, name="bn")(x, train)

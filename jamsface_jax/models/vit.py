@@ -13,7 +13,12 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from jamsface_jax.errors import InputError
 from jamsface_jax.models.entry import Entry
-from jamsface_jax.models.layers import BatchNorm, relu6, torch_linear_init
+from jamsface_jax.models.layers import (
+  BatchNorm,
+  Linear,
+  relu6,
+  torch_linear_init,
+)
 
 PATCH = 9  # Pixels; 12 x 12 patches in 108 of 112 pixels.
 TOKEN_CHANNELS = 512  # At width 1.
@@ -35,7 +40,7 @@ class Attention(nn.Module):
   def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
     """Maps `x` [B, T, D] to the same shape."""
     batch, tokens, channels = x.shape
-    qkv = nn.Dense(
+    qkv = Linear(
       3 * channels,
       use_bias=False,
       dtype=self.dtype,
@@ -47,7 +52,7 @@ class Attention(nn.Module):
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key)
     weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
     x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-    return nn.Dense(channels, dtype=self.dtype, kernel_init=_INIT, name="proj")(
+    return Linear(channels, self.dtype, kernel_init=_INIT, name="proj")(
       x.reshape(batch, tokens, channels)
     )
 
@@ -75,8 +80,8 @@ class Block(nn.Module):
         self.drop_path, broadcast_dims=(1, 2), deterministic=not train
       )(path)
 
-    def dense(channels: int, name: str) -> nn.Dense:
-      return nn.Dense(channels, dtype=self.dtype, kernel_init=_INIT, name=name)
+    def dense(channels: int, name: str) -> Linear:
+      return Linear(channels, self.dtype, kernel_init=_INIT, name=name)
 
     y = _layer_norm("norm1")(x)
     x = x + keep(Attention(self.dtype, name="attn")(y))

@@ -8,7 +8,9 @@ ports). What a program may use of the memory is what libtpu 0.0.42's compiler
 says when it refuses one. Between slices: the data center network's share of a
 chip, https://jax-ml.github.io/scaling-book/tpus/, as are where links close to a
 ring and a microsecond for each hop. H100 (SXM) and A100 (80 GB, SXM): NVIDIA's
-data sheets and those of its DGX machines (one 400 or 200 Gbit/s adapter a GPU).
+data sheets and those of its DGX machines (one 400 or 200 Gbit/s adapter a GPU);
+of their memory the three quarters that JAX takes for itself unless
+XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ import jax
 from jax.experimental import topologies
 
 from jamsface_jax.errors import InputError, one_line
+from jamsface_jax.pods.gpu_targets import GPU_TARGETS
 
 _GIB = 2**30
 HOP_SECONDS = 1e-6
@@ -44,6 +47,8 @@ class Accelerator:
     group: how many fast links join, if there is no torus; else 0.
     cycles: the cycles a second that the compiler's estimates count; 0: it makes
       none.
+    float32_passes: how much longer a product of float32 takes at JAX's default
+      precision: on TPUs its operands are rounded to bfloat16, on GPUs to TF32.
   """
 
   memory: int
@@ -55,8 +60,10 @@ class Accelerator:
   far: float
   group: int
   cycles: float
+  float32_passes: int
 
 
+_JAX_SHARE = 0.75
 _NVLINK_GROUP = 8  # GPUs of a machine.
 
 
@@ -84,15 +91,16 @@ def _tpu(
     group=0,
     # The clock is the peak over the operations of one cycle of these units.
     cycles=peak / (units * 2 * side**2),
+    float32_passes=1,
   )
 
 
 def _gpu(
-  *, memory: float, peak: float, bandwidth: float, link: float, far: float
+  kind: str, *, peak: float, bandwidth: float, link: float, far: float
 ) -> Accelerator:
   """A GPU of NVIDIA's machines of eight."""
   return Accelerator(
-    memory=int(memory),
+    memory=int(_JAX_SHARE * GPU_TARGETS[kind].memory),
     peak=peak,
     bandwidth=bandwidth,
     link=link,
@@ -101,6 +109,7 @@ def _gpu(
     far=far,
     group=_NVLINK_GROUP,
     cycles=0.0,
+    float32_passes=2,
   )
 
 
@@ -149,12 +158,8 @@ ACCELERATORS = {
     units=4,
     side=256,
   ),
-  "h100": _gpu(
-    memory=80e9, peak=989e12, bandwidth=3350e9, link=450e9, far=50e9
-  ),
-  "a100": _gpu(
-    memory=80e9, peak=312e12, bandwidth=2039e9, link=300e9, far=25e9
-  ),
+  "h100": _gpu("h100", peak=989e12, bandwidth=3350e9, link=450e9, far=50e9),
+  "a100": _gpu("a100", peak=312e12, bandwidth=2039e9, link=300e9, far=25e9),
 }
 # Of a CPU only the memory is known: no estimate of time is made.
 _CPU = "cpu"
@@ -167,11 +172,12 @@ class Topology:
   Attributes:
     name: as given, such as "v5e:16x16", "2*v5e:16x16", "h100:8" or "cpu:8".
     accelerator: their kind; None for CPUs.
-    shape: sizes of the torus of a slice, or the number of devices.
-    slices: number of groups that only the data center network joins.
-    devices: what a mesh is made of. For GPUs they are CPUs in their stead, so
-      that memory of temporaries is what XLA makes of the program for a CPU.
+    shape: sizes of the torus of a slice, or the number of devices of one.
+    slices: number of groups that only the data center network joins: slices
+      of TPUs, machines with GPUs.
+    devices: what a mesh is made of.
     memory: bytes of a device that a program may use.
+    target: what the compiler was told of a device; "": it knows them.
   """
 
   name: str
@@ -180,39 +186,50 @@ class Topology:
   slices: int
   devices: Sequence[Any]
   memory: int
+  target: str = ""
 
   @property
-  def is_stand_in(self) -> bool:
-    """Whether the program is compiled for CPUs in the place of GPUs."""
-    return self.accelerator is not None and self.devices[0].platform == "cpu"
+  def platform(self) -> str:
+    """JAX's name of their kind: "cpu", "gpu" or "tpu"."""
+    return self.devices[0].platform
 
-  @property
-  def is_tpu(self) -> bool:
-    """Whether they are TPUs."""
-    return self.accelerator is not None and self.accelerator.dimensions > 0
-
-  def seconds(self, kind: str, size: int, group: int) -> float:
+  def seconds(self, kind: str, size: int, group: int, slices: int = 1) -> float:
     """Estimates the time of one collective, as rings over all links at hand.
+
+    Beyond a slice or machine each of its devices sends its share over a link of
+    its own, after the others of the slice gave it theirs.
 
     Args:
       kind: one of `collectives.COLLECTIVES`.
       size: bytes on one device, of the larger of input and result.
       group: devices that take part.
+      slices: of so many slices, equally.
 
     Returns:
       Seconds; 0 for CPUs.
     """
-    one, devices = self.accelerator, math.prod(self.shape)
+    one = self.accelerator
     if one is None or group == 1:
       return 0.0
     passes = 2 if kind == "all-reduce" else 1
-    share = (group - 1) / group
+    near = group // slices
     if kind == "collective-permute":
-      share = 1.0
-    if group > devices or (one.group and group > one.group):
-      return passes * (size * share / one.far + 10 * HOP_SECONDS)
+      # One sends to one other.
+      rate = one.far if slices > 1 else one.link
+      return size / rate + HOP_SECONDS
+    seconds = self._near_seconds(one, size, near)
+    if slices > 1:
+      share = (slices - 1) / slices
+      seconds += size / near * share / one.far + 10 * HOP_SECONDS
+    return passes * seconds
+
+  def _near_seconds(self, one: Accelerator, size: int, group: int) -> float:
+    """One pass among devices of a slice."""
+    if group == 1:
+      return 0.0
+    devices, share = math.prod(self.shape), (group - 1) / group
     if not one.dimensions:
-      return passes * (size * share / one.link + HOP_SECONDS)
+      return size * share / one.link + HOP_SECONDS
     # A group of fewer devices has fewer of the axes for itself.
     axes = sorted((n for n in self.shape if n > 1), reverse=True)
     used = round(len(axes) * math.log(group) / math.log(devices))
@@ -222,7 +239,7 @@ class Topology:
       closes = length % one.ring == 0
       rate += one.link * (2 if closes else 1)
       hops += length // 2 if closes else length - 1
-    return passes * (size * share / rate + hops * HOP_SECONDS)
+    return size * share / rate + hops * HOP_SECONDS
 
 
 def open_topologies(names: Sequence[str]) -> list[Topology]:
@@ -232,12 +249,10 @@ def open_topologies(names: Sequence[str]) -> list[Topology]:
     names: KIND:SHAPE of each, as the flag --topology takes them.
 
   Raises:
-    InputError: a name is not understood, or libtpu is not installed.
+    InputError: a name is not understood, or its compiler is not installed.
   """
   parsed = [_parse(name) for name in names]
-  counts = [
-    math.prod(shape) for _, kind, shape in parsed if not kind.startswith("v")
-  ]
+  counts = [math.prod(shape) for _, kind, shape in parsed if kind == _CPU]
   jax.config.update("jax_platforms", "cpu")
   if counts:
     jax.config.update("jax_num_cpu_devices", max(counts))
@@ -269,6 +284,15 @@ def _parse(name: str) -> tuple[int, str, tuple[int, ...]]:
       f"--topology={name!r}: slices are of TPUs; give {kind} its number of"
       " devices alone."
     )
+  if kind in GPU_TARGETS and shape[0] > _NVLINK_GROUP:
+    # Each machine is what JAX calls a slice: see XLA's BuildGlobalTopology.
+    slices, rest = divmod(shape[0], _NVLINK_GROUP)
+    if rest:
+      raise InputError(
+        f"--topology={name!r} leaves a machine half empty: use up to"
+        f" {_NVLINK_GROUP} devices, or a multiple of {_NVLINK_GROUP}."
+      )
+    shape = (_NVLINK_GROUP,)
   return slices, kind, shape
 
 
@@ -278,15 +302,19 @@ def _open(
   """Makes the devices of a topology.
 
   Raises:
-    InputError: libtpu is not installed, or knows no such shape.
+    InputError: its compiler is not installed, or knows no such shape.
   """
   accelerator = ACCELERATORS.get(kind)
-  if accelerator is None or not accelerator.dimensions:
+  if accelerator is None:
     devices = jax.devices("cpu")[: math.prod(shape)]
-    memory = (
-      accelerator.memory if accelerator else _host_memory() // len(devices)
+    memory = _host_memory() // len(devices)
+    return Topology(name, None, shape, slices, devices, memory)
+  if kind in GPU_TARGETS:
+    target = GPU_TARGETS[kind].text()
+    devices = _gpus(name, target, slices, *shape)
+    return Topology(
+      name, accelerator, shape, slices, devices, accelerator.memory, target
     )
-    return Topology(name, accelerator, shape, slices, devices, memory)
   # Where there is no TPU, libtpu would ask the network which one there is.
   # It takes no TPU: other programs may have libtpu open.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -313,6 +341,29 @@ def _open(
   return Topology(
     name, accelerator, shape, slices, description.devices, accelerator.memory
   )
+
+
+def _gpus(name: str, target: str, machines: int, each: int) -> Sequence[Any]:
+  """Devices of machines with GPUs, as JAX would list them there.
+
+  Raises:
+    InputError: the CUDA compiler is not installed.
+  """
+  # It needs no card, and takes none that is there.
+  os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+  try:
+    description = topologies.get_topology_desc(
+      platform="cuda",
+      target_config=target,
+      topology=f"{machines}x1x{each}",
+    )
+  except (RuntimeError, ValueError, NotImplementedError) as error:
+    raise InputError(
+      f"--topology={name!r} cannot be compiled for"
+      f" ({one_line(error)}): install the CUDA compiler (pip install"
+      " -e '.[compile-cuda]'); it needs no card."
+    ) from None
+  return description.devices
 
 
 def _host_memory() -> int:

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jamsface_jax.pods.program import Program, numbers
+from jamsface_jax.pods.program import (
+  FREE,
+  Computation,
+  Instruction,
+  Program,
+  numbers,
+)
 
 COLLECTIVES = (
   "all-reduce",
@@ -34,6 +40,8 @@ class Collective:
     arrays: how many are sent as one.
     runs: how often a step sends it.
     looped: whether a loop is around it.
+    meanwhile: instructions of other work that stand between its start and its
+      end; 0: the device waits for it.
     origin: where the program had it from, as JAX names operations.
   """
 
@@ -45,6 +53,7 @@ class Collective:
   arrays: int
   runs: int
   looped: bool
+  meanwhile: int
   origin: str
 
 
@@ -83,10 +92,26 @@ def find_collectives(
         arrays=len(sent),
         runs=runs,
         looped=looped,
+        meanwhile=_meanwhile(instruction, computation),
         origin=origin[1] if origin else "",
       )
     )
   return found
+
+
+def _meanwhile(start: Instruction, computation: Computation) -> int:
+  """How many instructions of other work a device runs before it must wait."""
+  if not start.opcode.endswith("-start") or '"is_sync":true' in start.text:
+    return 0
+  count, begun = 0, False
+  for other in computation.values():
+    if other is start:
+      begun = True
+    elif begun and start.name in other.operands:
+      return count
+    elif begun and other.opcode not in FREE:
+      count += other.opcode.removesuffix("-start") not in COLLECTIVES
+  return 0
 
 
 def _axis(text: str, mesh_shape: Mapping[str, int]) -> tuple[str, int]:

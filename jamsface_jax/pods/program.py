@@ -10,6 +10,35 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+# Opcodes of what neither computes nor moves an array, or only says what others
+# do; of a pair, the end: its start has the operands.
+FREE = frozenset(
+  {
+    "after-all",
+    "all-gather-done",
+    "all-reduce-done",
+    "async-done",
+    "async-start",
+    "async-update",
+    "bitcast",
+    "call",
+    "collective-broadcast-done",
+    "collective-permute-done",
+    "conditional",
+    "constant",
+    "copy-done",
+    "get-tuple-element",
+    "iota",
+    "opt-barrier",
+    "parameter",
+    "partition-id",
+    "reduce-scatter-done",
+    "replica-id",
+    "slice-done",
+    "tuple",
+    "while",
+  }
+)
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")

@@ -35,9 +35,14 @@ def compare(
   Raises:
     InputError: `models` is no list of sizes, or a setting does not fit.
   """
-  each = len(topology.devices) // topology.slices
+  devices = len(topology.devices)
+  each = devices // topology.slices
   if models == "auto":
     wanted = [n for n in range(1, each + 1) if each % n == 0]
+    # And whole slices.
+    wanted += [
+      n for n in range(2 * each, devices + 1, each) if devices % n == 0
+    ]
     padded = -(-num_classes // config.head.class_multiple)
     padded *= config.head.class_multiple
     wanted = [n for n in wanted if padded % n == 0]
@@ -53,7 +58,7 @@ def compare(
   for model in wanted:
     changes: dict[str, Any] = {"mesh.model": model}
     if batch_per_device is not None:
-      changes["data.batch_size"] = batch_per_device * len(topology.devices)
+      changes["data.batch_size"] = batch_per_device * devices
     costs.append(
       measure(
         replaced(config, changes),
@@ -173,7 +178,7 @@ def ways_up(
     changes.append({"model.batch_norm_group": batch // devices})
   if not config.head.keep_mib:
     changes.append({"head.keep_mib": 256})
-  if topology.is_tpu:  # With many images a device, less may be more.
+  if topology.platform == "tpu":  # With many images a device, less may be more.
     changes.append({"model.lanes": 0 if config.model.lanes else 1})
   for factor in (2, 4):
     changes.append({"data.batch_size": factor * batch})

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -28,7 +29,12 @@ from jamsface_jax.models.folding import device_lanes
 from jamsface_jax.pods.accelerators import Topology
 from jamsface_jax.pods.collectives import Collective, find_collectives
 from jamsface_jax.pods.program import parse
-from jamsface_jax.pods.work import Work, each_work, unknown_loops
+from jamsface_jax.pods.work import (
+  Work,
+  each_work,
+  unknown_calls,
+  unknown_loops,
+)
 from jamsface_jax.run.components import make_components
 from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.names import replaced
@@ -53,14 +59,18 @@ class StepCost:
     temporaries: activations, gradients, the chunk of the head at hand; None if
       the compiler refused the program before it knew.
     head_temporaries: the head's share of them, an estimate.
-    program: its instructions, which lie in the same memory.
-    total: all that the step holds at once.
+    program: its instructions, which lie in the same memory; 0 on GPUs, whose
+      compiler does not say.
+    total: all that the step holds at once; on GPUs without what cuDNN and
+      cuBLAS work in, which they choose on the card.
     memory: what a program may use.
     operations: number of floating-point operations of products and
       convolutions.
     moved: what goes from and to the device's memory.
+    launches: number of instructions that a step runs: kernels, on GPUs.
     collectives: what is sent.
     unknown_loops: loops whose turns depend on data, counted as one turn.
+    unknown_calls: functions of libraries whose operations are not counted.
     compute_seconds: estimate: the slower of arithmetic at the device's peak and
       memory at its bandwidth, instruction by instruction.
     compiler_seconds: estimate of the compiler itself; 0 if it makes none.
@@ -83,8 +93,10 @@ class StepCost:
   memory: int
   operations: int
   moved: int
+  launches: int
   collectives: list[Collective]
   unknown_loops: int
+  unknown_calls: list[str]
   compute_seconds: float
   compiler_seconds: float
   collective_seconds: float
@@ -112,6 +124,11 @@ class StepCost:
     return self.batch / self.seconds if self.seconds else 0.0
 
   @property
+  def overlapped(self) -> int:
+    """Bytes of the collectives that other work runs beside."""
+    return sum(c.bytes * c.runs for c in self.collectives if c.meanwhile)
+
+  @property
   def sent(self) -> int:
     """Bytes of all collectives of a step."""
     return sum(c.bytes * c.runs for c in self.collectives)
@@ -137,17 +154,19 @@ def measure(
   Raises:
     InputError: the settings do not fit the topology.
   """
-  mesh = sharding.make_mesh(config.mesh.model, topology.devices)
+  mesh = sharding.make_mesh(
+    config.mesh.model, topology.devices, topology.slices
+  )
   batch = config.data.batch_size
   micro_batch = batch // config.optimizer.accumulation
   sharding.check_divides(
     "data.batch_size / optimizer.accumulation", micro_batch, mesh
   )
   if not config.head.chunk_classes:
-    kind = "cpu" if topology.accelerator is None else "accelerator"
-    config = replaced(config, {"head.chunk_classes": chunk_classes(kind)})
+    chunk = chunk_classes(topology.platform)
+    config = replaced(config, {"head.chunk_classes": chunk})
   if not config.model.lanes:
-    lanes = device_lanes("tpu" if topology.is_tpu else "")
+    lanes = device_lanes(topology.platform)
     config = replaced(config, {"model.lanes": lanes})
   components = make_components(config, num_classes, num_images)
   check_mesh(components.head, mesh)
@@ -158,9 +177,10 @@ def measure(
   lowered = step.lower(state, inputs, seed_key(0))  # ty: ignore[missing-attribute]
   compiled = _compile_once(lowered, mesh, topology, cache)
   program = parse(compiled.text)
-  work = list(each_work(program))
+  passes = topology.accelerator.float32_passes if topology.accelerator else 1
+  work = list(each_work(program, float32_passes=passes))
   sent = find_collectives(program, mesh.shape)
-  times = estimate(work, sent, topology)
+  times = estimate(work, sent, topology, mesh.shape)
   of_head = memory.estimate(
     components.head,
     batch,
@@ -184,8 +204,10 @@ def measure(
     memory=topology.memory,
     operations=sum(w.operations * w.runs for w in work),
     moved=sum(w.bytes * w.runs for w in work),
+    launches=sum(w.runs for w in work) + sum(c.runs for c in sent),
     collectives=sent,
     unknown_loops=unknown_loops(program),
+    unknown_calls=unknown_calls(program),
     compute_seconds=times.compute,
     compiler_seconds=times.compiler,
     collective_seconds=times.collectives,
@@ -241,7 +263,7 @@ def _compile_once(
     return _compile(lowered)
   key = hashlib.sha256(lowered.as_text().encode())
   compiler = mesh.devices.flat[0].client.platform_version
-  where = topology.name, mesh.device_ids.tolist()
+  where = topology.name, topology.target, mesh.device_ids.tolist()
   key.update(repr((where, jaxlib.__version__, compiler)).encode())
   path = os.path.join(cache, f"{key.hexdigest()[:32]}.json.gz")
   if os.path.exists(path):
@@ -314,7 +336,10 @@ class Seconds:
 
 
 def estimate(
-  work: list[Work], sent: list[Collective], topology: Topology
+  work: list[Work],
+  sent: list[Collective],
+  topology: Topology,
+  mesh_shape: Mapping[str, int],
 ) -> Seconds:
   """Estimates the time of a step from what its instructions do.
 
@@ -322,6 +347,7 @@ def estimate(
     work: what each instruction does.
     sent: what each collective sends.
     topology: the devices that do it.
+    mesh_shape: sizes of the mesh's axes by name.
   """
   one = topology.accelerator
   if one is None:
@@ -334,6 +360,23 @@ def estimate(
     ),
     compiler=cycles / one.cycles if one.cycles else 0.0,
     collectives=sum(
-      c.runs * topology.seconds(c.kind, c.bytes, c.group) for c in sent
+      c.runs
+      * topology.seconds(
+        c.kind, c.bytes, c.group, _slices(c, topology, mesh_shape)
+      )
+      for c in sent
     ),
   )
+
+
+def _slices(
+  collective: Collective, topology: Topology, mesh_shape: Mapping[str, int]
+) -> int:
+  """How many slices the devices of one collective are of."""
+  each = math.prod(topology.shape)
+  of_model = max(mesh_shape["model"] // each, 1)
+  if collective.axis == "model":
+    return of_model
+  if collective.axis == "data":
+    return topology.slices // of_model
+  return math.gcd(topology.slices, collective.group)

@@ -34,8 +34,14 @@ def details(cost: StepCost, topology: Topology) -> str:
     ("batch", cost.inputs, ""),
     ("head at work", cost.head_temporaries, "estimate"),
     ("activations, gradients", rest, "the rest of the temporaries"),
-    ("program", cost.program, ""),
   ]
+  if topology.platform == "gpu":
+    rows += [
+      ("program", None, "the compiler does not say"),
+      ("cuDNN, cuBLAS at work", None, "chosen on the card"),
+    ]
+  else:
+    rows.append(("program", cost.program, ""))
   for name, count, remark in rows:
     shown = "?" if count is None else gib(count)
     lines.append(f"  {name:24}{shown:>10}  {remark}".rstrip())
@@ -43,23 +49,27 @@ def details(cost: StepCost, topology: Topology) -> str:
   lines.append(
     f"  {'total':24}{gib(cost.total):>10}  of {gib(cost.memory)}: {verdict}"
   )
-  if topology.is_stand_in:
-    lines.append(
-      "  (compiled for CPUs in the place of GPUs: temporaries are what XLA:CPU"
-      " makes of them)"
-    )
   if cost.temporaries is None:
     return "\n".join(lines)
   lines.append(
     f"a step of one device: {cost.operations / 1e12:,.3g} TFLOP of products,"
-    f" {cost.moved / 1e9:,.3g} GB from and to memory, compiled in"
-    f" {cost.compile_seconds:.0f} s"
+    f" {cost.moved / 1e9:,.3g} GB from and to memory, {cost.launches:,}"
+    f" instructions, compiled in {cost.compile_seconds:.0f} s"
   )
+  if cost.unknown_calls:
+    lines.append(
+      f"  (without the operations of {', '.join(cost.unknown_calls)})"
+    )
   if cost.unknown_loops:
     lines.append(
       f"  ({cost.unknown_loops} loops end on data and count as one turn)"
     )
   lines += [f"  {line}" for line in collective_lines(cost)]
+  if cost.sent:
+    lines.append(
+      f"  {cost.overlapped / 1e6:.3f} of {cost.sent / 1e6:.3f} MB travel while"
+      " other work runs"
+    )
   if cost.seconds:
     lines += [
       "estimates, nothing was measured:",
@@ -218,7 +228,14 @@ def suggestions_table(cost: StepCost, ways: list[tuple[str, StepCost]]) -> str:
 
 def as_json(cost: StepCost) -> dict[str, Any]:
   """A cost with what is derived from it."""
-  derived = ("fits", "devices", "seconds", "images_per_second", "sent")
+  derived = (
+    "fits",
+    "devices",
+    "seconds",
+    "images_per_second",
+    "sent",
+    "overlapped",
+  )
   return dataclasses.asdict(cost) | {
     name: getattr(cost, name) for name in derived
   }

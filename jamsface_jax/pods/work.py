@@ -18,40 +18,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jamsface_jax.pods import gpu_calls
 from jamsface_jax.pods.collectives import COLLECTIVES
 from jamsface_jax.pods.program import (
+  FREE,
   Array,
   Computation,
   Instruction,
   Program,
   numbers,
 )
-
-# What neither computes nor moves an array, or only says what others do.
-_FREE = {
-  "after-all",
-  "async-done",
-  "async-start",
-  "bitcast",
-  "call",
-  "conditional",
-  "constant",
-  "get-tuple-element",
-  "iota",
-  "opt-barrier",
-  "parameter",
-  "partition-id",
-  "replica-id",
-  "tuple",
-  "while",
-  # The end of a pair; its start has the operands.
-  "all-gather-done",
-  "all-reduce-done",
-  "async-update",
-  "collective-permute-done",
-  "copy-done",
-  "slice-done",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +36,9 @@ class Work:
 
   Attributes:
     operations: floating-point operations of matrix products and convolutions.
-    passes: how often the matrix unit makes one such product: 6 times where
-      float32 operands are multiplied exactly, 3 for "high" precision, else 1.
+    passes: how much longer a product takes than one of bfloat16: 6 times where
+      float32 operands are multiplied exactly, 3 for "high" precision, as long
+      as the device needs for float32 otherwise.
     bytes: what is read from and written to the device's main memory.
     cycles: the compiler's own estimate; 0 where it has none.
     runs: how often it runs in a step.
@@ -74,21 +51,24 @@ class Work:
   runs: int
 
 
-def each_work(program: Program) -> Iterator[Work]:
+def each_work(program: Program, *, float32_passes: int = 1) -> Iterator[Work]:
   """The work of each instruction that runs, collectives apart.
 
   Args:
     program: compiled, as one device runs it.
+    float32_passes: passes of a product of float32 at the default precision.
 
   Yields:
     Work in the order of the text.
   """
   for instruction, computation, runs, _ in program.executed():
-    if instruction.opcode in _FREE:
+    if instruction.opcode in FREE:
       continue
     if instruction.opcode.removesuffix("-start") in COLLECTIVES:
       continue
-    operations, passes = _products(program, instruction, computation)
+    operations, passes = _products(
+      program, instruction, computation, float32_passes
+    )
     cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.text)
     yield Work(
       operations=operations,
@@ -108,8 +88,21 @@ def unknown_loops(program: Program) -> int:
   )
 
 
+def unknown_calls(program: Program) -> list[str]:
+  """Libraries' functions that run and whose operations are not counted."""
+  called = {
+    gpu_calls.target(instruction)
+    for instruction, _, _, _ in program.executed()
+    if gpu_calls.is_library(instruction)
+  }
+  return sorted(called - gpu_calls.CONVOLUTIONS - gpu_calls.PRODUCTS)
+
+
 def _products(
-  program: Program, instruction: Instruction, computation: Computation
+  program: Program,
+  instruction: Instruction,
+  computation: Computation,
+  float32_passes: int,
 ) -> tuple[int, int]:
   """Operations of an instruction or of all within a fusion, and passes."""
   total, passes = 0, 1
@@ -117,22 +110,38 @@ def _products(
   if instruction.opcode == "fusion" and inner:
     computation = program.computations[inner]
     for part in computation.values():
-      more, its_passes = _products(program, part, computation)
+      more, its_passes = _products(program, part, computation, float32_passes)
       total += more
       passes = max(passes, its_passes)
     return total, passes
-  if instruction.opcode == "convolution":
-    total = 2 * _convolution(instruction, computation)
-  elif instruction.opcode == "dot":
-    left = computation[instruction.operands[0]].results[0]
+  left = right = None
+  if instruction.opcode in ("convolution", "dot"):
+    left, right = (
+      computation[name].results[0] for name in instruction.operands[:2]
+    )
+  if left and right and instruction.opcode == "convolution":
+    pairs = _convolution(instruction, left, right, instruction.results[0])
+    total = 2 * pairs
+  elif left and instruction.opcode == "dot":
     axes = numbers(_attribute(instruction, "lhs_contracting_dims").strip("{}"))
     contracted = math.prod(left.shape[k] for k in axes)
     total = 2 * instruction.results[0].size * contracted
+  elif gpu_calls.is_library(instruction):
+    left = computation[instruction.operands[0]].results[0]
+    if gpu_calls.target(instruction) in gpu_calls.CONVOLUTIONS:
+      arrays = gpu_calls.convolution(instruction, computation)
+      total = 2 * _convolution(instruction, *arrays)
+    elif gpu_calls.target(instruction) in gpu_calls.PRODUCTS:
+      axes = gpu_calls.contracted(instruction)
+      contracted = math.prod(left.shape[k] for k in axes)
+      total = 2 * instruction.results[0].size * contracted
   precision = instruction.attribute("operand_precision") or ""
   if total and "highest" in precision:
     passes = 6
   elif total and "high" in precision:
     passes = 3
+  elif total and left and left.dtype == "f32":
+    passes = float32_passes
   return total, passes
 
 
@@ -148,11 +157,17 @@ def _attribute(instruction: Instruction, name: str) -> str:
   return found
 
 
-def _convolution(instruction: Instruction, computation: Computation) -> int:
-  """Multiplications that meet no padding and no hole of a dilation."""
-  left, right = (
-    computation[name].results[0] for name in instruction.operands[:2]
-  )
+def _convolution(
+  instruction: Instruction, left: Array, right: Array, result: Array
+) -> int:
+  """Multiplications that meet no padding and no hole of a dilation.
+
+  Args:
+    instruction: says strides, padding and which axis is which.
+    left: what the window walks over.
+    right: the window.
+    result: what comes of it.
+  """
   labels = _attribute(instruction, "dim_labels")
   lhs, rest = labels.split("_")
   rhs, out = rest.split("->")
@@ -170,7 +185,6 @@ def _convolution(instruction: Instruction, computation: Computation) -> int:
 
   stride, low = by_axis("stride", 1), by_axis("pad", 0)
   lhs_dilate, rhs_dilate = by_axis("lhs_dilate", 1), by_axis("rhs_dilate", 1)
-  result = instruction.results[0]
   pairs = 1
   for k, c in enumerate(spatial):
     pairs *= _pairs(
@@ -222,6 +236,10 @@ def _moved(
     return moved.padded_bytes * (source.in_main_memory + target.in_main_memory)
   if opcode == "custom-call" and "Bitcast" in instruction.text:
     return 0
+  if gpu_calls.is_library(instruction):
+    # What comes after the result is where it works.
+    read = [computation[name].results for name in instruction.operands]
+    return sum(map(_main_bytes, read)) + _main_bytes(instruction.results[:1])
   if opcode == "fusion":
     read = [
       _read(program, inner, number, computation[name].results)

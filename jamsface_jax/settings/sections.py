@@ -227,6 +227,12 @@ class Optimizer(Section):
   accumulation: int = setting(
     1, "Micro-batches that the backbone sees a batch in.", positive
   )
+  gradient_dtype: str = setting(
+    "float32",
+    "Gradients of the backbone are summed over devices in it: float32, or"
+    " bfloat16 where the network computes in that.",
+    one_of("float32", "bfloat16"),
+  )
   reject_in_a_row: int = setting(
     0,
     "Steps in a row that may be rejected as not finite before the run stops.",
@@ -394,6 +400,12 @@ class Settings(Section):
         "optimizer.name='lars' needs the norms of all class weights and of"
         " their gradient, which head.fused_update never has at once: set"
         " head.fused_update=False."
+      )
+    if self.optimizer.gradient_dtype not in ("float32", self.model.dtype):
+      raise InputError(
+        f"optimizer.gradient_dtype={self.optimizer.gradient_dtype!r} needs"
+        f" model.dtype={self.optimizer.gradient_dtype!r}: set that, or leave it"
+        " at 'float32'."
       )
     group = self.model.batch_norm_group
     micro_batch = self.data.batch_size // self.optimizer.accumulation

@@ -1,5 +1,6 @@
 """One step of training: a pure function of a state and a batch."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,6 +27,7 @@ from jamsface_jax.head import (
   class_sampling,
   concentration,
 )
+from jamsface_jax.models import gradient_sum
 from jamsface_jax.run.components import Components
 from jamsface_jax.run.state import TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
@@ -51,6 +53,7 @@ def make_train_step(
     mesh=mesh,
     augmentation=dataclasses.asdict(settings.augment),
     accumulation=settings.optimizer.accumulation,
+    sum_wide=settings.optimizer.gradient_dtype == "float32",
     batch_norm_group=settings.model.batch_norm_group,
     fused_update=settings.head.fused_update,
     clip_norm=settings.head.clip_norm,
@@ -108,6 +111,7 @@ def train_step(
   mesh: Mesh,
   augmentation: Mapping[str, Any],
   accumulation: int,
+  sum_wide: bool,
   batch_norm_group: int,
   fused_update: bool,
   clip_norm: float,
@@ -128,6 +132,8 @@ def train_step(
     augmentation: arguments of `augment`, beside key and images.
     accumulation: micro-batches that the backbone sees one after the other; the
       head sees the whole batch, and so does what a loss remembers.
+    sum_wide: sum gradients of the backbone over devices in float32, not in
+      the dtype of the network.
     batch_norm_group: examples that share batch statistics; 0: those of a
       micro-batch.
     fused_update: update the class weights as their gradient comes.
@@ -146,7 +152,14 @@ def train_step(
   sample = _draw_classes(key, labels, components.head, mesh)
   dropout_key, loss_key = jax.random.split(forward_key)
   embedded = _embed(
-    state, images, dropout_key, components, accumulation, batch_norm_group, mesh
+    state,
+    images,
+    dropout_key,
+    components,
+    accumulation,
+    batch_norm_group,
+    mesh,
+    sum_wide=sum_wide,
   )
   loss = head_lib.loss(
     state.params["head"],
@@ -265,6 +278,8 @@ def _embed(
   micro_batches: int,
   batch_norm_group: int,
   mesh: Mesh,
+  *,
+  sum_wide: bool,
 ) -> _Embedded:
   """Embeds a batch, in one or in micro-batches one after the other.
 
@@ -278,13 +293,14 @@ def _embed(
   def embed(
     backbone: Any, images: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, Any]:
-    embeddings, updated = components.model.apply(
-      {"params": backbone, "batch_stats": state.batch_stats},
-      images,
-      train=True,
-      mutable=["batch_stats"],
-      rngs={"dropout": key},
-    )
+    with gradient_sum.over(mesh) if sum_wide else contextlib.nullcontext():
+      embeddings, updated = components.model.apply(
+        {"params": backbone, "batch_stats": state.batch_stats},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": key},
+      )
     return embeddings, updated["batch_stats"]
 
   if micro_batches == 1:

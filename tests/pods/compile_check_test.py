@@ -7,6 +7,8 @@ import importlib.util
 import json
 import math
 import pathlib
+import types
+from importlib.metadata import entry_points
 
 import jax
 import pytest
@@ -28,6 +30,11 @@ MIB = 2**20
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
   reason="libtpu, which compiles for TPUs, is not installed: make test-pods.",
+)
+HAS_CUDA = any("cuda" in p for p in entry_points(group="jax_plugins").names)
+needs_cuda = pytest.mark.skipif(
+  not HAS_CUDA,
+  reason="The CUDA compiler is not installed: make test-cuda.",
 )
 
 
@@ -165,8 +172,8 @@ def test_suggestions_are_only_those_that_change_something(eight):
     "data.batch_size=96 model.batch_norm_group=12",
     "data.batch_size=192 model.batch_norm_group=24",
   ]
-  v5e = accelerators.ACCELERATORS["v5e"]
-  tpus = dataclasses.replace(eight, accelerator=v5e)
+  tpu = types.SimpleNamespace(platform="tpu")
+  tpus = dataclasses.replace(eight, devices=[tpu] * 8)
   assert "model.lanes=0" in words(tpus, **changes)
   assert "model.lanes=1" in words(tpus)
 
@@ -249,31 +256,51 @@ def test_seconds_of_collectives_by_hand():
   v5e = accelerators.ACCELERATORS["v5e"]
   pod = accelerators.Topology("v5e:16x16", v5e, (16, 16), 1, (), 0)
   gigabyte = 10**9
+
+  def seconds(topology, kind, group, slices=1):
+    return topology.seconds(kind, gigabyte, group, slices)
+
   # Both axes are rings: 4 links of 50 GB/s, 8 hops at most along each.
   gather = gigabyte * 255 / 256 / 200e9 + 16e-6
-  assert pod.seconds("all-gather", gigabyte, 256) == pytest.approx(gather)
-  assert pod.seconds("all-reduce", gigabyte, 256) == pytest.approx(2 * gather)
+  assert seconds(pod, "all-gather", 256) == pytest.approx(gather)
+  assert seconds(pod, "all-reduce", 256) == pytest.approx(2 * gather)
   one = gigabyte * 15 / 16 / 100e9 + 8e-6
-  assert pod.seconds("reduce-scatter", gigabyte, 16) == pytest.approx(one)
+  assert seconds(pod, "reduce-scatter", 16) == pytest.approx(one)
   # 4 do not close to a ring: one link each way, 3 hops.
   part = accelerators.Topology("v5e:4x4", v5e, (4, 4), 1, (), 0)
   line = gigabyte * 15 / 16 / 100e9 + 6e-6
-  assert part.seconds("all-gather", gigabyte, 16) == pytest.approx(line)
+  assert seconds(part, "all-gather", 16) == pytest.approx(line)
+  # Of two slices each device sends a 256th of half over the slow network.
   two = dataclasses.replace(pod, slices=2)
-  assert two.seconds("all-gather", gigabyte, 512) > 50 * gather
+  between = gigabyte / 256 / 2 / v5e.far + 10e-6
+  assert seconds(two, "all-gather", 512, slices=2) == pytest.approx(
+    gather + between
+  )
+  # Devices that are each other's like in their slices have it to themselves.
+  assert seconds(two, "all-reduce", 2, slices=2) == pytest.approx(
+    2 * (gigabyte / 2 / v5e.far + 10e-6)
+  )
+  assert seconds(two, "all-gather", 256) == pytest.approx(gather)
+  h100 = accelerators.ACCELERATORS["h100"]
+  eight = accelerators.Topology("h100:8", h100, (8,), 1, (), 0)
+  all_eight = gigabyte * 7 / 8 / 450e9 + 1e-6
+  assert seconds(eight, "all-gather", 8) == pytest.approx(all_eight)
+  assert seconds(eight, "collective-permute", 8) == pytest.approx(
+    gigabyte / 450e9 + 1e-6
+  )
   assert (
-    dataclasses.replace(pod, accelerator=None).seconds("all-gather", 1, 2) == 0
+    seconds(dataclasses.replace(pod, accelerator=None), "all-gather", 2) == 0
   )
 
 
 def test_estimate_by_hand(eight):
-  one = accelerators.Accelerator(1, 1e12, 1e9, 1e9, 1, 1, 1e8, 0, 1e6)
+  one = accelerators.Accelerator(1, 1e12, 1e9, 1e9, 1, 1, 1e8, 0, 1e6, 1)
   ring = dataclasses.replace(eight, accelerator=one)
   work = [
     Work(10**9, 6, 10**6, 3000, 2),
     Work(0, 1, 10**7, 500, 1),
   ]
-  found = step_cost.estimate(work, [], ring)
+  found = step_cost.estimate(work, [], ring, {"data": 1, "model": 8})
   # 6 passes of 1 ms beat 1 ms of memory, twice; then 10 ms of memory.
   assert found.compute == pytest.approx(2 * 6e-3 + 10e-3)
   assert found.compiler == pytest.approx(6.5e-3)
@@ -285,6 +312,8 @@ def test_estimate_by_hand(eight):
     (["--topology=v9:4x4"], ["v9:4x4", "v5e:4x4"]),
     (["--topology=v5e:16"], ["v5e:16", "2 numbers"]),
     (["--topology=2*h100:8"], ["2*h100:8", "slices are of TPUs"]),
+    (["--topology=h100:12"], ["h100:12", "multiple of 8"]),
+    (["--topology=a100:2x4"], ["a100:2x4", "1 numbers"]),
     (["--topology=cpu:8", "--config.mesh.model=3"], ["mesh.model=3", "8"]),
     (["--topology=cpu:8", "--mesh=x"], ["--mesh='x'", "auto"]),
     (["--topology=cpu:8", "--batch_per_device=0"], ["batch_per_device=0"]),
@@ -311,19 +340,16 @@ def test_commands_of_the_documents_need_no_data(page):
 def test_command_says_what_fits_and_what_does_not(run, tmp_path):
   output = tmp_path / "found.json"
   flags = [TINY, f"--output={output}", "--batch_per_device=2"]
-  done = run(MODULE, *flags, "--topology=cpu:8", "--topology=h100:4")
+  done = run(MODULE, *flags, "--topology=cpu:8", "--topology=cpu:4")
   assert done.returncode == 0, done.stderr
   assert "cpu:8: iresnet, bfloat16, 64 classes, batch 16 (2 on" in done.stdout
-  assert "CPUs in the place of GPUs" in done.stdout
-  assert "estimates, nothing was measured" in done.stdout
   assert "all-gather" in done.stdout
-  cpu, gpu = json.loads(output.read_text())
-  assert cpu["chosen"]["batch"] == 16 and gpu["chosen"]["batch"] == 8
-  assert cpu["chosen"]["seconds"] == 0 < gpu["chosen"]["seconds"]
-  assert gpu["chosen"]["memory"] == 80 * 10**9
-  many = ["--classes=20000000", "--config.model.embedding_size=1024"]
+  eight, four = json.loads(output.read_text())
+  assert eight["chosen"]["batch"] == 16 and four["chosen"]["batch"] == 8
+  assert eight["chosen"]["seconds"] == four["chosen"]["seconds"] == 0
+  many = ["--classes=2000000000", "--config.model.embedding_size=1024"]
   less = ["--config.model.remat=True", "--config.head.keep_mib=0"]
-  done = run(MODULE, TINY, *many, *less, "--topology=h100:1")
+  done = run(MODULE, TINY, *many, *less, "--topology=cpu:1")
   assert done.returncode == 1, done.stderr
   assert "DOES NOT FIT" in done.stdout and "ways out" in done.stdout
 
@@ -381,6 +407,66 @@ def test_topology_without_libtpu(run):
   assert_one_sentence(done, "v5e:4x4", "install libtpu")
 
 
+@needs_cuda
+@pytest.mark.cuda
+def test_a_small_step_for_gpus(run, tmp_path):
+  """By the compiler of GPUs, where there is none; 16 are two machines."""
+  output = tmp_path / "found.json"
+  flags = [TINY, f"--output={output}", "--batch_per_device=4"]
+  flags += ["--config.model.batch_norm_group=4", f"--cache={tmp_path / 'c'}"]
+  names = ["h100:16", "a100:2", "h100:1"]
+  topologies = [f"--topology={name}" for name in names]
+  done = run(MODULE, *flags, *topologies)
+  assert done.returncode == 0, done.stderr
+  assert "estimates, nothing was measured" in done.stdout
+  assert "chosen on the card" in done.stdout
+  costs = [entry["chosen"] for entry in json.loads(output.read_text())]
+  assert [c["mesh"] for c in costs] == [
+    {"data": 2, "model": 8},
+    {"data": 1, "model": 2},
+    {"data": 1, "model": 1},
+  ]
+  for cost in costs:
+    assert cost["operations"] > 0 and cost["launches"] > 100
+    assert cost["compiler_seconds"] == 0 < cost["compute_seconds"]
+    assert not cost["unknown_calls"]
+  assert costs[0]["memory"] == int(0.75 * 84_942_979_072)
+  # The same program for both: arithmetic does not depend on the card.
+  assert costs[0]["sent"] > costs[2]["sent"] == 0
+  again = run(MODULE, *flags, *topologies)
+  assert again.stdout == done.stdout  # Not even another time of compiling.
+
+
+@needs_cuda
+@pytest.mark.cuda
+def test_gradients_between_gpus(run, tmp_path):
+  """Sent in float32, or in bfloat16 where that is asked for."""
+  output = tmp_path / "found.json"
+  flags = [TINY, f"--output={output}", "--batch_per_device=4"]
+  flags += ["--topology=h100:8", "--config.model.batch_norm_group=4"]
+  sent = {}
+  for dtype in ("float32", "bfloat16"):
+    done = run(MODULE, *flags, f"--config.optimizer.gradient_dtype={dtype}")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(output.read_text())
+    sent[dtype] = collections.Counter()
+    for c in found["chosen"]["collectives"]:
+      if c["kind"] == "all-reduce":
+        sent[dtype][c["dtype"]] += c["bytes"] * c["runs"]
+  assert set(sent["float32"]) == {"f32"}
+  assert set(sent["bfloat16"]) == {"f32", "bf16"}
+  half = sent["bfloat16"]["bf16"]
+  total = sent["bfloat16"]["f32"] + 2 * half
+  assert sent["float32"]["f32"] == pytest.approx(total, rel=0.01)
+
+
+def test_topology_without_the_cuda_compiler(run):
+  if HAS_CUDA:
+    pytest.skip("the CUDA compiler is installed")
+  done = run(MODULE, TINY, "--topology=h100:8")
+  assert_one_sentence(done, "h100:8", "compile-cuda", "no card")
+
+
 def test_hybrid_mesh_keeps_classes_in_a_slice():
   # One is no other, as with devices: JAX compares it with those it has seen.
   @dataclasses.dataclass(frozen=True, eq=False)
@@ -392,11 +478,29 @@ def test_hybrid_mesh_keeps_classes_in_a_slice():
     device_kind: str = "cpu"
     __class__ = property(lambda self: jax.Device)  # For what checks types.
 
+  @dataclasses.dataclass(frozen=True, eq=False)
+  class Bare:
+    id: int
+    process_index: int = 0
+    platform: str = "gpu"
+    device_kind: str = "gpu"
+    __class__ = property(lambda self: jax.Device)
+
   devices = [Device(k, k // 8, k // 4) for k in range(16)]
   for model, shape in ((-1, (2, 8)), (4, (4, 4)), (1, (16, 1))):
     mesh = sharding.make_mesh(model, devices)
     assert mesh.devices.shape == shape
     for row in mesh.devices:
       assert len({device.slice_index for device in row}) == 1
-  with pytest.raises(InputError, match="8 devices of each of 2 slices"):
-    sharding.make_mesh(16, devices)
+    # What does not say its slice is told it.
+    told = sharding.make_mesh(model, [Bare(d.id) for d in devices], 2)
+    ids = [d.id for d in told.devices.flat]
+    assert ids == [d.id for d in mesh.devices.flat]
+  # Whole slices may be put together.
+  for few in (devices, [Bare(d.id) for d in devices]):
+    mesh = sharding.make_mesh(16, few, 0 if few is devices else 2)
+    assert mesh.devices.shape == (1, 16)
+    assert [d.id for d in mesh.devices.flat] == list(range(16))
+  for model in (3, 12, 32):
+    with pytest.raises(InputError, match="8 devices of each of 2 slices"):
+      sharding.make_mesh(model, devices)

@@ -38,6 +38,8 @@ from jamsface_jax.settings.sections import Head, Settings
     ("augment.random_changes", 9, "at most 8"),
     ("data.sampling", "fair", "one of uniform, class_balanced"),
     ("optimizer.name", "adam", "one of sgd, adamw, lars"),
+    ("optimizer.gradient_dtype", "float16", "one of float32, bfloat16"),
+    ("optimizer.gradient_dtype", "bfloat16", "needs model.dtype='bfloat16'"),
     ("optimizer.name", "lars", "set head.fused_update=False"),
     ("optimizer.trust_coefficient", 0.0, "above 0"),
     ("optimizer.last_scale", "auto", "one of by_loss, learned, fixed"),
