@@ -104,7 +104,7 @@ def finished(output: pathlib.Path) -> Iterator[tuple[pathlib.Path, dict]]:
   """
   for summary in sorted(output.glob("*/*/*/summary.txt")):
     run = summary.parent
-    fold = re.fullmatch(r"lfw_small-fold(\d+)", run.parents[1].name)
+    fold = re.fullmatch(r"lfw_small-(?:r50,)?fold(\d+)", run.parents[1].name)
     seed = re.fullmatch(r"seed(\d+)", run.name)
     if fold and seed:
       place = {"fold": int(fold[1]), "seed": int(seed[1])}

@@ -47,7 +47,7 @@ from jamsface_jax.config import base_config, choose_variant
 
 
 def get_config(variant: str = "full"):
-  """Returns the settings; `variant` is "full", "fold1", "half1" or "tiny"."""
+  """Returns the settings; variants: "full", "fold1", "half1", "r50", "tiny"."""
   config = base_config()
   config.data.directory = "data/lfw_view1/train"
   config.data.image_size = 32
@@ -71,7 +71,22 @@ def get_config(variant: str = "full"):
   config.evaluation.data = "data/lfw_view1/lfw_test"
   config.evaluation.known = "data/lfw_view1/lfw_known"
   parts = [f"fold{k}" for k in range(1, 11)] + ["half1", "half2"]
-  return choose_variant(config, variant, {one: _of(one) for one in parts})
+  variants = {one: _of(one) for one in parts} | {"r50": _on_a_gpu}
+  return choose_variant(config, variant, variants)
+
+
+def _on_a_gpu(config):
+  """IResNet-50 at 112 x 112 pixels: `:r50`, `:r50,fold3`."""
+  config.data.image_size = 112
+  config.data.threads = 16
+  config.model.name = "iresnet50"
+  config.model.stages = ()
+  config.model.width = 1.0
+  config.model.stem_stride = 1
+  config.model.embedding_size = 512
+  config.model.dtype = "bfloat16"
+  config.head.product_dtype = "bfloat16"
+  return config
 
 
 def _of(part):
