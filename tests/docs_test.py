@@ -455,7 +455,7 @@ def test_extras():
   named = {
     name
     for line in lines
-    for names in re.findall(r"(?:\.|jamsface-jax)\[(\w[\w,]*)\]", line)
+    for names in re.findall(r"(?:\.|jamsface-jax)\[(\w[\w,-]*)\]", line)
     for name in names.split(",")
   }
   assert {"onnx", "ray"} <= named <= set(setup["options.extras_require"])

@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jamsface_jax.devices import sharding
+from jamsface_jax.devices.compiling import compiler_options
 from jamsface_jax.head import memory
 from jamsface_jax.head.chunks import chunk_classes
 from jamsface_jax.head.parameters import check_mesh
@@ -264,6 +265,8 @@ def _compile_once(
   key = hashlib.sha256(lowered.as_text().encode())
   compiler = mesh.devices.flat[0].client.platform_version
   where = topology.name, topology.target, mesh.device_ids.tolist()
+  if topology.platform == "gpu":
+    key.update(repr(compiler_options("gpu")).encode())
   key.update(repr((where, jaxlib.__version__, compiler)).encode())
   path = os.path.join(cache, f"{key.hexdigest()[:32]}.json.gz")
   if os.path.exists(path):
