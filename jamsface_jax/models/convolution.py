@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32
 
@@ -31,7 +32,7 @@ def keep_parameters(
 
 def convolve(
   x: Float[Array, "b h w c"],
-  kernel: Float[Array, "k l g f"],
+  kernel: Float[Array | np.ndarray, "k l g f"],
   strides: tuple[int, int],
   padding: Sequence[tuple[int, int]],
   **rest: Any,
@@ -57,7 +58,7 @@ def convolve(
 
 def _convolve(
   x: Float[Array, "b h w c"],
-  kernel: Float[Array, "k l g f"],
+  kernel: Float[Array | np.ndarray, "k l g f"],
   strides: tuple[int, int],
   padding: Sequence[tuple[int, int]],
   **rest: Any,

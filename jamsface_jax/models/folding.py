@@ -11,6 +11,7 @@ https://arxiv.org/abs/1909.11065 or MLPerf's ResNet, along one axis).
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 LANES = 128  # Channels that a TPU computes with at once, of any kind so far.
@@ -63,7 +64,7 @@ def refold(
 
 
 def fold_kernel(
-  kernel: Float[Array, "k l c f"],
+  kernel: Float[Array | np.ndarray, "k l c f"],
   stride: int,
   padding: int,
   factor: int,

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh
@@ -29,7 +30,7 @@ def over(mesh: Mesh) -> AbstractContextManager[object]:
 def apply(
   function: Callable[..., Array],
   x: Float[Array, "b ..."],
-  *parameters: Float[Array, "..."],
+  *parameters: Float[Array | np.ndarray, "..."],
 ) -> Float[Array, "b ..."]:
   """`function(x, *parameters)`, all in the dtype of `x`.
 

@@ -81,6 +81,7 @@ class SqueezeExcitation(nn.Module):
       return nn.Conv(
         size,
         kernel_size=(1, 1),
+        padding=0,
         use_bias=False,
         dtype=self.dtype,
         conv_general_dilated=convolve,

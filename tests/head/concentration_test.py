@@ -73,9 +73,8 @@ def on_mesh(mesh, x, labels):
 
 def first(head, mesh, sizes):
   """Margins and what is seen before the first pass."""
-  params = jax.jit(partial(head_lib.init, head=head, mesh=mesh))(
-    jax.random.key(0), class_sizes=jnp.asarray(sizes)
-  )
+  init = partial(head_lib.init, head=head, mesh=mesh, class_sizes=sizes)
+  params = jax.jit(init)(jax.random.key(0))
   return head_lib.margins_and_scalars(params), concentration.start(head, mesh)
 
 

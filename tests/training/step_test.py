@@ -550,7 +550,11 @@ def embeddings_by_hand(config, images):
   """Those of a first step that augments nothing, of all images at once."""
   components = make_components(config, 10, 64)
   first = state.create_state(
-    0, components, SIZE, sharding.make_mesh(1, jax.devices()[:1]), np.ones(10)
+    0,
+    components,
+    SIZE,
+    sharding.make_mesh(1, jax.devices()[:1]),
+    np.ones(10, int),
   )
   embeddings, _ = components.model.apply(
     {"params": first.params["backbone"], "batch_stats": first.batch_stats},
