@@ -58,7 +58,7 @@ def convolve(
 
 def _convolve(
   x: Float[Array, "b h w c"],
-  kernel: Float[Array | np.ndarray, "k l g f"],
+  kernel: Float[Array, "k l g f"],
   strides: tuple[int, int],
   padding: Sequence[tuple[int, int]],
   **rest: Any,

@@ -88,6 +88,7 @@ def fold_kernel(
     each row. What it needs behind a row follows from how many columns are
     wanted.
   """
+  kernel = jnp.asarray(kernel)
   rows, taps, channels, features = kernel.shape
   left = -(-padding // factor)
   last = stride * (wanted - 1) + taps - 1 - padding

@@ -43,7 +43,7 @@ def apply(
     *parameters: alike on all devices.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  narrow = [p.astype(x.dtype) for p in parameters]
+  narrow = [jnp.asarray(p, x.dtype) for p in parameters]
   if mesh.empty or mesh.size == 1 or x.dtype == jnp.float32:
     return function(x, *narrow)
 
@@ -81,7 +81,7 @@ def apply(
     )
 
   applied.defvjp(forward, backward)
-  return applied(x, *parameters)
+  return applied(x, *map(jnp.asarray, parameters))
 
 
 def _row_major(array: Array) -> Array:

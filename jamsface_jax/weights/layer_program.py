@@ -19,13 +19,14 @@ from jaxtyping import Array
 from jamsface_jax.models import backbone_shapes
 from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.iresnet import SqueezeExcitation
-from jamsface_jax.models.layers import BatchNorm, Conv, PReLU
+from jamsface_jax.models.layers import BatchNorm, Conv, Linear, PReLU
 from jamsface_jax.models.vit import Attention
 
 LAYERS = (
   nn.Conv,
   Conv,
   nn.Dense,
+  Linear,
   nn.LayerNorm,
   BatchNorm,
   PReLU,

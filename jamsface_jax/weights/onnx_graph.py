@@ -16,7 +16,7 @@ import numpy as np
 
 from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.iresnet import SqueezeExcitation
-from jamsface_jax.models.layers import BatchNorm, Conv, PReLU
+from jamsface_jax.models.layers import BatchNorm, Conv, Linear, PReLU
 from jamsface_jax.models.vit import HEADS, Attention
 from jamsface_jax.weights.layer_program import (
   LayerProgram,
@@ -182,7 +182,7 @@ def _layer(
       return graph.prelu(x, name)
     case nn.Dense() if len(shape) == 2:
       return graph.linear(x, name)
-    case nn.Dense():
+    case nn.Dense() | Linear():
       return graph.token_linear(x, name)
     case Entry():
       return _entry(graph, x, layer)
