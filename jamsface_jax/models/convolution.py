@@ -27,7 +27,7 @@ def keep_parameters(
     inexact: not looked at: there are no whole numbers here.
   """
   x, *parameters = arrays
-  return [x.astype(dtype), *parameters]
+  return [jnp.asarray(x, dtype), *parameters]
 
 
 def convolve(
