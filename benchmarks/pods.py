@@ -230,10 +230,11 @@ def print_scaling(topologies, classes, cache, changes) -> None:
       cost = measure(name, count, cache, **changes)
       rate = cost.images_per_second / cost.devices
       first = first or rate
+      efficiency = f"{rate / first:.1%}" if first else "not known"
       print(
         f"| {name} | {cost.devices:,} | {count:,} | {cost.seconds * 1e3:.2f}"
         f" | {cost.collective_seconds * 1e3:.2f}"
-        f" | {cost.images_per_second:,.0f} | {rate / first:.1%} |",
+        f" | {cost.images_per_second:,.0f} | {efficiency} |",
         flush=True,
       )
 

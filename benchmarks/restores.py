@@ -188,7 +188,13 @@ def run_jobs(
 
 
 class SmoothPReLU(nn.Module):
-  """What PReLU is far from 0, without its kink: x (1 + s e^-x) / (1 + e^-x)."""
+  """What PReLU is far from 0, without its kink: x (1 + s e^-x) / (1 + e^-x).
+
+  Attributes:
+    fold: pixels that are folded in the input; 1 on CPUs.
+  """
+
+  fold: int = 1
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -102,7 +102,7 @@ SMALLER = {
   "--changes=v5e:4x4": "--changes=cpu:2",
   # Without a bucket: bucket_test has one.
   "--workdir=gs://BUCKET/NAME": "--workdir=",
-  "--scaling=v5e:4x4,v5e:16x16": "--scaling=h100:2",
+  "--scaling=v5e:4x4,v5e:16x16": "--scaling=cpu:2",
 }
 
 
