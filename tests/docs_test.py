@@ -65,6 +65,7 @@ PARSED = {
   "python -m jamsface_jax.ablate": "dozens of runs; ablate_test makes a few",
   "python -m jamsface_jax.compile_check": "compiles for TPUs: make test-pods",
   "pods_env/bin/python -m jamsface_jax.compile_check": "likewise",
+  "cuda_env/bin/python -m jamsface_jax.compile_check": "make test-cuda",
   "python -m data_prep.from_tfds": "downloads; from_tfds_test has a small one",
   "RAY_ADDRESS=HEAD:6379 python": "needs a cluster; ray_engine_test has one",
   "python -m jamsface_jax.import_weights --input=MobileFaceNet_Pytorch": "a"
@@ -85,6 +86,7 @@ SKIPPED = {
   ". .venv/bin/activate": "fresh_shell_test does",
   "pip install": "test_extras has what they name",
   "pods_env/bin/pip install": "likewise",
+  "cuda_env/bin/pip install": "likewise",
   "python3 -m venv": "of Python",
   "printf": "builds an image, which needs Docker",
   "docker": "likewise",
