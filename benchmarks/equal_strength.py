@@ -208,21 +208,15 @@ def table(runs: list[dict]) -> str:
     cells = ["", "", "", "", ""]
     if name != REFERENCE:
       cells = compare(of_row, rows[REFERENCE], rows=len(names) - 1)
-    lines.append(
-      "| "
-      + " | ".join(
-        [
-          name,
-          f"{100 * mean(of_row, f'{OF_SET}/people_{PRIMARY}'):.1f}",
-          *cells,
-          f"{100 * mean(of_row, f'{OF_SET}/{PRIMARY}'):.1f}",
-          f"{100 * mean(of_row, f'{KNOWN}/adjusted_accuracy'):.1f}",
-          f"{mean(of_row, 'train/cross_entropy'):.2f}",
-          f"{mean(of_row, 'train/margin_angular_image_mean'):.3f}",
-        ]
-      )
-      + " |"
-    )
+    figures = [
+      f"{100 * mean(of_row, f'{OF_SET}/people_{PRIMARY}'):.1f}",
+      *cells,
+      f"{100 * mean(of_row, f'{OF_SET}/{PRIMARY}'):.1f}",
+      f"{100 * mean(of_row, f'{KNOWN}/adjusted_accuracy'):.1f}",
+      f"{mean(of_row, 'train/cross_entropy'):.2f}",
+      f"{mean(of_row, 'train/margin_angular_image_mean'):.3f}",
+    ]
+    lines.append(f"| {' | '.join([name, *figures])} |")
   folds = {fold for fold, _ in rows[REFERENCE]}
   seeds = {seed for _, seed in rows[REFERENCE]}
   people = sum(

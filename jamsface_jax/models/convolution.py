@@ -75,15 +75,7 @@ def _convolve(
   64 groups of two channels there, with normalisation, activation and gradients:
   42.7 to 1.2 s. Other platforms have kernels of their own for both.
 
-  Args:
-    x: [B, H, W, C].
-    kernel: [h, w, C, F]; [h, w, C/n, F] for n groups.
-    strides: steps of the window along H and W.
-    padding: zeros before and after, along H and W.
-    **rest: what else `nn.Conv` passes.
-
-  Returns:
-    [B, H', W', F].
+  Arguments and result are those of `convolve`, the kernel of the dtype of `x`.
   """
   plain = partial(
     lax.conv_general_dilated, window_strides=strides, padding=padding, **rest

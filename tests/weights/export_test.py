@@ -90,6 +90,11 @@ def make_workdir(directory, name, dtype="float32", arrays=None):
   path = str(directory / f"{name}.npz")
   write_npz(path, arrays or to_pytorch(model, variables), metadata)
   workdir = str(directory / f"w_{name}")
+  return import_as_it_says(path, workdir)
+
+
+def import_as_it_says(path, workdir):
+  """Imports a file that says what network it holds; returns `workdir`."""
   import_weights(
     path,
     RunDirectory(workdir),
@@ -116,15 +121,7 @@ def test_what_is_exported_is_folded_for_no_device(tmp_path):
     path = str(tmp_path / f"{lanes}.npz")
     arrays = to_pytorch(make_model(settings), variables)
     write_npz(path, arrays, {"model": model, "image_size": "28"})
-    workdir = str(tmp_path / f"w{lanes}")
-    import_weights(
-      path,
-      RunDirectory(workdir),
-      model=None,
-      embedding_size=None,
-      image_size=None,
-      color_order=None,
-    )
+    workdir = import_as_it_says(path, str(tmp_path / f"w{lanes}"))
     output = export(workdir, "onnx", tmp_path / f"{lanes}.onnx")
     nodes = [node.op_type for node in onnx.load(output).graph.node]
     found.append((nodes, embed(workdir, pixels(3, 28))))
