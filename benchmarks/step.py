@@ -1,6 +1,6 @@
 """Images a second of the whole training step, beside PyTorch's.
 
-Forward, backward and update of an IResNet with its head, batch 32 at 112x112 by
+Forward, backward and update of a network with its head, batch 32 at 112x112 by
 default, in float32, on images in memory. Ours is `train_step` as it trains;
 PyTorch's is the same network written plainly, channels last, with cross-entropy
 over fixed margins and SGD; `compiled` is that by `torch.compile`. Each runs
@@ -14,7 +14,7 @@ has them; `--arcface_torch=DIR` holds their files.
 
 PyTorch is needed for its rows alone: without it they are left out.
 
-  python benchmarks/step.py --models=iresnet18,iresnet50
+  python benchmarks/step.py
   python benchmarks/step.py --models=iresnet100 --batch=256 --dtype=bfloat16
 """
 
@@ -36,11 +36,6 @@ VARIANTS = (
   "PyTorch, compiled",
   "arcface_torch",
 )
-DEPTHS = {
-  "iresnet18": (2, 2, 2, 2),
-  "iresnet50": (3, 4, 14, 3),
-  "iresnet100": (3, 13, 30, 3),
-}
 
 
 def main() -> None:
@@ -48,7 +43,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--models", default="iresnet18,iresnet50")
+  parser.add_argument("--models", default="iresnet18,iresnet50,mbf,vit_t")
   parser.add_argument("--classes", type=int, default=10_000)
   parser.add_argument("--batch", type=int, default=32)
   parser.add_argument("--size", type=int, default=112, help="of the images")
@@ -257,7 +252,7 @@ def _torch_step(args):
   layout = torch.channels_last
   if args.child == "PyTorch, contiguous":
     layout = torch.contiguous_format
-  network = pytorch_networks.IResNet(DEPTHS[args.models]).train()
+  network = pytorch_networks.PUBLISHED[args.models]().train()
   network = network.to(device, memory_format=layout)
   weights = torch.nn.Parameter(
     0.01 * torch.randn(args.classes, 512, device=device)

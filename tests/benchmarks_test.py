@@ -51,6 +51,7 @@ SMALL = {
   # What these left is there.
   "equal_strength": ["--collect=", "--others="],
   "evaluation": ["--rounds=1", "--scale=0.01"],
+  "forward": ["--models=mbf", "--batch=2", "--rounds=1", "--steps=1"],
   "head": [
     "--classes=1000",
     "--batch=16",

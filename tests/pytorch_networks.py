@@ -198,6 +198,18 @@ class ViT(nn.Module):
     return self.feature(x.flatten(1))
 
 
+# By the name that insightface gives them.
+PUBLISHED = {
+  "iresnet18": lambda: IResNet((2, 2, 2, 2)),
+  "iresnet50": lambda: IResNet((3, 4, 14, 3)),
+  "iresnet100": lambda: IResNet((3, 13, 30, 3)),
+  "mbf": MobileFaceNet,
+  "vit_t": lambda: ViT(256, 12),
+  "vit_s": lambda: ViT(512, 12),
+  "vit_b": lambda: ViT(512, 24),
+}
+
+
 def randomize(network, seed):
   """Random weights, and batch statistics at random around those of patterns.
 
