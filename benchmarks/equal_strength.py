@@ -10,7 +10,9 @@ all runs, benchmarks/equal_strength.json. The second also has every network
 compare all pairs of other people, whom none was trained on, and writes
 benchmarks/equal_strength_others.json; networks that are in it are not asked
 again, so that more may follow, and nothing is written where the runs lie. All
-print the tables.
+print the tables. The losses of `configs/ablation.py`, which leaves its runs in
+the same directory, are a comparison of their own: strength is another thing
+among them, and the correction is for their number.
 
 A row is compared with the row `fixed` on the same folds with the same seeds,
 person by person: each of LFW's people with two images or more is tested once,
@@ -42,6 +44,14 @@ import scipy.stats
 PRIMARY = "tar@1e-3"
 OF_SET, KNOWN = "lfw_people", "lfw_known"
 REFERENCE = "fixed"
+LOSSES = (  # Rows of configs/ablation.py; the others are of ablation_equal.py.
+  "adaface",
+  "arcface",
+  "cosface",
+  "curricularface",
+  "held_cosine",
+  "softmax",
+)
 FILE = pathlib.Path(__file__).with_suffix(".json")
 KEPT = (
   f"{OF_SET}/people_{PRIMARY}",
@@ -84,9 +94,11 @@ def main() -> None:
     embed_others(pathlib.Path(args.collect), args.others, beside)
   if not path.exists():
     sys.exit(f"{path} is not there: give --collect=DIR first.")
-  print(table(json.loads(path.read_text())))
+  for what, runs in comparisons(json.loads(path.read_text())):
+    print(table(runs, what) + "\n")
   if beside.exists():
-    print("\n" + table_of_others(json.loads(beside.read_text())))
+    for what, runs in comparisons(json.loads(beside.read_text())):
+      print(table_of_others(runs, what) + "\n")
 
 
 def write(path: pathlib.Path, runs: list[dict]) -> None:
@@ -187,6 +199,23 @@ def embed_others(output: pathlib.Path, data: str, path: pathlib.Path) -> None:
     write(path, runs)
 
 
+def comparisons(runs: list[dict]) -> list[tuple[str, list[dict]]]:
+  """Runs that are compared with each other, and what differs among them."""
+  losses = [run for run in runs if run["row"] in LOSSES]
+  places = {(run["fold"], run["seed"]) for run in losses}
+  beside = [
+    run
+    for run in runs
+    if run["row"] == REFERENCE and (run["fold"], run["seed"]) in places
+  ]
+  margins = [run for run in runs if run["row"] not in LOSSES]
+  return [
+    (what, of_these)
+    for what, of_these in (("margins", margins), ("losses", beside + losses))
+    if of_these
+  ]
+
+
 def by_row(runs: list[dict]) -> tuple[dict[str, dict], list[str]]:
   """Runs by row, and by fold and seed; and the rows' names in order."""
   rows = defaultdict(dict)
@@ -195,11 +224,11 @@ def by_row(runs: list[dict]) -> tuple[dict[str, dict], list[str]]:
   return rows, sorted(rows, key=lambda row: (row != REFERENCE, row))
 
 
-def table(runs: list[dict]) -> str:
-  """The comparison, as Markdown."""
+def table(runs: list[dict], what: str) -> str:
+  """One of the `comparisons`, as Markdown."""
   rows, names = by_row(runs)
   lines = [
-    "| margins | people | difference | over people | over seeds | interval"
+    f"| {what} | people | difference | over people | over seeds | interval"
     " | verdict | pairs | known people | cross-entropy | mean over images |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
   ]
@@ -214,7 +243,8 @@ def table(runs: list[dict]) -> str:
       f"{100 * mean(of_row, f'{OF_SET}/{PRIMARY}'):.1f}",
       f"{100 * mean(of_row, f'{KNOWN}/adjusted_accuracy'):.1f}",
       f"{mean(of_row, 'train/cross_entropy'):.2f}",
-      f"{mean(of_row, 'train/margin_angular_image_mean'):.3f}",
+      f"{mean(of_row, 'train/margin_angular_image_mean'):.3f},"
+      f" {mean(of_row, 'train/margin_cosine_image_mean'):.3f}",
     ]
     lines.append(f"| {' | '.join([name, *figures])} |")
   folds = {fold for fold, _ in rows[REFERENCE]}
@@ -231,11 +261,11 @@ def table(runs: list[dict]) -> str:
   return "\n".join(lines)
 
 
-def table_of_others(runs: list[dict]) -> str:
-  """The comparison on other people, as Markdown."""
+def table_of_others(runs: list[dict], what: str) -> str:
+  """One of the `comparisons` on other people, as Markdown."""
   rows, names = by_row(runs)
   lines = [
-    "| margins | other people | difference | over people | over networks"
+    f"| {what} | other people | difference | over people | over networks"
     " | interval | verdict | pairs | AUC | networks |",
     "|---|---|---|---|---|---|---|---|---|---|",
   ]

@@ -292,6 +292,25 @@ def test_equal_strength_compares_people_fold_by_fold(tmp_path):
   assert found["fixed"][1] == ""
 
 
+def test_equal_strength_compares_losses_among_themselves(tmp_path):
+  """With the reference's networks of their seeds, corrected for their number.
+
+  Differences of 2 and 4 points in two folds, one row: t(1, 0.975) = 12.71.
+  """
+  rng = np.random.default_rng(0)
+  runs = []
+  for fold, gain in ((1, 0.02), (2, 0.04)):
+    theirs = rng.uniform(0.2, 0.5, 30)
+    for seed, better in ((0, 0.0), (1, 0.1)):
+      runs.append(a_run("fixed", fold, seed, theirs + better))
+      for row in ("held", "same"):
+        runs.append(a_run(row, fold, seed, theirs + better + gain))
+    runs.append(a_run("arcface", fold, 0, theirs + gain))
+  found = compared(runs, tmp_path)
+  assert found["arcface"][1::3][:2] == ["+3.00", "[-9.71, +15.71]"]
+  assert found["held"][1::3][:2] == ["+3.00", "[-22.45, +28.45]"]
+
+
 def test_equal_strength_compares_other_people_over_people(tmp_path):
   """Gains of 0, 2, 4 and 6 points, half a point more or less in two networks.
 
