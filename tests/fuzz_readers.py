@@ -109,6 +109,8 @@ def _array(data):
 
 def _dataset(data):
   _file("dataset.json", data)
+  sizes = records.parse_index(data, "dataset.json").class_sizes
+  np.array(sizes, np.int64)  # As who opens a data set counts them.
   records.read_index(str(FOLDER))
 
 

@@ -322,10 +322,13 @@ class DatasetAssembler:
       entry = plain_json.parse(line)
       source = entry.pop("source")
       finished = FinishedShard.from_json(entry)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
       return None  # Its shard is written again.
     if source != self._source:
       raise self.other_conversion()
+    labels = finished.labels
+    if not ((labels >= 0) & (labels < len(self._classes))).all():
+      return None  # Not written by a conversion.
     return finished
 
   def _is_sound(self, shard: records.Shard | None) -> bool:

@@ -219,7 +219,8 @@ def parse_index(text: bytes, path: str) -> DatasetIndex:
     if fields["format"] != FORMAT:
       raise ValueError("unknown format")
     index = plain_json.typed(fields, DatasetIndex)
-  except (ValueError, KeyError, TypeError, IndexError) as error:
+    np.array(index.class_sizes, np.int64)  # No class has more images.
+  except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
     raise InputError(
       f"{path!r} is damaged ({error}): write the data set again."
     ) from None
