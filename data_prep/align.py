@@ -20,9 +20,16 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Generator,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -208,40 +215,48 @@ def align(
   with lock.hold(directory, "--output"):
     if not keep_plan(directory, {**plan, **origin}, what="faces"):
       _refuse_faces(directory, targets)
+    remove_left(directory, seconds=0)  # Lists that a kill has left half done.
     try:
-      before, no_face, broken = _align_missing(
-        source,
-        directory,
-        targets,
-        functools.partial(
-          _align_one, locate=locate, size=size, partly_outside=outside
-        ),
-        skip_bad=skip_bad,
-        threads=threads,
-      )
-      if len(no_face) + len(broken) == len(images):
-        raise InputError(
-          f"no face was found in the {len(images)} images of {source!r}: check"
-          " --landmarks (its paths are relative to --input) or"
-          " --detector_model."
+      # Images without a result are tried again by every run: lists are whole.
+      with (
+        _listing(os.path.join(directory, NO_FACE_FILE)) as no_face,
+        _listing(os.path.join(directory, SKIPPED_FILE)) as broken,
+      ):
+        for line in unnamed:
+          broken.add(line)
+        before = _align_missing(
+          source,
+          directory,
+          targets,
+          functools.partial(
+            _align_one, locate=locate, size=size, partly_outside=outside
+          ),
+          no_face,
+          broken,
+          skip_bad=skip_bad,
+          threads=threads,
         )
+        faces = len(images) + len(unnamed) - no_face.lines - broken.lines
+        if not faces:
+          raise InputError(
+            f"no face was found in the {len(images)} images of {source!r}:"
+            " check --landmarks (its paths are relative to --input) or"
+            " --detector_model."
+          )
     except InputError:
       _forget_nothing(directory)
       raise
     finally:
       # Of faces that an earlier run made, it alone has seen this.
       outside = sorted({*outside, *_read_list(directory, OUTSIDE_FILE)})
-      _write_list(os.path.join(directory, OUTSIDE_FILE), outside)
-    # Images without a result are tried again by every run: the lists are whole.
-    _write_list(os.path.join(directory, NO_FACE_FILE), no_face)
-    broken = unnamed + broken
-    _write_list(os.path.join(directory, SKIPPED_FILE), broken)
+      with _listing(os.path.join(directory, OUTSIDE_FILE)) as file:
+        for line in outside:
+          file.add(line)
   print(
-    f"{len(images) + len(unnamed) - len(no_face) - len(broken):,} faces in"
-    f" {directory}"
+    f"{faces:,} faces in {directory}"
     + (f" ({before:,} before)" if before else "")
-    + (f"; {len(no_face)} in {NO_FACE_FILE}" if no_face else "")
-    + (f"; {len(broken)} in {SKIPPED_FILE}" if broken else "")
+    + (f"; {no_face.lines} in {NO_FACE_FILE}" if no_face.lines else "")
+    + (f"; {broken.lines} in {SKIPPED_FILE}" if broken.lines else "")
   )
   if outside:
     print(
@@ -258,15 +273,26 @@ def _align_missing(
   directory: str,
   targets: Mapping[str, str],
   make: Callable[[str, str], np.ndarray | str | None],
+  no_face: "_Listing",
+  broken: "_Listing",
   *,
   skip_bad: bool,
   threads: int,
-) -> tuple[int, list[str], list[str]]:
+) -> int:
   """Aligns what is not there yet, or of a photograph that has changed.
 
+  Args:
+    source: folder of photographs.
+    directory: the output.
+    targets: the files to write, and the images that they are of.
+    make: makes a face of an image, see `_align_one`.
+    no_face: takes the images without a face.
+    broken: takes a line for each that cannot be read.
+    skip_bad: leave those out.
+    threads: for all the work.
+
   Returns:
-    How many faces were there, the images without a face, and a line for each
-    that cannot be read.
+    How many faces were there.
   """
 
   def look(image: str) -> str:
@@ -283,7 +309,6 @@ def _align_missing(
   for folder in {os.path.join(directory, os.path.dirname(t)) for t in targets}:
     if os.path.isdir(folder):
       remove_left(folder)
-  no_face, broken = [], []
   with (
     ThreadPoolExecutor(threads) as pool,
     _Journal(os.path.join(directory, JOURNAL_FILE)) as journal,
@@ -307,16 +332,16 @@ def _align_missing(
         if outcome == "":
           continue
         if outcome is None:
-          no_face.append(image)
+          no_face.add(image)
         elif skip_bad:
-          broken.append(f"{image}\t{outcome}")
+          broken.add(f"{image}\t{outcome}")
         else:
           raise InputError(
             f"image {os.path.join(source, image)!r} cannot be read ({outcome}):"
             " mend or delete it, or leave such images out with --skip_bad."
           )
         _remove(os.path.join(directory, target))  # Of another photograph.
-  return len(targets) - len(rest), no_face, broken
+  return len(targets) - len(rest)
 
 
 class _Journal:
@@ -509,13 +534,36 @@ def _read_list(directory: str, file: str) -> list[str]:
     return []
 
 
-def _write_list(path: str, lines: list[str]) -> None:
-  """Writes the lines, or deletes the list of an earlier run."""
-  if lines:
-    with written_whole(path) as file:
-      file.writelines(f"{line}\n" for line in lines)
-  elif os.path.exists(path):
+class _Listing:
+  """A list on its way to the disk: of millions of images, none is kept.
+
+  Attributes:
+    lines: how many it has.
+  """
+
+  def __init__(self, file: IO[str]):
+    self.lines = 0
+    self._file = file
+
+  def add(self, line: str) -> None:
+    """Appends a line."""
+    self._file.write(f"{line}\n")
+    self.lines += 1
+
+
+@contextlib.contextmanager
+def _listing(path: str) -> Generator[_Listing]:
+  """Replaces the list of an earlier run once the block has ended.
+
+  Args:
+    path: of the list; without a line there is none.
+  """
+  with written_whole(path) as file:
+    listing = _Listing(file)
+    yield listing
+  if not listing.lines:
     os.remove(path)
+    sync_directory(os.path.dirname(path))
 
 
 if __name__ == "__main__":

@@ -225,7 +225,8 @@ def _leave_pairs_out(
     names: the images that were to be there.
     listed: all pairs.
   """
-  there = set(names) - {line.split("\t")[0] for line in assembler.skipped_lines}
+  skipped = (line.split("\t")[0] for line in assembler.skipped_lines())
+  there = set(names).difference(skipped)
   gone = {x for pair in listed for x in (pair.first, pair.second)} - there
   if not gone:
     return

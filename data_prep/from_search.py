@@ -100,7 +100,7 @@ def convert(
       threads=threads,
     )
     if assembler.skipped:
-      skipped = {line.split("\t")[0] for line in assembler.skipped_lines}
+      skipped = {line.split("\t")[0] for line in assembler.skipped_lines()}
       write_search(path, [one for one in entries if one.image not in skipped])
   conversion.print_result(
     directory,

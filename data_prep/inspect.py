@@ -31,7 +31,12 @@ import numpy as np
 
 from data_prep.inspection.duplicates import find_duplicates, write_duplicates
 from data_prep.inspection.pictures import draw_contact_sheet, plot_class_sizes
-from data_prep.inspection.survey import check_index, check_shards, take_survey
+from data_prep.inspection.survey import (
+  EXAMPLES,
+  check_index,
+  check_shards,
+  take_survey,
+)
 from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.errors import EXIT_FAILURE, InputError, run_command
@@ -43,7 +48,6 @@ DUPLICATES_FILE = "duplicates.tsv"
 CLASS_SIZES_FILE = "class_sizes.png"
 CONTACT_SHEET_FILE = "contact_sheet.png"
 
-_EXAMPLES = 20  # Of what is wrong, in the report; all are counted.
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
@@ -118,10 +122,11 @@ def _inspect(
 ) -> dict:
   """Inspects what was opened; see `inspect`."""
   with ThreadPoolExecutor(threads) as pool:
-    errors = check_shards(reader, pool)
+    of_shards = check_shards(reader, pool)
     survey = take_survey(reader, pool)
     other_survey = None if other is None else take_survey(other, pool)
-  errors += survey.errors + check_index(reader, survey)
+  of_index = check_index(reader, survey)
+  errors = of_shards + survey.errors.first + of_index
   duplicates = find_duplicates(survey, other_survey)
   index = reader.index
   findings = {
@@ -136,8 +141,8 @@ def _inspect(
       [*size, count] for size, count in survey.image_sizes.most_common()
     ],
     "grey_images": survey.grey,
-    "wrong": len(errors),
-    "errors": errors[:_EXAMPLES],
+    "wrong": len(of_shards) + survey.errors.count + len(of_index),
+    "errors": errors[:EXAMPLES],
     **{kind: len(pairs) for kind, pairs in duplicates.items()},
   }
   if other is not None:

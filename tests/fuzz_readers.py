@@ -4,6 +4,9 @@ A reader takes the bytes of a file and may read them or refuse them, with the
 errors that its docstring names; anything else is a fault.
 """
 
+import contextlib
+import gzip
+import hashlib
 import io
 import json
 import pathlib
@@ -14,16 +17,23 @@ import zipfile
 import cv2
 import numpy as np
 
+from data_prep import align, clean, from_recordio
 from data_prep.formats import ijb, pair_protocols
 from data_prep.formats.identity_folders import read_identities
 from data_prep.formats.image_list import read_entries
 from data_prep.formats.insightface_bin import read_bin
 from data_prep.formats.landmarks import read_landmarks
 from data_prep.formats.recordio import Image, RecordFile
+from data_prep.synthetic.classes import class_sizes
 from data_prep.writing.exclusions import read_exclusions
+from data_prep.writing.writer import DatasetAssembler
+from jamsface_jax.ablation.trials import Trial
 from jamsface_jax.data import decoding, orientation, records
+from jamsface_jax.data.images import open_list
 from jamsface_jax.embedding.files import EmbeddingFiles, read_broken
 from jamsface_jax.errors import InputError
+from jamsface_jax.evaluation import foreign_embeddings
+from jamsface_jax.pods import step_cost
 from jamsface_jax.protocols.groups_file import read_groups
 from jamsface_jax.protocols.pairs_file import read_pairs
 from jamsface_jax.protocols.results import read_roc_lines
@@ -33,9 +43,11 @@ from jamsface_jax.reports.run_record import read_runs
 from jamsface_jax.run import goodput, metrics_file
 from jamsface_jax.run.fine_tune import plan_fine_tune
 from jamsface_jax.run.launches import read_launches
+from jamsface_jax.run.margin_curve import read_curve
 from jamsface_jax.searching import threshold
+from jamsface_jax.searching.sources import StoredEmbeddings
 from jamsface_jax.settings.stored import read_settings
-from jamsface_jax.storage import lease, manifest
+from jamsface_jax.storage import lease, lock, manifest
 from jamsface_jax.storage.plain_array import map_array
 from jamsface_jax.storage.plan import read_plan
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -97,6 +109,8 @@ def _array(data):
 
 def _dataset(data):
   _file("dataset.json", data)
+  sizes = records.parse_index(data, "dataset.json").class_sizes
+  np.array(sizes, np.int64)  # As who opens a data set counts them.
   records.read_index(str(FOLDER))
 
 
@@ -261,6 +275,104 @@ def _broken(data):
   read_broken(str(FOLDER))
 
 
+def _curve(data):
+  read_curve(_file("margins.csv", data), "cosine")
+
+
+def _compiled(data):
+  """What compile_check keeps: packed too, so that what is in it is changed."""
+  step_cost._read_compiled(_file("kept.json.gz", data))
+  step_cost._read_compiled(_file("kept.json.gz", gzip.compress(data)))
+
+
+def _conversion(data):
+  """The journal of a conversion that goes on."""
+  with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+    opened = DatasetAssembler(folder, name="t", classes=["a", "b"], source="s")
+    path = pathlib.Path(folder)
+    (path / "images-00000.array_record").write_bytes(b"abc")
+    source = opened._source.encode()
+    (path / "journal.jsonl").write_bytes(data.replace(b"SOURCE", source))
+    with contextlib.closing(opened.__enter__()):
+      list(opened.skipped_lines())
+      opened.close_gaps()
+
+
+def _aligned(data):
+  with align._Journal(_file("aligned.tsv", data)) as journal:
+    journal.add({"a.jpg": "1"})
+  align._read_list(str(FOLDER), "aligned.tsv")
+
+
+def _stored(name, data):
+  """A file beside embeddings that others have made."""
+  folder = FOLDER / "stored"
+  folder.mkdir(exist_ok=True)
+  np.save(folder / "embeddings.npy", np.eye(3, dtype=np.float32))
+  np.save(folder / "labels.npy", np.arange(3))
+  (folder / "paths.txt").write_text("a\nb\nc\n")
+  (folder / "meta.json").write_text("{}")
+  (folder / name).write_bytes(data)
+  path = str(folder / "embeddings.npy")
+  for read in (
+    lambda: clean.read_embeddings(str(folder)),
+    lambda: foreign_embeddings.read_names(str(folder / "paths.txt")),
+    lambda: foreign_embeddings.read_labels(str(folder / "labels.npy")),
+  ):
+    with contextlib.suppress(InputError):
+      read()
+  foreign_embeddings.is_flip_sum(path)
+  stored = StoredEmbeddings(path, "--images")
+  assert stored.network is None or stored.network
+  list(stored.parts())
+
+
+def _stored_rows(data):
+  _stored("embeddings.npy", data)
+
+
+def _stored_names(data):
+  _stored("paths.txt", data)
+
+
+def _stored_labels(data):
+  _stored("labels.npy", data)
+
+
+def _stored_meta(data):
+  _stored("meta.json", data)
+
+
+def _image_names(data):
+  open_list(_file("images.txt", data), 8, str(FOLDER))
+
+
+def _class_names(data):
+  _file("classes.txt", data)
+  records.read_classes(str(FOLDER))
+
+
+def _tail(data):
+  path = _file("sizes.txt", data)
+  class_sizes(f"file:{path}", 5, images=None, smallest=1, largest=9)
+
+
+def _trial(data):
+  run = _in_run("ablation.json", data)
+  Trial("r.py", "a", 0, None, run, ("x",)).finished()
+
+
+def _property(data):
+  _file("property", data)
+  path = _file("train.rec", RECORDIO)
+  with RecordFile(path, None) as file:
+    from_recordio._check_property(file, 2)
+
+
+def _holder(data):
+  lock._holder(_file("lock", data))
+
+
 def _verification(data):
   read_bin("x.bin", data)
 
@@ -305,6 +417,20 @@ READERS = {
   "ijb_pairs": (_ijb_pairs, InputError),
   "ijb_subjects": (_ijb_subjects, InputError),
   "broken": (_broken, ()),
+  "curve": (_curve, InputError),
+  "compiled": (_compiled, ()),
+  "conversion": (_conversion, InputError),
+  "aligned": (_aligned, ()),
+  "stored_rows": (_stored_rows, InputError),
+  "stored_names": (_stored_names, InputError),
+  "stored_labels": (_stored_labels, InputError),
+  "stored_meta": (_stored_meta, InputError),
+  "image_names": (_image_names, InputError),
+  "class_names": (_class_names, InputError),
+  "tail": (_tail, InputError),
+  "trial": (_trial, InputError),
+  "property": (_property, ()),
+  "holder": (_holder, ()),
 }
 
 
@@ -323,6 +449,35 @@ def _record():
 
 
 RECORDIO = _record()
+COMPILED = {
+  "temporaries": 5,
+  "program": 7,
+  "total": 9,
+  "text": "HloModule jit_f",
+  "compile_seconds": 1.5,
+}
+
+
+def _entries():
+  """What a journal of two shards says, of which the first is there."""
+  shard = {
+    "file": "images-00000.array_record",
+    "records": 2,
+    "bytes": 3,
+    "sha256": hashlib.sha256(b"abc").hexdigest(),
+  }
+  common = {"source": "SOURCE", "names": "0f", "image_sizes": [[2, 2]]}
+  common |= {"inputs": "", "dropped": []}
+  return (
+    common
+    | {"number": 0, "items": 3, "labels": [0, 1], "skipped": ["c\tx"]}
+    | {"shard": shard},
+    common
+    | {"number": 1, "items": 1, "labels": [], "skipped": ["d\ty"]}
+    | {"shard": None},
+  )
+
+
 TABLE = list(enumerate(IMAGES))
 RESULTS = json.dumps(
   {
@@ -483,5 +638,27 @@ def seeds(name):
       "ijb_pairs": lambda: [b"1 7 1\n7 9 0\n"],
       "ijb_subjects": lambda: [b"TEMPLATE_ID,SUBJECT_ID\n1,5\n7,6\n"],
       "broken": lambda: [b"0\ta.jpg\tbroken\n"],
+      "curve": lambda: [
+        b"images,classes,angular,cosine\n1,2,0.5,0.1\n30,1,0.4,0.2\n"
+      ],
+      "compiled": lambda: [json.dumps(COMPILED).encode()],
+      "conversion": lambda: [
+        b"".join(json.dumps(one).encode() + b"\n" for one in _entries())
+      ],
+      "aligned": lambda: [b"a/1.png\t5 6 7\n\nb/2.png\t8 9 1\n"],
+      "stored_rows": lambda: [_npy(np.eye(3, dtype=np.float16))],
+      "stored_names": lambda: [b"a/1.jpg\nb/2.jpg\nc.jpg\n"],
+      "stored_labels": lambda: [
+        _npy(np.arange(3)),
+        _npy(np.ones(3, np.float32)),
+        _npy(np.array(["a", "b", "c"])),
+      ],
+      "stored_meta": lambda: [b'{"network": "0f", "flip": true}'],
+      "image_names": lambda: [b"images.txt\na.jpg\tbroken\n"],
+      "class_names": lambda: [b"A\nB\n"],
+      "tail": lambda: [b"1\n5\n\n30\n"],
+      "trial": lambda: [b'["x"]', b'["x", "y=1"]'],
+      "property": lambda: [b"2,112,112\n"],
+      "holder": lambda: [b"process 5 on host a\n"],
     }[name]()
   )

@@ -17,11 +17,32 @@ from tqdm import tqdm
 from jamsface_jax.data import decoding, records
 from jamsface_jax.errors import InputError
 
+EXAMPLES = 20  # Of what is wrong, for people; all are counted.
+
 _AT_ONCE = 1024  # Records in memory.
 
 _HASH_SIDE = 8
 
 _UNREAD = np.iinfo(np.int64).min
+
+
+@dataclasses.dataclass
+class Errors:
+  """What is wrong with the records: there may be millions.
+
+  Attributes:
+    count: how many are.
+    first: a sentence for each of the first `EXAMPLES`.
+  """
+
+  count: int = 0
+  first: list[str] = dataclasses.field(default_factory=list)
+
+  def add(self, sentence: str) -> None:
+    """Takes one more."""
+    self.count += 1
+    if self.count <= EXAMPLES:
+      self.first.append(sentence)
 
 
 @dataclasses.dataclass
@@ -35,7 +56,7 @@ class Survey:
     sound: whether the image could be decoded, bool [N].
     image_sizes: images of each (height, width).
     grey: images whose three channels are equal.
-    errors: a sentence for each record that is not right.
+    errors: the records that are not right.
   """
 
   labels: Int64[np.ndarray, " n"]
@@ -46,7 +67,7 @@ class Survey:
     default_factory=collections.Counter
   )
   grey: int = 0
-  errors: list[str] = dataclasses.field(default_factory=list)
+  errors: Errors = dataclasses.field(default_factory=Errors)
 
 
 def check_shards(
@@ -165,12 +186,12 @@ def _hash(data: bytes) -> int:
 def _enter(survey: Survey, number: int, look: _Look | None) -> None:
   """Enters what image `number` told."""
   if look is None:
-    survey.errors.append(f"record {number} cannot be read")
+    survey.errors.add(f"record {number} cannot be read")
     return
   survey.labels[number] = look.label
   survey.files[number] = look.file
   if look.broken:
-    survey.errors.append(f"image {look.name!r}: {look.broken}")
+    survey.errors.add(f"image {look.name!r}: {look.broken}")
     return
   survey.sound[number] = True
   survey.pictures[number] = look.picture

@@ -68,7 +68,8 @@ def _read_sizes(tail: str, path: str) -> np.ndarray:
   try:
     lines = [line.text for line in read_lines(path)]
     sizes = [int(line) for line in lines if line.strip()]
-  except (OSError, ValueError) as error:
+    found = np.array(sizes, np.int64)
+  except (OSError, ValueError, OverflowError) as error:
     reason = getattr(error, "strerror", None) or str(error)
     raise InputError(
       f"--tail={tail!r} cannot be read ({reason}): give a text file with one"
@@ -79,7 +80,7 @@ def _read_sizes(tail: str, path: str) -> np.ndarray:
       f"--tail={tail!r} holds no sizes of at least 1: give a text file with one"
       " number of images a line."
     )
-  return np.array(sizes)
+  return found
 
 
 def _scale(

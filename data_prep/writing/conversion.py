@@ -22,7 +22,7 @@ from data_prep.writing import ray_engine
 from data_prep.writing.exclusions import SKIPPED_FILE
 from data_prep.writing.loading import batches, load_images
 from data_prep.writing.shards import FinishedShard, ShardWriter, digest_names
-from data_prep.writing.writer import DatasetAssembler
+from data_prep.writing.writer import SHARD_ITEMS, DatasetAssembler
 from jamsface_jax import shell
 from jamsface_jax.data import doubts, records
 from jamsface_jax.data.folders import Walk, read_file
@@ -31,8 +31,6 @@ from jamsface_jax.storage.file_state import file_state
 from jamsface_jax.storage.text_lists import escape
 
 ODD_NAME = "its name is not UTF-8, or has a line break or a tab"
-
-_SHARD_ITEMS = 2**17  # At most, so that a task stays small.
 
 # Shared storage answers each slowly, but many at a time.
 _LOOKUPS = 16
@@ -173,7 +171,7 @@ def convert(
 
     def missing() -> Iterator[ShardTask]:
       sized = ((item, item.size) for item in items)
-      runs = batches(sized, _SHARD_ITEMS, assembler.shard_bytes)
+      runs = batches(sized, SHARD_ITEMS, assembler.shard_bytes)
       number = -1
       for number, batch in enumerate(runs):
         done = assembler.finished.get(number)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import sys
 from array import array
 from collections.abc import Iterable
 from types import TracebackType
@@ -44,7 +45,8 @@ class FinishedShard:
     labels: the class of each of its records, int32 [n]; as the conversion
       numbered them, whatever was `dropped` later.
     image_sizes: the different (height, width) of its images.
-    skipped: a line for each item that was left out.
+    skipped: a line for each item that was left out; none where the journal
+      keeps them, see `DatasetAssembler`.
     inputs: changes whenever a file does that the items were read from; "" where
       `source` of the data set tells that.
     dropped: the classes whose gaps are closed in the file, each with how many
@@ -60,6 +62,11 @@ class FinishedShard:
   skipped: list[str]
   inputs: str = ""
   dropped: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+
+  @property
+  def skips(self) -> int:
+    """How many items were left out."""
+    return self.items - len(self.labels)
 
   def to_json(self) -> dict[str, Any]:
     """What `from_json` reads."""
@@ -110,7 +117,8 @@ class ShardWriter:
     self._names: list[str] = []
     self._labels = array("i")
     self._sizes: set[tuple[int, int]] = set()
-    self._skipped: list[str] = []
+    self._skipped = array("i")  # Positions, and why: most reasons are equal.
+    self._reasons: list[str] = []
 
   def __enter__(self) -> "ShardWriter":
     return self
@@ -154,7 +162,8 @@ class ShardWriter:
 
   def skip(self, name: str, reason: str) -> None:
     """Leaves out the next item; `skipped.txt` will list it."""
-    self._skipped.append(f"{name}\t{reason}")
+    self._skipped.append(len(self._names))
+    self._reasons.append(sys.intern(reason))
     self._names.append(name)
 
   def finish(self) -> FinishedShard:
@@ -166,7 +175,10 @@ class ShardWriter:
       shard=None if self._file is None else self._close(self._file),
       labels=np.array(self._labels, np.int32),
       image_sizes=sorted(self._sizes),
-      skipped=self._skipped,
+      skipped=[
+        f"{self._names[position]}\t{reason}"
+        for position, reason in zip(self._skipped, self._reasons, strict=True)
+      ],
     )
 
   def abandon(self) -> None:

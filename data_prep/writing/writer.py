@@ -5,17 +5,20 @@ Shards appear under their final name only when complete; a directory without
 journal of the finished shards lets the same conversion go on with the others,
 and the result is the same, byte for byte, as if it had never been interrupted.
 What the journal names is on the disk, and compared with its hash when the
-conversion goes on. One process at a time holds the directory.
+conversion goes on. What was left out stands in the journal alone until
+`skipped.txt` is written: there may be millions of such images. One process at a
+time holds the directory.
 """
 
 import contextlib
+import dataclasses
 import glob
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import TracebackType
@@ -38,6 +41,7 @@ from jamsface_jax.storage.plain_file import PARTIAL, plain
 from jamsface_jax.storage.whole_file import remove_left, written_whole
 
 SHARD_BYTES = 256 * 2**20
+SHARD_ITEMS = 2**17  # At most, so that a task stays small.
 JOURNAL_FILE = "journal.jsonl"
 _HASHING = 4  # Shards read at once; a thread hashes some 1.5 GB/s.
 # Written again by each attempt that is given them.
@@ -67,7 +71,8 @@ class DatasetAssembler:
   Attributes:
     directory: where the data set goes.
     shard_bytes: when a shard is closed.
-    finished: the shards that are there, by number.
+    finished: the shards that are there, by number, without the lines of what
+      was left out, see `skipped_lines`.
     dropped: the classes that `close_gaps` left out, by their first numbers.
     left_out: how many pairs, templates, ... lost an image, by what they are;
       what counts them sets it.
@@ -96,6 +101,7 @@ class DatasetAssembler:
     self._synthetic = synthetic
     self._classes = list(classes)
     self._journal_path = os.path.join(directory, JOURNAL_FILE)
+    self._lines: dict[int, int] = {}  # Where in the journal each shard is.
     self._source = hashlib.sha256(
       json.dumps([source, name, self._classes, shard_bytes]).encode()
     ).hexdigest()
@@ -130,16 +136,14 @@ class DatasetAssembler:
   @property
   def skipped(self) -> int:
     """Items that were left out so far."""
-    return len(self.skipped_lines)
+    shards = self.finished.values()
+    return len(self._never_read) + sum(one.skips for one in shards)
 
-  @property
-  def skipped_lines(self) -> list[str]:
-    """A line for each of them, which begins with its name and a tab."""
-    return self._never_read + [
-      line
-      for number in sorted(self.finished)
-      for line in self.finished[number].skipped
-    ]
+  def skipped_lines(self) -> Iterator[str]:
+    """Yields a line for each of them, which begins with its name and a tab."""
+    yield from self._never_read
+    for number in sorted(self.finished):
+      yield from self._with_lines(number).skipped
 
   @property
   def classes(self) -> list[str]:
@@ -150,13 +154,25 @@ class DatasetAssembler:
   def accept(self, finished: FinishedShard) -> None:
     """Notes a shard in the journal: it will not be written again."""
     entry = {"source": self._source} | finished.to_json()
-    with open(self._journal_path, "a", encoding="utf-8", opener=plain) as file:
-      file.write(json.dumps(entry) + "\n")
+    with open(self._journal_path, "ab", opener=plain) as file:
+      at = file.tell()
+      file.write(json.dumps(entry).encode() + b"\n")
       file.flush()
       os.fsync(file.fileno())
     if not self.finished:
       sync_directory(self.directory)
-    self.finished[finished.number] = finished
+    self._note(finished, at)
+
+  def _note(self, finished: FinishedShard, at: int) -> None:
+    """Keeps in memory what the journal says of a shard, but for the lines."""
+    self.finished[finished.number] = dataclasses.replace(finished, skipped=[])
+    self._lines[finished.number] = at
+
+  def _with_lines(self, number: int) -> FinishedShard:
+    """A finished shard as the journal has it."""
+    with open(self._journal_path, "rb", opener=plain) as file:
+      file.seek(self._lines[number])
+      return FinishedShard.from_json(plain_json.parse(file.readline()))
 
   def add_pairs(self, path: str) -> None:
     """Copies a verification protocol into the data set."""
@@ -200,7 +216,13 @@ class DatasetAssembler:
     for one in in_order:
       if dict(one.dropped) != dropped:
         self.accept(
-          class_gaps.close_gaps(self.directory, one, dropped, numbers, reasons)
+          class_gaps.close_gaps(
+            self.directory,
+            self._with_lines(one.number),
+            dropped,
+            numbers,
+            reasons,
+          )
         )
     self.dropped = sorted(dropped)
 
@@ -220,8 +242,8 @@ class DatasetAssembler:
     classes = self.classes
     class_sizes = np.bincount(labels, minlength=len(classes)).tolist()
     self._write_lines(records.CLASSES_FILE, classes)
-    if self.skipped_lines:
-      self._write_lines(SKIPPED_FILE, self.skipped_lines)
+    if self.skipped:
+      self._write_lines(SKIPPED_FILE, self.skipped_lines())
     image_sizes = {size for one in in_order for size in one.image_sizes}
     labels_digest = records.write_labels(self.directory, labels)
     sync_tree(self.directory)  # What converters have added, too.
@@ -266,31 +288,48 @@ class DatasetAssembler:
       kept = [
         one for one, is_sound in zip(entries, sound, strict=True) if is_sound
       ]
-    self.finished = {shard.number: shard for _, shard in kept}
     # What is not taken over must not be read at the next resume.
-    with written_whole(self._journal_path) as file:
-      file.writelines(line for line, _ in kept)
+    with (
+      open(self._journal_path, "rb", opener=plain) as before,
+      written_whole(self._journal_path, "wb") as file,
+    ):
+      for at, shard in kept:
+        self._note(shard, file.tell())
+        before.seek(at)
+        file.write(before.readline().rstrip(b"\n") + b"\n")
 
-  def _read_journal(self) -> Iterable[tuple[str, FinishedShard]]:
-    """Yields the lines of the journal that are whole."""
+  def _read_journal(self) -> Iterator[tuple[int, FinishedShard]]:
+    """Yields where the whole lines of the journal are, and what they say.
+
+    The lines of what was left out stay on the disk.
+    """
+    at = 0
     try:
-      with open(self._journal_path, encoding="utf-8", opener=plain) as file:
-        lines = file.readlines()
+      with open(self._journal_path, "rb", opener=plain) as file:
+        for line in file:
+          if finished := self._parse(line.decode()):
+            yield at, dataclasses.replace(finished, skipped=[])
+          at += len(line)
     except (OSError, UnicodeDecodeError) as error:
       raise InputError(
         f"{self._journal_path!r} cannot be read ({one_line(error)}): delete"
         f" {self.directory!r} and convert again."
       ) from None
-    for line in lines:
-      try:
-        entry = plain_json.parse(line)
-        source = entry.pop("source")
-        finished = FinishedShard.from_json(entry)
-      except (ValueError, TypeError, KeyError, AttributeError):
-        continue  # Torn by a kill: its shard is written again.
-      if source != self._source:
-        raise self.other_conversion()
-      yield line if line.endswith("\n") else f"{line}\n", finished
+
+  def _parse(self, line: str) -> FinishedShard | None:
+    """What a line of the journal says; None if a kill has torn it."""
+    try:
+      entry = plain_json.parse(line)
+      source = entry.pop("source")
+      finished = FinishedShard.from_json(entry)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+      return None  # Its shard is written again.
+    if source != self._source:
+      raise self.other_conversion()
+    labels = finished.labels
+    if not ((labels >= 0) & (labels < len(self._classes))).all():
+      return None  # Not written by a conversion.
+    return finished
 
   def _is_sound(self, shard: records.Shard | None) -> bool:
     """Whether a shard is there as the journal says; says so if it is not."""
@@ -324,7 +363,7 @@ class DatasetAssembler:
     for path in glob.glob(pattern):
       os.remove(path)
 
-  def _write_lines(self, file_name: str, lines: Sequence[str]) -> None:
+  def _write_lines(self, file_name: str, lines: Iterable[str]) -> None:
     path = os.path.join(self.directory, file_name)
     with written_whole(path) as file:
       file.writelines(f"{line}\n" for line in lines)
@@ -342,7 +381,7 @@ class DatasetWriter:
     classes: class names, as there.
     source: what is converted, as there.
     synthetic: whether the images are drawn, as there.
-    shard_bytes: when a shard is closed, as there.
+    shard_bytes: when a shard is closed, as there; and at `SHARD_ITEMS` items.
 
   Attributes:
     position: items of the sequence that were added or skipped.
@@ -422,12 +461,12 @@ class DatasetWriter:
         " number the classes from 0 without gaps."
       )
     self._shard.add(label, name, image, size)
-    if self._shard.bytes >= self._shard_bytes:
-      self._close_shard()
+    self._close_full_shard()
 
   def skip(self, name: str, reason: str) -> None:
     """Leaves out the next item; `skipped.txt` will list it."""
     self._shard.skip(name, reason)
+    self._close_full_shard()
 
   def add_pairs(self, path: str) -> None:
     """Copies a verification protocol into the data set."""
@@ -436,6 +475,11 @@ class DatasetWriter:
   def count_left_out(self, **counts: int) -> None:
     """Notes how many pairs, say, the images that are skipped take along."""
     self._assembler.left_out = counts
+
+  def _close_full_shard(self) -> None:
+    full = self._shard.bytes >= self._shard_bytes
+    if full or self._shard.items >= SHARD_ITEMS:
+      self._close_shard()
 
   def _close_shard(self) -> None:
     finished = self._shard.finish()

@@ -11,9 +11,15 @@ import numpy as np
 from jamsface_jax.ablation.children import Children
 from jamsface_jax.ablation.comparison import Comparison, Words
 from jamsface_jax.ablation.directory import ComparisonDirectory
-from jamsface_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, InputError
+from jamsface_jax.errors import (
+  EXIT_INTERRUPTED,
+  EXIT_PREEMPTED,
+  InputError,
+  one_line,
+)
 from jamsface_jax.run.metrics_file import read_metrics
 from jamsface_jax.run.progress import Progress
+from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.run_directory import RunDirectory
 
 # Shown where margins are learned.
@@ -48,7 +54,13 @@ class Trial:
     """
     noted = self.directory.ablation
     if noted.exists():
-      theirs = noted.read_json()
+      try:
+        theirs = plain_json.typed(noted.read_json(), list[str])
+      except (OSError, ValueError) as error:
+        raise InputError(
+          f"{noted.path!r} is damaged ({one_line(error)}): delete"
+          f" {self.directory.path!r}, and its run is done again."
+        ) from None
       if theirs != list(self.settings):
         raise InputError(
           f"{self.directory.path!r} holds a run of {' '.join(theirs)} and not"

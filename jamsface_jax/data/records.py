@@ -28,7 +28,7 @@ from jamsface_jax.storage import plain_json
 from jamsface_jax.storage.paths import require_local
 from jamsface_jax.storage.plain_array import read_array
 from jamsface_jax.storage.plain_file import plain
-from jamsface_jax.storage.text_lists import read_lines
+from jamsface_jax.storage.text_lists import NotTextError, read_lines
 from jamsface_jax.storage.whole_file import written_whole
 
 INDEX_FILE = "dataset.json"
@@ -219,7 +219,8 @@ def parse_index(text: bytes, path: str) -> DatasetIndex:
     if fields["format"] != FORMAT:
       raise ValueError("unknown format")
     index = plain_json.typed(fields, DatasetIndex)
-  except (ValueError, KeyError, TypeError, IndexError) as error:
+    np.array(index.class_sizes, np.int64)  # No class has more images.
+  except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
     raise InputError(
       f"{path!r} is damaged ({error}): write the data set again."
     ) from None
@@ -243,6 +244,10 @@ def read_classes(directory: str) -> list[str]:
     return [line.text for line in read_lines(path)]
   except FileNotFoundError:
     raise InputError(f"{path!r} is missing: copy the data set again.") from None
+  except (OSError, NotTextError) as error:
+    raise InputError(
+      f"{path!r} is damaged ({one_line(error)}): copy the data set again."
+    ) from None
 
 
 class RecordReader:

@@ -63,9 +63,9 @@ def read_broken(directory: str) -> Int64[np.ndarray, " k"]:
   try:
     lines = read_lines(os.path.join(directory, BROKEN_FILE))
     rows = [int(line.text.split("\t")[0]) for line in lines]
-  except (OSError, ValueError):
+    return np.unique(np.array(rows, np.int64))
+  except (OSError, ValueError, OverflowError):
     return np.empty(0, np.int64)
-  return np.unique(np.array(rows, np.int64))
 
 
 class EmbeddingFiles:

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import time
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,8 +41,14 @@ from jamsface_jax.run.components import make_components
 from jamsface_jax.run.state import state_shapes
 from jamsface_jax.settings.names import replaced
 from jamsface_jax.settings.sections import Settings
+from jamsface_jax.storage import plain_json
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.whole_file import written_whole
 from jamsface_jax.training.step import make_train_step, seed_key
+
+_GZIP = 16 + zlib.MAX_WBITS  # The format that zlib is to read.
+# Programs are some 20 times what they are packed: no file says as much more.
+_MOST_UNPACKED = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,15 +276,28 @@ def _compile_once(
     key.update(repr(compiler_options("gpu")).encode())
   key.update(repr((where, jaxlib.__version__, compiler)).encode())
   path = os.path.join(cache, f"{key.hexdigest()[:32]}.json.gz")
-  if os.path.exists(path):
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-      return _Compiled(**json.load(file))
+  if kept := _read_compiled(path):
+    return kept
   compiled = _compile(lowered)
   os.makedirs(cache, exist_ok=True)
   with written_whole(path, "wb") as file:
     text = json.dumps(dataclasses.asdict(compiled))
     file.write(gzip.compress(text.encode()))
   return compiled
+
+
+def _read_compiled(path: str) -> _Compiled | None:
+  """What was kept of a program; None if nothing was, or nothing sound."""
+  try:
+    with open(path, "rb", opener=plain) as file:
+      data = file.read()
+    unpacked = zlib.decompressobj(_GZIP)
+    text = unpacked.decompress(data, _MOST_UNPACKED * len(data) + 1)
+    if not unpacked.eof:
+      return None
+    return plain_json.typed(plain_json.parse(text), _Compiled)
+  except (OSError, ValueError, zlib.error):
+    return None
 
 
 def _compile(lowered: jax.stages.Lowered) -> _Compiled:

@@ -143,7 +143,7 @@ def read_roc_lines(path: str) -> dict[str, RocLine]:
       f"--against {path!r} cannot be read ({error.strerror}): give the"
       " results.json of another evaluation."
     ) from None
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, OverflowError) as error:
     raise InputError(
       f"--against {path!r} is not the results.json of an evaluation"
       f" ({error!r}): give one."

@@ -127,7 +127,7 @@ def _read(file: RunFile, check: Callable[[Any], _Content]) -> _Content | None:
     return check(file.read_json())
   except FileNotFoundError:
     return None
-  except (OSError, ValueError, TypeError, LookupError) as error:
+  except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
     raise InputError(
       f"{file.path!r} is damaged ({one_line(error)}): move it away and run the"
       " command that made it again."

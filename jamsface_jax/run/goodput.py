@@ -36,7 +36,7 @@ class Goodput:
     try:
       read = dict(self._file.read_json())
       earlier = {kind: float(read[kind]) for kind in KINDS if kind in read}
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, RecursionError, OverflowError):
       earlier = dict(at_checkpoint)  # The first launch, or a torn record.
     for kind, seconds in earlier.items():
       kept = seconds

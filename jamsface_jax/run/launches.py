@@ -51,6 +51,7 @@ def note_launch(run: RunDirectory, facts: Mapping[str, Any]) -> None:
     **facts,
   }
   run.launches.append_line(json.dumps(launch))
+  run.launches.sync()
 
 
 def commit() -> str | None:

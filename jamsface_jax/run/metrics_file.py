@@ -135,6 +135,7 @@ def drop_after(file: RunFile, finished: int) -> set[str]:
     aside = file.beside(".set_aside")
     for line in broken:
       aside.append_line(line.rstrip("\n"))
+    aside.sync()  # Before they leave the other file.
     _warn(
       f"{file.path!r} had {len(broken)} lines that are no metrics: they are in"
       f" {aside.path!r} now."

@@ -251,6 +251,10 @@ class StoredEmbeddings:
       labels = read_array(path)
     except (OSError, ValueError) as error:
       raise self._unreadable(path, error) from None
+    if labels.dtype.kind not in "iu":
+      raise InputError(
+        f"{path!r} holds {labels.dtype}: classes are integers [N]."
+      )
     self._check_count(path, len(labels) if labels.ndim == 1 else -1)
     return labels.astype(np.int64)
 

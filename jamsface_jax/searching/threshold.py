@@ -137,7 +137,7 @@ def _of_set(one: dict[str, Any], far: float, path: str) -> Threshold:
       at = np.searchsorted(line["far"], far * (1 + 1e-9), "right") - 1
       # Null: even the highest score of one person is reached too often.
       cosine = float(line["threshold"][at] or cosine)
-  except (ValueError, LookupError, TypeError) as error:
+  except (ValueError, LookupError, TypeError, OverflowError) as error:
     raise InputError(
       f"{path!r} is damaged ({one_line(repr(error))}): evaluate again, or give"
       " a cosine as --threshold."

@@ -63,7 +63,10 @@ def replaced(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 def _as_kind_of(default: Any, value: Any, name: str) -> Any:
   if isinstance(default, float) and type(value) is int:
-    return float(value)
+    try:
+      return float(value)
+    except OverflowError:
+      raise TypeError(f"{name}, a number that no float holds,") from None
   if isinstance(default, tuple) and isinstance(value, list):
     return tuple(value)
   if not isinstance(value, type(default)):

@@ -187,6 +187,7 @@ class RunFile:
     if self.writes and not self.mirror:
       with open(self.path, "a", encoding="utf-8", opener=plain) as file:
         os.fsync(file.fileno())
+      sync_directory(os.path.dirname(self.path))
 
   def held(self, flag: str) -> contextlib.AbstractContextManager[None]:
     """Lets this process alone replace it; whoever does not ask, still may.

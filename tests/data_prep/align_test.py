@@ -295,6 +295,50 @@ def test_unreadable_photograph(run, photos):
   assert out["skipped.txt"].startswith(b"ann/bad.jpg\tbroken JPEG")
 
 
+def test_lists_are_on_the_disk_before_the_end(photos, monkeypatch):
+  """A line of each broken photograph would fill the memory."""
+  count, out = 200, photos / "out"
+  for k in range(count):
+    name = f"{k:03d}" + 40 * "x" + ".jpg"
+    (photos / "in" / "ann" / name).write_bytes(b"broken")
+  sizes = []
+
+  def locate(image, _):
+    lists = list(out.glob("skipped.txt.*"))
+    sizes.append(sum(path.stat().st_size for path in lists))
+    return None if image == "ann/1.jpg" else TEMPLATE + 100
+
+  def go():
+    align.align(
+      str(photos / "in"),
+      str(out),
+      locate,
+      origin={},
+      size=112,
+      extension="png",
+      skip_bad=True,
+      threads=1,
+    )
+
+  monkeypatch.setattr(align, "_AT_ONCE", 8)
+  go()
+  # Of the last photograph, which comes after all broken ones.
+  assert sizes[-1] > count * 50 / 2
+  lines = (out / "skipped.txt").read_text().splitlines()
+  assert len(lines) == count and lines == sorted(lines)
+  assert (out / "no_face.txt").read_text() == "ann/1.jpg\n"
+  # What a kill leaves is removed, and lists without a line are.
+  (out / f"skipped.txt.{16 * 'a'}.partial").write_text("")
+  for path in (photos / "in" / "ann").glob("*x.jpg"):
+    path.unlink()
+  go()
+  assert sorted(p.name for p in out.glob("*.*")) == [
+    "aligned.tsv",
+    "no_face.txt",
+    "plan.json",
+  ]
+
+
 @pytest.mark.parametrize(
   ("more", "parts"),
   [

@@ -1,17 +1,23 @@
 """Where shards end, and what conversions do whatever the engine."""
 
+import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
+import tracemalloc
 
+import cv2
+import numpy as np
 import pytest
 from conftest import convert
 
-from data_prep.writing import conversion
+from data_prep.writing import conversion, writer
+from data_prep.writing.shards import ShardWriter
 from data_prep.writing.writer import DatasetAssembler
+from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
 
 LIMITED = """
@@ -144,3 +150,123 @@ def test_the_command_that_trains_is_for_so_many_images(images, recipe):
     "--workdir=W",
     "--more",
   ]
+
+
+@pytest.mark.parametrize("min_images", [1, 3])
+def test_what_was_left_out_is_listed_once_however_often_it_stops(
+  padded, tmp_path, monkeypatch, capsys, min_images
+):
+  """Classes that become too small, whose shards come again, among them."""
+  changes = {
+    "pairs": None,
+    "shard_bytes": 12_000,
+    "skip_bad": True,
+    "min_images": min_images,
+  }
+  for path in sorted((padded / "images").glob("*/*.jpg"))[1::3]:
+    path.write_bytes(b"broken" * 1200)
+  (padded / "images" / "Person_01" / "odd\tname.jpg").write_bytes(b"")
+  convert(padded, tmp_path / "whole", **changes)
+  whole = (tmp_path / "whole" / "skipped.txt").read_text().splitlines()
+  assert len({line.split("\t")[0] for line in whole}) == len(whole) > 12
+  assert f"{len(whole)} left out, see" in capsys.readouterr().out
+
+  accept = DatasetAssembler.accept
+  for stop in (2, 5, 9, 20, 3):  # 20: when classes are taken out of shards.
+    calls = []
+
+    def accept_some(self, finished, calls=calls, stop=stop):
+      if len(calls) == stop:
+        raise KeyboardInterrupt
+      calls.append(0)
+      accept(self, finished)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+      patch.setattr(DatasetAssembler, "accept", accept_some)
+      convert(padded, tmp_path / "out", **changes)
+    if (tmp_path / "out" / "dataset.json").exists():
+      break
+    assert not (tmp_path / "out" / "skipped.txt").exists()
+  else:
+    convert(padded, tmp_path / "out", **changes)
+  for path in (tmp_path / "whole").iterdir():
+    assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+  left_out = records.read_index(str(tmp_path / "out")).left_out
+  assert left_out["images"] == len(whole)
+
+
+def growth(work):
+  """Bytes that Python holds after a piece of work that it did not before."""
+  tracemalloc.start()
+  try:
+    work()
+    return tracemalloc.get_traced_memory()[0]
+  finally:
+    tracemalloc.stop()
+
+
+def test_images_that_are_left_out_take_no_memory(tmp_path):
+  """Their lines are on the disk as soon as their shard is."""
+  shards, items, reason = 20, 500, "broken JPEG: " + 60 * "x"
+
+  def make(number):
+    with ShardWriter(assembler.directory, number) as shard:
+      for k in range(items):
+        shard.skip(f"{number}/{k}", reason)
+      return shard.finish()
+
+  out = tmp_path / "out"
+  with DatasetAssembler(
+    str(out), name="t", classes=["a"], source="test"
+  ) as assembler:
+    with ShardWriter(assembler.directory, shards) as shard:
+      image = cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes()
+      shard.add(0, "sound", image, (2, 2))
+      assembler.accept(shard.finish())
+
+    def write():
+      for number in range(shards):
+        assembler.accept(make(number))
+
+    lines = [
+      f"{number}/{k}\t{reason}\n"
+      for number in range(shards)
+      for k in range(items)
+    ]
+    assert growth(write) < len("".join(lines)) / 10
+    assert (out / "journal.jsonl").stat().st_size > len("".join(lines))
+    assert assembler.skipped == len(lines)
+  assert (out / "skipped.txt").read_text() == "".join(lines)
+  assert records.read_index(str(out)).left_out == {"images": len(lines)}
+
+
+def test_images_that_are_left_out_take_little_memory_in_a_shard(tmp_path):
+  names = [f"folder/{k:08d}.jpg" for k in range(20_000)]
+  with ShardWriter(str(tmp_path), 0) as shard:
+
+    def skip():
+      for name in names:
+        # A new string each time, as a decoder gives them.
+        shard.skip(name, "".join(["broken JPEG: ", 60 * "x"]))
+
+    assert growth(skip) < 30 * len(names)  # A line of them has 120 bytes.
+    lines = shard.finish().skipped
+  assert lines[7] == f"{names[7]}\tbroken JPEG: {60 * 'x'}"
+  assert len(lines) == len(names)
+
+
+def test_a_sequence_of_broken_images_is_cut_into_shards(tmp_path, monkeypatch):
+  monkeypatch.setattr(writer, "SHARD_ITEMS", 3)
+  opened = writer.DatasetWriter(
+    str(tmp_path / "out"), name="t", classes=["a"], source="test"
+  )
+  with pytest.raises(KeyboardInterrupt), opened as sequence:
+    for k in range(8):
+      sequence.skip(str(k), "broken")
+    raise KeyboardInterrupt
+  entries = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
+  assert [json.loads(one)["skipped"] for one in entries] == [
+    [f"{k}\tbroken" for k in some] for some in (range(3), range(3, 6))
+  ]
+  with pytest.raises(InputError, match="no image"), opened as sequence:
+    assert (sequence.position, sequence.skipped) == (6, 6)

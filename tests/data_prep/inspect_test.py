@@ -11,6 +11,7 @@ import pytest
 from conftest import assert_one_sentence
 
 from data_prep import inspect
+from data_prep.inspection import survey
 from data_prep.inspection.survey import picture_hash
 from data_prep.writing.exclusions import read_exclusions
 from data_prep.writing.writer import DatasetWriter
@@ -196,6 +197,21 @@ def test_broken_image(tmp_path):
   found = report(write(tmp_path / "d", images))
   assert found["wrong"] == 1
   assert found["errors"][0].startswith("image 'c0/4': broken JPEG")
+
+
+def test_of_many_broken_images_the_first_are_kept(tmp_path, monkeypatch):
+  images = [[*head, image[:-60], size] for *head, image, size in items(50)]
+  surveys = []
+
+  def take(*arguments):
+    surveys.append(survey.take_survey(*arguments))
+    return surveys[-1]
+
+  monkeypatch.setattr(inspect, "take_survey", take)
+  found = report(write(tmp_path / "d", images))
+  assert found["wrong"] == 50
+  kept = surveys[0].errors.first
+  assert len(kept) == 20 and found["errors"] == kept
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import types
 from importlib.metadata import entry_points
 
 import jax
+import peak_memory
 import pytest
 from conftest import assert_one_sentence
 
@@ -233,6 +234,32 @@ def test_results_are_kept_by_program(eight, tmp_path):
   found = json.loads(gzip.decompress(path.read_bytes())) | {"total": 12345}
   path.write_bytes(gzip.compress(json.dumps(found).encode()))
   assert step_cost.measure(settings(), cache=cache, **arguments).total == 12345
+  # What is damaged is made again.
+  path.write_bytes(path.read_bytes()[:-20])
+  assert step_cost.measure(settings(), cache=cache, **arguments).total == (
+    first.total
+  )
+
+
+def test_what_was_kept_of_a_program_is_sound_or_not_there(tmp_path):
+  path = tmp_path / "kept.json.gz"
+  kept = {"temporaries": None, "program": 1, "total": 2, "compile_seconds": 3.5}
+
+  def read(content):
+    path.write_bytes(content)
+    return step_cost._read_compiled(str(path))
+
+  def packed(**changes):
+    return gzip.compress(json.dumps(kept | {"text": "x"} | changes).encode())
+
+  assert read(packed()).total == 2
+  bomb = packed(text=" " * 2**24)
+  for content in (b"", b"{}", packed()[:-1], packed(total="2"), bomb):
+    assert read(content) is None
+  assert peak_memory.peak_above(lambda: read(bomb)) < 12 * 2**20
+  path.unlink()
+  path.mkdir()
+  assert step_cost._read_compiled(str(path)) is None
 
 
 @pytest.mark.parametrize(
