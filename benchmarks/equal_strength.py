@@ -3,16 +3,17 @@ r"""Margins at equal strength: every run in one file, and the table of it.
   python benchmarks/equal_strength.py --collect=build/equal
   python benchmarks/equal_strength.py --collect=build/equal \
     --others=data/cfp_people
-  python benchmarks/equal_strength.py
+  python benchmarks/equal_strength.py --plot=docs/equal_strength.png
 
 The first reads what `configs/ablation_equal.py` left, and writes one file of
 all runs, benchmarks/equal_strength.json. The second also has every network
 compare all pairs of other people, whom none was trained on, and writes
 benchmarks/equal_strength_others.json; networks that are in it are not asked
 again, so that more may follow, and nothing is written where the runs lie. All
-print the tables. The losses of `configs/ablation.py`, which leaves its runs in
-the same directory, are a comparison of their own: strength is another thing
-among them, and the correction is for their number.
+print the tables; `--plot` draws their differences. The losses of
+`configs/ablation.py`, which leaves its runs in the same directory, are a
+comparison of their own: strength is another thing among them, and the
+correction is for their number.
 
 A row is compared with the row `fixed` on the same folds with the same seeds,
 person by person: each of LFW's people with two images or more is tested once,
@@ -31,12 +32,13 @@ networks that could be, it is a little too narrow.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.stats
@@ -71,6 +73,37 @@ KEPT = (
 LEVEL_ENOUGH = 0.5  # Points: an interval within it is called level.
 
 
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """The primary figure of a row less that of the reference, in points of %.
+
+  Attributes:
+    estimate: the mean over people.
+    over_people: its standard error, as if training were exact.
+    over_training: its standard error over seeds or networks, as if there were
+      no other people; nan: of one alone.
+    reach: half of the corrected interval; nan if there is none.
+    missing: what stands in the place of the verdict then.
+  """
+
+  estimate: float
+  over_people: float
+  over_training: float
+  reach: float
+  missing: str
+
+  def cells(self, one: str) -> list[str]:
+    """As a table has them; `one` stands for an error over one training."""
+    found = [f"{self.estimate:+.2f}", f"{self.over_people:.2f}"]
+    found.append(
+      one if np.isnan(self.over_training) else f"{self.over_training:.2f}"
+    )
+    if np.isnan(self.reach):
+      return [*found, "", self.missing]
+    low, high = self.estimate - self.reach, self.estimate + self.reach
+    return [*found, f"[{low:+.2f}, {high:+.2f}]", verdict(low, high)]
+
+
 def main() -> None:
   """Reads the flags, collects if told to, prints the table."""
   parser = argparse.ArgumentParser(
@@ -79,6 +112,7 @@ def main() -> None:
   parser.add_argument("--collect", default="", metavar="DIR")
   parser.add_argument("--others", default="", metavar="DATA")
   parser.add_argument("--runs", default=str(FILE), metavar="FILE")
+  parser.add_argument("--plot", default="", metavar="FILE")
   args = parser.parse_args()
   path = pathlib.Path(args.runs)
   if args.collect:
@@ -94,11 +128,17 @@ def main() -> None:
     embed_others(pathlib.Path(args.collect), args.others, beside)
   if not path.exists():
     sys.exit(f"{path} is not there: give --collect=DIR first.")
+  panels = []
   for what, runs in comparisons(json.loads(path.read_text())):
     print(table(runs, what) + "\n")
+    panels.append((f"{what}, LFW's people", differences(runs, compare)))
   if beside.exists():
     for what, runs in comparisons(json.loads(beside.read_text())):
       print(table_of_others(runs, what) + "\n")
+      found = differences(runs, compare_others)
+      panels.append((f"{what}, other people", found))
+  if args.plot:
+    plot(panels, args.plot)
 
 
 def write(path: pathlib.Path, runs: list[dict]) -> None:
@@ -224,9 +264,50 @@ def by_row(runs: list[dict]) -> tuple[dict[str, dict], list[str]]:
   return rows, sorted(rows, key=lambda row: (row != REFERENCE, row))
 
 
+def differences(
+  runs: list[dict], compare: Callable[..., Difference]
+) -> dict[str, Difference]:
+  """By the names of all rows but the reference."""
+  rows, names = by_row(runs)
+  return {
+    name: compare(rows[name], rows[REFERENCE], rows=len(names) - 1)
+    for name in names
+    if name != REFERENCE
+  }
+
+
+def plot(panels: list[tuple[str, dict[str, Difference]]], path: str) -> None:
+  """Draws the differences of all comparisons with their intervals."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot as plt
+
+  figure, axes = plt.subplots(
+    -(-len(panels) // 2), 2, figsize=(9, 5.4), sharex=True, squeeze=False
+  )
+  for ax, (title, found) in zip(axes.flat, panels, strict=False):
+    places = range(len(found))[::-1]
+    estimates = [one.estimate for one in found.values()]
+    reaches = [np.nan_to_num(one.reach) for one in found.values()]
+    ax.axvspan(-LEVEL_ENOUGH, LEVEL_ENOUGH, color="0.92")
+    ax.axvline(0, color="0.5", linewidth=1)
+    ax.errorbar(estimates, places, xerr=reaches, fmt="o", capsize=3)
+    ax.set_yticks(list(places), list(found))
+    ax.set_ylim(-0.6, len(found) - 0.4)
+    ax.set_title(title, fontsize=10)
+  for ax in axes.flat[len(panels) :]:
+    ax.set_visible(False)
+  for ax in axes[-1]:
+    ax.set_xlabel(f"points of mean TAR less those of '{REFERENCE}'")
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+
+
 def table(runs: list[dict], what: str) -> str:
   """One of the `comparisons`, as Markdown."""
   rows, names = by_row(runs)
+  found = differences(runs, compare)
   lines = [
     f"| {what} | people | difference | over people | over seeds | interval"
     " | verdict | pairs | known people | cross-entropy | mean over images |",
@@ -234,9 +315,9 @@ def table(runs: list[dict], what: str) -> str:
   ]
   for name in names:
     of_row = rows[name]
-    cells = ["", "", "", "", ""]
+    cells = [""] * 5
     if name != REFERENCE:
-      cells = compare(of_row, rows[REFERENCE], rows=len(names) - 1)
+      cells = found[name].cells("one seed")
     figures = [
       f"{100 * mean(of_row, f'{OF_SET}/people_{PRIMARY}'):.1f}",
       *cells,
@@ -264,6 +345,7 @@ def table(runs: list[dict], what: str) -> str:
 def table_of_others(runs: list[dict], what: str) -> str:
   """One of the `comparisons` on other people, as Markdown."""
   rows, names = by_row(runs)
+  found = differences(runs, compare_others)
   lines = [
     f"| {what} | other people | difference | over people | over networks"
     " | interval | verdict | pairs | AUC | networks |",
@@ -271,9 +353,9 @@ def table_of_others(runs: list[dict], what: str) -> str:
   ]
   for name in names:
     of_row = rows[name]
-    cells = ["", "", "", "", ""]
+    cells = [""] * 5
     if name != REFERENCE:
-      cells = compare_others(of_row, rows[REFERENCE], rows=len(names) - 1)
+      cells = found[name].cells("")
     figures = [
       f"{100 * np.mean([run[PRIMARY] for run in of_row.values()]):.2f}",
       *cells,
@@ -289,44 +371,31 @@ def table_of_others(runs: list[dict], what: str) -> str:
   return "\n".join(lines)
 
 
-def compare_others(ours: dict, reference: dict, *, rows: int) -> list[str]:
+def compare_others(ours: dict, reference: dict, *, rows: int) -> Difference:
   """As `compare`, of people who are the same for all networks.
 
   Args:
     ours: its runs by fold and seed.
     reference: those of the reference.
     rows: how many rows are compared, for the correction.
-
-  Returns:
-    Difference, standard errors over people and over networks, interval,
-    verdict.
   """
-  differences = np.array(  # [networks, people]
+  points = np.array(  # [networks, people]
     [
       100 * np.subtract(ours[place][PRIMARY], reference[place][PRIMARY])
       for place in sorted(ours.keys() & reference.keys())
     ]
   )
-  estimate = differences.mean()
-  networks, people = differences.shape
-  of_people = differences.mean(axis=0)
-  over_people = of_people.std(ddof=1) / np.sqrt(people)
+  estimate = float(points.mean())
+  networks, people = points.shape
+  over_people = points.mean(axis=0).std(ddof=1) / np.sqrt(people)
   if networks < 2:
-    return [f"{estimate:+.2f}", f"{over_people:.2f}", "", "", "one network"]
-  of_networks = differences.mean(axis=1)
-  over_networks = of_networks.std(ddof=1) / np.sqrt(networks)
+    return Difference(estimate, over_people, np.nan, np.nan, "one network")
+  over_networks = points.mean(axis=1).std(ddof=1) / np.sqrt(networks)
   # People and networks are drawn apart from each other.
   spread = np.hypot(over_people, over_networks)
   degrees = min(networks, people) - 1
   reach = spread * scipy.stats.t.ppf(1 - 0.025 / rows, degrees)
-  low, high = estimate - reach, estimate + reach
-  return [
-    f"{estimate:+.2f}",
-    f"{over_people:.2f}",
-    f"{over_networks:.2f}",
-    f"[{low:+.2f}, {high:+.2f}]",
-    verdict(low, high),
-  ]
+  return Difference(estimate, over_people, over_networks, reach, "")
 
 
 def mean(of_row: dict, metric: str) -> float:
@@ -336,16 +405,13 @@ def mean(of_row: dict, metric: str) -> float:
   )
 
 
-def compare(ours: dict, reference: dict, *, rows: int) -> list[str]:
-  """The primary figure of a row less that of the reference, in points of %.
+def compare(ours: dict, reference: dict, *, rows: int) -> Difference:
+  """The primary figure of a row less that of the reference, fold by fold.
 
   Args:
     ours: its runs by fold and seed.
     reference: those of the reference.
     rows: how many rows are compared, for the correction.
-
-  Returns:
-    Difference, standard errors over people and over seeds, interval, verdict.
   """
   by_fold = defaultdict(list)
   for place in sorted(ours.keys() & reference.keys()):
@@ -361,20 +427,18 @@ def compare(ours: dict, reference: dict, *, rows: int) -> list[str]:
   means = np.array([of_fold.mean() for of_fold in stacks])
   estimate = float(weights @ means)
   over_people = of_people.std(ddof=1) / np.sqrt(len(of_people))
-  over_seeds = "one seed"
+  over_seeds = np.nan
   if all(len(of_fold) > 1 for of_fold in stacks):
     variances = [
       of_fold.mean(axis=1).var(ddof=1) / len(of_fold) for of_fold in stacks
     ]
-    over_seeds = f"{np.sqrt(weights**2 @ variances):.2f}"
-  cells = [f"{estimate:+.2f}", f"{over_people:.2f}", over_seeds]
+    over_seeds = np.sqrt(weights**2 @ variances)
   if len(means) < 2:
-    return [*cells, "", "one fold"]
+    return Difference(estimate, over_people, over_seeds, np.nan, "one fold")
   # Folds weigh by their people, who are nearly as many in each.
   spread = np.sqrt(weights @ (means - estimate) ** 2 / (len(means) - 1))
   reach = spread * scipy.stats.t.ppf(1 - 0.025 / rows, len(means) - 1)
-  low, high = estimate - reach, estimate + reach
-  return [*cells, f"[{low:+.2f}, {high:+.2f}]", verdict(low, high)]
+  return Difference(estimate, over_people, over_seeds, reach, "")
 
 
 def verdict(low: float, high: float) -> str:

@@ -49,7 +49,7 @@ SMALL = {
   "checkpoint": ["--every=4", "--rounds=2", "--batch_size=8", "--classes=40"],
   "embed": ["--workdir=RUN", "--images=IMAGES", "--bare=20", "--rounds=1"],
   # What these left is there.
-  "equal_strength": ["--collect=", "--others="],
+  "equal_strength": ["--collect=", "--others=", "--plot=plot.png"],
   "evaluation": ["--rounds=1", "--scale=0.01"],
   "forward": ["--models=mbf", "--batch=2", "--rounds=1", "--steps=1"],
   "head": [
