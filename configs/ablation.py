@@ -27,7 +27,7 @@ def get_config():
   """Returns what is compared; every row is a run for each fold and seed."""
   config = ConfigDict()
   config.recipes = tuple(f"configs/lfw_small.py:fold{k}" for k in range(1, 11))
-  config.seeds = (0,)
+  config.seeds = (0, 1)
   config.metrics = (  # Those that the table has, of the last evaluation.
     "lfw_people/people_tar@1e-3",
     "lfw_people/tar@1e-3",
