@@ -130,12 +130,13 @@ def main() -> None:
     sys.exit(f"{path} is not there: give --collect=DIR first.")
   panels = []
   for what, runs in comparisons(json.loads(path.read_text())):
-    print(table(runs, what) + "\n")
-    panels.append((f"{what}, LFW's people", differences(runs, compare)))
+    found = differences(runs, compare)
+    print(table(runs, found, what) + "\n")
+    panels.append((f"{what}, LFW's people", found))
   if beside.exists():
     for what, runs in comparisons(json.loads(beside.read_text())):
-      print(table_of_others(runs, what) + "\n")
       found = differences(runs, compare_others)
+      print(table_of_others(runs, found, what) + "\n")
       panels.append((f"{what}, other people", found))
   if args.plot:
     plot(panels, args.plot)
@@ -304,30 +305,50 @@ def plot(panels: list[tuple[str, dict[str, Difference]]], path: str) -> None:
   figure.savefig(path, dpi=110)
 
 
-def table(runs: list[dict], what: str) -> str:
-  """One of the `comparisons`, as Markdown."""
+def body(
+  runs: list[dict],
+  found: dict[str, Difference],
+  one: str,
+  figures: Callable[[dict], list[str]],
+) -> list[str]:
+  """The lines of a table, the reference's first.
+
+  Args:
+    runs: one of the `comparisons`.
+    found: their `differences`.
+    one: see `Difference.cells`.
+    figures: of the runs of a row, what stands before the difference, and all
+      that stands behind it.
+  """
   rows, names = by_row(runs)
-  found = differences(runs, compare)
-  lines = [
-    f"| {what} | people | difference | over people | over seeds | interval"
-    " | verdict | pairs | known people | cross-entropy | mean over images |",
-    "|---|---|---|---|---|---|---|---|---|---|---|",
-  ]
+  lines = []
   for name in names:
-    of_row = rows[name]
-    cells = [""] * 5
-    if name != REFERENCE:
-      cells = found[name].cells("one seed")
-    figures = [
+    cells = found[name].cells(one) if name in found else [""] * 5
+    before, *behind = figures(rows[name])
+    lines.append(f"| {' | '.join([name, before, *cells, *behind])} |")
+  return lines
+
+
+def table(runs: list[dict], found: dict[str, Difference], what: str) -> str:
+  """One of the `comparisons` with its `differences`, as Markdown."""
+
+  def figures(of_row: dict) -> list[str]:
+    return [
       f"{100 * mean(of_row, f'{OF_SET}/people_{PRIMARY}'):.1f}",
-      *cells,
       f"{100 * mean(of_row, f'{OF_SET}/{PRIMARY}'):.1f}",
       f"{100 * mean(of_row, f'{KNOWN}/adjusted_accuracy'):.1f}",
       f"{mean(of_row, 'train/cross_entropy'):.2f}",
       f"{mean(of_row, 'train/margin_angular_image_mean'):.3f},"
       f" {mean(of_row, 'train/margin_cosine_image_mean'):.3f}",
     ]
-    lines.append(f"| {' | '.join([name, *figures])} |")
+
+  rows, _ = by_row(runs)
+  lines = [
+    f"| {what} | people | difference | over people | over seeds | interval"
+    " | verdict | pairs | known people | cross-entropy | mean over images |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
+    *body(runs, found, "one seed", figures),
+  ]
   folds = {fold for fold, _ in rows[REFERENCE]}
   seeds = {seed for _, seed in rows[REFERENCE]}
   people = sum(
@@ -342,28 +363,25 @@ def table(runs: list[dict], what: str) -> str:
   return "\n".join(lines)
 
 
-def table_of_others(runs: list[dict], what: str) -> str:
-  """One of the `comparisons` on other people, as Markdown."""
-  rows, names = by_row(runs)
-  found = differences(runs, compare_others)
-  lines = [
-    f"| {what} | other people | difference | over people | over networks"
-    " | interval | verdict | pairs | AUC | networks |",
-    "|---|---|---|---|---|---|---|---|---|---|",
-  ]
-  for name in names:
-    of_row = rows[name]
-    cells = [""] * 5
-    if name != REFERENCE:
-      cells = found[name].cells("")
-    figures = [
+def table_of_others(
+  runs: list[dict], found: dict[str, Difference], what: str
+) -> str:
+  """As `table`, on other people."""
+
+  def figures(of_row: dict) -> list[str]:
+    return [
       f"{100 * np.mean([run[PRIMARY] for run in of_row.values()]):.2f}",
-      *cells,
       f"{100 * mean(of_row, PRIMARY):.2f}",
       f"{100 * mean(of_row, 'auc'):.2f}",
       f"{len(of_row)}",
     ]
-    lines.append(f"| {' | '.join([name, *figures])} |")
+
+  lines = [
+    f"| {what} | other people | difference | over people | over networks"
+    " | interval | verdict | pairs | AUC | networks |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+    *body(runs, found, "", figures),
+  ]
   lines.append(
     f"\n{len(runs)} networks; {len(runs[0][PRIMARY]):,} other people; in points"
     " of %."

@@ -247,9 +247,11 @@ def grouped_input_gradient(
     [B, H, W, C] of the dtype of `gradient`.
   """
   if gradient.shape[1:3] == (1, 1):  # Each tap meets one number at most.
-    forward = partial(grouped, strides=strides, padding=padding)
     x = jax.ShapeDtypeStruct(shape, gradient.dtype)
-    return jax.linear_transpose(lambda x: forward(x, kernel), x)(gradient)[0]
+    pull_back = jax.linear_transpose(
+      lambda x: grouped(x, kernel, strides, padding), x
+    )
+    return pull_back(gradient)[0]
   *size, channels, _ = kernel.shape
   groups = shape[-1] // channels
   # Taps from last to first; outputs of a group are what is summed over.
