@@ -24,11 +24,11 @@ from collections.abc import (
   Callable,
   Generator,
   Iterable,
-  Iterator,
   Mapping,
   Sequence,
 )
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import IO, Any
 
 import cv2
@@ -37,7 +37,6 @@ from tqdm import tqdm
 
 from data_prep.formats.landmarks import (
   count_outside,
-  find_landmarks,
   read_landmarks,
 )
 from data_prep.writing.conversion import leave_aside
@@ -164,7 +163,7 @@ def _locate(arguments: argparse.Namespace) -> tuple[Locate, dict[str, Any]]:
 def from_file(path: str) -> Locate:
   """Takes the landmarks from a file, see `read_landmarks`."""
   landmarks = read_landmarks(path)
-  return lambda image, _: find_landmarks(landmarks, image)
+  return lambda image, _: landmarks.find(image)
 
 
 def from_detector(detector: detection.Detector) -> Locate:
@@ -299,7 +298,7 @@ def _align_missing(
     return str(file_state(os.path.join(source, image)))
 
   def work(item: tuple[str, str]) -> str | None:
-    image, target = item
+    target, image = item
     pixels = make(source, image)
     if pixels is None or isinstance(pixels, str):
       return pixels
@@ -309,26 +308,29 @@ def _align_missing(
   for folder in {os.path.join(directory, os.path.dirname(t)) for t in targets}:
     if os.path.isdir(folder):
       remove_left(folder)
+  before = 0
   with (
     ThreadPoolExecutor(threads) as pool,
     _Journal(os.path.join(directory, JOURNAL_FILE)) as journal,
+    tqdm(total=len(targets), unit="image", disable=None) as bar,
   ):
-    states = dict(zip(targets, pool.map(look, targets.values()), strict=True))
-    rest = [
-      (image, target)
-      for target, image in targets.items()
-      if journal.states.get(target) != states[target]
-      or not os.path.exists(os.path.join(directory, target))
-    ]
-    for block, outcomes in _run(work, rest, pool):
-      made = [
-        target
-        for (_, target), outcome in zip(block, outcomes, strict=True)
-        if outcome == ""
+    items = iter(targets.items())
+    while block := list(islice(items, _AT_ONCE)):
+      photographs = [image for _, image in block]
+      states = dict(zip(block, pool.map(look, photographs), strict=True))
+      rest = [
+        (target, image)
+        for target, image in block
+        if journal.states.get(target) != states[target, image]
+        or not os.path.exists(os.path.join(directory, target))
       ]
-      _sync([os.path.join(directory, target) for target in made], pool)
-      journal.add({target: states[target] for target in made})
-      for (image, target), outcome in zip(block, outcomes, strict=True):
+      before += len(block) - len(rest)
+      outcomes = dict(zip(rest, pool.map(work, rest), strict=True))
+      made = [item for item in rest if outcomes[item] == ""]
+      _sync([os.path.join(directory, target) for target, _ in made], pool)
+      journal.add({item[0]: states[item] for item in made})
+      for target, image in rest:
+        outcome = outcomes[target, image]
         if outcome == "":
           continue
         if outcome is None:
@@ -341,7 +343,8 @@ def _align_missing(
             " mend or delete it, or leave such images out with --skip_bad."
           )
         _remove(os.path.join(directory, target))  # Of another photograph.
-  return len(targets) - len(rest)
+      bar.update(len(block))
+  return before
 
 
 class _Journal:
@@ -496,19 +499,6 @@ def _find_images(source: str, directory: str) -> Walk:
       + ": give another folder."
     )
   return found
-
-
-def _run(
-  work: Callable[[tuple[str, str]], str | None],
-  items: list[tuple[str, str]],
-  pool: ThreadPoolExecutor,
-) -> Iterator[tuple[list[tuple[str, str]], list[str | None]]]:
-  """Yields blocks of items and what `work` made of each, with a bar."""
-  with tqdm(total=len(items), unit="image", disable=None) as bar:
-    for start in range(0, len(items), _AT_ONCE):
-      block = items[start : start + _AT_ONCE]
-      yield block, list(pool.map(work, block))
-      bar.update(len(block))
 
 
 def _write(directory: str, target: str, pixels: np.ndarray) -> None:

@@ -17,6 +17,7 @@ with it: for verification take the original archive and data_prep.from_pairs.
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -124,15 +125,18 @@ def convert(
   def load(number: int) -> bytes:
     return source[number][image_feature]
 
-  with DatasetWriter(
-    directory,
-    name=name,
-    classes=classes,
-    source=f"tfds {builder.info.full_name} {split} {len(source)} {skip_bad}"
-    f" {image_feature} {label_feature} {_states(builder.data_dir)}",
-  ) as writer:
+  with (
+    ThreadPoolExecutor(threads) as pool,
+    DatasetWriter(
+      directory,
+      name=name,
+      classes=classes,
+      source=f"tfds {builder.info.full_name} {split} {len(source)} {skip_bad}"
+      f" {image_feature} {label_feature} {_states(builder.data_dir)}",
+    ) as writer,
+  ):
     rest = ((number, 0) for number in range(writer.position, len(labels)))
-    loaded = load_images(rest, load, check=True, threads=threads)
+    loaded = load_images(rest, load, pool, check=True)
     for number, data, size in tqdm(
       loaded,
       initial=writer.position,

@@ -2,6 +2,9 @@
 
 import os
 import re
+from array import array
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -16,7 +19,29 @@ from jamsface_jax.storage.text_lists import (
 _NUMBERS = 10  # Two a landmark.
 
 
-def read_landmarks(path: str) -> dict[str, Float64[np.ndarray, "5 2"]]:
+class Landmarks:
+  """Five landmarks of each of many images.
+
+  Args:
+    rows: the row of each image, by its path, with or without extension.
+    points: float64 [N, 5, 2], in pixels.
+  """
+
+  def __init__(
+    self, rows: Mapping[str, int], points: Float64[np.ndarray, "n 5 2"]
+  ):
+    self._rows = rows
+    self._points = points
+
+  def find(self, image: str) -> Float64[np.ndarray, "5 2"] | None:
+    """Looks an image up by its relative path."""
+    row = self._rows.get(image)
+    if row is None:
+      row = self._rows.get(os.path.splitext(image)[0])
+    return None if row is None else self._points[row]
+
+
+def read_landmarks(path: str) -> Landmarks:
   """Reads landmarks of many images from a text file.
 
   Each line has an image's relative path and ten numbers, separated by tabs,
@@ -29,33 +54,23 @@ def read_landmarks(path: str) -> dict[str, Float64[np.ndarray, "5 2"]]:
   Args:
     path: the file, UTF-8.
 
-  Returns:
-    Maps paths as written to float64 [5, 2].
-
   Raises:
     InputError: unreadable, or a line that does not fit; names file and line.
   """
-  try:
-    rows = [
-      (line.number, _fields(line.text))
-      for line in read_lines(path)
-      if line.text.strip()
-    ]
-  except (OSError, NotTextError) as error:
-    raise InputError(
-      f"--landmarks {path!r} cannot be read ({error}): give a text file with a"
-      " path and ten numbers a line."
-    ) from None
-  if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdigit():
-    del rows[0]  # CelebA counts its images first.
+  lines = _split_lines(path)
+  first = next(lines, None)
+  if first and len(first[1]) == 1 and first[1][0].isdigit():
+    first = next(lines, None)  # CelebA counts its images first.
   order = np.arange(_NUMBERS)
-  if rows and _numbers(rows[0][1][1:]) is None:
-    number, header = rows.pop(0)
+  if first and _numbers(first[1][1:]) is None:
+    number, header = first
     # CelebA's header has no name for the first column.
     names = header if len(header) == _NUMBERS else header[1:]
     order = _column_order(path, number, names)
-  landmarks = {}
-  for number, fields in rows:
+    first = next(lines, None)
+  rows: dict[str, int] = {}
+  points = array("d")  # Of millions: 80 bytes each.
+  for number, fields in chain([first] if first else [], lines):
     numbers = _numbers(fields[1:])
     if numbers is None or len(numbers) not in (_NUMBERS, _NUMBERS + 1):
       raise InputError(
@@ -67,32 +82,25 @@ def read_landmarks(path: str) -> dict[str, Float64[np.ndarray, "5 2"]]:
         f"--landmarks {path}:{number} has {len(numbers)} numbers, fewer than"
         " the header names: correct the line."
       )
-    points = numbers[order].reshape(-1, 2)
-    if (points == points[0]).all():
+    five = numbers[order].reshape(-1, 2)
+    if (five == five[0]).all():
       raise InputError(
         f"--landmarks {path}:{number} has five times the same point: correct or"
         " delete the line."
       )
-    if fields[0] in landmarks:
+    if fields[0] in rows:
       raise InputError(
         f"--landmarks {path}:{number} names {fields[0]!r} a second time: keep"
         " one line an image."
       )
-    landmarks[fields[0]] = points
-  if not landmarks:
+    rows[fields[0]] = len(rows)
+    points.frombytes(five.tobytes())
+  if not rows:
     raise InputError(
       f"--landmarks {path!r} has no landmarks: give a path and ten numbers a"
       " line."
     )
-  return landmarks
-
-
-def find_landmarks(
-  landmarks: dict[str, np.ndarray], image: str
-) -> np.ndarray | None:
-  """Looks an image up by its relative path, with or without extension."""
-  found = landmarks.get(image)
-  return landmarks.get(os.path.splitext(image)[0]) if found is None else found
+  return Landmarks(rows, np.frombuffer(points).reshape(len(rows), -1, 2))
 
 
 def count_outside(
@@ -109,8 +117,17 @@ def count_outside(
   return int((~inside.all(axis=1)).sum())
 
 
-def _fields(line: str) -> list[str]:
-  return [field.strip('"') for field in split_fields(line.strip())]
+def _split_lines(path: str) -> Iterator[tuple[int, list[str]]]:
+  """Yields the fields of each line that is not blank, after its number."""
+  try:
+    for number, text in read_lines(path):
+      if line := text.strip():
+        yield number, [field.strip('"') for field in split_fields(line)]
+  except (OSError, NotTextError) as error:
+    raise InputError(
+      f"--landmarks {path!r} cannot be read ({error}): give a text file with a"
+      " path and ten numbers a line."
+    ) from None
 
 
 def _numbers(fields: list[str]) -> np.ndarray | None:

@@ -102,8 +102,14 @@ class ShardTask:
     )
 
 
-def write_shard(task: ShardTask) -> FinishedShard:
+def write_shard(
+  task: ShardTask, pool: ThreadPoolExecutor | None = None
+) -> FinishedShard:
   """Writes a shard.
+
+  Args:
+    task: the shard.
+    pool: the threads that read its images; None for new ones.
 
   Raises:
     InputError: an image that cannot be read.
@@ -111,16 +117,12 @@ def write_shard(task: ShardTask) -> FinishedShard:
   """
   reading = task.reading
   inputs = _digest_inputs(task.items)
-  with (
-    reading.open() as load,
-    ShardWriter(task.directory, task.number) as shard,
-  ):
-    for item, data, size in load_images(
-      ((item, item.size) for item in task.items),
-      load,
-      check=reading.check,
-      threads=task.threads,
-    ):
+  with contextlib.ExitStack() as stack:
+    load = stack.enter_context(reading.open())
+    shard = stack.enter_context(ShardWriter(task.directory, task.number))
+    pool = pool or stack.enter_context(ThreadPoolExecutor(task.threads))
+    items = ((item, item.size) for item in task.items)
+    for item, data, size in load_images(items, load, pool, check=reading.check):
       if not isinstance(size, str):
         shard.add(item.label, item.name, data, size)
       elif reading.skip_bad:
@@ -198,12 +200,14 @@ def convert(
 
 
 def _run_here(
-  function: Callable[[ShardTask], FinishedShard],
+  function: Callable[[ShardTask, ThreadPoolExecutor], FinishedShard],
   tasks: Iterable[ShardTask],
   threads: int,
 ) -> Iterator[FinishedShard]:
   """One shard after the other; each on all threads."""
-  return map(function, tasks)
+  with ThreadPoolExecutor(threads) as pool:
+    for task in tasks:
+      yield function(task, pool)
 
 
 # How the tasks are run, and the usual number of threads of one.

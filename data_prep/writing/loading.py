@@ -16,22 +16,25 @@ Loaded = tuple[Item, bytes, tuple[int, int] | str]
 _IMAGES_AT_ONCE = 1024
 
 _BYTES_AT_ONCE = 32 * 2**20
+# For a batch: more than there are threads, so that none is idle at its end.
+_CALLS = 128
 
 
 def load_images(
   items: Iterable[tuple[Item, int]],
   load: Callable[[Item], bytes],
+  pool: ThreadPoolExecutor,
   *,
   check: bool,
-  threads: int,
 ) -> Iterator[Loaded[Item]]:
   """Loads images and finds their sizes, in threads and in order.
 
   Args:
     items: what is to be loaded, and about how many bytes each is.
     load: returns an item's encoded image; OSError if there is none.
+    pool: the threads; who loads again and again keeps them, since the allocator
+      may keep memory for each new one.
     check: decode the images whole; otherwise look only at its head.
-    threads: how many images are worked on at once.
 
   Yields:
     Item, encoded image, and its (height, width) or what is wrong with it.
@@ -49,20 +52,19 @@ def load_images(
     except (OSError, MemoryError) as error:
       return item, b"", str(getattr(error, "strerror", "no memory for it"))
 
-  with ThreadPoolExecutor(threads) as pool:
-    # While one batch is written, the threads work on the next.
-    before = []
-    runs = batches(items, _IMAGES_AT_ONCE, _BYTES_AT_ONCE)
-    for batch in chain(runs, [[]]):
-      # A call for every single image would cost as much as its decoding.
-      share = max(1, len(batch) // (4 * threads))
-      begun = [
-        pool.submit(load_all, batch[k : k + share])
-        for k in range(0, len(batch), share)
-      ]
-      for done in before:
-        yield from done.result()
-      before = begun
+  # While one batch is written, the threads work on the next.
+  before = []
+  runs = batches(items, _IMAGES_AT_ONCE, _BYTES_AT_ONCE)
+  for batch in chain(runs, [[]]):
+    # A call for every single image would cost as much as its decoding.
+    share = max(1, len(batch) // _CALLS)
+    begun = [
+      pool.submit(load_all, batch[k : k + share])
+      for k in range(0, len(batch), share)
+    ]
+    for done in before:
+      yield from done.result()
+    before = begun
 
 
 def image_size(data: bytes, *, check: bool) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
@@ -88,17 +89,17 @@ def _look_at(
     what all hold.
   """
   sizes, broken, content = {}, {}, hashlib.sha256()
-  looked_at = load_images(
-    ((image, 0) for image in images), load, check=True, threads=threads
-  )
-  for image, data, size in tqdm(
-    looked_at, total=len(images), unit="image", disable=None
-  ):
-    content.update(hashlib.sha256(data).digest())
-    if isinstance(size, str):
-      broken[image] = size
-    else:
-      sizes[image] = size
+  with ThreadPoolExecutor(threads) as pool:
+    items = ((image, 0) for image in images)
+    looked_at = load_images(items, load, pool, check=True)
+    for image, data, size in tqdm(
+      looked_at, total=len(images), unit="image", disable=None
+    ):
+      content.update(hashlib.sha256(data).digest())
+      if isinstance(size, str):
+        broken[image] = size
+      else:
+        sizes[image] = size
   return sizes, broken, content.hexdigest()
 
 

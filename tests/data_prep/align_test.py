@@ -204,9 +204,9 @@ def test_landmark_files(tmp_path, text):
   path = tmp_path / "points.txt"
   path.write_text(text, encoding="utf-8")
   found = landmarks.read_landmarks(str(path))
-  points = landmarks.find_landmarks(found, "a/b.jpg")
+  points = found.find("a/b.jpg")
   np.testing.assert_array_equal(points, POINTS)
-  assert landmarks.find_landmarks(found, "a/c.jpg") is None
+  assert found.find("a/c.jpg") is None
 
 
 @pytest.mark.parametrize(

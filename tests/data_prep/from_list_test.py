@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import assert_one_sentence
@@ -219,12 +220,13 @@ def test_loading_keeps_order_and_looks_little_ahead(images):
 
   for size, ahead in [(2**30, 2), (2**24, 4), (1, 37)]:
     pulled, found = [], []
-    for name, data, image_size in loading.load_images(
-      items(size), lambda n: (root / n).read_bytes(), check=True, threads=2
-    ):
-      assert len(pulled) - len(found) <= ahead
-      assert data == (root / name).read_bytes() and image_size == (40, 40)
-      found.append(name)
+    with ThreadPoolExecutor(2) as pool:
+      for name, data, image_size in loading.load_images(
+        items(size), lambda n: (root / n).read_bytes(), pool, check=True
+      ):
+        assert len(pulled) - len(found) <= ahead
+        assert data == (root / name).read_bytes() and image_size == (40, 40)
+        found.append(name)
     assert found == names
 
 
