@@ -7,7 +7,7 @@ keeps the first numbers, so that a conversion that is interrupted here goes on.
 
 import dataclasses
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from array_record.python import (
@@ -16,6 +16,7 @@ from array_record.python import (
 
 from data_prep.writing.shards import FinishedShard, ShardWriter, shard_path
 from jamsface_jax.data import decoding, records
+from jamsface_jax.errors import InputError, one_line
 
 _AT_ONCE = 1024  # Records in memory.
 
@@ -75,25 +76,24 @@ def close_gaps(
   if shard.shard is None:
     return dataclasses.replace(shard, dropped=[*dropped.items()])
   labels, skipped = [], []
+  path = shard_path(directory, shard.number)
   with ShardWriter(directory, shard.number) as writer:
-    reader = array_record_module.ArrayRecordReader(
-      shard_path(directory, shard.number)
-    )
-    for start in range(0, shard.shard.records, _AT_ONCE):
-      stop = min(start + _AT_ONCE, shard.shard.records)
-      for data in reader.read([*range(start, stop)]):
-        record = records.decode_record(data)
-        if reasons[record.label]:
-          skipped.append(f"{record.name}\t{reasons[record.label]}")
+    try:
+      for record, size in _read(path, shard.shard.records, len(reasons)):
+        if reason := reasons[record.label]:
+          skipped.append(f"{record.name}\t{reason}")
           continue
         labels.append(record.label)
-        size = decoding.read_size(record.image)
-        number = numbers[record.label]
-        writer.add(number, record.name, record.image, size)
-    reader.close()
+        writer.add(numbers[record.label], record.name, record.image, size)
+    except ValueError as error:
+      # Of its size and hash, as the journal says, and yet no shard.
+      raise InputError(
+        f"shard {path!r} is not one of this conversion ({one_line(error)}):"
+        f" delete {directory!r} and convert again."
+      ) from None
     made = writer.finish()
   if made.shard is None:
-    os.remove(shard_path(directory, shard.number))
+    os.remove(path)
   return dataclasses.replace(
     shard,
     shard=made.shard,
@@ -102,3 +102,26 @@ def close_gaps(
     skipped=shard.skipped + skipped,
     dropped=[*dropped.items()],
   )
+
+
+def _read(
+  path: str, count: int, classes: int
+) -> Iterator[tuple[records.Record, tuple[int, int]]]:
+  """Yields the records of a shard, and the (height, width) of each image.
+
+  Raises:
+    ValueError: it is no shard, or has not so many records of these classes.
+  """
+  reader = array_record_module.ArrayRecordReader(path)
+  for start in range(0, count, _AT_ONCE):
+    stop = min(start + _AT_ONCE, count)
+    try:
+      block = reader.read([*range(start, stop)])
+    except RuntimeError as error:
+      raise ValueError(str(error)) from None
+    for data in block:
+      record = records.decode_record(data)
+      if not 0 <= record.label < classes:
+        raise ValueError(f"{record.label} is no class")
+      yield record, decoding.read_size(record.image)
+  reader.close()  # Of what is no shard this raises again.

@@ -326,10 +326,21 @@ class DatasetAssembler:
       return None  # Its shard is written again.
     if source != self._source:
       raise self.other_conversion()
-    labels = finished.labels
-    if not ((labels >= 0) & (labels < len(self._classes))).all():
-      return None  # Not written by a conversion.
-    return finished
+    return finished if self._is_possible(finished) else None
+
+  def _is_possible(self, finished: FinishedShard) -> bool:
+    """Whether a conversion into these classes may have written this."""
+    labels = [*finished.labels.tolist(), *dict(finished.dropped)]
+    if finished.number < 0 or finished.items < len(finished.labels):
+      return False
+    if not all(0 <= label < len(self._classes) for label in labels):
+      return False
+    if (shard := finished.shard) is None:
+      return not len(finished.labels)
+    return (shard.file, shard.records) == (
+      shard_file(finished.number),
+      len(finished.labels),
+    )
 
   def _is_sound(self, shard: records.Shard | None) -> bool:
     """Whether a shard is there as the journal says; says so if it is not."""

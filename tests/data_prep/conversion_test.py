@@ -89,6 +89,9 @@ def test_images_that_changed_between_two_attempts(
     journal = tmp_path / "out" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     entry = json.loads(lines[2]) | {"number": 36}
+    before = journal.with_name(entry["shard"]["file"])
+    entry["shard"]["file"] = "images-00036.array_record"
+    before.rename(journal.with_name(entry["shard"]["file"]))
     journal.write_text(json.dumps(entry) + "\n")
   with pytest.raises(InputError, match="part of another conversion"):
     convert(padded, tmp_path / "out", **changes)
