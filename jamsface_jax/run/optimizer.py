@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from jamsface_jax.head.optimizer import of_margins_and_scalars
 from jamsface_jax.head.parameters import WEIGHTS, Head, margins_and_scalars
+from jamsface_jax.run.gradient_norm import clip_by_norm
 from jamsface_jax.settings import sections
 from jamsface_jax.settings.sections import Settings
 
@@ -63,7 +64,7 @@ def make_optimizers(
   }[chosen.last_scale]
   backbone = main
   if chosen.clip_norm:
-    backbone = optax.chain(optax.clip_by_global_norm(chosen.clip_norm), main)
+    backbone = optax.chain(clip_by_norm(chosen.clip_norm), main)
   return Optimizers(
     backbone=optax.partition(
       {"learned": backbone, "frozen": optax.set_to_zero()},

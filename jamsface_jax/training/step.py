@@ -29,6 +29,7 @@ from jamsface_jax.head import (
 )
 from jamsface_jax.models import gradient_sum
 from jamsface_jax.run.components import Components
+from jamsface_jax.run.gradient_norm import gradient_norm
 from jamsface_jax.run.state import TrainState, state_shapes
 from jamsface_jax.settings.sections import Settings
 
@@ -175,7 +176,7 @@ def train_step(
     loss, embedded, state, components, mesh, fused_update=fused_update
   )
   gradients = _subtract_reward(gradients, state, labels, components)
-  backbone_norm = optax.tree.norm(gradients.backbone)
+  backbone_norm = gradient_norm(gradients.backbone)
   accept = jnp.isfinite(gradients.metrics["train/loss"])
   accept &= jnp.isfinite(backbone_norm)
 
