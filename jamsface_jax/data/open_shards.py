@@ -42,6 +42,10 @@ def open_shard(owner: int, path: str) -> Reader:
   Returns:
     A reader, whose reads share no state; one that could not be opened says why
     when it reads.
+
+  Raises:
+    ValueError: the shard says that it is compressed, which ours never are: what
+      a record of it unpacks to has no bound.
   """
   with _changing:
     reader = _open.get((owner, path))
@@ -57,6 +61,8 @@ def open_shard(owner: int, path: str) -> Reader:
       file_reader_buffer_size=_READ_BYTES,
     )
     if reader.ok():
+      if "uncompressed" not in reader.writer_options_string().split(","):
+        raise ValueError("it is compressed")
       _open[owner, path] = reader
     return reader
 

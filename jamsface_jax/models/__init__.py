@@ -228,6 +228,10 @@ def make_model(
   )
 
 
+# In all stages; IResNet-200 has 100. Of a million tracing would never end.
+_MOST_BLOCKS = 1000
+
+
 def _shape(name: str, stages: tuple[int, ...]) -> Published:
   """What a name and `model.stages` say together.
 
@@ -247,6 +251,11 @@ def _shape(name: str, stages: tuple[int, ...]) -> Published:
       raise InputError(
         f"model.stages={stages} does not describe {name!r}: give the"
         f" number of blocks of each stage, such as {_EXAMPLES[name]}."
+      )
+    if sum(stages) > _MOST_BLOCKS:
+      raise InputError(
+        f"model.stages={stages[:5]} have {sum(stages):,} blocks: give at most"
+        f" {_MOST_BLOCKS:,}."
       )
     return Published(name, tuple(stages))
   shape = PUBLISHED[name]

@@ -6,9 +6,11 @@ embedder reads the backbone alone, whatever the head weighs. How checkpoints
 lie on the disk, `storage.checkpoint_folder` says.
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import sys
 from collections.abc import Collection, Mapping
@@ -17,6 +19,7 @@ from typing import Any, NoReturn
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from jamsface_jax import interruption, shell
 from jamsface_jax.devices import processes
@@ -27,6 +30,11 @@ from jamsface_jax.storage.manifest import Share
 from jamsface_jax.storage.run_directory import RunDirectory
 
 _SAVE_TIMEOUT = 3600  # Seconds for the slowest process to write its share.
+# Arrays are compressed. Weights hardly are; momenta may be zeros, but never
+# without as many weights.
+_MOST_RATIO = 100
+_MOST_BYTES = 64 * 2**20  # Beyond the ratio, for what is small.
+_PARAMETERS = frozenset({"backbone", "head"})  # Items that are dictionaries.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -152,8 +160,14 @@ class CheckpointReader:
   def _restore(self, step: int, **items: Any) -> Any:
     """Reads some items of a checkpoint that were compared with its manifest."""
     damage = self._find_damage(step, items)
+    shapes = {
+      name: asked.item
+      for name, asked in items.items()
+      if isinstance(asked, ocp.args.StandardRestore)
+    }
     try:
       if damage is None:
+        self._require_fit(step, shapes)
         with (
           interruption.postponed(),
           ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader,
@@ -161,12 +175,53 @@ class CheckpointReader:
           return reader.restore(
             self._folder.place(step), args=ocp.args.Composite(**items)
           )
+    except InputError:
+      raise
     except Exception as error:  # Orbax raises bare ones for damaged files.
       damage = one_line(error, 300)
     raise RunError(
       f"checkpoint {step} in {self._folder.path!r} cannot be read ({damage}):"
       " use another."
     )
+
+  def _require_fit(self, step: int, shapes: Mapping[str, Any]) -> None:
+    """Refuses to read what a checkpoint does not hold.
+
+    Its arrays and the settings may be of different runs, or a stranger's; what
+    was never written of an array is read as zeros, of any number.
+
+    Args:
+      step: finished steps of the checkpoint.
+      shapes: what is asked of it: trees of ShapeDtypeStructs, by item.
+
+    Raises:
+      InputError: other arrays than it holds, or more than its files can.
+    """
+    place = self._folder.place(step)
+    for name in sorted(_PARAMETERS.intersection(shapes)):
+      asked = _shapes_by_path(shapes[name])
+      held = _shapes_by_path(_read_shapes(place, name))
+      for path in sorted(asked.keys() | held.keys()):
+        ours, theirs = asked.get(path, "none"), held.get(path, "none")
+        if ours != theirs:
+          raise InputError(
+            "config.json of the run describes another network than checkpoint"
+            f" {step} in {self._folder.path!r} holds ({name} {path}: {ours} by"
+            f" the settings, {theirs} there): bring back the file that this run"
+            " wrote."
+          )
+    promised = sum(
+      math.prod(shape.shape) * shape.dtype.itemsize
+      for shape in jax.tree.leaves(shapes)
+      if not jax.dtypes.issubdtype(shape.dtype, jax.dtypes.prng_key)
+    )
+    there = self._folder.listed_bytes(step, shapes)
+    if promised > _MOST_BYTES + _MOST_RATIO * there:
+      raise InputError(
+        f"checkpoint {step} in {self._folder.path!r} promises"
+        f" {promised / 2**20:,.0f} MiB of arrays in {there:,} bytes of files:"
+        " it was not written by a run; use another."
+      )
 
 
 class Checkpoints(CheckpointReader):
@@ -397,6 +452,27 @@ def _items(state: TrainState) -> dict[str, Any]:
       for field in dataclasses.fields(state)
       if field.name not in apart
     },
+  }
+
+
+def _read_shapes(place: str, item: str) -> Any:
+  """A tree of what describes each array that a checkpoint has of an item."""
+  # By its handler: a `Checkpointer` warns of what an item alone does not have.
+  with (
+    interruption.postponed(),
+    contextlib.closing(ocp.StandardCheckpointHandler()) as reader,
+  ):
+    return reader.metadata(epath.Path(place, item)).tree
+
+
+def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+  """The shapes in a tree of dictionaries, by their keys with slashes."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(
+    tree, is_leaf=lambda x: hasattr(x, "shape")
+  )
+  return {
+    "/".join(key.key for key in path): tuple(leaf.shape)
+    for path, leaf in leaves
   }
 
 

@@ -26,6 +26,7 @@ from jamsface_jax.storage.manifest import (
   MANIFEST_FILE,
   Entry,
   Share,
+  listed_bytes,
   unlisted,
 )
 from jamsface_jax.storage.mirror import Mirror
@@ -154,6 +155,11 @@ class BucketCheckpoints:
       if any(found.get(kind, value) != value for kind, value in entry.items()):
         return f"{whole!r} has other bytes than were written"
     return None
+
+  def listed_bytes(self, step: int, items: Collection[str]) -> int:
+    """Bytes of the objects of some parts of a sound checkpoint."""
+    files = plain_json.parse(self._at(step).read(MANIFEST_FILE))["files"]
+    return listed_bytes(files, items)
 
   def remove(self, step: int) -> None:
     """Removes a checkpoint."""

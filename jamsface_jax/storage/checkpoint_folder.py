@@ -25,6 +25,8 @@ from jamsface_jax.storage.manifest import (
   Share,
   find_damage,
   hash_files,
+  listed_bytes,
+  read_manifest,
   write_manifest,
 )
 from jamsface_jax.storage.plain_file import make_folder
@@ -107,6 +109,10 @@ class CheckpointFolder:
       What is wrong, beginning with the path of the file, or None.
     """
     return find_damage(self._path(step), items, share)
+
+  def listed_bytes(self, step: int, items: Collection[str]) -> int:
+    """Bytes of the files of some parts of a sound checkpoint."""
+    return listed_bytes(read_manifest(self._path(step)), items)
 
   def remove(self, step: int) -> None:
     """Removes a checkpoint."""

@@ -90,6 +90,14 @@ def write_manifest(
     sync_directory(folder)
 
 
+def read_manifest(directory: str) -> dict[str, Entry]:
+  """What `manifest.json` says of each file, unchecked."""
+  with open(
+    os.path.join(directory, MANIFEST_FILE), encoding="utf-8", opener=plain
+  ) as file:
+    return plain_json.parse(file.read())["files"]
+
+
 def find_damage(
   directory: str, folders: Collection[str], share: Share = ALL
 ) -> str | None:
@@ -105,8 +113,7 @@ def find_damage(
   """
   manifest = os.path.join(directory, MANIFEST_FILE)
   try:
-    with open(manifest, encoding="utf-8", opener=plain) as file:
-      files = plain_json.parse(file.read())["files"]
+    files = read_manifest(directory)
     expected = {
       path: (entry["bytes"], *_checksum(entry))
       for path, entry in files.items()
@@ -126,6 +133,15 @@ def find_damage(
     found = pool.map(lambda path: _find_fault(top, path, *expected[path]), mine)
     fault = next(filter(None, found), None)
   return fault and f"{os.path.join(directory, fault[0])!r} {fault[1]}"
+
+
+def listed_bytes(files: Mapping[str, Entry], folders: Collection[str]) -> int:
+  """Bytes of the files in some folders, as a manifest without a fault says."""
+  return sum(
+    entry["bytes"]
+    for path, entry in files.items()
+    if path.split("/")[0] in folders
+  )
 
 
 def unlisted(paths: Collection[str], folders: Collection[str]) -> str | None:

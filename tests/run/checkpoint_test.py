@@ -9,15 +9,18 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from tiny_runs import assert_equal, read_lines, read_state, tiny_config
 from tiny_runs import without_speed as timeless
 
 from jamsface_jax.devices import sharding
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError, RunError
+from jamsface_jax.models import backbone_shapes
 from jamsface_jax.run import state
 from jamsface_jax.run.checkpoint import CheckpointReader, Checkpoints
-from jamsface_jax.run.components import make_components
+from jamsface_jax.run.components import make_components, make_model
 from jamsface_jax.storage.manifest import (
   MANIFEST_FILE,
   find_damage,
@@ -393,3 +396,53 @@ def test_state_comes_back_on_the_mesh_that_is_asked_for(tmp_path, mesh):
   checkpoints.close()
   assert restored.params["head"]["weights"].sharding.mesh == mesh
   assert_equal(jax.device_get(restored), jax.device_get(current))
+
+
+def change_settings(workdir, **model):
+  config = json.loads((workdir / "config.json").read_text())
+  config["model"] |= model
+  (workdir / "config.json").write_text(json.dumps(config))
+
+
+def open_network(workdir):
+  return open_embedder(
+    RunDirectory(str(workdir)),
+    step=None,
+    batch_size=1,
+    flip=False,
+    mesh=sharding.make_mesh(-1),
+  )
+
+
+@pytest.mark.parametrize(
+  ("model", "said"),
+  [
+    ({"embedding_size": 10**12}, r"mean: \(1000000000000,\) by the settings"),
+    ({"embedding_size": 33}, r"mean: \(33,\) by the settings, \(32,\) there"),
+    ({"width": 1e9}, "describes another network"),
+    ({"stages": [1, 1, 1]}, "describes another network"),
+    ({"stages": [10**6, 1]}, "1,000,001 blocks: give at most 1,000"),
+    ({"stages": [1] * 10**5}, "100,000 blocks: give at most 1,000"),
+  ],
+)
+def test_settings_of_another_network(run_copy, model, said):
+  """A stranger's may be of any size: nothing is made of it."""
+  change_settings(run_copy, **model)
+  with pytest.raises(InputError, match=said):
+    open_network(run_copy)
+
+
+def test_arrays_larger_than_their_files(dataset, run_copy):
+  """Zeros of any number take a few bytes; settings and manifest go along."""
+  numbers, place = 2**17, run_copy / "checkpoints" / "12"
+  change_settings(run_copy, embedding_size=numbers)
+  config = tiny_config(dataset, **{"model.embedding_size": numbers})
+  shapes = backbone_shapes(make_model(config), config.data.image_size)
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  shutil.rmtree(place / "backbone")
+  with ocp.StandardCheckpointer() as writer:
+    writer.save(place / "backbone", zeros)
+  (place / MANIFEST_FILE).unlink()
+  write_manifest(str(place))
+  with pytest.raises(InputError, match=r"promises \d+ MiB of arrays in"):
+    open_network(run_copy)
