@@ -61,6 +61,12 @@ SMALL = {
     "--only=products,fused,differentiable,written",
     "--partial_fc=",
   ],
+  "head_program": [
+    "--topologies=cpu:2",
+    "--classes=100",
+    "--batch=16",
+    "--size=32",
+  ],
   "input_pipeline": [
     "--data=DATA",
     "--images=",
