@@ -26,6 +26,13 @@ _SAMPLE_SECONDS = 0.25
 _GROWTH = 0.01
 _CLASS = 50  # Images of a person.
 _LEAST = 8  # Samples below which nothing is said.
+# What a command reads of others.
+_NEEDS = {
+  "main": ["from_folder"],
+  "embed": ["main"],
+  "evaluate": ["main"],
+  "clean": ["embed"],
+}
 
 
 def main() -> int:
@@ -41,9 +48,10 @@ def main() -> int:
     write_images(pathlib.Path(scratch), arguments.images)
     known = commands(scratch, arguments.images)
     wanted = arguments.commands.split(",") if arguments.commands else [*known]
-    # Those before the last give it what it needs.
-    last = max(list(known).index(name) for name in wanted)
-    for name in list(known)[: last + 1]:
+    needed = set(wanted)
+    for name in reversed(known):
+      needed |= set(_NEEDS.get(name, ())) if name in needed else set()
+    for name in filter(needed.__contains__, known):
       grew |= run(name, known[name], quiet=name not in wanted)
   return int(grew)
 

@@ -17,6 +17,7 @@ from absl import flags
 
 from jamsface_jax.data.local_copy import keep_copies_in
 from jamsface_jax.devices import notices, processes
+from jamsface_jax.devices.allocator import bound_arenas
 from jamsface_jax.devices.compiling import make_deterministic
 from jamsface_jax.devices.ending import PROCESS_TIMEOUT, ending_together
 from jamsface_jax.devices.program_cache import keep_programs
@@ -66,6 +67,7 @@ _FINE_TUNE_KEEP = flags.DEFINE_string(
 
 def main() -> int:
   """Reads the flags and trains."""
+  bound_arenas()
   with notices.listening() as heard:
     settings, run, fine_tune_from = parse_flags(sys.argv)
     keep_copies_in(_DATA_CACHE.value)

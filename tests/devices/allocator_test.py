@@ -1,0 +1,53 @@
+"""Counted by glibc itself (`malloc_info`), in processes of their own."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import ctypes, sys, threading
+from jamsface_jax.devices.allocator import bound_arenas
+if sys.argv[1] == "bound":
+  bound_arenas()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = libc.malloc.restype = ctypes.c_void_p
+threads = int(sys.argv[2])
+all_there = threading.Barrier(threads)
+def work():
+  libc.malloc(ctypes.c_size_t(1000))
+  all_there.wait()
+running = [threading.Thread(target=work) for _ in range(threads)]
+for thread in running: thread.start()
+for thread in running: thread.join()
+file = ctypes.c_void_p(libc.fopen(sys.argv[3].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+def count_arenas(tmp_path, how, **environment):
+  threads = 6 * (os.cpu_count() or 1)
+  path = tmp_path / "malloc.xml"
+  subprocess.run(
+    [sys.executable, "-c", PROGRAM, how, str(threads), path],
+    check=True,
+    env={**os.environ, **environment},
+  )
+  return path.read_text().count("<heap nr=")
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != "glibc", reason="another C library"
+)
+def test_an_arena_for_each_core(tmp_path, monkeypatch):
+  monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+  monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+  cores = os.cpu_count() or 1
+  assert count_arenas(tmp_path, "bound") <= max(cores, 1)
+  assert count_arenas(tmp_path, "as it is") > cores
+  # Who has chosen has chosen.
+  chosen = {"MALLOC_ARENA_MAX": str(2 * cores)}
+  assert count_arenas(tmp_path, "bound", **chosen) > cores
