@@ -9,6 +9,7 @@ Here each device widens what it has, and then they are added.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jaxtyping import Array, Float
 
 from jamsface_jax.devices.sharding import BATCH
 
+Result = TypeVar("Result")
+
 
 def over(mesh: Mesh) -> AbstractContextManager[object]:
   """Within it `apply` sums over this mesh in float32."""
@@ -28,17 +31,18 @@ def over(mesh: Mesh) -> AbstractContextManager[object]:
 
 
 def apply(
-  function: Callable[..., Array],
+  function: Callable[..., Result],
   x: Float[Array, "b ..."],
   *parameters: Float[Array | np.ndarray, "..."],
-) -> Float[Array, "b ..."]:
+) -> Result:
   """`function(x, *parameters)`, all in the dtype of `x`.
 
   Where this is called within `over(mesh)`, gradients of the parameters are
   summed over its devices in float32; elsewhere in the dtype of `x`.
 
   Args:
-    function: pure; treats one example as the other, each by itself.
+    function: pure; treats one example as the other, each by itself. Gives an
+      array, or a tree of them.
     x: split as `BATCH`, or on one device.
     *parameters: alike on all devices.
   """
@@ -48,22 +52,24 @@ def apply(
     return function(x, *narrow)
 
   @jax.custom_vjp
-  def applied(x: Array, *parameters: Array) -> Array:
+  def applied(x: Array, *parameters: Array) -> Result:
     return function(x, *(p.astype(x.dtype) for p in parameters))
 
   def forward(
     x: Array, *parameters: Array
-  ) -> tuple[Array, tuple[Array, tuple[Array, ...]]]:
+  ) -> tuple[Result, tuple[Array, tuple[Array, ...]]]:
     return applied(x, *parameters), (x, parameters)
 
   def backward(
-    saved: tuple[Array, tuple[Array, ...]], gradient: Array
+    saved: tuple[Array, tuple[Array, ...]], gradient: Result
   ) -> tuple[Array, ...]:
     x, parameters = saved
     narrow = [p.astype(x.dtype) for p in parameters]
     of_x = jax.vjp(lambda x: function(x, *narrow), x)[1](gradient)[0]
 
-    def of_parameters(x: Array, gradient: Array, *narrow: Array) -> list[Array]:
+    def of_parameters(
+      x: Array, gradient: Result, *narrow: Array
+    ) -> list[Array]:
       pull_back = jax.vjp(lambda *p: function(x, *p), *narrow)[1]
       wide = [part.astype(jnp.float32) for part in pull_back(gradient)]
       return [lax.psum(_row_major(part), mesh.axis_names) for part in wide]

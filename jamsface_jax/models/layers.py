@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from jamsface_jax.errors import InputError
@@ -244,6 +245,49 @@ class Linear(nn.Module):
       return sum((jnp.broadcast_to(b, y.shape) for b in bias), y)
 
     return gradient_sum.apply(multiply, x.astype(self.dtype), *parameters)
+
+
+class Linears(nn.Module):
+  """Linear maps of the same input whose matrices lie side by side in one.
+
+  On a TPU each is a product of its own, since it puts what one product gives in
+  another order to take it apart: a quarter of a ViT's step, by the compiler's
+  cycles. A CPU has one product, 5 % faster in a ViT's forward pass.
+
+  Attributes:
+    channels: length of the last axis of each result.
+    count: how many there are.
+    dtype: compute dtype.
+    kernel_init: initial values of the matrix.
+
+  Parameter `kernel` [C, count channels], float32; for its gradient see
+  `gradient_sum`.
+  """
+
+  channels: int
+  count: int
+  dtype: jax.typing.DTypeLike
+  kernel_init: Callable[..., Array]
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b *s c"]) -> list[Float[Array, "b *s f"]]:
+    """Maps `x` [B, ..., C] to `count` arrays [B, ..., channels]."""
+    shape = (x.shape[-1], self.count * self.channels)
+    kernel = self.param("kernel", self.kernel_init, shape)
+
+    def cut_kernel(x: Array, kernel: Array) -> list[Array]:
+      parts = jnp.split(kernel, self.count, axis=1)
+      return [jnp.dot(x, part) for part in parts]
+
+    def cut_result(x: Array, kernel: Array) -> list[Array]:
+      return jnp.split(jnp.dot(x, kernel), self.count, axis=-1)
+
+    def multiply(x: Array, kernel: Array) -> list[Array]:
+      return lax.platform_dependent(
+        x, kernel, tpu=cut_kernel, default=cut_result
+      )
+
+    return gradient_sum.apply(multiply, x.astype(self.dtype), kernel)
 
 
 def torch_linear_init(fan_in: int) -> Callable[..., Array]:

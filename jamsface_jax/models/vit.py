@@ -16,6 +16,7 @@ from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.layers import (
   BatchNorm,
   Linear,
+  Linears,
   relu6,
   torch_linear_init,
 )
@@ -40,17 +41,12 @@ class Attention(nn.Module):
   def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
     """Maps `x` [B, T, D] to the same shape."""
     batch, tokens, channels = x.shape
-    qkv = Linear(
-      3 * channels,
-      use_bias=False,
-      dtype=self.dtype,
-      kernel_init=_INIT,
-      name="qkv",
-    )(x)
-    qkv = qkv.astype(jnp.float32).reshape(batch, tokens, 3, HEADS, -1)
     # Heads before tokens: XLA:CPU would move them in each product, and took
     # 2.3 times as long for all of the attention (32 images, jaxlib 0.10.2).
-    query, key, value = qkv.transpose(2, 0, 3, 1, 4)
+    query, key, value = (
+      part.astype(jnp.float32).reshape(batch, tokens, HEADS, -1).swapaxes(1, 2)
+      for part in Linears(channels, 3, self.dtype, _INIT, name="qkv")(x)
+    )
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key)
     weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
     x = jnp.einsum("bhqk,bhkd->bhqd", weights, value).swapaxes(1, 2)
