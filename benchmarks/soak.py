@@ -48,11 +48,15 @@ def main() -> int:
     write_images(pathlib.Path(scratch), arguments.images)
     known = commands(scratch, arguments.images)
     wanted = arguments.commands.split(",") if arguments.commands else [*known]
+    if unknown := set(wanted).difference(known):
+      parser.error(f"no such command: {', '.join(sorted(unknown))}")
     needed = set(wanted)
     for name in reversed(known):
-      needed |= set(_NEEDS.get(name, ())) if name in needed else set()
-    for name in filter(needed.__contains__, known):
-      grew |= run(name, known[name], quiet=name not in wanted)
+      if name in needed:
+        needed.update(_NEEDS.get(name, ()))
+    for name in known:
+      if name in needed:
+        grew |= run(name, known[name], quiet=name not in wanted)
   return int(grew)
 
 

@@ -35,10 +35,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.formats.landmarks import (
-  count_outside,
-  read_landmarks,
-)
+from data_prep.formats.landmarks import count_outside, read_landmarks
 from data_prep.writing.conversion import leave_aside
 from data_prep.writing.exclusions import NO_FACE_FILE, SKIPPED_FILE
 from jamsface_jax import shell
@@ -329,8 +326,7 @@ def _align_missing(
       made = [item for item in rest if outcomes[item] == ""]
       _sync([os.path.join(directory, target) for target, _ in made], pool)
       journal.add({item[0]: states[item] for item in made})
-      for target, image in rest:
-        outcome = outcomes[target, image]
+      for (target, image), outcome in outcomes.items():
         if outcome == "":
           continue
         if outcome is None:

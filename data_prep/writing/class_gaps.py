@@ -10,12 +10,10 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
-from array_record.python import (
-  array_record_module,  # ty: ignore[missing-module-member] has no stubs.
-)
 
 from data_prep.writing.shards import FinishedShard, ShardWriter, shard_path
 from jamsface_jax.data import decoding, records
+from jamsface_jax.data.open_shards import open_reader
 from jamsface_jax.errors import InputError, one_line
 
 _AT_ONCE = 1024  # Records in memory.
@@ -112,7 +110,7 @@ def _read(
   Raises:
     ValueError: it is no shard, or has not so many records of these classes.
   """
-  reader = array_record_module.ArrayRecordReader(path)
+  reader = open_reader(path)
   for start in range(0, count, _AT_ONCE):
     stop = min(start + _AT_ONCE, count)
     try:

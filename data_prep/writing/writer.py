@@ -330,17 +330,17 @@ class DatasetAssembler:
 
   def _is_possible(self, finished: FinishedShard) -> bool:
     """Whether a conversion into these classes may have written this."""
-    labels = [*finished.labels.tolist(), *dict(finished.dropped)]
-    if finished.number < 0 or finished.items < len(finished.labels):
+    labels, classes = finished.labels, len(self._classes)
+    if finished.number < 0 or finished.items < len(labels):
       return False
-    if not all(0 <= label < len(self._classes) for label in labels):
+    if not ((labels >= 0) & (labels < classes)).all():
+      return False
+    if not all(0 <= label < classes for label, _ in finished.dropped):
       return False
     if (shard := finished.shard) is None:
-      return not len(finished.labels)
-    return (shard.file, shard.records) == (
-      shard_file(finished.number),
-      len(finished.labels),
-    )
+      return not len(labels)
+    expected = shard_file(finished.number), len(labels)
+    return (shard.file, shard.records) == expected
 
   def _is_sound(self, shard: records.Shard | None) -> bool:
     """Whether a shard is there as the journal says; says so if it is not."""

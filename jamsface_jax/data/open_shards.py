@@ -29,6 +29,26 @@ def most_open() -> int:
   return min(_MOST, max(_LEAST, soft // _SHARE))
 
 
+def open_reader(path: str) -> Reader:
+  """Opens a shard for who closes it; one that is none says so when it reads.
+
+  Raises:
+    ValueError: the shard says that it is compressed, which ours never are: what
+      a record of it unpacks to has no bound.
+  """
+  # Nothing is read beyond a record: the next one is elsewhere.
+  reader = Reader(
+    path,
+    options="readahead_buffer_size:0",
+    file_reader_buffer_size=_READ_BYTES,
+  )
+  if reader.ok() and "uncompressed" not in reader.writer_options_string().split(
+    ","
+  ):
+    raise ValueError("it is compressed")
+  return reader
+
+
 def open_shard(owner: int, path: str) -> Reader:
   """Opens a shard, or finds it open; may be called from several threads.
 
@@ -44,8 +64,7 @@ def open_shard(owner: int, path: str) -> Reader:
     when it reads.
 
   Raises:
-    ValueError: the shard says that it is compressed, which ours never are: what
-      a record of it unpacks to has no bound.
+    ValueError: see `open_reader`.
   """
   with _changing:
     reader = _open.get((owner, path))
@@ -54,15 +73,8 @@ def open_shard(owner: int, path: str) -> Reader:
       return reader
     while len(_open) >= most_open():
       _open.popitem(last=False)
-    # Nothing is read beyond a record: the next one is elsewhere.
-    reader = Reader(
-      path,
-      options="readahead_buffer_size:0",
-      file_reader_buffer_size=_READ_BYTES,
-    )
+    reader = open_reader(path)
     if reader.ok():
-      if "uncompressed" not in reader.writer_options_string().split(","):
-        raise ValueError("it is compressed")
       _open[owner, path] = reader
     return reader
 

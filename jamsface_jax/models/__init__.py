@@ -102,6 +102,8 @@ _UNITS = {
 }
 # How many stages a family has, where it is not free, and what they look like.
 _STAGES = {"mobilefacenet": 4, "vit": 1}
+# In all stages; IResNet-200 has 100. Of a million tracing would never end.
+_MOST_BLOCKS = 1000
 _EXAMPLES = {
   "iresnet": "(1,1,1)",
   "mobilefacenet": "(1,4,6,2)",
@@ -228,10 +230,6 @@ def make_model(
   )
 
 
-# In all stages; IResNet-200 has 100. Of a million tracing would never end.
-_MOST_BLOCKS = 1000
-
-
 def _shape(name: str, stages: tuple[int, ...]) -> Published:
   """What a name and `model.stages` say together.
 
@@ -254,7 +252,7 @@ def _shape(name: str, stages: tuple[int, ...]) -> Published:
       )
     if sum(stages) > _MOST_BLOCKS:
       raise InputError(
-        f"model.stages={stages[:5]} have {sum(stages):,} blocks: give at most"
+        f"model.stages asks for {sum(stages):,} blocks: give at most"
         f" {_MOST_BLOCKS:,}."
       )
     return Published(name, tuple(stages))

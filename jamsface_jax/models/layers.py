@@ -219,7 +219,6 @@ class Linear(nn.Module):
   Attributes:
     channels: length of the last axis of the result.
     dtype: compute dtype.
-    use_bias: add something learned to it.
     kernel_init: initial values of the matrix.
 
   Parameters `kernel` [C, channels] and `bias` [channels], float32; for their
@@ -229,22 +228,19 @@ class Linear(nn.Module):
   channels: int
   dtype: jax.typing.DTypeLike
   kernel_init: Callable[..., Array]
-  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s f"]:
     """Maps `x` [B, ..., C] to [B, ..., channels]."""
     shape = (x.shape[-1], self.channels)
-    parameters = [self.param("kernel", self.kernel_init, shape)]
-    if self.use_bias:
-      zeros = nn.initializers.zeros
-      parameters.append(self.param("bias", zeros, (self.channels,)))
+    kernel = self.param("kernel", self.kernel_init, shape)
+    bias = self.param("bias", nn.initializers.zeros, (self.channels,))
 
-    def multiply(x: Array, kernel: Array, *bias: Array) -> Array:
+    def multiply(x: Array, kernel: Array, bias: Array) -> Array:
       y = jnp.dot(x, kernel)
-      return sum((jnp.broadcast_to(b, y.shape) for b in bias), y)
+      return y + jnp.broadcast_to(bias, y.shape)
 
-    return gradient_sum.apply(multiply, x.astype(self.dtype), *parameters)
+    return gradient_sum.apply(multiply, x.astype(self.dtype), kernel, bias)
 
 
 class Linears(nn.Module):

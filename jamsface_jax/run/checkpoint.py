@@ -213,7 +213,6 @@ class CheckpointReader:
     promised = sum(
       math.prod(shape.shape) * shape.dtype.itemsize
       for shape in jax.tree.leaves(shapes)
-      if not jax.dtypes.issubdtype(shape.dtype, jax.dtypes.prng_key)
     )
     there = self._folder.listed_bytes(step, shapes)
     if promised > _MOST_BYTES + _MOST_RATIO * there:
@@ -467,12 +466,9 @@ def _read_shapes(place: str, item: str) -> Any:
 
 def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
   """The shapes in a tree of dictionaries, by their keys with slashes."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(
-    tree, is_leaf=lambda x: hasattr(x, "shape")
-  )
   return {
     "/".join(key.key for key in path): tuple(leaf.shape)
-    for path, leaf in leaves
+    for path, leaf in jax.tree.leaves_with_path(tree)
   }
 
 

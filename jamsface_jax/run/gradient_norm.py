@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float32
 
+from jamsface_jax.head import clip_factor
+
 # At once: a kernel of a GPU takes so many operands well.
 _TOGETHER = 64
 
@@ -40,9 +42,7 @@ def clip_by_norm(most: float) -> optax.GradientTransformation:
 
   def clip(updates: Any, params: Any) -> Any:
     del params
-    norm = gradient_norm(updates)
-    return jax.tree.map(
-      lambda x: jnp.where(norm < most, x, x / norm * most), updates
-    )
+    factor = clip_factor(gradient_norm(updates), most)
+    return jax.tree.map(lambda x: factor * x, updates)
 
   return optax.stateless(clip)

@@ -295,6 +295,16 @@ def test_unreadable_photograph(run, photos):
   assert out["skipped.txt"].startswith(b"ann/bad.jpg\tbroken JPEG")
 
 
+def test_faces_that_were_there_are_counted(run, photos):
+  """Two of three; the third is of a photograph that has changed."""
+  assert "before" not in run(*flags(photos)).stdout
+  first = photos / "in" / "ann" / "1.jpg"
+  first.write_bytes(first.read_bytes())
+  done = run(*flags(photos))
+  assert "3 faces in" in done.stdout and "(2 before)" in done.stdout
+  assert "(3 before)" in run(*flags(photos)).stdout
+
+
 def test_lists_are_on_the_disk_before_the_end(photos, monkeypatch):
   """A line of each broken photograph would fill the memory."""
   count, out = 200, photos / "out"

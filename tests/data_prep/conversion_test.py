@@ -12,10 +12,11 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 from conftest import convert
 
 from data_prep.writing import conversion, writer
-from data_prep.writing.shards import ShardWriter
+from data_prep.writing.shards import FinishedShard, ShardWriter
 from data_prep.writing.writer import DatasetAssembler
 from jamsface_jax.data import records
 from jamsface_jax.errors import InputError
@@ -273,3 +274,22 @@ def test_a_sequence_of_broken_images_is_cut_into_shards(tmp_path, monkeypatch):
   ]
   with pytest.raises(InputError, match="no image"), opened as sequence:
     assert (sequence.position, sequence.skipped) == (6, 6)
+
+
+def test_a_compressed_shard_in_the_journal_of_a_stranger(tmp_path):
+  """A few bytes may unpack to any number; nothing of it is read."""
+  assembler = DatasetAssembler(
+    str(tmp_path), name="t", classes=["a", "b"], source="s"
+  )
+  with pytest.raises(InputError, match="not one of .* .it is compressed."):
+    with assembler:
+      path = tmp_path / "images-00000.array_record"
+      file = array_record_module.ArrayRecordWriter(
+        str(path), "group_size:1,zstd:3"
+      )
+      file.write(records.encode_record(records.Record(0, "x", bytes(2**20))))
+      file.close()
+      digest, size = records.file_digest(str(path))
+      labels = np.zeros(1, np.int32)  # And none of the second class.
+      shard = records.Shard(path.name, 1, size, digest)
+      assembler.accept(FinishedShard(0, 1, "", shard, labels, [(2, 2)], []))
