@@ -42,10 +42,7 @@ def main() -> int:
   parser.add_argument("--commands", default="")
   arguments = parser.parse_args()
   grew = False
-  print("| command | seconds | MiB | more | descriptors | threads | flat |")
-  print("|---|---|---|---|---|---|---|")
   with tempfile.TemporaryDirectory() as scratch:
-    write_images(pathlib.Path(scratch), arguments.images)
     known = commands(scratch, arguments.images)
     wanted = arguments.commands.split(",") if arguments.commands else [*known]
     if unknown := set(wanted).difference(known):
@@ -54,6 +51,9 @@ def main() -> int:
     for name in reversed(known):
       if name in needed:
         needed.update(_NEEDS.get(name, ()))
+    print("| command | seconds | MiB | more | descriptors | threads | flat |")
+    print("|---|---|---|---|---|---|---|")
+    write_images(pathlib.Path(scratch), arguments.images)
     for name in known:
       if name in needed:
         grew |= run(name, known[name], quiet=name not in wanted)
