@@ -3,8 +3,9 @@ r"""Runs every long command over many images and looks whether anything grows.
   python benchmarks/soak.py --images=1000000 [--commands=from_folder,main]
 
 The images are JPEG, PNG and WebP, smaller than, as large as and larger than
-wanted, broken ones among them: a few files under many names. While a command
-runs, its resident memory, open descriptors and threads are sampled, its
+wanted, broken ones among them: a few files under many names, so that `clean`,
+which would find copies and nothing else, has embeddings that are drawn. While a
+command runs, its resident memory, open descriptors and threads are sampled, its
 children's with them. A command is flat if in the last quarter of its time none
 is more than 1 % above the second quarter.
 """
@@ -25,13 +26,13 @@ _SIZES = (60, 112, 150)  # Around the 112 of the tiny recipe's data.
 _SAMPLE_SECONDS = 0.25
 _GROWTH = 0.01
 _CLASS = 50  # Images of a person.
+_FEATURES = 512
 _LEAST = 8  # Samples below which nothing is said.
 # What a command reads of others.
 _NEEDS = {
   "main": ["from_folder"],
   "embed": ["main"],
   "evaluate": ["main"],
-  "clean": ["embed"],
 }
 
 
@@ -54,6 +55,8 @@ def main() -> int:
     print("| command | seconds | MiB | more | descriptors | threads | flat |")
     print("|---|---|---|---|---|---|---|")
     write_images(pathlib.Path(scratch), arguments.images)
+    if "clean" in wanted:
+      write_embeddings(pathlib.Path(scratch), arguments.images)
     for name in known:
       if name in needed:
         grew |= run(name, known[name], quiet=name not in wanted)
@@ -61,7 +64,7 @@ def main() -> int:
 
 
 def write_images(folder: pathlib.Path, count: int) -> None:
-  """Many names of a few files, in folders of people, and landmarks of them."""
+  """Many names of a few files in folders of people, landmarks and pairs."""
   rng = np.random.default_rng(0)
   kinds = folder / "kinds"
   kinds.mkdir()
@@ -74,15 +77,53 @@ def write_images(folder: pathlib.Path, count: int) -> None:
         files.append(kinds / f"{size}_{kind}{end}")
         files[-1].write_bytes(part)
   points = "38 52 74 52 56 72 42 92 71 92"  # ArcFace's, about.
-  with open(folder / "landmarks.txt", "w", encoding="utf-8") as landmarks:
+
+  def name(number: int) -> str:
+    end = files[number % len(files)].suffix
+    return f"{number // _CLASS:06d}/{number:08d}{end}"
+
+  with (
+    open(folder / "landmarks.txt", "w", encoding="utf-8") as landmarks,
+    open(folder / "pairs.txt", "w", encoding="utf-8") as pairs,
+  ):
     for number in range(count):
-      file = files[number % len(files)]
-      person = folder / "images" / f"{number // _CLASS:06d}"
+      image = folder / "images" / name(number)
       if number % _CLASS == 0:
-        person.mkdir(parents=True)
-      (person / f"{number:08d}{file.suffix}").symlink_to(file)
-      name = f"{person.name}/{number:08d}{file.suffix}"
-      landmarks.write(f"{name} {points}\n")
+        image.parent.mkdir(parents=True)
+      image.symlink_to(files[number % len(files)])
+      landmarks.write(f"{name(number)} {points}\n")
+      # Of one person and of two: of sound images, and some of broken ones.
+      if number % 4 == 0:
+        for other in (number ^ 2, (number + _CLASS) % count):
+          same = number // _CLASS == other // _CLASS
+          pairs.write(f"{name(number)}\t{name(other)}\t{same:d}\n")
+
+
+def write_embeddings(folder: pathlib.Path, count: int) -> None:
+  """What `embed` would write of people who differ, and some wrong labels.
+
+  Two images of a person have a cosine of 0.5 on average; of a hundred images
+  one has another's label and one is a copy of the image before.
+  """
+  rng = np.random.default_rng(0)
+  output = folder / "embeddings"
+  output.mkdir()
+  labels = np.arange(count) // _CLASS
+  people = rng.standard_normal((labels[-1] + 1, _FEATURES), np.float32)
+  rows = np.lib.format.open_memmap(
+    output / "embeddings.npy", "w+", np.float32, (count, _FEATURES)
+  )
+  for start in range(0, count, 10 * _CLASS):
+    mine = labels[start : start + 10 * _CLASS]
+    drawn = rng.standard_normal((len(mine), _FEATURES), np.float32)
+    drawn += people[mine]
+    drawn[1::100] = drawn[:-1:100]
+    rows[start : start + len(mine)] = drawn
+  rows.flush()
+  labels[50::100] = rng.permutation(labels[50::100])
+  np.save(output / "labels.npy", labels)
+  with open(output / "paths.txt", "w", encoding="utf-8") as paths:
+    paths.writelines(f"{number:08d}.jpg\n" for number in range(count))
 
 
 def commands(scratch: str, images: int) -> dict[str, list[str]]:
@@ -93,7 +134,8 @@ def commands(scratch: str, images: int) -> dict[str, list[str]]:
   return {
     "from_folder": [
       *python, "data_prep.from_folder", f"--input={scratch}/images",
-      f"--output={data}", "--skip_bad", "--threads=2",
+      f"--output={data}", f"--pairs={scratch}/pairs.txt", "--skip_bad",
+      "--threads=2",
     ],
     "align": [
       *python, "data_prep.align", f"--input={scratch}/images",
@@ -108,11 +150,11 @@ def commands(scratch: str, images: int) -> dict[str, list[str]]:
     ],
     "embed": [
       *python, "jamsface_jax.embed", f"--workdir={work}",
-      f"--images={scratch}/images", f"--output={scratch}/embeddings",
+      f"--images={scratch}/images", f"--output={scratch}/embedded",
     ],
     "evaluate": [
       *python, "jamsface_jax.evaluate", f"--workdir={work}",
-      f"--data={data}:all_pairs", f"--output={scratch}/judged",
+      f"--data={data}", f"--output={scratch}/judged",
     ],
     "clean": [
       *python, "data_prep.clean", f"--embeddings={scratch}/embeddings",
