@@ -60,7 +60,10 @@ def unit_rows(
     InputError: see `row_lengths`.
   """
   lengths = row_lengths(embeddings, first=0, what=what)
-  return (embeddings / lengths[:, np.newaxis]).astype(np.float32)
+  units = np.empty(embeddings.shape, np.float32)
+  for rows in _chunks(*embeddings.shape):
+    units[rows] = embeddings[rows] / lengths[rows, np.newaxis]
+  return units
 
 
 def pair_cosines(

@@ -26,6 +26,7 @@ from jamsface_jax.protocols.search_figures import (
 from jamsface_jax.protocols.test_set import (
   Evaluation,
   JudgingSettings,
+  collected,
   prefixed,
   result_name,
 )
@@ -87,7 +88,7 @@ class AllPairs:
     what: str,
   ) -> list[Evaluation]:
     """See `TestSet`."""
-    units = unit_rows(np.concatenate(list(blocks)), what=what)
+    units = unit_rows(collected(blocks, len(self.ids)), what=what)
     counts, positives, of_person = count_all_pairs(units, self._labels)
     found = identify(units, self._labels, units, self._labels, same_images=True)
     metrics = curve_metrics(counts.curve, settings.fars)

@@ -24,6 +24,7 @@ from jamsface_jax.protocols.pairs_file import Pairs
 from jamsface_jax.protocols.test_set import (
   Evaluation,
   JudgingSettings,
+  collected,
   prefixed,
   result_name,
 )
@@ -112,7 +113,7 @@ class PairList:
     what: str,
   ) -> list[Evaluation]:
     """See `TestSet`."""
-    embeddings = np.concatenate(list(blocks))
+    embeddings = collected(blocks, len(self.ids))
     pairs = self._pairs
     scores = pair_cosines(embeddings, self._first, self._second, what=what)
     counts = count_scores(scores, pairs.same, pairs.first, pairs.second)

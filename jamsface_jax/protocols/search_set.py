@@ -21,6 +21,7 @@ from jamsface_jax.protocols.search_file import Search
 from jamsface_jax.protocols.test_set import (
   Evaluation,
   JudgingSettings,
+  collected,
   prefixed,
   result_name,
 )
@@ -53,7 +54,7 @@ class SearchSet:
     what: str,
   ) -> list[Evaluation]:
     """See `TestSet`."""
-    units = unit_rows(np.concatenate(list(blocks)), what=what)
+    units = unit_rows(collected(blocks, len(self.ids)), what=what)
     probes, gallery, distractors = np.split(units, self._ends)
     if len(gallery):
       return [self._in_gallery(probes, gallery, distractors, settings)]

@@ -108,6 +108,30 @@ class TestSet(Protocol):
     ...
 
 
+def collected(
+  blocks: Iterable[Float[np.ndarray, "k d"]], count: int
+) -> Float[np.ndarray, "n d"]:
+  """The rows of all blocks as one array.
+
+  Its memory is taken with the first block, written to, and never taken twice:
+  what does not fit is known before a million images are embedded.
+
+  Args:
+    blocks: floating-point numbers [k, D] each; they have `count` rows together.
+    count: N.
+
+  Returns:
+    [N, D], the dtype of the first block.
+  """
+  rows, end = np.empty((0, 0)), 0
+  for block in blocks:
+    if not end:
+      rows = np.full((count, block.shape[1]), 0, block.dtype)
+    rows[end : end + len(block)] = block
+    end += len(block)
+  return rows
+
+
 def result_name(name: str, settings: JudgingSettings) -> str:
   """The name that a result of single images goes by."""
   return name if settings.plain else f"{name}/F{settings.flip:d}"
