@@ -97,12 +97,15 @@ class Residuals(NamedTuple):
     loss_state: what the loss remembered when it was computed.
     kept: cosines of the first classes of each shard with all examples, so that
       the second walk need not multiply them again; None if none are kept.
+    inverse_length: 1 / |w| of the rows that each shard walked, as `sum_others`
+      returns it.
   """
 
   examples: Examples
   gradients: RestGradients
   loss_state: LossState
   kept: jax.Array | None
+  inverse_length: jax.Array | None
 
 
 # How the parts of `Residuals` lie on the mesh, for `shard_map`.
@@ -111,6 +114,7 @@ RESIDUAL_SPECS = {
   "gradients": EXAMPLES,
   "loss_state": REPLICATED,
   "kept": COSINES,
+  "inverse_length": CLASSES,
 }
 
 
@@ -349,6 +353,7 @@ def _local_loss(
     ),
     loss_state=inputs.state,
     kept=sums.kept,
+    inverse_length=sums.inverse_length_r,
   )
   return (
     (loss_b, correct_b, inputs.cosine, hardest_b),

@@ -58,8 +58,7 @@ class Logits(NamedTuple):
     others_nb: logits, masked where a class does not count or is the true one.
     counts_nb: where it does and is not.
     is_true_nb: whether it is the true one.
-    inverse_length_k1: 1 / |w| of every weight row, float32 [n K, 1]; 1 if the
-      loss takes weights as they are.
+    inverse_length_k1: as from `inverse_lengths`.
   """
 
   cosine_kb: jax.Array
@@ -100,6 +99,7 @@ def make_logits(
   examples: Examples,
   loss_state: LossState,
   w_nk: Float32[Array, "nk d"],
+  inverse_length_k1: Float32[Array, "nk 1"],
   classes: ChunkClasses,
   head: Head,
   cosine_kb: Float32[Array, "nk b"] | None = None,
@@ -110,14 +110,12 @@ def make_logits(
     examples: those of the device.
     loss_state: what the loss remembers.
     w_nk: weight rows of the chunk.
+    inverse_length_k1: what `inverse_lengths` says of them.
     classes: which classes they belong to.
     head: what is fixed about the head.
     cosine_kb: the cosines if an earlier walk has kept them.
   """
   class_n, offset_n = classes
-  inverse_length_k1 = jnp.ones((len(w_nk), 1))
-  if head.loss.unit_weights:
-    inverse_length_k1 = inverse_length(w_nk)
   if cosine_kb is None:
     cosine_kb = product(w_nk, examples.embeddings, (1, 1), head)
     cosine_kb *= inverse_length_k1
@@ -145,6 +143,15 @@ def make_logits(
     is_true_nb=is_true_nb,
     inverse_length_k1=inverse_length_k1,
   )
+
+
+def inverse_lengths(
+  w_nk: Float32[Array, "nk d"], head: Head
+) -> Float32[Array, "nk 1"]:
+  """1 / |w| of every weight row; 1 if the loss takes weights as they are."""
+  if not head.loss.unit_weights:
+    return jnp.ones((len(w_nk), 1))
+  return inverse_length(w_nk)
 
 
 def product(

@@ -91,11 +91,12 @@ def estimate(
   kept = count_kept(chunks, chunk, examples, head)
   # A chunk of weights, moments, gradient and update; of cosines and gradients,
   # once more for the choice of sub-centers; embeddings, their gradient and its
-  # part of this shard.
+  # part of this shard; lengths of all weights walked.
   walk = (3 + moments) * chunk * row
   copies = 3 if head.sub_centers > 1 else 2
   walk += copies * examples * chunk * head.sub_centers * _FLOAT
   walk += 4 * examples * head.embedding_size * _FLOAT
+  walk += walked * head.sub_centers * _FLOAT
   if head.makes_anew:  # All examples, to be added up, on every device.
     walk += 2 * batch * head.embedding_size * _FLOAT
   return HeadCost(

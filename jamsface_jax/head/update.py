@@ -327,12 +327,17 @@ def _chunk_gradient(
   Returns:
     The gradient, and whether its product was skipped, 1 or 0.
   """
-  examples, of_loss, loss_state, kept = sources.residuals
+  examples, of_loss, loss_state, kept, inverse_length_r = sources.residuals
   cosine_kb = None
   if kept is not None and chunk.is_kept:
     cosine_kb = chunk.kept(kept)
   classes = chunk.classes(sources.sample, sources.offset_r, head)
-  logits = make_logits(examples, loss_state, w_nk, classes, head, cosine_kb)
+  inverse_k1 = jnp.ones((len(w_nk), 1))
+  if inverse_length_r is not None:
+    inverse_k1 = chunk.cut(inverse_length_r)[:, None]
+  logits = make_logits(
+    examples, loss_state, w_nk, inverse_k1, classes, head, cosine_kb
+  )
   log_share_nb = logits.others_nb - of_loss.rest[None]
   share = jax.nn.sigmoid if head.loss.one_by_one else jnp.exp
   gradient_nb = jnp.where(
