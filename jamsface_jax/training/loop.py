@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jamsface_jax.data.pipeline import Batch
+from jamsface_jax.devices.allocator import give_back
 from jamsface_jax.evaluation.evaluator import CENTRE_ANGLE, EvaluationDropped
 from jamsface_jax.protocols.test_set import Evaluation
 from jamsface_jax.run.checkpoint import Checkpoints
@@ -175,6 +176,8 @@ class Loop:
   def _save(self, step: int, *, wait: bool) -> None:
     """Starts to save a checkpoint, with all that a later launch needs."""
     with self.goodput.spent("checkpoint"):
+      # Each checkpoint leaves holes: a run of days must not grow by them.
+      give_back()
       now = {"log": self.log.state(), "goodput": self.goodput.now()}
       self.checkpoints.save(step, self.state, self.metadata | now)
       if wait:

@@ -27,6 +27,27 @@ libc.malloc_info(0, file)
 libc.fclose(file)
 """
 
+# Blocks too small for pages of their own, of which the last is kept: nothing
+# before it goes back by itself.
+HOLES = """
+import ctypes
+from jamsface_jax.devices.allocator import give_back
+def resident():
+  return int(open("/proc/self/statm").read().split()[1]) * 4096
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+blocks = [libc.malloc(ctypes.c_size_t(10_000)) for _ in range(10_000)]
+for block in blocks: ctypes.memset(block, 1, 10_000)
+for block in blocks[:-1]: libc.free(ctypes.c_void_p(block))
+kept = resident()
+give_back()
+print(kept - resident())
+"""
+
+GLIBC = pytest.mark.skipif(
+  platform.libc_ver()[0] != "glibc", reason="another C library"
+)
+
 
 def count_arenas(tmp_path, how, **environment):
   threads = 6 * (os.cpu_count() or 1)
@@ -39,9 +60,7 @@ def count_arenas(tmp_path, how, **environment):
   return path.read_text().count("<heap nr=")
 
 
-@pytest.mark.skipif(
-  platform.libc_ver()[0] != "glibc", reason="another C library"
-)
+@GLIBC
 def test_an_arena_for_each_core(tmp_path, monkeypatch):
   monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
   monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
@@ -51,3 +70,11 @@ def test_an_arena_for_each_core(tmp_path, monkeypatch):
   # Who has chosen has chosen.
   chosen = {"MALLOC_ARENA_MAX": str(2 * cores)}
   assert count_arenas(tmp_path, "bound", **chosen) > cores
+
+
+@GLIBC
+def test_pages_that_nothing_is_in_go_back():
+  done = subprocess.run(
+    [sys.executable, "-c", HOLES], check=True, capture_output=True, text=True
+  )
+  assert int(done.stdout) > 0.9 * 10_000 * 10_000
