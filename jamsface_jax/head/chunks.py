@@ -167,9 +167,9 @@ def chunk_classes(platform: str) -> int:
   with 1,024 at once and 1.27 s with 8,192 (100,000 classes, batch 256). A GPU
   wants large products: on an H100 30.1 ms with 8,192, 24.6 with 65,536, 23.0
   with 262,144, for 0.1, 0.4 and 1.7 GiB (a million classes, batch 1,024,
-  bfloat16). TPUs were not measured; by their compiler's cycles 8,192 was best
-  for 29 million classes on 16 devices at 248f91c: 104 ms on v5e, 120 with 2,048, 143 with
-  32,768; 69, 80 and 71 on v6e.
+  bfloat16). TPUs were not measured; by their compiler's cycles, at 248f91c,
+  8,192 was best for 29 million classes on 16 devices: 104 ms on v5e, 120 with
+  2,048, 143 with 32,768; 69, 80 and 71 on v6e.
   """
   return {"cpu": 1024, "gpu": 65_536}.get(platform, 8192)
 
