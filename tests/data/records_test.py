@@ -2,6 +2,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -89,14 +91,14 @@ def test_unfinished_data_set_is_none(tmp_path):
   ]
 
 
-def write(directory, *, stop=None, source="s", broken=()):
+def write(directory, *, stop=None, source="s", broken=(), shard_bytes=1000):
   """Forty records of two classes in small shards; fails at number `stop`."""
   with DatasetWriter(
     str(directory),
     name="d",
     classes=["a", "b"],
     source=source,
-    shard_bytes=1000,
+    shard_bytes=shard_bytes,
   ) as writer:
     begin = writer.position
     for i in range(begin, 40):
@@ -416,3 +418,25 @@ def test_few_shards_are_open_at_once(tmp_path, monkeypatch):
   for _ in range(2):
     assert len(list(reader.scan())) == 40
   assert len(os.listdir("/proc/self/fd")) <= len(before) + 2
+
+
+# `ulimit -n`, which the kernel holds the process to.
+UNDER_A_LIMIT = """
+import resource, sys
+from jamsface_jax.data.records import RecordReader
+reader = RecordReader(sys.argv[1])
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(reader.index.shards), hard))
+print(*(len(list(reader.scan())) for _ in range(2)))
+"""
+
+
+def test_more_shards_than_the_system_lets_a_process_open(tmp_path):
+  write(tmp_path / "d", shard_bytes=1)
+  assert len(records.read_index(str(tmp_path / "d")).shards) == 40
+  done = subprocess.run(
+    [sys.executable, "-c", UNDER_A_LIMIT, str(tmp_path / "d")],
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout == "40 40\n", done.stderr
