@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 
 import cv2
@@ -25,6 +26,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
   signal.signal(signal.SIGHUP, lambda number, frame: None)
 
+# Some machines of CI forbid bytecode: hundreds of processes would each compile
+# all that they import.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Programs that several tests, workers and commands compile are compiled once.
 os.environ.setdefault(
   "JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="jax-cache-")
@@ -40,6 +46,8 @@ os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] += (
   " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 )
+# Workers take the cores: a program in parts for several threads is more work.
+os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):
   os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 

@@ -32,7 +32,8 @@ LAUNCH = ROOT / "launch"
 STAND_INS = pathlib.Path(__file__).parent / "stand_ins"
 RECIPE = "configs/demo.py:tiny"
 # A run that is long enough to be stopped in the middle.
-LONG = ("--config.schedule.length=300", "--config.checkpoint.every=20")
+LENGTH = 200
+LONG = (f"--config.schedule.length={LENGTH}", "--config.checkpoint.every=20")
 LONG += ("--config.log_every=1",)
 TIMEOUT = 5  # Of --process_timeout.
 BOUND = 2 * TIMEOUT + 15  # The last are for a busy machine.
@@ -154,8 +155,16 @@ def holder(workdir):
 
 
 def newest_checkpoint(workdir):
+  """Its step; 0 where none is finished, which is so while one is written."""
   names = os.listdir(workdir / "checkpoints")
-  return max(int(name) for name in names if name.isdigit())
+  return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def wait_for_checkpoint(workdir, script):
+  """Waits until a run has one: it goes on while one is written."""
+  while not newest_checkpoint(workdir):
+    assert script.poll() is None, finish(script, 10)
+    time.sleep(0.05)
 
 
 def assert_one_run_of_two(done, workdir):
@@ -180,6 +189,7 @@ def test_tpu_pod(tpu_cluster, tmp_path):
     workers = " ".join(server.address for server in servers)
     script = tpu_cluster.start(*command, WORKERS=workers)
     wait_for_lines(workdir, 25, script)
+    wait_for_checkpoint(workdir, script)
     first, second = processes_of(workdir)
     victim = second if holder(workdir) == first else first
     os.kill(victim, signal.SIGKILL)
@@ -203,8 +213,8 @@ def test_tpu_pod(tpu_cluster, tmp_path):
     done = tpu_cluster.run(*command, WORKERS=workers)
   assert done.returncode == 0, done
   assert "2 cpu, mesh" in done.stdout and "2 process(es)" in done.stdout
-  assert done.stdout.count("finished 300 steps") == 1
-  assert f"{stopped} done of 300" in done.stdout
+  assert done.stdout.count(f"finished {LENGTH} steps") == 1
+  assert f"{stopped} done of {LENGTH}" in done.stdout
   call = tpu_cluster.calls.read_text()
   start = "compute tpus tpu-vm ssh mypod --zone=us-central2-b --worker=all"
   assert call.startswith(start)
@@ -230,7 +240,7 @@ def test_ssh(cluster, tmp_path):
   assert stopped == without_speed(read_lines(workdir))[-1]["step"]
   done = cluster.run(*command)
   assert done.returncode == 0, done
-  assert f"{stopped} done of 300" in done.stdout
+  assert f"{stopped} done of {LENGTH}" in done.stdout
   calls = cluster.calls.read_text()
   assert calls.count("-tt 127.0.0.1") == 4
   assert "--process_id=0" in calls and "--process_id=1" in calls

@@ -154,9 +154,13 @@ ACCUMULATED = {
   "arcface": {"head.fused_update": False},
   "jamsface": {"head.sample_rate": 0.5},
 }
-# Meshes and micro-batches: two of all losses, all of the one that samples.
-LAYOUTS = ((4, 2), (8, 4))
-MORE_LAYOUTS = ((1, 2), (1, 4), (4, 4), (8, 2))
+# Meshes and micro-batches: one of all losses, on both axes, and others of those
+# that draw: by classes, and by examples.
+LAYOUT = (4, 2)
+MORE_LAYOUTS = {
+  "jamsface": ((1, 2), (1, 4), (4, 4), (8, 2), (8, 4)),
+  "elasticface": ((8, 4),),
+}
 FAST = (("curricularface", 4, 2), ("elasticface", 8, 4))
 
 
@@ -180,8 +184,9 @@ def of_loss(word, **changes):
   [
     pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
     for case in [
-      *((word, *layout) for word in ACCUMULATED for layout in LAYOUTS),
-      *(("jamsface", *layout) for layout in MORE_LAYOUTS),
+      (word, *layout)
+      for word in ACCUMULATED
+      for layout in (LAYOUT, *MORE_LAYOUTS.get(word, ()))
     ]
   ],
 )
@@ -206,8 +211,12 @@ def test_micro_batches_do_not_depend_on_the_mesh():
   assert_close(two, one)
 
 
-def test_lars_knows_the_norm_of_all_shards(mesh, one_device):
+@pytest.mark.parametrize(
+  "model", [4, pytest.param(8, marks=pytest.mark.slow)], ids=["2x4", "1x8"]
+)
+def test_lars_knows_the_norm_of_all_shards(model, one_device):
   """By hand, of all class weights in float64; and the same on one device."""
+  mesh = sharding.make_mesh(model)  # On 8x1 there is one shard.
   config = tiny_config(
     **{"optimizer.name": "lars", "optimizer.learning_rate": 20.0},
     **{"head.fused_update": False, "model.batch_norm_group": 8},
@@ -346,9 +355,16 @@ def test_is_compiled_once(one_device, word):
 
 
 @pytest.mark.parametrize(
-  "clip_norm", [pytest.param(0.0, marks=pytest.mark.slow), 0.5]
+  ("model", "clip_norm"),
+  [
+    (4, 0.5),
+    pytest.param(4, 0.0, marks=pytest.mark.slow),
+    pytest.param(8, 0.5, marks=pytest.mark.slow),
+    pytest.param(1, 0.5, marks=pytest.mark.slow),
+  ],
 )
-def test_fused_update_is_the_plain_one(mesh, clip_norm):
+def test_fused_update_is_the_plain_one(model, clip_norm):
+  mesh = sharding.make_mesh(model)
   changes = {"head.clip_norm": clip_norm, "head.chunk_classes": 3}
   fused, fused_metrics = run_steps(tiny_config(**changes), mesh)
   changes["head.fused_update"] = False
