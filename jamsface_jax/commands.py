@@ -6,6 +6,7 @@ package is installed, `jamsface embed` are the same.
 
 import ast
 import difflib
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -74,6 +75,7 @@ def refuse_what_is_no_command(typed: Sequence[str]) -> None:
   sys.exit(EXIT_BAD_INPUT)
 
 
+@functools.cache
 def _by_name() -> dict[str, str]:
   """Modules by what follows their package's name, and by other words."""
   names = {

@@ -36,7 +36,7 @@ BENCHMARKS = docs_test.ROOT / "benchmarks"
 NETWORK = json.dumps(
   {
     "model.name": "iresnet",
-    "model.stages": [1, 1, 1, 1],
+    "model.stages": [1, 1],
     "model.width": 0.125,
     "data.image_size": 32,
     "model.batch_norm_group": 0,
@@ -50,6 +50,7 @@ SMALL = {
   # What these left is there.
   "equal_strength": ["--collect=", "--others=", "--plot=plot.png"],
   "evaluation": ["--rounds=1", "--scale=0.01"],
+  "first_step": ["--recipes=configs/demo.py:tiny", "--rounds=1"],
   "forward": ["--models=mbf", "--batch=2", "--rounds=1", "--steps=1"],
   "head": [
     "--classes=1000",

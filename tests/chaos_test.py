@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("how", "kills", "steps"), [("KILL", 3, 150), ("TERM", 2, 100)]
+  ("how", "kills", "steps"), [("KILL", 3, 150), ("TERM", 1, 60)]
 )
 def test_killed_run_equals_the_undisturbed(how, kills, steps):
   command = [
