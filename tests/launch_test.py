@@ -32,7 +32,7 @@ LAUNCH = ROOT / "launch"
 STAND_INS = pathlib.Path(__file__).parent / "stand_ins"
 RECIPE = "configs/demo.py:tiny"
 # A run that is long enough to be stopped in the middle.
-LENGTH = 100  # A step of two processes takes 0.1 s: 125 collectives.
+LENGTH = 100  # Steps: one of two processes on a machine takes 0.1 s.
 LONG = (f"--config.schedule.length={LENGTH}", "--config.checkpoint.every=20")
 LONG += ("--config.log_every=1",)
 TIMEOUT = 5  # Of --process_timeout.
