@@ -32,7 +32,7 @@ LAUNCH = ROOT / "launch"
 STAND_INS = pathlib.Path(__file__).parent / "stand_ins"
 RECIPE = "configs/demo.py:tiny"
 # A run that is long enough to be stopped in the middle.
-LENGTH = 100  # Steps: one of two processes on a machine takes 0.1 s.
+LENGTH = 120  # Steps: one of two processes on a machine takes 0.1 s.
 LONG = (f"--config.schedule.length={LENGTH}", "--config.checkpoint.every=20")
 LONG += ("--config.log_every=1",)
 TIMEOUT = 5  # Of --process_timeout.
@@ -201,7 +201,7 @@ def test_tpu_pod(tpu_cluster, tmp_path):
 
     reached = newest_checkpoint(workdir)
     script = tpu_cluster.start(*command, WORKERS=workers)
-    wait_for_lines(workdir, reached + 10, script)
+    wait_for_lines(workdir, reached + 30, script)
     os.killpg(script.pid, signal.SIGINT)
     done = finish(script, 60)
     assert done.returncode == 130, done
