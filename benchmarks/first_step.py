@@ -50,7 +50,7 @@ def main() -> None:
   if args.child:
     start(pathlib.Path(args.child), flags)
     return
-  print(f"{'':24}{'':6}", *(f"{name:>10}" for name in _COLUMNS), sep=" ")
+  print(f"{'':24}{'':6}", *(f"{name:>10}" for name in _COLUMNS))
   for recipe in args.recipes.split(","):
     rows = {"cold": [], "warm": []}
     for _ in range(args.rounds):
@@ -85,7 +85,8 @@ def measure(
   environment = os.environ | {"XDG_CACHE_HOME": kept}
   environment.pop("JAX_COMPILATION_CACHE_DIR", None)
   with tempfile.TemporaryDirectory() as folder:
-    command = [sys.executable, __file__, f"--child={folder}/run"]
+    found = pathlib.Path(folder, "found.json")
+    command = [sys.executable, __file__, f"--child={folder}"]
     command += [f"--config={recipe}", f"--workdir={folder}/run"]
     command += [f"--config.data.batch_size={batch}", "--config.log_every=1"]
     command += ["--config.data.directory=", "--config.evaluation.data="]
@@ -98,16 +99,17 @@ def measure(
       capture_output=True,
       text=True,
     )
-  if done.returncode:
-    sys.exit(f"{recipe} failed:\n{done.stderr[-2000:]}")
-  return json.loads(done.stdout.splitlines()[-1])
+    if done.returncode:
+      sys.exit(f"{recipe} failed:\n{done.stderr[-2000:]}")
+    return json.loads(found.read_text())
 
 
-def start(workdir: pathlib.Path, flags: list[str]) -> None:
+def start(folder: pathlib.Path, flags: list[str]) -> None:
   """Trains in this process, which ends when its first step is logged.
 
   Args:
-    workdir: of the run.
+    folder: has the work directory, `run`; `found.json` is written there, since
+      what the run prints may come between on standard output.
     flags: of `jamsface_jax.main`.
   """
   begun = float(os.environ["BEGUN"])
@@ -127,7 +129,7 @@ def start(workdir: pathlib.Path, flags: list[str]) -> None:
   jax.monitoring.register_event_duration_secs_listener(listen)
 
   def end_with_the_first_step() -> None:
-    while not (workdir / "metrics.jsonl").exists():
+    while not (folder / "run" / "metrics.jsonl").exists():
       time.sleep(0.01)
     found = {"seconds": time.time() - begun, "imports": imported - begun}
     found |= {name: covered(of_it) for name, of_it in intervals.items()}
@@ -135,7 +137,7 @@ def start(workdir: pathlib.Path, flags: list[str]) -> None:
     found["first step"] = found["seconds"] - sum(
       found[name] for name in _COLUMNS[1:-1]
     )
-    print(json.dumps(found), flush=True)
+    (folder / "found.json").write_text(json.dumps(found))
     os._exit(0)
 
   threading.Thread(target=end_with_the_first_step, daemon=True).start()

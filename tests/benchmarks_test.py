@@ -99,7 +99,6 @@ SMALL = {
     "--classes=100",
     "--batch=4",
     "--size=32",
-    "--dtype=bfloat16",
     "--rounds=1",
     "--steps=1",
   ],
