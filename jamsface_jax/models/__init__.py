@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -10,13 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from jamsface_jax.errors import InputError
+from jamsface_jax.models.edgenext import CHANNELS, HEADS, EdgeNeXt
 from jamsface_jax.models.entry import MIDDLE, Entry
 from jamsface_jax.models.fmobilenet import FIRST_CHANNELS, FMobileNet
 from jamsface_jax.models.folding import device_lanes
 from jamsface_jax.models.iresnet import STEM_CHANNELS, IResNet
 from jamsface_jax.models.layers import ACTIVATIONS
 from jamsface_jax.models.mobilefacenet import UNIT_CHANNELS, MobileFaceNet
-from jamsface_jax.models.vit import HEADS, TOKEN_CHANNELS, ViT
+from jamsface_jax.models.vit import HEADS as TOKEN_HEADS
+from jamsface_jax.models.vit import TOKEN_CHANNELS, ViT
 
 DTYPES = ("float32", "bfloat16")
 
@@ -27,6 +30,7 @@ FAMILIES: dict[str, type[nn.Module]] = {
   "mobilefacenet": MobileFaceNet,
   "vit": ViT,
   "fmobilenet": FMobileNet,
+  "edgenext": EdgeNeXt,
 }
 
 
@@ -41,6 +45,9 @@ class Published:
     scale: the attribute of a MobileFaceNet; no other family has it.
     separable: likewise.
     kind: the attribute of an IResNet; no other family has it.
+    channels: the attribute of an EdgeNeXt; no other family has it.
+    heads: likewise.
+    rank_share: likewise.
   """
 
   family: str
@@ -49,6 +56,17 @@ class Published:
   scale: int = 2
   separable: bool = False
   kind: str = "arcface"
+  channels: tuple[int, ...] = CHANNELS
+  heads: int = HEADS
+  rank_share: float = 0.0
+
+  @property
+  def unit(self) -> int:
+    """All channel counts, of heads too, are multiples of it at width 1."""
+    if self.family == "edgenext":
+      first, *rest = self.channels
+      return math.gcd(first, *(count // self.heads for count in rest))
+    return _UNITS[self.family]
 
   @property
   def convolutions(self) -> int:
@@ -64,6 +82,10 @@ class Published:
         return 1 + beginning + 3 * (len(later) + sum(later)) + 2
       case "fmobilenet":
         return 1 + 2 * sum(self.stages)
+      case "edgenext":
+        # The stem, one that halves before each later stage, one more in their
+        # last blocks for each part beyond two, and the encoding.
+        return 1 + 3 + sum(self.stages) + 3 + 1
     return 1  # The patches of a transformer.
 
 
@@ -90,18 +112,31 @@ PUBLISHED = {
   "vit_b": Published("vit", (24,)),
   "vit_l": Published("vit", (24,), width=1.5),
   "sface": Published("fmobilenet", (1, 2, 2, 6, 2)),
+  "edgeface_xxs": Published("edgenext", (2, 2, 6, 2)),
+  "edgeface_xs": Published(
+    **{"family": "edgenext", "stages": (3, 3, 9, 3)},
+    **{"channels": (32, 64, 100, 192), "rank_share": 0.6},
+  ),
+  "edgeface_s": Published(
+    **{"family": "edgenext", "stages": (3, 3, 9, 3)},
+    **{"channels": (48, 96, 160, 304), "heads": 8, "rank_share": 0.5},
+  ),
+  "edgeface_base": Published(
+    **{"family": "edgenext", "stages": (3, 3, 9, 3)},
+    **{"channels": (80, 160, 288, 584), "heads": 8},
+  ),
 }
 MODELS = (*FAMILIES, *PUBLISHED)
 # Channels of the narrowest layer at width 1, all of which must be whole
-# numbers; those of a token are split over the heads.
+# numbers; those of a token are split over the heads. An EdgeNeXt's are its own.
 _UNITS = {
   "iresnet": STEM_CHANNELS,
   "mobilefacenet": UNIT_CHANNELS,
-  "vit": TOKEN_CHANNELS // HEADS,
+  "vit": TOKEN_CHANNELS // TOKEN_HEADS,
   "fmobilenet": FIRST_CHANNELS,
 }
 # How many stages a family has, where it is not free, and what they look like.
-_STAGES = {"mobilefacenet": 4, "vit": 1}
+_STAGES = {"mobilefacenet": 4, "vit": 1, "edgenext": 4}
 # In all stages; IResNet-200 has 100. Of a million tracing would never end.
 _MOST_BLOCKS = 1000
 _EXAMPLES = {
@@ -109,6 +144,7 @@ _EXAMPLES = {
   "mobilefacenet": "(1,4,6,2)",
   "vit": "(12,)",
   "fmobilenet": "(1,2,2)",
+  "edgenext": "(2,2,6,2)",
 }
 
 
@@ -149,7 +185,7 @@ def make_model(
     embedding_size: length of an embedding.
     width: multiplies all channel counts.
     stages: blocks per stage for the name of a family (four for
-      "mobilefacenet", one for "vit"), empty for the others.
+      "mobilefacenet" and "edgenext", one for "vit"), empty for the others.
     stem_stride: stride of an IResNet's first convolution, 1 (as published) or
       2.
     squeeze_reduction: channels for one number in between of an IResNet's
@@ -160,7 +196,7 @@ def make_model(
     dtype: compute dtype, one of `DTYPES`; parameters are float32.
     remat: recompute each block in the backward pass, to save memory.
     batch_norm_group: examples sharing batch statistics; 0 means the whole
-      global batch.
+      global batch, and is all that an EdgeNeXt takes, which has none.
     activation: of a MobileFaceNet, "prelu" or a key of `ACTIVATIONS`.
     side_crop: columns that the network leaves out on either side.
     pixel_mean: what it takes from the pixels, in [0, 255].
@@ -176,11 +212,11 @@ def make_model(
     InputError: a setting is out of range or does not fit the others.
   """
   shape = _shape(name, stages)
-  whole = _UNITS[shape.family] * shape.width
+  whole = shape.unit * shape.width
   if not width * whole >= 1 or width * whole % 1:
     raise InputError(
-      f"model.width={width} makes {width * whole:g} channels in the narrowest"
-      f" part of {name!r}: use a positive multiple of 1/{whole:g}."
+      f"model.width={width} makes no whole number of channels somewhere in"
+      f" {name!r}: use a positive multiple of 1/{whole:g}."
     )
   if stem_stride not in (1, 2):
     raise InputError(f"model.stem_stride={stem_stride} must be 1 or 2.")
@@ -215,6 +251,7 @@ def make_model(
     squeeze_reduction=squeeze_reduction,
     drop_path=drop_path,
     mask_ratio=mask_ratio,
+    batch_norm_group=batch_norm_group,
     lanes=lanes or device_lanes(jax.default_backend()),
   )
   return FAMILIES[shape.family](
@@ -301,6 +338,7 @@ def _options(
   squeeze_reduction: int,
   drop_path: float,
   mask_ratio: float,
+  batch_norm_group: int,
   lanes: int,
 ) -> dict[str, Any]:
   """The attributes that only the family of a name has.
@@ -327,6 +365,14 @@ def _options(
     options |= {"scale": shape.scale, "separable": shape.separable}
   if shape.family == "iresnet":
     options |= {"kind": shape.kind, "lanes": lanes}
+  if shape.family == "edgenext":
+    if batch_norm_group:
+      raise InputError(
+        f"model.batch_norm_group={batch_norm_group} makes no difference: there"
+        f" is no batch normalisation in {name!r}, leave it at 0."
+      )
+    options |= {"channels": shape.channels, "heads": shape.heads}
+    options |= {"rank_share": shape.rank_share}
   for setting, (owner, value, neutral) in special.items():
     if shape.family == owner:
       options[setting] = value
@@ -349,11 +395,12 @@ def init_backbone(
     image_size: height and width of the images, in pixels.
 
   Returns:
-    `params` and `batch_stats`, trees of float32 arrays.
+    `params` and `batch_stats`, trees of float32 arrays; the second is empty
+    for a network without batch normalisation.
   """
   # Two images: batch normalisation of one has no variance.
   images = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
-  return dict(model.init(key, images, train=False))
+  return {"batch_stats": {}, **model.init(key, images, train=False)}
 
 
 def backbone_shapes(model: nn.Module, image_size: int) -> dict[str, Any]:

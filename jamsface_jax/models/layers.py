@@ -220,6 +220,7 @@ class Linear(nn.Module):
     channels: length of the last axis of the result.
     dtype: compute dtype.
     kernel_init: initial values of the matrix.
+    use_bias: whether a vector is added.
 
   Parameters `kernel` [C, channels] and `bias` [channels], float32; for their
   gradients see `gradient_sum`.
@@ -228,12 +229,15 @@ class Linear(nn.Module):
   channels: int
   dtype: jax.typing.DTypeLike
   kernel_init: Callable[..., Array]
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s f"]:
     """Maps `x` [B, ..., C] to [B, ..., channels]."""
     shape = (x.shape[-1], self.channels)
     kernel = self.param("kernel", self.kernel_init, shape)
+    if not self.use_bias:
+      return gradient_sum.apply(jnp.dot, x.astype(self.dtype), kernel)
     bias = self.param("bias", nn.initializers.zeros, (self.channels,))
 
     def multiply(x: Array, kernel: Array, bias: Array) -> Array:

@@ -24,7 +24,7 @@ from jamsface_jax.models.layers import (
 PATCH = 9  # Pixels; 12 x 12 patches in 108 of 112 pixels.
 TOKEN_CHANNELS = 512  # At width 1.
 HEADS = 8
-_FEATURE_EPSILON = 2e-5  # Of the batch normalisations of the embedding head.
+FEATURE_EPSILON = 2e-5  # Of the batch normalisations of the embedding head.
 _INIT = nn.initializers.normal(0.02)
 
 
@@ -187,7 +187,7 @@ class ViT(nn.Module):
       x = BatchNorm(
         self.batch_norm_group,
         jnp.float32,
-        epsilon=_FEATURE_EPSILON,
+        epsilon=FEATURE_EPSILON,
         name=f"feature{number}_bn",
       )(x, train)
     return x

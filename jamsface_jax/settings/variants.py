@@ -79,14 +79,19 @@ def tiny(config: ConfigDict) -> ConfigDict:
   config.data.directory = ""
   config.data.image_size = 32
   config.data.batch_size = 16
-  config.model.name, config.model.stages, config.model.width = {
+  shapes = {
     "i": ("iresnet", (1, 1), 1 / 8),
-    "e": ("iresnet", (1, 1), 1 / 8),
+    "ev": ("iresnet", (1, 1), 1 / 8),
     "m": ("mobilefacenet", (1, 1, 1, 1), 1 / 8),
     "v": ("vit", (2,), 1 / 16),
     "f": ("fmobilenet", (1, 1), 1 / 8),
     "s": ("fmobilenet", (1, 1), 1 / 8),
-  }[config.model.name[0]]  # Names of a letter are of one family.
+    "ed": ("edgenext", (1, 1, 1, 1), 1 / 2),
+  }
+  (shape,) = (
+    shapes[begin] for begin in shapes if config.model.name.startswith(begin)
+  )
+  config.model.name, config.model.stages, config.model.width = shape
   config.model.embedding_size = 32
   config.head.class_multiple = 64
   config.schedule.unit = "steps"

@@ -17,6 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jamsface_jax.models import backbone_shapes
+from jamsface_jax.models.edgenext import (
+  CrossCovariance,
+  Encoding,
+  Factor,
+  Gelu,
+  SplitConvs,
+)
 from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.iresnet import SqueezeExcitation
 from jamsface_jax.models.layers import BatchNorm, Conv, Linear, PReLU
@@ -32,6 +39,11 @@ LAYERS = (
   PReLU,
   SqueezeExcitation,
   Attention,
+  CrossCovariance,
+  SplitConvs,
+  Encoding,
+  Factor,
+  Gelu,
   Entry,
 )
 LAYER = jax.extend.core.Primitive("layer")

@@ -1,10 +1,11 @@
 """Which array of a file belongs to which parameter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import numpy as np
 
+from jamsface_jax.models.vit import FEATURE_EPSILON, ViT
 from jamsface_jax.weights.onnx_file import OnnxFile, OnnxLayer
 from jamsface_jax.weights.pytorch_names import (
   BATCH_NORM,
@@ -20,6 +21,7 @@ from jamsface_jax.weights.state_dict import (
   has_modules,
   modules,
 )
+from jamsface_jax.weights.trainers import WRAPPERS
 from jamsface_jax.weights.weight_files import WeightFile
 
 _LISTED = 2  # Names in a message, of each kind.
@@ -45,7 +47,7 @@ def match(
 
   Returns:
     The arrays by PyTorch's names, and what they were found by: "names",
-    "layers" or "order".
+    "names and products", "layers" or "order".
 
   Raises:
     MisfitError: what does not fit.
@@ -59,6 +61,10 @@ def match(
   if named is not None:
     return named, "names"
   if isinstance(file, OnnxFile):
+    epsilon = FEATURE_EPSILON if isinstance(model, ViT) else 1e-5
+    named = match_products(arrays, file.products, expected, epsilon)
+    if named is not None:
+      return named, "names and products"
     return match_layers(what, file, model, expected), "layers"
   return match_order(what, arrays, expected, ordered=file.ordered), "order"
 
@@ -91,6 +97,73 @@ def match_names(
     if name not in expected and array.dtype.kind not in "iub" and array.ndim
   ]
   return None if extra else found
+
+
+def match_products(
+  arrays: Mapping[str, np.ndarray],
+  products: Sequence[str],
+  expected: Mapping[str, tuple[int, ...]],
+  epsilon: float = 1e-5,
+) -> dict[str, np.ndarray] | None:
+  """Takes the arrays of a graph that PyTorch's exporters wrote.
+
+  They leave all their names, with wrappers' before them, but the matrices of
+  linear layers on tokens: those are transposed and called by numbers. A batch
+  normalisation may be folded into the linear layer before it. Whatever else is
+  constant in the graph is not looked at: what is found here has to compute the
+  same as the graph.
+
+  Args:
+    arrays: the constants, by name.
+    products: the names of the matrices in products, in the order of the graph.
+    expected: shapes by PyTorch's names, in the order in which layers run.
+    epsilon: of the network's batch normalisations.
+
+  Returns:
+    The expected arrays, in the expected order; None if one is missing or of
+    another shape.
+  """
+  found: dict[str, np.ndarray] = {}
+  renamed = set()
+  for name, array in arrays.items():
+    own = name
+    while own not in expected and own.partition(".")[0] in WRAPPERS:
+      own = own.partition(".")[2]
+    if own in expected:
+      found[own] = array
+      renamed.add(name)
+  found |= _folded_norms(arrays, found, expected, epsilon)
+  missing = [name for name in expected if name not in found]
+  unnamed = [name for name in products if name not in renamed]
+  if len(missing) != len(unnamed):
+    return None
+  for name, product in zip(missing, unnamed, strict=True):
+    found[name] = arrays[product].T
+  if not all(_fits(found[n].shape, shape) for n, shape in expected.items()):
+    return None
+  return {n: found[n].reshape(shape) for n, shape in expected.items()}
+
+
+def _folded_norms(
+  arrays: Mapping[str, np.ndarray],
+  found: Mapping[str, np.ndarray],
+  expected: Mapping[str, tuple[int, ...]],
+  epsilon: float,
+) -> dict[str, np.ndarray]:
+  """Normalisations of which a graph has nothing but the bias of a folded one.
+
+  That is called `weight_bias` beside the `weight` it was folded into.
+  """
+  added, kernel = {}, ""
+  for name, module in modules(expected).items():
+    if module.kind == NORM and not any(n in found for n in module.tensors):
+      biases = [a for n, a in arrays.items() if n.endswith(f"{kernel}_bias")]
+      if kernel and len(biases) == 1:
+        shape = expected[module.tensors["weight"]]
+        norm = _plain_batch_norm(shape, biases[0], epsilon)
+        added |= {f"{name}.{part}": array for part, array in norm.items()}
+    kernel = module.tensors.get("weight", "")
+  return added
 
 
 def _fits(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -328,15 +401,15 @@ def _take_layer(
 
 
 def _plain_batch_norm(
-  shape: tuple[int, ...], bias: np.ndarray | None
+  shape: tuple[int, ...], bias: np.ndarray | None, epsilon: float = 1e-5
 ) -> dict[str, np.ndarray]:
   """A batch normalisation that adds a bias and does nothing else."""
   return {
     "weight": np.ones(shape, np.float32),
     "bias": np.zeros(shape, np.float32) if bias is None else bias,
     "running_mean": np.zeros(shape, np.float32),
-    # With an epsilon of 1e-5 the factor is exactly 1.
-    "running_var": np.full(shape, 1 - 1e-5, np.float32),
+    # The factor is exactly 1.
+    "running_var": np.full(shape, 1 - epsilon, np.float32),
   }
 
 

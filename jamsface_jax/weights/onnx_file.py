@@ -136,6 +136,8 @@ class OnnxFile:
     entry: what it does to images first; None if it has no `layers`.
     activations: kinds of nodes of those of `ACTIVATIONS` that there are.
     embedding_size: length of the first output; None: the graph does not say.
+    products: names of the matrices that something is multiplied by, in the
+      order of the graph.
   """
 
   arrays: dict[str, np.ndarray]
@@ -145,6 +147,7 @@ class OnnxFile:
   entry: OnnxEntry | None
   activations: frozenset[str]
   embedding_size: int | None
+  products: tuple[str, ...] = ()
 
 
 def read(path: str) -> OnnxFile:
@@ -199,6 +202,11 @@ def read(path: str) -> OnnxFile:
     entry=entry,
     activations=kinds & set(ACTIVATIONS),
     embedding_size=(sizes[-1] or None) if sizes else None,
+    products=tuple(
+      node.input[1]
+      for node in proto.graph.node
+      if node.op_type == "MatMul" and node.input[1] in arrays
+    ),
   )
 
 

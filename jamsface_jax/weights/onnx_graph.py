@@ -6,6 +6,7 @@ there are and how they hang together is read off the module (`layer_program`).
 Needs the packages of the extra `onnx`.
 """
 
+import itertools
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,14 @@ import flax.linen as nn
 import jax.extend.core
 import numpy as np
 
+from jamsface_jax.models.edgenext import (
+  CrossCovariance,
+  Encoding,
+  Factor,
+  Gelu,
+  SplitConvs,
+  waves,
+)
 from jamsface_jax.models.entry import Entry
 from jamsface_jax.models.iresnet import SqueezeExcitation
 from jamsface_jax.models.layers import BatchNorm, Conv, Linear, PReLU
@@ -127,6 +136,15 @@ def _write(
       case "reshape", _ if len(shape_of(x)) == 4 and len(shape_of(result)) == 3:
         y = graph.reshape(name_of(x), 0, 0, shape_of(result)[1])
         y = graph.node("Transpose", y, perm=(0, 2, 1))
+      case "reshape", _ if len(shape_of(x)) == 3 and len(shape_of(result)) == 4:
+        _, height, width, channels = shape_of(result)
+        y = graph.node("Transpose", name_of(x), perm=(0, 2, 1))
+        y = graph.reshape(y, 0, channels, height, width)
+      case "reduce_sum", _:
+        y = graph.node("GlobalAveragePool", name_of(x))
+        y = graph.node("Flatten", y)
+      case "div", _:  # Of the sum over a map by its places.
+        y = name_of(x)
       case "jit", "clip":
         limits = [
           graph.number(limit.val)
@@ -176,11 +194,15 @@ def _layer(
       )
     case BatchNorm():
       return graph.batch_norm(x, name, layer.epsilon)
+    case nn.LayerNorm() if len(shape) == 4:
+      x = graph.node("Transpose", x, perm=(0, 2, 3, 1))
+      x = graph.layer_norm(x, name, layer.epsilon)
+      return graph.node("Transpose", x, perm=(0, 3, 1, 2))
     case nn.LayerNorm():
       return graph.layer_norm(x, name, layer.epsilon)
     case PReLU():
       return graph.prelu(x, name)
-    case nn.Dense() if len(shape) == 2:
+    case nn.Dense() | Linear() if len(shape) == 2:
       return graph.linear(x, name)
     case nn.Dense() | Linear():
       return graph.token_linear(x, name)
@@ -190,6 +212,24 @@ def _layer(
       return _squeeze_excitation(graph, x, name)
     case Attention():
       return _attention(graph, x, name, tokens=shape[1], channels=shape[2])
+    case CrossCovariance():
+      _, tokens, channels = shape
+      return _cross_covariance(
+        graph, x, name, tokens=tokens, channels=channels, heads=layer.heads
+      )
+    case SplitConvs():
+      return _split_convs(graph, x, name, layer.parts, channels=shape[3])
+    case Encoding():
+      _, height, width, _ = shape
+      places = graph.fixed(waves(height, width).transpose(2, 0, 1)[None])
+      places = graph.conv(places, f"{name}.token_projection")
+      return graph.node("Add", x, places)
+    case Factor():
+      return graph.node("Mul", x, graph.variable(name))
+    case Gelu():
+      y = graph.node("Erf", graph.node("Mul", x, graph.number(0.5**0.5)))
+      y = graph.node("Mul", x, graph.node("Add", y, graph.number(1)))
+      return graph.node("Mul", y, graph.number(0.5))
   raise TypeError(f"{type(layer).__name__} has no nodes here")
 
 
@@ -230,6 +270,50 @@ def _attention(
   return graph.token_linear(x, f"{name}.proj")
 
 
+def _cross_covariance(
+  graph: "_Graph",
+  x: str,
+  name: str,
+  *,
+  tokens: int,
+  channels: int,
+  heads: int,
+) -> str:
+  x = graph.token_linear(x, f"{name}.qkv")
+  x = graph.reshape(x, 0, tokens, 3, heads, channels // heads)
+  x = graph.node("Transpose", x, perm=(2, 0, 3, 4, 1))
+  query, key, value = (
+    graph.node("Gather", x, graph.constant(np.int64(k)), axis=0)
+    for k in range(3)
+  )
+  query, key = (
+    graph.node("LpNormalization", one, axis=-1, p=2) for one in (query, key)
+  )
+  key = graph.node("Transpose", key, perm=(0, 1, 3, 2))
+  scores = graph.node("MatMul", query, key)
+  scores = graph.node("Mul", scores, graph.variable(f"{name}.temperature"))
+  x = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), value)
+  x = graph.node("Transpose", x, perm=(0, 3, 1, 2))
+  x = graph.reshape(x, 0, tokens, channels)
+  return graph.token_linear(x, f"{name}.proj")
+
+
+def _split_convs(
+  graph: "_Graph", x: str, name: str, parts: int, *, channels: int
+) -> str:
+  size = -(-channels // parts)
+  bounds = [*range(0, channels, size), channels]
+  *taken, last = (
+    graph.slice(x, axes=(1,), starts=(start,), ends=(end,))
+    for start, end in itertools.pairwise(bounds)
+  )
+  done: list[str] = []
+  for k, part in enumerate(taken):
+    part = graph.node("Add", done[-1], part) if done else part
+    done.append(graph.conv(part, f"{name}.{k}", padding=1, groups=size))
+  return graph.node("Concat", *done, last, axis=1)
+
+
 class _Graph:
   """Nodes as they are added; names of tensors in, names of tensors out."""
 
@@ -256,6 +340,12 @@ class _Graph:
     array = np.ascontiguousarray(array).reshape(np.shape(array))
     self.initializers.append(self._onnx.numpy_helper.from_array(array, name))
     return name
+
+  def fixed(self, array: np.ndarray) -> str:
+    """Adds numbers that are no variables of the network, apart from those."""
+    array = np.ascontiguousarray(array)
+    value = self._onnx.numpy_helper.from_array(array)
+    return self.node("Constant", output=f"fixed_{len(self.nodes)}", value=value)
 
   def number(self, value: float) -> str:
     """Adds a number, float32, unless it is there; returns its name."""
@@ -315,13 +405,22 @@ class _Graph:
     slope = self._arrays[f"{name}.weight"].reshape(-1, 1, 1)
     return self.node("PRelu", x, self._exact(slope, f"{name}.weight"))
 
+  def is_low_rank(self, name: str) -> bool:
+    """Whether a linear layer is a product of two."""
+    return f"{name}.linear1.weight" in self._arrays
+
   def linear(self, x: str, name: str) -> str:
-    """A linear layer on [N, C]."""
+    """A linear layer on [N, C], or two that make one of low rank."""
+    if self.is_low_rank(name):
+      return self.linear(self.linear(x, f"{name}.linear1"), f"{name}.linear2")
     names = self.variables(name, "weight", "bias")
     return self.node("Gemm", x, *names, transB=1)
 
   def token_linear(self, x: str, name: str) -> str:
-    """A linear layer on the last axis of [N, T, C]."""
+    """A linear layer on the last axis of [N, T, C], as `linear`."""
+    if self.is_low_rank(name):
+      x = self.token_linear(x, f"{name}.linear1")
+      return self.token_linear(x, f"{name}.linear2")
     kernel = self.node(
       "Transpose", self.variable(f"{name}.weight"), perm=(1, 0)
     )

@@ -4,7 +4,8 @@ A network is described once, by its Flax module: its layers are those that the
 module makes, in the order in which it makes them. What the module cannot say is
 here: the names in published files, and where their order is another. Names are
 those of insightface's arcface_torch (`iresnet.py`, `mobilefacenet.py`,
-`vit.py`), and of squeeze and excitation, which it lacks, face.evoLVe's.
+`vit.py`), of squeeze and excitation, which it lacks, face.evoLVe's, and of
+EdgeNeXt timm's and EdgeFace's.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 
 from jamsface_jax.models import init_backbone
+from jamsface_jax.models.edgenext import EdgeNeXt
 from jamsface_jax.models.fmobilenet import FMobileNet
 from jamsface_jax.models.iresnet import IResNet
 from jamsface_jax.models.mobilefacenet import MobileFaceNet
@@ -28,7 +30,7 @@ from jamsface_jax.models.vit import ViT
 # and the name here. A bias is there or not.
 CONV, LINEAR, FLAT_LINEAR = "convolution", "linear", "flattening linear"
 BATCH_NORM, LAYER_NORM = "batch normalisation", "layer normalisation"
-PRELU, PARAMETER = "PReLU", "parameter"
+PRELU, FACTOR, PARAMETER = "PReLU", "factor", "parameter"
 _KERNEL = (("weight", "params", "kernel"), ("bias", "params", "bias"))
 _NORM = (("weight", "params", "scale"), ("bias", "params", "bias"))
 _TENSORS = {
@@ -42,6 +44,7 @@ _TENSORS = {
   ),
   LAYER_NORM: _NORM,
   PRELU: (("weight", "params", "slope"),),
+  FACTOR: (("", "params", "factor"),),
   PARAMETER: (("", "params", ""),),
 }
 _SIZE = 32  # Of the images that layers are listed with: any will do.
@@ -122,6 +125,8 @@ def torch_name(model: nn.Module, path: str) -> str:
       rename = _mobilefacenet
     case ViT():
       rename = _vit
+    case EdgeNeXt():
+      return _edgenext(path)
     case FMobileNet():
       return path.replace("/", ".")  # No published code is in PyTorch.
     case _:
@@ -178,7 +183,10 @@ def from_pytorch(
         found[path] = np.ascontiguousarray(
           _transpose_back(layer.kind, array, channels)
         )
-  return flax.traverse_util.unflatten_dict(found, sep="/")
+  return {
+    "batch_stats": {},  # Of a network without batch normalisation.
+    **flax.traverse_util.unflatten_dict(found, sep="/"),
+  }
 
 
 def pytorch_shapes(
@@ -205,6 +213,8 @@ def _kind(
     return LAYER_NORM
   if f"params/{path}/slope" in shapes:
     return PRELU
+  if f"params/{path}/factor" in shapes:
+    return FACTOR
   kernel = shapes.get(f"params/{path}/kernel")
   if kernel is None:
     return PARAMETER
@@ -343,3 +353,26 @@ def _vit(name: str) -> str:
     "feature2_bn": "feature.3",
   }
   return names.get(name, name)
+
+
+def _edgenext(path: str) -> str:
+  """What timm and EdgeFace call a module."""
+  outer, _, inner = path.partition("/")
+  if block := re.fullmatch(r"stage(\d+)_block(\d+)", outer):
+    stage, number = int(block[1]) - 1, int(block[2]) - 1
+    outer = f"stages.{stage}.blocks.{number}"
+  elif halving := re.fullmatch(r"stage([2-9])_(norm|conv)", outer):
+    part = ("norm", "conv").index(halving[2])
+    outer = f"stages.{int(halving[1]) - 1}.downsample.{part}"
+  names = {
+    "stage1_conv": "stem.0",
+    "stem_norm": "stem.1",
+    "final_norm": "head.norm",
+    "embedding_fc": "head.fc",
+  }
+  inner = inner.replace("/", ".")
+  inner = re.sub(r"^fc(\d)", r"mlp.fc\1", inner)
+  inner = re.sub(
+    r"^convs\.conv(\d+)", lambda found: f"convs.{int(found[1]) - 1}", inner
+  )
+  return ".".join(filter(None, (names.get(outer, outer), inner)))

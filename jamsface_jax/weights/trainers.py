@@ -50,19 +50,21 @@ def networks(
   if isinstance(file, OnnxFile):
     yield file
     return
-  bare = _unwrapped(file.arrays)
+  whole = _unwrapped(file.arrays)
+  bare = _without_beside(whole)
   forms = [bare]
   if (less := _without_classes(bare)) is not None:
     forms.append(less)
-  if list(bare) != list(file.arrays):
-    # Its authors may have called a part of the network like that.
-    forms.append(dict(file.arrays))
+  # Its authors may have called a part of the network like that.
+  for arrays in (whole, file.arrays):
+    if all(list(arrays) != list(form) for form in forms):
+      forms.append(dict(arrays))
   for arrays in forms:
     yield dataclasses.replace(file, arrays=arrays)
 
 
 def _unwrapped(arrays: Arrays) -> dict[str, np.ndarray]:
-  """Without the names of wrappers, and without what is beside those."""
+  """Without the names of wrappers, and without what is beside those names."""
   found = dict(arrays)
   while True:
     starts = {name.partition(".")[0] for name in found if "." in name}
@@ -74,12 +76,17 @@ def _unwrapped(arrays: Arrays) -> dict[str, np.ndarray]:
       for name, array in found.items()
       if name.startswith(f"{outer}.")
     }
+  return found
+
+
+def _without_beside(arrays: Arrays) -> dict[str, np.ndarray]:
+  """Without what `BESIDE` names, unless that is all."""
   less = {
     name: array
-    for name, array in found.items()
+    for name, array in arrays.items()
     if name.partition(".")[0] not in BESIDE
   }
-  return less or found
+  return less or dict(arrays)
 
 
 def _without_classes(arrays: Arrays) -> dict[str, np.ndarray] | None:

@@ -71,6 +71,7 @@ def test_error_of_the_sum_is_that_of_its_parts(mesh):
     ("mobilefacenet", {"stages": (1, 1, 1, 1)}),
     ("fmobilenet", {"stages": (1, 1)}),
     ("vit", {"stages": (1,)}),
+    ("edgenext", {"stages": (1, 1, 1, 1), "width": 0.5}),
   ],
 )
 def test_no_parameter_is_left_out(mesh, name, changes):

@@ -168,10 +168,14 @@ def block_oracle(x, params, stride):
     ("ir18", 24_020_352 + 1_024),
     ("ir50", 43_585_600 + 1_024),
     ("ir101", 65_150_912 + 1_024),
+    ("edgeface_xxs", 1_244_744),
+    ("edgeface_xs", 1_770_492),
+    ("edgeface_s", 3_652_520),
+    ("edgeface_base", 18_225_812),
   ],
 )
 def test_parameter_counts_are_the_published_ones(name, count):
-  """Counted by PyTorch on the networks of arcface_torch/backbones.
+  """Counted by PyTorch on the networks of arcface_torch/backbones and EdgeFace.
 
   With 512 dimensions and 112 pixels; a ViT's include its mask token.
   """
@@ -483,6 +487,20 @@ def test_groups_within_a_device_need_no_communication():
     ({"name": "vit", "width": 1 / 128}, ["model.width", "1/64"]),
     ({"name": "vit", "stages": (1, 1)}, ["model.stages", "(12,)"]),
     ({"name": "mobilefacenet"}, ["model.stages", "(1,4,6,2)"]),
+    ({"name": "edgenext"}, ["model.stages", "(2,2,6,2)"]),
+    (
+      {"name": "edgeface_xs", "stages": (), "width": 1 / 2},
+      ["model.width", "1/1"],
+    ),
+    (
+      {
+        "name": "edgeface_xs",
+        "stages": (),
+        "width": 1.0,
+        "batch_norm_group": 2,
+      },
+      ["model.batch_norm_group", "no batch normalisation"],
+    ),
     ({"name": "mbf"}, ["model.stages", "'mobilefacenet'"]),
     ({"squeeze_reduction": -1}, ["model.squeeze_reduction"]),
     ({"drop_path": 0.1}, ["model.drop_path", "'vit'", "'iresnet'"]),
@@ -688,6 +706,36 @@ def test_transformer_block_matches_numpy():
   np.testing.assert_allclose(
     block.apply(variables, x, train=False), expected + y, rtol=1e-4, atol=1e-4
   )
+
+
+def test_an_edgenext_is_the_same_when_recomputed():
+  images = make_images(4, size=35)
+  settings = {"name": "edgenext", "stages": (1, 2, 1, 1), "width": 0.5}
+  found = []
+  for remat in (False, True):
+    model = tiny(**settings | {"batch_norm_group": 0, "remat": remat})
+    variables = random_variables(model, images)
+    assert set(variables) == {"params"}
+
+    def loss(params, model=model):
+      return jnp.sin(model.apply({"params": params}, images, train=True)).sum()
+
+    found.append(jax.jit(jax.grad(loss))(variables["params"]))
+  jax.tree.map(
+    lambda plain, again: np.testing.assert_allclose(
+      plain, again, rtol=1e-4, atol=1e-5 * np.abs(plain).max()
+    ),
+    *found,
+  )
+
+
+def test_an_edgenext_of_small_images_is_refused():
+  model = tiny(
+    **{"name": "edgenext", "stages": (1, 1, 1, 1), "width": 0.5},
+    batch_norm_group=0,
+  )
+  with pytest.raises(InputError, match="data.image_size=31.* 32 or more"):
+    variable_shapes(model, make_images(2, size=31))
 
 
 def tiny_vit(**changes):

@@ -5,6 +5,7 @@ Skipped where PyTorch is not installed, which nothing else here needs.
 
 import dataclasses
 import json
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -105,6 +106,76 @@ def test_pytorch_to_jax_and_back(tmp_path, name):
     for key, tensor in network.state_dict().items():
       if not key.endswith("num_batches_tracked"):
         np.testing.assert_array_equal(arrays[key], tensor.numpy())
+
+
+def low_ranks(module, share):
+  """EdgeFace: linear layers become two, with `share` of the rank between."""
+  for name, child in module.named_children():
+    if isinstance(child, torch.nn.Linear):
+      inputs, outputs = child.in_features, child.out_features
+      rank = max(2, int(min(inputs, outputs) * share))
+      parts = {
+        "linear1": torch.nn.Linear(inputs, rank, bias=False),
+        "linear2": torch.nn.Linear(rank, outputs),
+      }
+      setattr(module, name, torch.nn.Sequential(OrderedDict(parts)))
+    else:
+      low_ranks(child, share)
+
+
+def timm_network(name, share):
+  """A network of timm's as EdgeFace has it, with random values."""
+  timm = pytest.importorskip("timm", reason="timm is not installed")
+  network = timm.create_model(name, num_classes=512)
+  if share:
+    low_ranks(network, share)
+  with torch.no_grad():
+    for part, values in networks.randomize(network, seed=1).named_parameters():
+      if part.rpartition(".")[2].startswith(("gamma", "temperature")):
+        values.uniform_(0.5, 1.5)
+  return network.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "of_timm", "share"),
+  [
+    ("edgeface_xxs", "edgenext_xx_small", 0),
+    ("edgeface_xs", "edgenext_x_small", 0.6),
+    ("edgeface_s", "edgenext_small", 0.5),
+    ("edgeface_base", "edgenext_base", 0),
+  ],
+)
+def test_edgeface_is_what_timm_makes(tmp_path, name, of_timm, share):
+  network = timm_network(of_timm, share)
+  torch.save(
+    {f"model.{k}": v for k, v in network.state_dict().items()},
+    tmp_path / "network.pt",
+  )
+  take(tmp_path / "network.pt", tmp_path / "w", model=name)
+  expected = run_torch(network)
+  assert np.abs(np.diff(expected, axis=0)).max() > 0.1
+  difference = np.abs(run_jax(str(tmp_path / "w")) - expected).max()
+  print(f"{name}: largest difference {difference:.2g} of {expected.std():.2g}")
+  assert difference < LIMIT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("name", ["edgeface_xs", "vit_t", "mbf"])
+def test_graphs_of_pytorchs_exporters(tmp_path, name, dynamo):
+  """Its linear layers on tokens have kernels without names."""
+  pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+  if name in NETWORKS:
+    network = networks.randomize(NETWORKS[name][0](), seed=1).eval()
+  else:
+    network = timm_network("edgenext_x_small", 0.6)
+  path = str(tmp_path / "network.onnx")
+  images = torch.zeros(1, 3, 112, 112)
+  torch.onnx.export(network, images, path, dynamo=dynamo)
+  take(path, tmp_path / "w", model=name)
+  difference = np.abs(run_jax(str(tmp_path / "w")) - run_torch(network)).max()
+  assert difference < LIMIT
 
 
 @pytest.mark.slow

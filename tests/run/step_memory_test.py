@@ -45,6 +45,11 @@ CASES = {
     "model.stages": (1, 1, 1, 1),
   },
   "vit": {"model.name": "vit", "model.stages": (2,), "model.width": 0.25},
+  "edgenext": {
+    "model.name": "edgenext",
+    "model.stages": (1, 1, 1, 1),
+    "model.width": 1.0,
+  },
 }
 
 

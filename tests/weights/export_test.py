@@ -39,7 +39,7 @@ from jamsface_jax.weights.pytorch_names import (
 )
 from jamsface_jax.weights.weight_files import write_npz
 
-SIZE = 27  # Odd: stride 2 and patches of 9 leave something over.
+SIZE = 35  # Odd: stride 2 and patches of 9 and 4 leave something over.
 
 NETWORKS = {
   "iresnet": {"name": "iresnet", "stages": (1, 2), "width": 1 / 8},
@@ -54,6 +54,8 @@ NETWORKS = {
   "ir": {"name": "ir18", "width": 1 / 16, "squeeze_reduction": 2},
   "fmobilenet": {"name": "fmobilenet", "stages": (1, 2), "width": 1 / 8},
   "vit": {"name": "vit", "stages": (2,), "width": 1 / 16},
+  "edgenext": {"name": "edgenext", "stages": (1, 2, 1, 1), "width": 1 / 2},
+  "edgeface": {"name": "edgeface_xs"},
 }
 
 
@@ -106,7 +108,11 @@ def import_as_it_says(path, workdir):
   return workdir
 
 
-DEEP = ("separable", "ir")  # Published depths, which take long to compile.
+DEEP = (
+  "separable",
+  "ir",
+  "edgeface",
+)  # Published depths, which take long to compile.
 
 
 def test_what_is_exported_is_folded_for_no_device(tmp_path):
@@ -361,6 +367,12 @@ def test_layers_have_the_order_of_the_network(name):
     " stage1_block1_point.conv",
     "vit": "pos_embed mask_token patch_embed.proj blocks.0.norm1"
     " blocks.0.attn.qkv blocks.0.attn.proj blocks.0.norm2 blocks.0.mlp.fc1",
+    "edgenext": "stages.1.blocks.0.gamma stages.1.blocks.1.convs.0"
+    " stages.1.blocks.1.pos_embd.token_projection stages.1.blocks.1.norm_xca"
+    " stages.1.blocks.1.xca.qkv stages.1.blocks.1.xca.temperature"
+    " stages.1.blocks.1.xca.proj stages.1.blocks.1.gamma_xca",
+    "edgeface": "stages.3.blocks.2.mlp.fc2.linear2 stages.3.blocks.2.gamma"
+    " head.norm head.fc.linear1 head.fc.linear2",
   }[name].split()
   first = names.index(expected[0])
   assert names[first : first + len(expected)] == expected

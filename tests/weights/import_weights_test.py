@@ -18,7 +18,7 @@ from export_test import (
   settings_of,
   variables_of,
 )
-from numpy_networks import mobilefacenet
+from numpy_networks import edgenext, mobilefacenet
 from torch_files import (
   Call,
   old_storage,
@@ -347,6 +347,101 @@ def test_the_mobilefacenet_of_the_paper(tmp_path, order):
   assert origin["normalization"] == (
     "(pixel - (127.5, 120.0, 110.0)) / (128.0, 64.0, 32.0)"
   )
+
+
+def test_an_edgeface(tmp_path):
+  """Its end is called `head`, as what trainers have beside other networks."""
+  arrays = arrays_of("edgeface")
+  path = str(tmp_path / "edgeface_xs_gamma_06.npz")
+  write_npz(path, {f"model.{name}": a for name, a in arrays.items()}, {})
+  workdir = take(path, tmp_path / "run", model="edgeface_xs", image_size=SIZE)
+  assert read_settings(RunDirectory(workdir)).model.embedding_size == 12
+  images = pixels(2)
+  given = images.transpose(0, 3, 1, 2) / 127.5 - 1
+  expected = edgenext(arrays, given, heads=4)
+  assert expected.std() > 0.1 and np.abs(np.diff(expected, axis=0)).max() > 0.1
+  np.testing.assert_allclose(embed(workdir, images), expected, atol=1e-4)
+
+
+def as_pytorch_exports(data, prefix):
+  """A graph of ours with the names and kernels of PyTorch's exporters."""
+  proto = onnx.load_from_string(data)
+  graph, number = proto.graph, 1000
+  constants = {one.name: one for one in graph.initializer}
+  for node in list(graph.node):
+    if node.op_type == "Transpose" and node.input[0] in constants:
+      (user,) = (n for n in graph.node if node.output[0] in n.input)
+      kernel = onnx.numpy_helper.to_array(constants[node.input[0]])
+      name = f"onnx::MatMul_{number}"
+      graph.initializer.append(onnx.numpy_helper.from_array(kernel.T, name))
+      user.input[list(user.input).index(node.output[0])] = name
+      graph.initializer.remove(constants[node.input[0]])
+      graph.node.remove(node)
+      number += 1
+  for one in graph.initializer:
+    if one.name.startswith(("onnx::", "constant_")):
+      continue
+    for node in graph.node:
+      for k, name in enumerate(node.input):
+        if name == one.name:
+          node.input[k] = prefix + name
+    one.name = prefix + one.name
+  del proto.metadata_props[:]
+  return proto
+
+
+def fold_linear(proto):
+  """What `dynamo` makes of a linear layer and the normalisation after it."""
+  graph = proto.graph
+  arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+  makers = {node.output[0]: node for node in graph.node}
+  gone = []
+  for node in list(graph.node):
+    if node.op_type == "BatchNormalization":
+      product = makers[node.input[0]]
+      scale, shift, mean, var = (np.float64(arrays[n]) for n in node.input[1:])
+      factor = scale / np.sqrt(var + node.attribute[0].f)
+      kernel = product.input[1]
+      arrays[kernel] = np.float32(arrays[kernel] * factor[:, None])
+      arrays[f"{kernel}_bias"] = np.float32(shift - mean * factor)
+      product.input.append(f"{kernel}_bias")
+      product.output[0] = node.output[0]
+      gone += node.input[1:]
+      graph.node.remove(node)
+  del graph.initializer[:]
+  graph.initializer.extend(
+    onnx.numpy_helper.from_array(array, name)
+    for name, array in arrays.items()
+    if name not in gone
+  )
+
+
+@pytest.mark.parametrize(
+  ("name", "prefix", "folded"),
+  [
+    ("edgeface", "model.", False),
+    ("vit", "", False),
+    ("vit", "module.", True),
+  ],
+)
+def test_kernels_that_exporters_call_by_numbers(tmp_path, name, prefix, folded):
+  """As torch 2.14's do, see pytorch_parity_test."""
+  model, _, variables = variables_of(name)
+  arrays = to_pytorch(model, variables)
+  data = onnx_graph.build(model, arrays, {}, image_size=SIZE, uint8=False)
+  proto = as_pytorch_exports(data, prefix)
+  assert sum(t.name.startswith("onnx::") for t in proto.graph.initializer) > 5
+  if folded:
+    fold_linear(proto)
+  onnx.checker.check_model(proto)
+  if name == "vit":
+    onnx.helper.set_model_props(proto, texts_of(name))
+  path = str(tmp_path / "network.onnx")
+  onnx.save(proto, path)
+  chosen = {} if name == "vit" else {"model": "edgeface_xs", "image_size": SIZE}
+  workdir = take(path, tmp_path / "run", **chosen)
+  expected = expected_of(name, pixels(3))
+  np.testing.assert_allclose(embed(workdir, pixels(3)), expected, atol=1e-4)
 
 
 def test_a_file_of_another_network_names_the_nearest(tmp_path):
