@@ -75,6 +75,16 @@ from jamsface_jax.settings.variants import tiny  # noqa: E402
 from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 
 
+# A test of these takes minutes: they begin, so that no worker ends with one
+# while the others have nothing left.
+LONG = ("docs_test.py", "fresh_shell_test.py", "launch_test.py")
+
+
+def pytest_collection_modifyitems(items):
+  """The longest first, all else in its order."""
+  items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(
   params=[
     pytest.param(8, id="1x8", marks=pytest.mark.slow),

@@ -19,6 +19,7 @@ from jamsface_jax.storage.run_directory import RunDirectory
 
 def tiny_config(dataset, **changes):
   config = tiny(base_config())
+  config.model.stages = (1,)
   config.data.directory = dataset
   config.head.scale = 16.0
   config.schedule.length = 12.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import figure as matplotlib_figure
-from matplotlib import ticker
+from matplotlib import image, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends import backend_agg
 
@@ -53,7 +53,6 @@ def draw(
   sheet = matplotlib_figure.Figure(
     (width * columns, height * rows), dpi=_DPI, layout="constrained"
   )
-  backend_agg.FigureCanvasAgg(sheet)
   places = sheet.subplots(rows, columns, squeeze=False).ravel()
   for ax, figure in zip(places, panels, strict=False):
     _draw_panel(ax, figure.drawable())
@@ -64,8 +63,11 @@ def draw(
 
 def save(sheet: matplotlib_figure.Figure, file: RunFile) -> None:
   """Writes what is drawn as a PNG file."""
+  # `savefig` draws all of it once before, for the layout alone: a seventh more.
+  canvas = backend_agg.FigureCanvasAgg(sheet)
+  canvas.draw()
   with file.written_whole("wb") as stream:
-    sheet.savefig(stream, format="png")
+    image.imsave(stream, canvas.buffer_rgba(), format="png", dpi=_DPI)
 
 
 def _draw_panel(ax: Axes, figure: Figure) -> None:

@@ -31,6 +31,8 @@ SIZE = 32
 
 def tiny_config(**changes):
   config = tiny(base_config())
+  # Of the network a step knows that it has batch statistics.
+  config.model.stages = (1,)
   config.data.batch_size = 32
   config.schedule.warmup = 0.0
   config.head.scale = 16.0
@@ -95,7 +97,7 @@ def test_does_not_depend_on_the_mesh(mesh, one_device):
 
 def test_folded_maps_train_as_plain_ones(mesh):
   # The stem has 8 channels; rounding grows with the steps.
-  changes = {"optimizer.learning_rate": 0.005}
+  changes = {"optimizer.learning_rate": 0.005, "model.stages": (1, 1)}
   folded = tiny_config(**changes | {"model.lanes": 16})
   plain = tiny_config(**changes | {"model.lanes": 1})
   assert folded.model.lanes == 16
