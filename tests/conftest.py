@@ -74,7 +74,6 @@ from jamsface_jax.settings.stored import check_or_save  # noqa: E402
 from jamsface_jax.settings.variants import tiny  # noqa: E402
 from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 
-
 # A test of these takes minutes: they begin, so that no worker ends with one
 # while the others have nothing left.
 LONG = ("docs_test.py", "fresh_shell_test.py", "launch_test.py")
