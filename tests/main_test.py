@@ -70,7 +70,7 @@ def test_mistakes_are_one_sentence(run, tmp_path, flags, parts):
     {"squeeze_reduction": 4},
     # Without batch statistics, whose mean over micro-batches is nothing then.
     {"name": "edgenext", "stages": "(1,1,1,1)", "width": 1 / 2}
-    | {"dtype": "bfloat16", "remat": True},
+    | {"dtype": "bfloat16"},
   ],
   ids=["mobilefacenet", "vit", "squeeze", "edgenext"],
 )
