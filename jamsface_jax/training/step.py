@@ -302,7 +302,7 @@ def _embed(
         mutable=["batch_stats"],
         rngs={"dropout": key},
       )
-    return embeddings, updated.get("batch_stats", {})
+    return embeddings, updated["batch_stats"]
 
   if micro_batches == 1:
     embeddings, pull_back, batch_stats = jax.vjp(

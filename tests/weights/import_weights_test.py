@@ -356,6 +356,9 @@ def test_an_edgeface(tmp_path):
   write_npz(path, {f"model.{name}": a for name, a in arrays.items()}, {})
   workdir = take(path, tmp_path / "run", model="edgeface_xs", image_size=SIZE)
   assert read_settings(RunDirectory(workdir)).model.embedding_size == 12
+  reader = CheckpointReader(RunDirectory(workdir))
+  origin = reader.metadata(reader.choose(None))["origin"]
+  assert origin["matched_by"] == "names"
   images = pixels(2)
   given = images.transpose(0, 3, 1, 2) / 127.5 - 1
   expected = edgenext(arrays, given, heads=4)
