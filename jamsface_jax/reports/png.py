@@ -5,6 +5,7 @@ pyplot, no state shared with whoever else draws.
 """
 
 from collections.abc import Sequence
+from typing import BinaryIO, cast
 
 import numpy as np
 from matplotlib import figure as matplotlib_figure
@@ -67,7 +68,8 @@ def save(sheet: matplotlib_figure.Figure, file: RunFile) -> None:
   canvas = backend_agg.FigureCanvasAgg(sheet)
   canvas.draw()
   with file.written_whole("wb") as stream:
-    image.imsave(stream, canvas.buffer_rgba(), format="png", dpi=_DPI)
+    pixels = canvas.buffer_rgba()
+    image.imsave(cast("BinaryIO", stream), pixels, format="png", dpi=_DPI)
 
 
 def _draw_panel(ax: Axes, figure: Figure) -> None:
