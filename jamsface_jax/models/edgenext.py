@@ -52,7 +52,7 @@ class Factor(nn.Module):
     """Multiplies `x`, whose last axes are those of the factors."""
     init = nn.initializers.constant(self.initial)
     factor = self.param("factor", init, self.shape)
-    return x * factor.reshape((1,) * (x.ndim - factor.ndim) + factor.shape)
+    return x * jnp.broadcast_to(factor, x.shape)
 
 
 class Gelu(nn.Module):
@@ -69,33 +69,29 @@ class LowRankLinear(nn.Module):
 
   Attributes:
     channels: length of the last axis of the result.
-    rank: how many numbers there are in between.
+    rank_share: how many numbers there are in between, of the smaller side's.
     dtype: compute dtype.
   """
 
   channels: int
-  rank: int
+  rank_share: float
   dtype: jax.typing.DTypeLike
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s f"]:
     """Maps `x` [B, ..., C] to [B, ..., channels]."""
-    x = Linear(self.rank, self.dtype, _INIT, use_bias=False, name="linear1")(x)
+    rank = max(2, int(min(x.shape[-1], self.channels) * self.rank_share))
+    x = Linear(rank, self.dtype, _INIT, use_bias=False, name="linear1")(x)
     return Linear(self.channels, self.dtype, _INIT, name="linear2")(x)
 
 
 def _linear(
-  inputs: int,
-  channels: int,
-  rank_share: float,
-  dtype: jax.typing.DTypeLike,
-  name: str,
+  channels: int, rank_share: float, dtype: jax.typing.DTypeLike, name: str
 ) -> nn.Module:
   """A linear layer; of a rank below the smaller side's, if a share is given."""
   if not rank_share:
     return Linear(channels, dtype, _INIT, name=name)
-  rank = max(2, int(min(inputs, channels) * rank_share))
-  return LowRankLinear(channels, rank, dtype, name=name)
+  return LowRankLinear(channels, rank_share, dtype, name=name)
 
 
 def _layer_norm(name: str) -> nn.LayerNorm:
@@ -140,15 +136,15 @@ class CrossCovariance(nn.Module):
   def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
     """Maps `x` [B, T, C] to the same shape."""
     batch, tokens, channels = x.shape
-    linear = partial(_linear, channels, dtype=self.dtype)
-    x = linear(3 * channels, self.rank_share, name="qkv")(x)
+    linear = partial(_linear, rank_share=self.rank_share, dtype=self.dtype)
+    x = linear(3 * channels, name="qkv")(x)
     x = x.astype(jnp.float32).reshape(batch, tokens, 3, self.heads, -1)
     query, key, value = (x[:, :, k] for k in range(3))  # [B, T, heads, d].
     scores = jnp.einsum("bthd,bthe->bhde", _unit(query), _unit(key))
     scores = Factor((self.heads, 1, 1), 1.0, name="temperature")(scores)
     x = jnp.einsum("bhde,bthe->bthd", jax.nn.softmax(scores), value)
     x = x.reshape(batch, tokens, channels)
-    return linear(channels, self.rank_share, name="proj")(x)
+    return linear(channels, name="proj")(x)
 
 
 def _unit(x: Float[Array, "b t h d"]) -> Float[Array, "b t h d"]:
@@ -266,8 +262,8 @@ class Block(nn.Module):
       y = y + scaled(attention(_layer_norm("norm_xca")(y)), "gamma_xca")
     linear = partial(_linear, rank_share=self.rank_share, dtype=self.dtype)
     y = _layer_norm("norm")(y)
-    y = linear(channels, 4 * channels, name="fc1")(y)
-    y = linear(4 * channels, channels, name="fc2")(Gelu(name="gelu")(y))
+    y = linear(4 * channels, name="fc1")(y)
+    y = linear(channels, name="fc2")(Gelu(name="gelu")(y))
     return x + scaled(y, "gamma").reshape(x.shape)
 
 
@@ -359,9 +355,5 @@ class EdgeNeXt(nn.Module):
     x = _layer_norm("final_norm")(x)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return _linear(
-      x.shape[-1],
-      self.embedding_size,
-      self.rank_share,
-      jnp.float32,
-      name="embedding_fc",
+      self.embedding_size, self.rank_share, jnp.float32, name="embedding_fc"
     )(x)

@@ -254,17 +254,11 @@ def _squeeze_excitation(graph: "_Graph", x: str, name: str) -> str:
 def _attention(
   graph: "_Graph", x: str, name: str, *, tokens: int, channels: int
 ) -> str:
-  x = graph.token_linear(x, f"{name}.qkv")
-  x = graph.reshape(x, 0, tokens, 3, HEADS, channels // HEADS)
-  x = graph.node("Transpose", x, perm=(2, 0, 3, 1, 4))
-  query, key, value = (
-    graph.node("Gather", x, graph.constant(np.int64(k)), axis=0)
-    for k in range(3)
+  query, key, value = _query_key_value(
+    graph, x, name, (tokens, HEADS, channels // HEADS), perm=(2, 0, 3, 1, 4)
   )
   scale = graph.constant(np.float32((channels // HEADS) ** -0.5))
-  key = graph.node("Transpose", key, perm=(0, 1, 3, 2))
-  scores = graph.node("Mul", graph.node("MatMul", query, key), scale)
-  x = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), value)
+  x = _attend(graph, query, key, value, scale)
   x = graph.node("Transpose", x, perm=(0, 2, 1, 3))
   x = graph.reshape(x, 0, tokens, channels)
   return graph.token_linear(x, f"{name}.proj")
@@ -279,23 +273,48 @@ def _cross_covariance(
   channels: int,
   heads: int,
 ) -> str:
-  x = graph.token_linear(x, f"{name}.qkv")
-  x = graph.reshape(x, 0, tokens, 3, heads, channels // heads)
-  x = graph.node("Transpose", x, perm=(2, 0, 3, 4, 1))
-  query, key, value = (
-    graph.node("Gather", x, graph.constant(np.int64(k)), axis=0)
-    for k in range(3)
+  query, key, value = _query_key_value(
+    graph, x, name, (tokens, heads, channels // heads), perm=(2, 0, 3, 4, 1)
   )
   query, key = (
     graph.node("LpNormalization", one, axis=-1, p=2) for one in (query, key)
   )
-  key = graph.node("Transpose", key, perm=(0, 1, 3, 2))
-  scores = graph.node("MatMul", query, key)
-  scores = graph.node("Mul", scores, graph.variable(f"{name}.temperature"))
-  x = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), value)
+  scale = graph.variable(f"{name}.temperature")
+  x = _attend(graph, query, key, value, scale)
   x = graph.node("Transpose", x, perm=(0, 3, 1, 2))
   x = graph.reshape(x, 0, tokens, channels)
   return graph.token_linear(x, f"{name}.proj")
+
+
+def _query_key_value(
+  graph: "_Graph",
+  x: str,
+  name: str,
+  shape: tuple[int, int, int],
+  perm: tuple[int, ...],
+) -> list[str]:
+  """Three maps of the tokens, [N, *shape], each in the order of `perm`.
+
+  That is of the axes (N, tokens, 3, heads, channels of a head), the third
+  first.
+  """
+  tokens, heads, channels = shape
+  x = graph.token_linear(x, f"{name}.qkv")
+  x = graph.reshape(x, 0, tokens, 3, heads, channels)
+  x = graph.node("Transpose", x, perm=perm)
+  return [
+    graph.node("Gather", x, graph.constant(np.int64(k)), axis=0)
+    for k in range(3)
+  ]
+
+
+def _attend(
+  graph: "_Graph", query: str, key: str, value: str, scale: str
+) -> str:
+  """Weighs values by the softmax of what query and key have in common."""
+  key = graph.node("Transpose", key, perm=(0, 1, 3, 2))
+  scores = graph.node("Mul", graph.node("MatMul", query, key), scale)
+  return graph.node("MatMul", graph.node("Softmax", scores, axis=-1), value)
 
 
 def _split_convs(
