@@ -10,6 +10,7 @@ import os
 import select
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 from jamsface_jax import interruption
@@ -26,6 +27,11 @@ _DEBUG, _LOG_LEVEL = "--debug", "--log_level="
 _MAX_PIXELS = "--max_pixels="
 MAX_PIXELS_VARIABLE = "JAMSFACE_MAX_PIXELS"  # For the workers of a command too.
 _LEVELS = ("debug", "info", "warning", "error", "critical")
+
+# What is heard of the rest of a checkpoint of which a part can't be written.
+_LOOP_IS_CLOSED = "Event loop is closed"
+_NOT_AWAITED = "coroutine '.*serialize.*' was never awaited"
+_print_unraisable = sys.unraisablehook
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -98,8 +104,11 @@ def run_command(command: Callable[[], int | None]) -> None:
     logging.basicConfig(level=level or logging.WARNING)
     # Orbax warns of what is meant, and logs with a traceback, from its threads,
     # the errors that it raises too; matplotlib, of fonts that it can spare.
-    for name in ("absl", "matplotlib"):
+    for name in ("absl", "asyncio", "matplotlib"):
       logging.getLogger(name).setLevel(level or logging.CRITICAL)
+    if not debug:
+      sys.unraisablehook = _report_unraisable
+      warnings.filterwarnings("ignore", _NOT_AWAITED, RuntimeWarning)
     if level:  # JAX has a level of its own.
       logging.getLogger("jax").setLevel(level)
     code = command() or 0
@@ -141,6 +150,19 @@ def _say(text: str, code: int, debug: bool) -> int:
     traceback.print_exc()
   print(text, file=sys.stderr)
   return code
+
+
+def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+  """Prints what can't be raised, as ever; not what Orbax leaves behind.
+
+  When an array of a checkpoint can't be written, Orbax closes its event loop
+  and raises. TensorStore's threads write the other arrays all the same, and
+  each reports that there is nobody left to tell: hundreds of tracebacks, some
+  of them in the midst of the line that says what is wrong.
+  """
+  error = unraisable.exc_value
+  if not (isinstance(error, RuntimeError) and str(error) == _LOOP_IS_CLOSED):
+    _print_unraisable(unraisable)
 
 
 def _take_flags(argv: list[str]) -> tuple[bool, int | None]:

@@ -57,6 +57,37 @@ def test_defects_keep_their_traceback(monkeypatch):
 
 @pytest.mark.parametrize(
   ("flags", "shown"),
+  [([], {"other"}), (["--debug"], {"other", "Event loop is closed"})],
+)
+def test_what_nobody_can_raise(flags, shown):
+  """Raised as by TensorStore, which does it in checkpoint_test's full disk."""
+  code = (
+    "from jamsface_jax.errors import run_command\n"
+    "class Thing:\n"
+    "  def __init__(self, text):\n"
+    "    self.text = text\n"
+    "  def __del__(self):\n"
+    "    raise RuntimeError(self.text)\n"
+    "def command():\n"
+    "  Thing('Event loop is closed')\n"
+    "  Thing('other')\n"
+    "run_command(command)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code, *flags], capture_output=True, text=True
+  )
+  assert done.returncode == 0
+  name = "RuntimeError: "
+  said = [
+    line.removeprefix(name)
+    for line in done.stderr.splitlines()
+    if line.startswith(name)
+  ]
+  assert sorted(said) == sorted(shown)
+
+
+@pytest.mark.parametrize(
+  ("flags", "shown"),
   [
     ([], {"other WARNING"}),
     (["--log_level=info"], {"absl INFO", "other INFO"}),

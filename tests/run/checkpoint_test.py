@@ -278,8 +278,9 @@ def test_best_checkpoint_is_known_after_a_restart(tmp_path):
 
 
 def sentence_of(stderr):
-  """The one sentence; Orbax's threads may print tracebacks around it."""
-  (line,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
+  """All that is printed, though threads of Orbax's and TensorStore's report."""
+  (line,) = stderr.splitlines()
+  assert line.startswith("error: ")
   return line
 
 
