@@ -151,7 +151,7 @@ def run_here(job):
       sys.argv = words
       sys.path[0] = str(pathlib.Path(words[0]).parent)
       runpy.run_path(words[0], run_name="__main__")
-    code = 0
+    code = int(job["parse_only"])  # It would have ended before.
   except SystemExit as end:
     if isinstance(end.code, str):
       print(end.code, file=sys.stderr)
@@ -174,7 +174,16 @@ def end_after_parsing():
     return parse_and_end
 
   parser = argparse.ArgumentParser
-  parser.parse_args = ending(parser.parse_args)
+  parse_known_args = parser.parse_known_args
+
+  def parse_args(self, *args, **kwargs):
+    _, unknown = parse_known_args(self, *args, **kwargs)
+    if unknown:
+      self.error(f"unrecognized arguments: {' '.join(unknown)}")
+    sys.exit(0)
+
+  parser.parse_args = parse_args
+  parser.parse_known_args = ending(parse_known_args)
   recipe_flags.parse = ending(recipe_flags.parse)
 
 
