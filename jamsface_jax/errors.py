@@ -96,6 +96,7 @@ def run_command(command: Callable[[], int | None]) -> None:
   """
   debug = False
   try:
+    sys.unraisablehook = _report_unraisable
     interruption.begin()
     debug, level = _take_flags(sys.argv)
     if "--version" in sys.argv:
@@ -106,9 +107,7 @@ def run_command(command: Callable[[], int | None]) -> None:
     # the errors that it raises too; matplotlib, of fonts that it can spare.
     for name in ("absl", "asyncio", "matplotlib"):
       logging.getLogger(name).setLevel(level or logging.CRITICAL)
-    if not debug:
-      sys.unraisablehook = _report_unraisable
-      warnings.filterwarnings("ignore", _NOT_AWAITED, RuntimeWarning)
+    warnings.filterwarnings("ignore", _NOT_AWAITED, RuntimeWarning)
     if level:  # JAX has a level of its own.
       logging.getLogger("jax").setLevel(level)
     code = command() or 0

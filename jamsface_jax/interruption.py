@@ -15,6 +15,7 @@ from collections.abc import Generator
 from types import FrameType
 
 _CALLBACK_SECONDS = 0.05  # Longer than a callback takes to end.
+_hook_before = sys.unraisablehook  # Of all that is no interruption.
 
 
 def end_at_once() -> None:
@@ -29,7 +30,8 @@ def end_at_once() -> None:
 def begin() -> None:
   """Lets Ctrl-C raise KeyboardInterrupt; does nothing but after end_at_once."""
   if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-    sys.unraisablehook = _raise_later
+    global _hook_before
+    _hook_before, sys.unraisablehook = sys.unraisablehook, _raise_later
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -64,7 +66,7 @@ def _raise_later(dropped: "sys.UnraisableHookArgs") -> None:
     again.daemon = True
     again.start()
   else:
-    sys.__unraisablehook__(dropped)
+    _hook_before(dropped)
 
 
 @contextlib.contextmanager

@@ -55,11 +55,7 @@ def test_defects_keep_their_traceback(monkeypatch):
     errors.run_command(lambda: 1 // 0)
 
 
-@pytest.mark.parametrize(
-  ("flags", "shown"),
-  [([], {"other"}), (["--debug"], {"other", "Event loop is closed"})],
-)
-def test_what_nobody_can_raise(flags, shown):
+def test_what_nobody_can_raise():
   """Raised as by TensorStore, which does it in checkpoint_test's full disk."""
   code = (
     "from jamsface_jax.errors import run_command\n"
@@ -74,16 +70,12 @@ def test_what_nobody_can_raise(flags, shown):
     "run_command(command)\n"
   )
   done = subprocess.run(
-    [sys.executable, "-c", code, *flags], capture_output=True, text=True
+    [sys.executable, "-c", code], capture_output=True, text=True
   )
   assert done.returncode == 0
   name = "RuntimeError: "
-  said = [
-    line.removeprefix(name)
-    for line in done.stderr.splitlines()
-    if line.startswith(name)
-  ]
-  assert sorted(said) == sorted(shown)
+  said = [line for line in done.stderr.splitlines() if line.startswith(name)]
+  assert said == [f"{name}other"]
 
 
 @pytest.mark.parametrize(
