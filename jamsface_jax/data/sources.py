@@ -146,10 +146,16 @@ class FolderSource:
   Args:
     directory: the folder.
     image_size: height and width of the images returned.
+
+  Attributes:
+    directory: as given.
+    broken: why each image cannot be read that was asked for and is broken, by
+      its id.
   """
 
   def __init__(self, directory: str, image_size: int):
-    self._directory = directory
+    self.directory = directory
+    self.broken: dict[int, str] = {}
     self._files = open_folder(directory, image_size)
     self.class_sizes = np.bincount(self._files.labels)
     self.num_classes = len(self.class_sizes)
@@ -167,15 +173,11 @@ class FolderSource:
     return self._files.names
 
   def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """See `Source.read`; raises InputError naming a broken image."""
+    """See `Source.read`; notes broken images, whose pixels are black."""
     found = [self._files.read(i, i + 1) for i in ids.tolist()]
-    for one in found:
+    for number, one in zip(ids.tolist(), found, strict=True):
       if one.broken:
-        raise InputError(
-          f"image {one.names[0]!r} of {self._directory!r} cannot be read"
-          f" ({one.broken[0]}): mend it, or make a data set without such"
-          " images by data_prep.from_pairs --skip_bad."
-        )
+        self.broken[number] = one.broken[0]
     return np.concatenate([one.pixels for one in found]), self.labels()[ids]
 
 

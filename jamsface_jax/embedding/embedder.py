@@ -1,7 +1,7 @@
 """From a trained backbone to embeddings, on all devices."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,14 @@ class Embedder:
     image_size: height and width of the images.
     flip: whether to add the embedding of the mirrored image.
     between: called before each batch; what it raises ends the embedding.
+
+  Attributes:
+    engine: what computes the network.
+    image_size: as given.
+    batch_size: as given.
   """
+
+  engine = "jax"
 
   def __init__(
     self,
@@ -132,7 +139,7 @@ class Embedder:
 
   def start(
     self, variables: dict[str, Any], images: UInt8[np.ndarray, "n h w 3"]
-  ) -> Float32[Array, "b d"]:
+  ) -> Float32[Array | np.ndarray, "b d"]:
     """Starts to embed one batch and does not wait for it.
 
     Args:
@@ -149,6 +156,22 @@ class Embedder:
       rows, size = np.arange(len(images)), len(images)
     batch = sharding.put_batch({"images": images}, rows, size, self._mesh)
     return self._forward(variables, batch["images"])
+
+
+class Opener(Protocol):
+  """Opens the network of a run; see `open_embedder`."""
+
+  def __call__(
+    self,
+    run: RunDirectory,
+    *,
+    step: int | None,
+    batch_size: int,
+    flip: bool,
+    mesh: Mesh,
+  ) -> tuple[Embedder, dict[str, Any], dict[str, Any]]:
+    """As `open_embedder`."""
+    ...
 
 
 def open_embedder(

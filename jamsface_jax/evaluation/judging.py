@@ -9,16 +9,15 @@ import jax
 import numpy as np
 
 from jamsface_jax.devices import processes, sharding
-from jamsface_jax.embedding.embedder import open_embedder
+from jamsface_jax.embedding.embedder import Opener
 from jamsface_jax.embedding.files import read_broken
 from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation import foreign_embeddings
 from jamsface_jax.evaluation.tasks import Task, open_folder_task, open_tasks
-from jamsface_jax.protocols.all_pairs import AllPairs
-from jamsface_jax.protocols.pair_list import PairList
 from jamsface_jax.protocols.pooling import ALL, Pooling
 from jamsface_jax.protocols.template_set import TemplateSet
 from jamsface_jax.protocols.test_set import (
+  Divisible,
   Evaluation,
   JudgingSettings,
   TestSet,
@@ -38,6 +37,7 @@ def judge_network(
   step: int | None,
   flip: str | None,
   wanted: JudgingSettings,
+  open_network: Opener,
 ) -> tuple[list[Evaluation], dict[str, Any]]:
   """Embeds the images of test sets; process 0 judges the embeddings.
 
@@ -53,6 +53,7 @@ def judge_network(
     flip: a key of `FLIPS`; None to do as the run does.
     wanted: how to judge; its flip and plain are chosen here, and without
       poolings all that the data allow are taken.
+    open_network: opens the network of the run.
 
   Returns:
     What came out, test set by test set, and JSON values that say whose
@@ -78,7 +79,7 @@ def judge_network(
   evaluations: list[list[Evaluation]] = [[] for _ in tasks]
   metadata: dict[str, Any] = {}
   for flipped in flips:
-    embedder, variables, metadata = open_embedder(
+    embedder, variables, metadata = open_network(
       run,
       step=step,
       batch_size=config.evaluation.batch_size,
@@ -164,9 +165,7 @@ def judge_file(
   broken = read_broken(os.path.dirname(path))
   for test_set in test_sets:
     left_out: dict[str, int] = {}
-    if np.isin(broken, test_set.ids).any() and isinstance(
-      test_set, PairList | AllPairs
-    ):
+    if np.isin(broken, test_set.ids).any() and isinstance(test_set, Divisible):
       test_set, left_out = test_set.without(broken)
     for number, (array, flip) in enumerate(arrays):
       settings = dataclasses.replace(

@@ -1,10 +1,13 @@
 """Test sets with the images that they need: what a network is judged on."""
 
 import dataclasses
+import json
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
@@ -12,16 +15,21 @@ from jamsface_jax import shell
 from jamsface_jax.data import records
 from jamsface_jax.data.folders import walk
 from jamsface_jax.data.sources import FolderSource, RecordSource, Source
+from jamsface_jax.devices import processes
 from jamsface_jax.embedding.embedder import Embedder
 from jamsface_jax.errors import InputError
 from jamsface_jax.protocols.all_pairs import ALL_PAIRS, AllPairs
 from jamsface_jax.protocols.opening import open_list, open_protocols
 from jamsface_jax.protocols.test_set import (
+  Divisible,
   Evaluation,
   JudgingSettings,
   TestSet,
+  collected,
   with_left_out,
 )
+
+_NAMED = 3  # Broken images that are named, of however many.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +72,23 @@ class Task:
         compared.
     """
     blocks = self._embed(embedder, variables, threads)
+    test_set, left_out = self.test_set, getattr(self.source, "left_out", {})
+    if isinstance(self.source, FolderSource):
+      # Which images are broken is known when all have been read.
+      rows = collected(blocks, len(test_set.ids))
+      broken = _find_broken(self.source)
+      if broken:
+        assert isinstance(test_set, Divisible)  # As all that judge folders.
+        test_set, left_out = test_set.without(np.array(broken))
+        rows = rows[np.isin(self.test_set.ids, test_set.ids)]
+      blocks = iter([rows])
     if not judges:
       for _ in blocks:
         pass
       return []
-    judged = self.test_set.judge(
-      blocks, settings, what=f"embeddings of {self.test_set.name}"
+    judged = test_set.judge(
+      blocks, settings, what=f"embeddings of {test_set.name}"
     )
-    left_out = getattr(self.source, "left_out", {})
     return [with_left_out(one, left_out) for one in judged]
 
   def _embed(
@@ -84,6 +101,26 @@ class Task:
       return images
 
     return embedder.embed(variables, read, len(ids), threads=threads)
+
+
+def _find_broken(source: FolderSource) -> list[int]:
+  """The images that no process could read, which process 0 names.
+
+  All processes must call it: each has read its share of the images.
+  """
+  texts = processes.exchange(source.directory, json.dumps(source.broken))
+  broken = {int(k): v for text in texts for k, v in json.loads(text).items()}
+  if broken and jax.process_index() == 0:
+    names = source.names()
+    listed = [f"{names[k]!r} ({broken[k]})" for k in sorted(broken)[:_NAMED]]
+    more = len(broken) - len(listed)
+    print(
+      f"note: {len(broken):,} of {len(names):,} images in {source.directory!r}"
+      f" cannot be read and are left out: {', '.join(listed)}"
+      + (f" and {more:,} more" if more else ""),
+      file=sys.stderr,
+    )
+  return sorted(broken)
 
 
 def open_tasks(data: str, image_size: int) -> list[Task]:

@@ -67,7 +67,7 @@ class AllPairs:
   def without(
     self, images: Int[np.ndarray, " k"]
   ) -> tuple["AllPairs", dict[str, int]]:
-    """The set without some images, see `PairList.without`."""
+    """See `Divisible`."""
     kept = ~np.isin(self.ids, images)
     left = AllPairs(self.name, self._labels[kept], self.ids[kept])
     return left, {"images": int((~kept).sum())}

@@ -72,17 +72,7 @@ class PairList:
   def without(
     self, images: Int[np.ndarray, " k"]
   ) -> tuple["PairList", dict[str, int]]:
-    """The set without the pairs of some images.
-
-    Args:
-      images: their numbers, int [K].
-
-    Returns:
-      The set that is left, and what was left out, by what it is.
-
-    Raises:
-      InputError: what is left is no protocol.
-    """
+    """See `Divisible`."""
     pairs = self._pairs
     gone = np.isin(pairs.first, images) | np.isin(pairs.second, images)
     kept = ~gone
@@ -90,7 +80,7 @@ class PairList:
     if same.all() or not same.any() or len(np.unique(folds)) < 2:
       raise InputError(
         f"{self.name}: the {len(same)} pairs whose images could be read are of"
-        " one kind or in one fold: embed more of the images."
+        " one kind or in one fold: mend the images."
       )
     left = Pairs(pairs.first[kept], pairs.second[kept], same, folds)
     counts = {

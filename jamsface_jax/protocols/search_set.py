@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 
+from jamsface_jax.errors import InputError
 from jamsface_jax.metrics.cosines import unit_rows
 from jamsface_jax.metrics.identification import (
   identify,
@@ -41,6 +42,36 @@ class SearchSet:
     self.ids = np.concatenate(parts)
     self._ends = np.cumsum([len(part) for part in parts])[:2]
     self._search = search
+
+  def without(
+    self, images: Int[np.ndarray, " k"]
+  ) -> tuple["SearchSet", dict[str, int]]:
+    """See `Divisible`."""
+    old = self._search
+    probes, gallery, distractors = (
+      ~np.isin(part, images)
+      for part in (old.probes, old.gallery, old.distractors)
+    )
+    left = Search(
+      old.probes[probes],
+      old.probe_subjects[probes],
+      old.gallery[gallery],
+      old.gallery_subjects[gallery],
+      old.distractors[distractors],
+    )
+    if len(old.gallery):
+      is_search = np.isin(left.probe_subjects, left.gallery_subjects).any()
+    else:
+      people = np.unique(left.probe_subjects)
+      is_search = len(people) < len(left.probes) and len(left.distractors) > 0
+    if not is_search:
+      raise InputError(
+        f"{self.name}: no probe whose image could be read has another image to"
+        " be found: mend the images."
+      )
+    counts = {"images": int(np.isin(self.ids, images).sum())}
+    counts["probes"] = int((~probes).sum())
+    return SearchSet(self.name, left), counts
 
   def rising_metrics(self, settings: JudgingSettings) -> list[str]:
     """See `TestSet`."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 
 from jamsface_jax.metrics.groups import GroupResult
 from jamsface_jax.metrics.identification import Identification
@@ -104,6 +104,29 @@ class TestSet(Protocol):
 
     Raises:
       InputError: embeddings that cannot be compared.
+    """
+    ...
+
+
+@runtime_checkable
+class Divisible(TestSet, Protocol):
+  """A test set that some of its images can be taken out of."""
+
+  def without(
+    self, images: Int[np.ndarray, " k"]
+  ) -> tuple["Divisible", dict[str, int]]:
+    """The set without what needs some images.
+
+    Args:
+      images: their numbers, int [K].
+
+    Returns:
+      The set that is left, whose `ids` are some of those of this one and in
+      its order, and how many images, pairs, ... were left out, by what they
+      are.
+
+    Raises:
+      InputError: what is left is no protocol.
     """
     ...
 

@@ -1,1 +1,1 @@
-"""Others' files of weights."""
+"""Networks in the formats of others: files of weights, and what runs them."""

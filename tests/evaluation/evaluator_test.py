@@ -14,6 +14,7 @@ from data_prep import from_ijb
 from jamsface_jax import evaluate
 from jamsface_jax.devices import sharding
 from jamsface_jax.embedding.embedder import open_embedder
+from jamsface_jax.embedding.writing import embed
 from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation.tasks import open_tasks
 from jamsface_jax.protocols.pooling import parse_pooling
@@ -222,12 +223,96 @@ def test_a_folder_is_judged_as_its_data_set(
   ):
     with pytest.raises(InputError, match=message):
       run_evaluate(monkeypatch, tmp_path / "o", *broken)
-  shutil.copytree(image_folder / "images", tmp_path / "images")
-  (tmp_path / "images" / "Person_03" / "Person_03_0001.jpg").write_bytes(b"x")
-  with pytest.raises(InputError, match="Person_03_0001.jpg.*cannot be read"):
-    run_evaluate(
-      monkeypatch, tmp_path / "o", workdir, f"--data={tmp_path}/images", pairs
+
+
+def searches(names):
+  """A search of each person's first image among the others, of all of them."""
+  lines = ["image,subject,role"]
+  for name in names:
+    role = "probe" if name.endswith("_0001.jpg") else "gallery"
+    lines.append(f"{name},{name.split('/')[0]},{role}")
+  return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+  ("protocol", "counts"),
+  [
+    ("pairs.txt", {"images": 2, "pairs": 4}),
+    ("all_pairs", {"images": 2}),
+    ("search.csv", {"images": 2, "probes": 1}),
+  ],
+)
+def test_broken_images_of_a_folder_are_left_out(
+  untrained, image_folder, tmp_path, monkeypatch, capsys, protocol, counts
+):
+  """As if they were not there: `embed` leaves them out by another way."""
+  images = tmp_path / "images"
+  shutil.copytree(image_folder / "images", images)
+  names = sorted(str(p.relative_to(images)) for p in images.rglob("*.jpg"))
+  gone = ["Person_03/Person_03_0001.jpg", "Person_07/Person_07_0002.jpg"]
+  for name in gone:
+    (images / name).write_bytes(b"x")
+  (tmp_path / "search.csv").write_text(searches(names))
+  shutil.copy(image_folder / "pairs.txt", tmp_path)
+  workdir = f"--workdir={untrained}"
+  by = protocol if protocol == "all_pairs" else str(tmp_path / protocol)
+  flags = (workdir, f"--data={images}", f"--protocol={by}")
+  (ours,) = run_evaluate(monkeypatch, tmp_path / "a", *flags).values()
+  said = capsys.readouterr().err
+  assert "2 of 37 images" in said and all(name in said for name in gone)
+  assert ours["facts"].pop("left_out") == counts
+  if protocol == "all_pairs":
+    for name in gone:
+      (images / name).unlink()
+    (wanted,) = run_evaluate(monkeypatch, tmp_path / "b", *flags).values()
+  else:
+    embed(
+      RunDirectory(untrained),
+      str(images),
+      str(tmp_path / "e"),
+      root=None,
+      color_order=None,
+      step=None,
+      raw=False,
+      norms=False,
+      float16=False,
+      flip=True,
+      batch_size=None,
+      threads=1,
     )
+    (wanted,) = run_evaluate(
+      monkeypatch,
+      tmp_path / "b",
+      f"--embeddings={tmp_path / 'e' / 'embeddings.npy'}",
+      f"--protocol={by}",
+    ).values()
+    assert wanted["facts"].pop("left_out") == counts
+  assert ours["metrics"] == pytest.approx(wanted["metrics"], abs=1e-6)
+  assert ours["facts"] == wanted["facts"]
+
+
+def test_a_folder_whose_people_are_broken_is_no_test_set(
+  untrained, image_folder, tmp_path, monkeypatch
+):
+  images = tmp_path / "images"
+  shutil.copytree(image_folder / "images", images)
+  for path in images.rglob("*_000[2-4].jpg"):
+    path.write_bytes(b"")
+  names = sorted(str(p.relative_to(images)) for p in images.rglob("*.jpg"))
+  (tmp_path / "search.csv").write_text(searches(names))
+  for protocol, said in (
+    ("all_pairs", "needs two people"),
+    (image_folder / "pairs.txt", "mend the images"),
+    (tmp_path / "search.csv", "mend the images"),
+  ):
+    with pytest.raises(InputError, match=said):
+      run_evaluate(
+        monkeypatch,
+        tmp_path / "o",
+        f"--workdir={untrained}",
+        f"--data={images}",
+        f"--protocol={protocol}",
+      )
 
 
 @pytest.mark.slow
