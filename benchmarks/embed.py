@@ -1,16 +1,14 @@
 """Images a second of `jamsface_jax.embed`, against its model and its decoder.
 
-  python benchmarks/embed.py --workdir=W --images=DIR
-  python benchmarks/embed.py --workdir=W --images=DIR --engines=jax,onnxruntime
+  python benchmarks/embed.py --workdir=W --images=FOLDER
 
 The bare decoder takes JPEG bytes from memory to pixels of the network's size,
 with as many threads as there are cores; the bare model embeds pixels from
 memory, with no decoder beside it. Both use all cores, so that one image costs
 at least the sum of both times where the model runs on the same cores as the
 decoder: the floor. The command is run as users run it, on an empty output, and
-its own figure is taken. Each engine has its own model, command and floor. The
-contestants alternate, so that what else the machine does hits all of them;
-ratios are taken within a round.
+its own figure is taken. The contestants alternate, so that what else the
+machine does hits all of them; ratios are taken within a round.
 """
 
 import argparse
@@ -29,15 +27,15 @@ import numpy as np
 from jamsface_jax.data import decoding
 from jamsface_jax.data.images import open_images
 from jamsface_jax.devices.sharding import make_mesh
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import RunError, run_command
 from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
-from jamsface_jax.weights import engines
 
 COMMAND = "jamsface_jax.embed"
 DECODER = "bare decoder"
 MODEL = "bare model"
-FLOOR = "floor: decoder, then model, all cores"
+FLOOR = "floor: decoder and model, one after the other, all cores"
 
 
 def main() -> int:
@@ -53,30 +51,22 @@ def main() -> int:
   add("--bare", type=int, default=4096, help="images of the bare contestants")
   add("--rounds", type=int, default=5, help="times that each one runs")
   add("--threads", type=int, help="of the command; default: the run's")
-  add("--engines", default="jax", help="comma between")
   arguments = parser.parse_args()
 
   config = read_settings(RunDirectory(arguments.workdir))
   size = config.data.image_size
   source = open_images(arguments.images, size, root=None, color_order=None)
-  names = source.read(0, arguments.bare).names
-  chosen = arguments.engines.split(",")
-  contestants = {DECODER: bare_decoder(arguments, names)}
-  for engine in chosen:
-    contestants |= {
-      f"{engine}: {MODEL}": bare_model(
-        arguments, config.evaluation.batch_size, engine
-      ),
-      f"{engine}: {COMMAND}": command(arguments, engine),
-    }
+  contestants = {
+    DECODER: bare_decoder(arguments, source.read(0, arguments.bare).names),
+    MODEL: bare_model(arguments, config.evaluation.batch_size),
+    COMMAND: command(arguments),
+  }
   rates = {name: [] for name in contestants}
   for _ in range(arguments.rounds):
     for name, measure in contestants.items():
       rates[name].append(measure())
   table = {name: np.array(rate) for name, rate in rates.items()}
-  for engine in chosen:
-    model = table[f"{engine}: {MODEL}"]
-    table[f"{engine}: {FLOOR}"] = 1 / (1 / table[DECODER] + 1 / model)
+  table[FLOOR] = 1 / (1 / table[DECODER] + 1 / table[MODEL])
   print_table(table)
   return 0
 
@@ -85,20 +75,15 @@ def print_table(rates: dict[str, np.ndarray]) -> None:
   """Prints medians, extremes and ratios within rounds.
 
   Args:
-    rates: images a second in each round, by contestant; those of an engine
-      begin with its name.
+    rates: images a second in each round, by contestant.
   """
   width = max(map(len, rates))
   print(f"{'images a second':{width}}  median     min     max  of floor")
   for name, rate in rates.items():
-    line = (
+    print(
       f"{name:{width}} {np.median(rate):7,.0f} {min(rate):7,.0f}"
-      f" {max(rate):7,.0f}"
+      f" {max(rate):7,.0f}   {np.median(rate / rates[FLOOR]):7.2f}"
     )
-    if name != DECODER:
-      floor = rates[f"{name.partition(':')[0]}: {FLOOR}"]
-      line += f"   {np.median(rate / floor):7.2f}"
-    print(line)
 
 
 def bare_decoder(arguments, names: list[str]) -> Callable[[], float]:
@@ -124,9 +109,9 @@ def bare_decoder(arguments, names: list[str]) -> Callable[[], float]:
   return measure
 
 
-def bare_model(arguments, batch_size: int, engine: str) -> Callable[[], float]:
+def bare_model(arguments, batch_size: int) -> Callable[[], float]:
   """The network of the work directory, with the mirror image, on noise."""
-  embedder, variables, _ = engines.opener(engine)(
+  embedder, variables, _ = open_embedder(
     RunDirectory(arguments.workdir),
     step=None,
     batch_size=batch_size,
@@ -135,7 +120,7 @@ def bare_model(arguments, batch_size: int, engine: str) -> Callable[[], float]:
   )
   shape = (batch_size, embedder.image_size, embedder.image_size, 3)
   images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-  jax.block_until_ready(embedder.start(variables, images))  # Compiles.
+  embedder.start(variables, images).block_until_ready()  # Compiles.
   batches = -(-arguments.bare // batch_size)
 
   def measure() -> float:
@@ -147,10 +132,9 @@ def bare_model(arguments, batch_size: int, engine: str) -> Callable[[], float]:
   return measure
 
 
-def command(arguments, engine: str) -> Callable[[], float]:
+def command(arguments) -> Callable[[], float]:
   """The command, in a process of its own; the figure that it prints."""
   flags = [f"--workdir={arguments.workdir}", f"--images={arguments.images}"]
-  flags.append(f"--engine={engine}")
   if arguments.threads:
     flags.append(f"--threads={arguments.threads}")
 

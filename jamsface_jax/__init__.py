@@ -34,11 +34,7 @@ if TYPE_CHECKING:
 
 
 def load(
-  workdir: str,
-  *,
-  step: int | None = None,
-  flip: bool = True,
-  engine: str = "jax",
+  workdir: str, *, step: int | None = None, flip: bool = True
 ) -> "Recognizer":
   """Opens a trained network, to embed, compare and name faces.
 
@@ -46,24 +42,16 @@ def load(
     workdir: work directory of a training run, or of imported weights.
     step: number of the checkpoint to open; None for the newest.
     flip: add the embedding of the mirrored image, as evaluation does.
-    engine: "jax", or "onnxruntime", which is faster for some networks where
-      there is nothing but a processor.
 
   Returns:
     A callable object with `faces`, `verify` and `find`; see
     `searching.recognizer.Recognizer`.
 
   Raises:
-    InputError: not a work directory, no such checkpoint, or no such engine.
+    InputError: not a work directory, or no such checkpoint.
   """
   # Here, so that data_prep imports this package without JAX.
   from jamsface_jax.searching.recognizer import Recognizer
   from jamsface_jax.storage.run_directory import RunDirectory
-  from jamsface_jax.weights import engines
 
-  return Recognizer(
-    RunDirectory(workdir),
-    step=step,
-    flip=flip,
-    open_network=engines.opener(engine),
-  )
+  return Recognizer(RunDirectory(workdir), step=step, flip=flip)

@@ -38,7 +38,6 @@ from jamsface_jax.errors import InputError, run_command
 from jamsface_jax.storage.bucket import SCHEME
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.storage.upload import write_folder
-from jamsface_jax.weights import engines
 
 
 def main() -> int:
@@ -77,7 +76,6 @@ def main() -> int:
   )
   add("--threads", type=int, help="batches read at once; default: the run's")
   add("--data_cache", default="", help="for copies of data sets in buckets")
-  engines.add_flag(parser)
   processes.add_flags(parser)
   arguments = parser.parse_args()
   run = RunDirectory(arguments.workdir)
@@ -106,7 +104,6 @@ def main() -> int:
         batch_size=arguments.batch_size,
         threads=arguments.threads,
         align=arguments.align,
-        open_network=engines.opener(arguments.engine),
       ),
       last=META_FILE,
       what="embeddings",

@@ -43,7 +43,6 @@ from jamsface_jax.storage.run_directory import (
   RunDirectory,
 )
 from jamsface_jax.storage.write_error import write_error
-from jamsface_jax.weights import engines
 
 
 def main() -> int:
@@ -118,7 +117,6 @@ def judge(
     step=arguments.step,
     flip=arguments.flip,
     wanted=wanted,
-    open_network=engines.opener(arguments.engine),
   )
 
 
@@ -164,7 +162,6 @@ def parse() -> argparse.Namespace:
   add("--against", default="", help="results.json of others, for the ROC plot")
   add("--output", help="default: evaluation/ in W, or beside E.npy")
   add("--data_cache", default="", help="for copies of data sets in buckets")
-  engines.add_flag(parser)
   processes.add_flags(parser)
   arguments = parser.parse_args()
   ours = arguments.workdir, arguments.data, arguments.step, arguments.flip

@@ -39,7 +39,6 @@ from jamsface_jax.searching.network import Network
 from jamsface_jax.searching.search import search
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.storage.upload import write_folder
-from jamsface_jax.weights import engines
 
 
 def main() -> int:
@@ -52,11 +51,7 @@ def main() -> int:
   write_folder(
     arguments.output,
     lambda output: search(
-      Network(
-        run,
-        step=arguments.step,
-        open_network=engines.opener(arguments.engine),
-      ),
+      Network(run, step=arguments.step),
       arguments.images,
       arguments.gallery,
       output,
@@ -117,7 +112,6 @@ def parse() -> argparse.Namespace:
   add("--faces", action="store_true", help="show images on the page")
   add("--step", type=int, help="of the checkpoint; default: the newest")
   add("--data_cache", default="", help="for copies of data sets in buckets")
-  engines.add_flag(parser)
   arguments = parser.parse_args()
   if (arguments.gallery is None) != arguments.trained_on:
     raise InputError(

@@ -1,10 +1,12 @@
 """From a trained backbone to embeddings, on all devices."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float32, Int64, UInt8
@@ -23,6 +25,12 @@ from jamsface_jax.storage.run_directory import RunDirectory
 
 Tag = TypeVar("Tag")
 
+# Of a processor, on which a batch is embedded in such pieces, one after the
+# other: what lies between their layers stays in its caches, and its memory is
+# taken once. A ViT embeds twice as many images a second as by batches of 256,
+# see benchmarks/forward.py.
+_IMAGES_A_CORE = 2
+
 
 class Embedder:
   """Turns images into embeddings with running batch statistics.
@@ -36,14 +44,7 @@ class Embedder:
     image_size: height and width of the images.
     flip: whether to add the embedding of the mirrored image.
     between: called before each batch; what it raises ends the embedding.
-
-  Attributes:
-    engine: what computes the network.
-    image_size: as given.
-    batch_size: as given.
   """
-
-  engine = "jax"
 
   def __init__(
     self,
@@ -72,9 +73,15 @@ class Embedder:
         embeddings += cast(Array, model.apply(variables, mirrored, train=False))
       return embeddings
 
+    computed: Callable[..., Array] = forward
+    if mesh.devices.flat[0].platform == "cpu":
+      cores = (os.cpu_count() or 1) / len(mesh.local_devices)
+      piece = max(round(_IMAGES_A_CORE * cores), 1)
+      computed = _in_pieces(forward, piece, mesh)
+
     # Replicated, so that every process has all rows of a batch.
     self._forward = jax.jit(
-      forward,
+      computed,
       out_shardings=NamedSharding(mesh, sharding.REPLICATED),
       compiler_options=compiler_options(jax.default_backend()),
     )
@@ -139,7 +146,7 @@ class Embedder:
 
   def start(
     self, variables: dict[str, Any], images: UInt8[np.ndarray, "n h w 3"]
-  ) -> Float32[Array | np.ndarray, "b d"]:
+  ) -> Float32[Array, "b d"]:
     """Starts to embed one batch and does not wait for it.
 
     Args:
@@ -158,20 +165,37 @@ class Embedder:
     return self._forward(variables, batch["images"])
 
 
-class Opener(Protocol):
-  """Opens the network of a run; see `open_embedder`."""
+def _in_pieces(
+  forward: Callable[..., Array], size: int, mesh: Mesh
+) -> Callable[..., Array]:
+  """A forward pass that takes so many images at once on each device.
 
-  def __call__(
-    self,
-    run: RunDirectory,
-    *,
-    step: int | None,
-    batch_size: int,
-    flip: bool,
-    mesh: Mesh,
-  ) -> tuple[Embedder, dict[str, Any], dict[str, Any]]:
-    """As `open_embedder`."""
-    ...
+  Args:
+    forward: maps variables and images [B, ...] to rows [B, D].
+    size: images of a piece. The last one is filled up with zeros.
+    mesh: the mesh over which variables are replicated and images are split.
+  """
+
+  def on_device(variables: dict[str, Any], images: Array) -> Array:
+    count = len(images)
+    pieces = -(-count // size)
+    if pieces <= 1:
+      return forward(variables, images)
+    images = jnp.pad(
+      images, [(0, pieces * size - count), *[(0, 0)] * (images.ndim - 1)]
+    )
+    rows = jax.lax.map(
+      lambda piece: forward(variables, piece),
+      images.reshape(pieces, size, *images.shape[1:]),
+    )
+    return rows.reshape(pieces * size, -1)[:count]
+
+  return jax.shard_map(
+    on_device,
+    mesh=mesh,
+    in_specs=(sharding.REPLICATED, sharding.BATCH),
+    out_specs=sharding.BATCH,
+  )
 
 
 def open_embedder(

@@ -16,7 +16,7 @@ from jamsface_jax.detection.alignment import align_face
 from jamsface_jax.detection.detector import Detector, choose_face
 from jamsface_jax.detection.opening import usual_detector
 from jamsface_jax.devices.sharding import make_mesh
-from jamsface_jax.embedding.embedder import Opener, unit_length
+from jamsface_jax.embedding.embedder import open_embedder, unit_length
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.run_directory import RunDirectory
@@ -57,7 +57,6 @@ class FaceEmbedder:
     run: the directory of a training run.
     step: the step of the checkpoint; None for the newest.
     flip: whether to add the embedding of the mirrored image.
-    open_network: opens the network of the run.
 
   Attributes:
     image_size: height and width that the network sees.
@@ -69,17 +68,10 @@ class FaceEmbedder:
     InputError: not a work directory, or no such checkpoint.
   """
 
-  def __init__(
-    self,
-    run: RunDirectory,
-    *,
-    step: int | None,
-    flip: bool,
-    open_network: Opener,
-  ):
+  def __init__(self, run: RunDirectory, *, step: int | None, flip: bool):
     mesh = make_mesh(-1, jax.local_devices())
     self._devices = mesh.size
-    self._embedder, self._variables, metadata = open_network(
+    self._embedder, self._variables, metadata = open_embedder(
       run,
       step=step,
       batch_size=_MOST * mesh.size,

@@ -18,12 +18,7 @@ from jamsface_jax.data.images import Block, Images, open_images
 from jamsface_jax.detection.opening import usual_detector
 from jamsface_jax.detection.photographs import PhotographFaces, open_faces
 from jamsface_jax.devices import processes, sharding
-from jamsface_jax.embedding.embedder import (
-  Embedder,
-  Opener,
-  open_embedder,
-  unit_length,
-)
+from jamsface_jax.embedding.embedder import Embedder, open_embedder, unit_length
 from jamsface_jax.embedding.files import (
   BOXES_FILE,
   BROKEN_FILE,
@@ -58,7 +53,6 @@ def embed(
   batch_size: int | None,
   threads: int | None,
   align: str | None = None,
-  open_network: Opener = open_embedder,
 ) -> None:
   """Writes the embeddings of images; the same call goes on where it stopped.
 
@@ -79,7 +73,6 @@ def embed(
       evaluation.
     threads: batches read at once; None for those of the run.
     align: find the faces first, see `PhotographFaces`; None: they are aligned.
-    open_network: opens the network of the run.
 
   Raises:
     InputError: nothing to embed, or an output that belongs to something else.
@@ -106,7 +99,7 @@ def embed(
         numbered=False,
         threads=threads or config.data.threads,
       )
-    embedder, variables, metadata = open_network(
+    embedder, variables, metadata = open_embedder(
       run,
       step=step,
       batch_size=batch_size or config.evaluation.batch_size,
@@ -122,7 +115,6 @@ def embed(
       "flip": flip,
       "align": align,
       "block": embedder.batch_size,
-      "engine": embedder.engine,
       "step": metadata["step"],
       "network": fingerprint(variables),
       "workdir": run.absolute,
@@ -227,7 +219,7 @@ def _compile(embedder: Embedder, variables: dict[str, Any]) -> None:
   """Embeds nothing, so that no clock counts the compilation."""
   size = embedder.image_size
   nothing = np.zeros((embedder.batch_size, size, size, 3), np.uint8)
-  jax.block_until_ready(embedder.start(variables, nothing))
+  embedder.start(variables, nothing).block_until_ready()
 
 
 def _embed_blocks(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jamsface_jax.devices import processes, sharding
-from jamsface_jax.embedding.embedder import Opener
+from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.embedding.files import read_broken
 from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation import foreign_embeddings
@@ -37,7 +37,6 @@ def judge_network(
   step: int | None,
   flip: str | None,
   wanted: JudgingSettings,
-  open_network: Opener,
 ) -> tuple[list[Evaluation], dict[str, Any]]:
   """Embeds the images of test sets; process 0 judges the embeddings.
 
@@ -53,7 +52,6 @@ def judge_network(
     flip: a key of `FLIPS`; None to do as the run does.
     wanted: how to judge; its flip and plain are chosen here, and without
       poolings all that the data allow are taken.
-    open_network: opens the network of the run.
 
   Returns:
     What came out, test set by test set, and JSON values that say whose
@@ -79,7 +77,7 @@ def judge_network(
   evaluations: list[list[Evaluation]] = [[] for _ in tasks]
   metadata: dict[str, Any] = {}
   for flipped in flips:
-    embedder, variables, metadata = open_network(
+    embedder, variables, metadata = open_embedder(
       run,
       step=step,
       batch_size=config.evaluation.batch_size,

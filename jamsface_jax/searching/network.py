@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jamsface_jax.devices.sharding import make_mesh
-from jamsface_jax.embedding.embedder import Embedder, Opener
+from jamsface_jax.embedding.embedder import Embedder, open_embedder
 from jamsface_jax.embedding.writing import fingerprint
 from jamsface_jax.errors import InputError
 from jamsface_jax.settings.sections import Settings
@@ -20,21 +20,13 @@ class Network:
   Args:
     run: the directory of a training run; None if there is none.
     step: the step of the checkpoint; None for the newest.
-    open_network: opens the network of the run.
 
   Attributes:
     step: as given.
   """
 
-  def __init__(
-    self,
-    run: RunDirectory | None,
-    *,
-    step: int | None,
-    open_network: Opener,
-  ):
+  def __init__(self, run: RunDirectory | None, *, step: int | None):
     self._run = run
-    self._open_network = open_network
     self.step = step
 
   @property
@@ -57,7 +49,7 @@ class Network:
 
   @functools.cached_property
   def _opened(self) -> tuple[Embedder, dict[str, Any], dict[str, Any]]:
-    return self._open_network(
+    return open_embedder(
       self.run,
       step=self.step,
       batch_size=self._settings.evaluation.batch_size,

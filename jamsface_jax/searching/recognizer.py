@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jamsface_jax.embedding.embedder import Opener
 from jamsface_jax.embedding.face_embedder import FaceEmbedder, Image
 from jamsface_jax.errors import InputError
 from jamsface_jax.searching import threshold as thresholds
@@ -40,18 +39,10 @@ class Recognizer(FaceEmbedder):
   `align=True` is said.
   """
 
-  def __init__(
-    self,
-    run: RunDirectory,
-    *,
-    step: int | None,
-    flip: bool,
-    open_network: Opener,
-  ):
-    super().__init__(run, step=step, flip=flip, open_network=open_network)
+  def __init__(self, run: RunDirectory, *, step: int | None, flip: bool):
+    super().__init__(run, step=step, flip=flip)
     self._run = run
     self._flip = flip
-    self._open_network = open_network
 
   def verify(
     self,
@@ -95,9 +86,7 @@ class Recognizer(FaceEmbedder):
       raise InputError(
         "load(..., flip=False) embeds other than galleries are: leave it out."
       )
-    network = Network(
-      self._run, step=self.step, open_network=self._open_network
-    )
+    network = Network(self._run, step=self.step)
     source = open_source(people, "gallery", network, "gallery")
     with tempfile.TemporaryDirectory() as scratch:
       return gather(source, scratch)
@@ -149,9 +138,7 @@ class Recognizer(FaceEmbedder):
 
   @functools.cached_property
   def _maker(self) -> str:
-    network = Network(
-      self._run, step=self.step, open_network=self._open_network
-    )
+    network = Network(self._run, step=self.step)
     return maker(network.fingerprint, flip=self._flip)
 
   def _threshold(self, far: float, threshold: float | None) -> float:

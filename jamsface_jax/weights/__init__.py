@@ -1,1 +1,1 @@
-"""Networks in the formats of others: files of weights, and what runs them."""
+"""Others' files of weights."""

@@ -12,10 +12,6 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.devices.compiling import compiler_options
-from jamsface_jax.errors import RunError
-
-# How far differences may be from 0, as a share of the largest number.
-TOLERANCE = 1e-4
 
 # uint8 pixels [N, H, W, 3], RGB, to float32 [N, D].
 Network = Callable[[UInt8[np.ndarray, "n h w 3"]], Float32[np.ndarray, "n d"]]
@@ -75,36 +71,3 @@ def difference(
   """Compares embeddings; not a number where one of them is not."""
   largest = np.abs(found - expected).max()
   return Difference(float(largest), float(largest / np.abs(expected).max()))
-
-
-def check(
-  name: str,
-  network: Network,
-  expected: Network,
-  *,
-  count: int,
-  image_size: int,
-  tolerance: float = TOLERANCE,
-) -> Difference:
-  """Compares two forms of a network, on noise.
-
-  Args:
-    name: of the first form, for the error.
-    network: the first form.
-    expected: the other.
-    count: how many images, a batch.
-    image_size: height and width of the images.
-    tolerance: the share that may differ.
-
-  Raises:
-    RunError: they differ.
-  """
-  pixels = noise(np.random.default_rng(count), count, image_size)
-  found = difference(network(pixels), expected(pixels))
-  if not found.share < tolerance:
-    raise RunError(
-      f"{name} computes something else than the network: embeddings of {count}"
-      f" images differ by {found.largest:.2g}, {found.share:.2g} of the largest"
-      " number."
-    )
-  return found

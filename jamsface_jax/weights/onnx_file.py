@@ -43,21 +43,6 @@ def packages() -> tuple[ModuleType, ModuleType]:
   return onnx, onnxruntime
 
 
-def graph_session(graph: bytes) -> Callable[[np.ndarray], np.ndarray]:
-  """Opens a graph of ours in onnxruntime, on the CPU.
-
-  Args:
-    graph: as `onnx_graph.build` makes it.
-
-  Returns:
-    Maps what the graph takes to its embeddings, float32 [N, D].
-  """
-  _, runtime = packages()
-  network = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-  (entry,) = network.get_inputs()
-  return lambda images: network.run(None, {entry.name: images})[0]
-
-
 def session(
   path: str, normalization: Normalization = USUAL
 ) -> Callable[[np.ndarray], np.ndarray]:
