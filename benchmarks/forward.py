@@ -65,22 +65,26 @@ def main() -> None:
           sys.exit(f"{variant} failed:\n{done.stderr[-2000:]}")
         seconds[variant].append(json.loads(done.stdout.splitlines()[-1]))
     middle = {
-      variant: statistics.median(sum(rounds, []))
+      variant: statistics.median(found)
       for variant, rounds in seconds.items()
+      if (found := sum(rounds, []))
     }
-    ours = middle[variants[0]]
+    rates = [args.batch / middle[v] if v in middle else None for v in variants]
+    ratios = [rates[0] / rate if rate else None for rate in rates[1:]]
     print(
       f"{model:12}"
-      + "".join(f"{args.batch / middle[one]:14.1f}" for one in variants)
-      + "".join(f"{middle[one] / ours:20.2f}" for one in variants[1:]),
+      + "".join(f"{rate:14.1f}" if rate else f"{'-':>14}" for rate in rates)
+      + "".join(f"{one:20.2f}" if one else f"{'-':>20}" for one in ratios),
       flush=True,
     )
 
 
 def _measure(args: argparse.Namespace) -> list[float]:
-  """Seconds of each timed call, after two that are not."""
+  """Seconds of each timed call, after two that are not; none: no network."""
   build = {"this": _this, "onnxruntime": _onnxruntime, "PyTorch": _pytorch}
   forward = build[args.child](args)
+  if forward is None:
+    return []
   forward()
   forward()
   seconds = []
@@ -154,12 +158,14 @@ def _onnxruntime(args) -> Callable[[], object]:
   return lambda: run(pixels)
 
 
-def _pytorch(args) -> Callable[[], object]:
+def _pytorch(args) -> Callable[[], object] | None:
   import torch
 
   sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
   import pytorch_networks
 
+  if args.models not in pytorch_networks.PUBLISHED:
+    return None
   network = pytorch_networks.PUBLISHED[args.models]().eval()
   network = network.to(memory_format=torch.channels_last)
   pixels = torch.from_numpy(_pixels(args)).permute(0, 3, 1, 2)

@@ -9,12 +9,16 @@ import jax
 import numpy as np
 import pytest
 from conftest import save_untrained
+from jax.sharding import NamedSharding
 
 import jamsface_jax
+from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.devices import sharding
 from jamsface_jax.embedding import face_embedder
 from jamsface_jax.embedding.embedder import open_embedder
 from jamsface_jax.errors import InputError
+from jamsface_jax.run.components import make_model
+from jamsface_jax.settings.stored import read_settings
 from jamsface_jax.storage.run_directory import RunDirectory
 
 NOISE = np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), np.uint8)
@@ -60,6 +64,43 @@ def test_rows_do_not_depend_on_the_number_of_devices(untrained):
   )
   one = embed(untrained, NOISE, batch_size=16, mesh=alone)
   np.testing.assert_allclose(one, eight, atol=1e-5)
+
+
+@pytest.mark.parametrize("cores", [1, 3, 64])
+def test_pieces_of_a_batch_are_the_batch(untrained, monkeypatch, mesh, cores):
+  """Of sizes that fill it, that leave something over, and larger than it."""
+  run = RunDirectory(untrained)
+  model = make_model(read_settings(run))
+  monkeypatch.setattr(os, "cpu_count", lambda: 8 * cores)
+  embedder, variables, _ = open_embedder(
+    run, step=None, batch_size=40, flip=False, mesh=mesh
+  )
+  images = np.concatenate([NOISE, NOISE[:3]])
+  rows = embedder.start(variables, images)
+  whole = model.apply(variables, normalize(images), train=False)
+  np.testing.assert_allclose(rows, whole, atol=1e-5)
+
+
+def test_a_large_batch_needs_the_memory_of_a_small_one(untrained):
+  mesh = sharding.make_mesh(-1)
+  sizes = []
+  for batch_size in (64, 1024):
+    embedder, variables, _ = open_embedder(
+      RunDirectory(untrained),
+      step=None,
+      batch_size=batch_size,
+      flip=True,
+      mesh=mesh,
+    )
+    images = jax.ShapeDtypeStruct(
+      (batch_size, 32, 32, 3),
+      np.uint8,
+      sharding=NamedSharding(mesh, sharding.BATCH),
+    )
+    program = embedder._forward.lower(variables, images).compile()
+    sizes.append(program.memory_analysis().temp_size_in_bytes)
+  # Beside the pieces all images and rows are kept: 13 bytes a pixel by then.
+  assert sizes[1] < 3 * sizes[0]
 
 
 def test_flipped_image_has_the_same_embedding(untrained):
