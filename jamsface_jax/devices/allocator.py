@@ -14,9 +14,10 @@ def bound_arenas() -> None:
   run with a hundred threads, which XLA, Grain and TensorStore start, resident
   memory grew for hours. To be called before there are threads. Does nothing
   where another allocator is at work, or the user has chosen
-  (`MALLOC_ARENA_MAX`, `GLIBC_TUNABLES`).
+  (`MALLOC_ARENA_MAX`, arenas in `GLIBC_TUNABLES`).
   """
-  if {"MALLOC_ARENA_MAX", "GLIBC_TUNABLES"} & os.environ.keys():
+  tunables = os.environ.get("GLIBC_TUNABLES", "")
+  if "MALLOC_ARENA_MAX" in os.environ or "malloc.arena_" in tunables:
     return
   if mallopt := _of_glibc("mallopt"):
     mallopt(_M_ARENA_MAX, os.cpu_count() or 1)

@@ -67,9 +67,14 @@ def test_an_arena_for_each_core(tmp_path, monkeypatch):
   cores = os.cpu_count() or 1
   assert count_arenas(tmp_path, "bound") <= cores
   assert count_arenas(tmp_path, "as it is") > cores
-  # Who has chosen has chosen.
-  chosen = {"MALLOC_ARENA_MAX": str(2 * cores)}
-  assert count_arenas(tmp_path, "bound", **chosen) > cores
+  # Who has chosen has chosen, but not by choosing something else.
+  for name, value in (
+    ("MALLOC_ARENA_MAX", f"{2 * cores}"),
+    ("GLIBC_TUNABLES", f"glibc.malloc.arena_max={2 * cores}"),
+  ):
+    assert count_arenas(tmp_path, "bound", **{name: value}) > cores
+  other = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+  assert count_arenas(tmp_path, "bound", **other) <= cores
 
 
 @GLIBC
