@@ -1,6 +1,7 @@
 """Test sets with the images that they need: what a network is judged on."""
 
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -76,7 +77,7 @@ class Task:
     if isinstance(self.source, FolderSource):
       # Which images are broken is known when all have been read.
       rows = collected(blocks, len(test_set.ids))
-      broken = _find_broken(self.source)
+      broken = _find_broken(self.source, say=settings.plain)
       if broken:
         assert isinstance(test_set, Divisible)  # As all that judge folders.
         test_set, left_out = test_set.without(np.array(broken))
@@ -103,14 +104,23 @@ class Task:
     return embedder.embed(variables, read, len(ids), threads=threads)
 
 
-def _find_broken(source: FolderSource) -> list[int]:
-  """The images that no process could read, which process 0 names.
+def _find_broken(source: FolderSource, *, say: bool) -> list[int]:
+  """The images that cannot be read.
 
   All processes must call it: each has read its share of the images.
+
+  Args:
+    source: the images, all of which have been asked for.
+    say: whether process 0 names them.
   """
-  texts = processes.exchange(source.directory, json.dumps(source.broken))
-  broken = {int(k): v for text in texts for k, v in json.loads(text).items()}
-  if broken and jax.process_index() == 0:
+  mine = sorted(source.broken)
+  # What is exchanged is small: reasons are of those that may be named.
+  reasons = [source.broken[k] for k in mine[:_NAMED]]
+  texts = processes.exchange(source.directory, json.dumps([mine, reasons]))
+  broken: dict[int, str] = {}
+  for numbers, why in map(json.loads, texts):
+    broken |= dict(itertools.zip_longest(numbers, why, fillvalue=""))
+  if broken and say and jax.process_index() == 0:
     names = source.names()
     listed = [f"{names[k]!r} ({broken[k]})" for k in sorted(broken)[:_NAMED]]
     more = len(broken) - len(listed)
