@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import platform
 import shutil
 
 import jax
@@ -87,6 +88,34 @@ def test_devices_that_jax_does_not_see(monkeypatch, pattern, says):
   )
   (wrong,) = [x for x in states(doctor.check_devices()) if x[0] == WRONG]
   assert says in wrong[1]
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != "glibc", reason="another C library"
+)
+def test_pages_that_could_be_larger(monkeypatch, tmp_path):
+  """As Documentation/admin-guide/mm/transhuge.rst of Linux has the file."""
+  setting = tmp_path / "enabled"
+  monkeypatch.setattr(doctor, "_HUGE_PAGES", str(setting))
+  monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+
+  def advised():
+    (text,) = [x.text for x in doctor.check_devices() if x.about == "processor"]
+    return "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in text
+
+  assert not advised()  # There is no such file.
+  for content, wanted in (
+    ("[always] madvise never\n", False),
+    ("always [madvise] never\n", True),
+    ("always madvise [never]\n", False),
+  ):
+    setting.write_text(content)
+    assert advised() == wanted
+  setting.write_text("always [madvise] never\n")
+  monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+  assert advised()
+  monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+  assert not advised()
 
 
 def test_devices_that_add_up_wrongly(monkeypatch):

@@ -1,7 +1,6 @@
 """Test sets with the images that they need: what a network is judged on."""
 
 import dataclasses
-import itertools
 import json
 import os
 import sys
@@ -119,7 +118,8 @@ def _find_broken(source: FolderSource, *, say: bool) -> list[int]:
   texts = processes.exchange(source.directory, json.dumps([mine, reasons]))
   broken: dict[int, str] = {}
   for numbers, why in map(json.loads, texts):
-    broken |= dict(itertools.zip_longest(numbers, why, fillvalue=""))
+    broken |= dict.fromkeys(numbers, "")
+    broken |= dict(zip(numbers, why, strict=False))  # Of the first, that is.
   if broken and say and jax.process_index() == 0:
     names = source.names()
     listed = [f"{names[k]!r} ({broken[k]})" for k in sorted(broken)[:_NAMED]]
