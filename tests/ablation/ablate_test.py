@@ -365,7 +365,12 @@ def test_children_end_with_their_parent(tmp_path, number):
   assert not list(output.glob("demo/jamsface/*/lock"))
 
 
-def test_data_that_are_not_there_are_said_before_any_run(run, tmp_path):
+def test_data_that_are_not_there_are_said_before_any_run(
+  run, tmp_path, monkeypatch
+):
+  """They are where `make demo` was run."""
+  (tmp_path / "configs").symlink_to(ROOT / "configs")
+  monkeypatch.chdir(tmp_path)
   config = tmp_path / "compare.py"
   text = CONFIG.format(metrics='"train/loss"')
   config.write_text(text.replace("tiny,", ""))
