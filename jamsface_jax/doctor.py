@@ -40,6 +40,7 @@ from jamsface_jax.run.bucket_probe import BucketProbe
 from jamsface_jax.storage.bucket import SCHEME
 from jamsface_jax.storage.mounts import refuse_mounted_bucket
 from jamsface_jax.storage.paths import require_local
+from jamsface_jax.storage.plain_file import plain
 from jamsface_jax.storage.run_directory import RunDirectory
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
@@ -166,7 +167,7 @@ def are_pages_small(setting: str) -> bool:
   if _TUNABLE in os.environ.get("GLIBC_TUNABLES", ""):
     return False
   try:
-    with open(setting, encoding="ascii") as file:
+    with open(setting, encoding="ascii", opener=plain) as file:
       return "[madvise]" in file.read()
   except OSError:
     return False
