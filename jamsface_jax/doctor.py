@@ -50,7 +50,8 @@ _PYTHON = (3, 11)
 _DISK_FREE = 5 * 2**30  # Checkpoints of IResNet-100 and a million classes.
 _PROBES = 64  # Images read of a data set.
 
-# Who gets large pages, and how glibc is told to ask: docs/performance.md.
+# Where Linux says who gets large pages, all processes, those that ask ("always
+# [madvise] never") or none; and how glibc is told to ask: docs/performance.md.
 _HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 _TUNABLE = "glibc.malloc.hugetlb"
 
@@ -147,7 +148,7 @@ def check_devices() -> Iterator[Finding]:
         )
   count = os.cpu_count() or 1
   text = f"{count} cores for decoding and CPU devices"
-  if devices[0].platform == "cpu" and are_pages_small(_HUGE_PAGES):
+  if devices[0].platform == "cpu" and _are_pages_small():
     text += (
       "; steps may take less time with large pages of memory: export"
       f" GLIBC_TUNABLES={_TUNABLE}=1"
@@ -155,19 +156,14 @@ def check_devices() -> Iterator[Finding]:
   yield Finding("processor", OK, text)
 
 
-def are_pages_small(setting: str) -> bool:
-  """Whether glibc takes small pages where it could have large ones.
-
-  Args:
-    setting: the file in which Linux says who gets them: all processes, those
-      that ask ("always [madvise] never"), or none.
-  """
+def _are_pages_small() -> bool:
+  """Whether glibc takes small pages where it could have large ones."""
   if platform.libc_ver()[0] != "glibc":
     return False
   if _TUNABLE in os.environ.get("GLIBC_TUNABLES", ""):
     return False
   try:
-    with open(setting, encoding="ascii", opener=plain) as file:
+    with open(_HUGE_PAGES, encoding="ascii", opener=plain) as file:
       return "[madvise]" in file.read()
   except OSError:
     return False

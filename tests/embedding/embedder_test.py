@@ -99,7 +99,7 @@ def test_a_large_batch_needs_the_memory_of_a_small_one(untrained):
     )
     program = embedder._forward.lower(variables, images).compile()
     sizes.append(program.memory_analysis().temp_size_in_bytes)
-  # Beside the pieces all images and rows are kept: 13 bytes a pixel by then.
+  # Taken whole, the large one needs sixteen times as much.
   assert sizes[1] < 3 * sizes[0]
 
 

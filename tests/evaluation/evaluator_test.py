@@ -14,7 +14,6 @@ from data_prep import from_ijb
 from jamsface_jax import evaluate
 from jamsface_jax.devices import sharding
 from jamsface_jax.embedding.embedder import open_embedder
-from jamsface_jax.embedding.writing import embed
 from jamsface_jax.errors import InputError
 from jamsface_jax.evaluation.tasks import open_tasks
 from jamsface_jax.protocols.pooling import parse_pooling
@@ -243,7 +242,7 @@ def searches(names):
   ],
 )
 def test_broken_images_of_a_folder_are_left_out(
-  untrained, image_folder, tmp_path, monkeypatch, capsys, protocol, counts
+  untrained, image_folder, tmp_path, monkeypatch, capsys, run, protocol, counts
 ):
   """As if they were not there: `embed` leaves them out by another way."""
   images = tmp_path / "images"
@@ -266,20 +265,13 @@ def test_broken_images_of_a_folder_are_left_out(
       (images / name).unlink()
     (wanted,) = run_evaluate(monkeypatch, tmp_path / "b", *flags).values()
   else:
-    embed(
-      RunDirectory(untrained),
-      str(images),
-      str(tmp_path / "e"),
-      root=None,
-      color_order=None,
-      step=None,
-      raw=False,
-      norms=False,
-      float16=False,
-      flip=True,
-      batch_size=None,
-      threads=1,
+    done = run(
+      "jamsface_jax.embed",
+      workdir,
+      f"--images={images}",
+      f"--output={tmp_path / 'e'}",
     )
+    assert done.returncode == 0, done.stderr
     (wanted,) = run_evaluate(
       monkeypatch,
       tmp_path / "b",
