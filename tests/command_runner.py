@@ -9,6 +9,7 @@ one. That commands start by themselves is shown where processes are the point.
 
 import argparse
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -93,6 +94,9 @@ class CommandRunner:
 def main():
   for name in SHARED:
     importlib.import_module(name)
+  # No fork looks for garbage in what it shares, and copies none of it.
+  gc.collect()
+  gc.freeze()
   for line in sys.stdin.buffer:
     job = json.loads(line)
     # Python and JAX warn of threads: there are none yet.

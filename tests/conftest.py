@@ -1,5 +1,6 @@
 """Eight fake CPU devices, strict broadcasting: set before JAX starts."""
 
+import gc
 import os
 import signal
 import sys
@@ -62,6 +63,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 from data_prep import from_folder  # noqa: E402
 from jamsface_jax.data.sources import NoiseSource  # noqa: E402
 from jamsface_jax.devices import sharding  # noqa: E402
+from jamsface_jax.errors import GARBAGE_THRESHOLDS  # noqa: E402
 from jamsface_jax.head.losses import make_loss  # noqa: E402
 from jamsface_jax.run import state  # noqa: E402
 from jamsface_jax.run.checkpoint import Checkpoints  # noqa: E402
@@ -82,6 +84,16 @@ LONG = ("docs_test.py", "fresh_shell_test.py", "launch_test.py")
 def pytest_collection_modifyitems(items):
   """The longest first, all else in its order."""
   items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish():
+  """What is imported stays: a twelfth of the time went by looking through it.
+
+  Commands have the same thresholds.
+  """
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 @pytest.fixture(
