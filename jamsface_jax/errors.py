@@ -35,7 +35,7 @@ _NOT_AWAITED = "coroutine '.*serialize.*' was never awaited"
 _print_unraisable = sys.unraisablehook
 
 # Objects made between two looks for cycles. JAX makes millions as it traces,
-# and they stay: at Python's 700, a tenth of the time of a start goes by looking.
+# and they stay: at Python's 700, looking takes a tenth of the time of a start.
 GARBAGE_THRESHOLDS = (50_000, 20, 50)
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
