@@ -78,7 +78,7 @@ from jamsface_jax.storage.run_directory import RunDirectory  # noqa: E402
 
 # A test of these takes minutes: they begin, so that no worker ends with one
 # while the others have nothing left.
-LONG = ("docs_test.py", "fresh_shell_test.py", "launch_test.py")
+LONG = ("docs_test.py", "launch_test.py")
 
 
 def pytest_collection_modifyitems(items):

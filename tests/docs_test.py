@@ -3,7 +3,7 @@
 Blocks are marked `sh`, `python` or `text`, nothing else is let through, and the
 commands in a text and between backticks count too: none escapes. All are run,
 in the order of the pages and in a folder that has what these presume, but for
-those that `PARSED` and `SKIPPED` name.
+those that `PARSED` and `SKIPPED` name. README's are typed into a fresh shell.
 """
 
 import ast
@@ -22,6 +22,7 @@ import sys
 from configparser import ConfigParser
 
 import cv2
+import fresh_shell
 import jax
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ PARSED = {
 SKIPPED = {
   "git clone": "the repository is here",
   "cd ": "likewise",
-  ". .venv/bin/activate": "fresh_shell_test does",
+  fresh_shell.ACTIVATE: "begins each fresh shell",
   "pip install": "test_extras has what they name",
   "pods_env/bin/pip install": "likewise",
   "cuda_env/bin/pip install": "likewise",
@@ -178,6 +179,13 @@ class Command:
       return self.typed
     module = find(script[1]) if script[1] else "jamsface_jax "
     return f"python -m {module}{self.typed[script.end() :]}"
+
+  def as_typed(self, line):
+    """A line of Python, with the script before it where the page has that."""
+    if self.typed == self.line:
+      return line
+    words = [x for x in self.typed.split()[:2] if not x.startswith("-")]
+    return re.sub(r"^python -m \S+", " ".join(words), line)
 
   def prefix(self, table):
     found = [start for start in table if self.line.startswith(start)]
@@ -288,8 +296,10 @@ def world(tmp_path_factory, image_folder):
 
 
 def write_world(root, image_folder):
-  for name in ("configs", "benchmarks"):
-    (root / name).symlink_to(ROOT / name)
+  (root / ".venv").symlink_to(sys.prefix)
+  (root / "benchmarks").symlink_to(ROOT / "benchmarks")
+  for name in ("jamsface_jax", "data_prep", "configs"):  # As in a clone.
+    shutil.copytree(ROOT / name, root / name)
   people = sorted(os.listdir(image_folder / "images"))
   for name in ("LFW", "DIR", "FOLDER"):
     (root / name).symlink_to(image_folder / "images")
@@ -350,45 +360,54 @@ def write_world(root, image_folder):
 
 
 @pytest.fixture(scope="module")
-def results(world, command_runner):
-  """(exit code, output) of each command and of each block of Python."""
-  demo = DEMO.split()[1:]
-  jobs = [(Command("make demo", DEMO), demo, False)]
-  once = {}
-  for command in find_commands():
-    once.setdefault(command.line, command)
-  for command in once.values():
-    if kind(command) in ("run", "parsed"):
-      line = smaller(command.line, f"out{len(jobs)}")
-      words = [word for word in line.split() if "=" not in word.split("-")[0]]
-      assert words[0].endswith("python"), command
-      jobs.append((command, words[1:], kind(command) == "parsed"))
-  for page in PAGES:
-    name = str(page.relative_to(ROOT))
-    for language, text in read(page)[0]:
-      if language == "python":
-        jobs.append((Command(name, text), ["-c", PYTHON[name] + text], False))
+def results(world, command_runner, tmp_path_factory):
+  """What became of each command and of each block of Python."""
+  home = tmp_path_factory.mktemp("home")
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": "1",
   }
-  found = {}
-  for command, words, parse_only in jobs:
-    done = command_runner.run(
-      words, folder=world, environment=environment, parse_only=parse_only
+
+  def run(words, **options):
+    return command_runner.run(
+      words, folder=world, environment=environment, **options
     )
-    found[command] = (done.returncode, done.stdout + done.stderr)
+
+  found = {Command("make demo", DEMO): run(DEMO.split()[1:])}
+  once = {}
+  for command in find_commands():
+    once.setdefault(command.line, command)
+  for command in once.values():
+    line, todo = smaller(command.line, f"out{len(found)}"), kind(command)
+    if todo == "run" and command.page == "README.md":
+      typed = command.as_typed(line)
+      found[command] = fresh_shell.type_in(typed, world, home)
+    elif todo in ("run", "parsed"):
+      words = [word for word in line.split() if "=" not in word.split("-")[0]]
+      assert words[0].endswith("python"), command
+      found[command] = run(words[1:], parse_only=todo == "parsed")
+  for page in PAGES:
+    name = str(page.relative_to(ROOT))
+    for language, text in read(page)[0]:
+      if language == "python":
+        found[Command(name, text)] = run(["-c", PYTHON[name] + text])
   return found
 
 
 @pytest.mark.slow
 def test_commands_and_python(results):
   failed = [
-    f"{command.page}: {command.line}\n{output}"
-    for command, (code, output) in results.items()
-    if code != 0
+    f"{command.page}: {command.line}\n{done.stdout}{done.stderr}"
+    for command, done in results.items()
+    if done.returncode
   ]
   assert not failed, "\n".join(failed)
+
+
+def test_readme_says_how_to_activate():
+  readme = [c for c in find_commands() if c.page == "README.md"]
+  first = next(n for n, c in enumerate(readme) if kind(c) == "run")
+  assert fresh_shell.ACTIVATE in [command.line for command in readme[:first]]
 
 
 @pytest.mark.slow
@@ -399,8 +418,8 @@ def test_readme_shows_the_last_lines_of_a_run(world):
   shown = [line for line in shown.splitlines() if "accuracy" not in line]
   printed = (world / "runs" / "mine" / "summary.txt").read_text()
   printed = printed.replace("runs/mine", "build/demo/run")
-  script = ".venv/bin/jamsface"  # That make demo calls, whatever called this.
-  printed = re.sub(r"\S*python -m jamsface_jax\.", f"{script} ", printed)
+  # As make demo calls it, whatever called this.
+  printed = printed.replace("jamsface ", ".venv/bin/jamsface ")
   printed = re.sub(r"finished \d+ steps", "finished 400 steps", printed)
   assert shown == printed.splitlines()
 

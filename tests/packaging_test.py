@@ -10,8 +10,8 @@ import sys
 import sysconfig
 import zipfile
 
+import fresh_shell
 import pytest
-from fresh_shell_test import type_all
 
 import jamsface_jax
 from jamsface_jax.settings import recipe_flags
@@ -147,7 +147,9 @@ def test_the_wheel_runs_outside_the_repository(tmp_path):
   installed = install(wheel, here / ".venv")
 
   def type_in(line):
-    return type_all([line], here, tmp_path)
+    done = fresh_shell.type_in(line, here, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
 
   type_in(
     "python -m data_prep.synthesize --output=data --images=20 --pairs=40"

@@ -43,10 +43,32 @@ def tiny_config(**changes):
   return make_settings(config)
 
 
+def create_state(config, mesh, classes=10):
+  source = NoiseSource(classes, 64, SIZE)
+  components = make_components(config, classes, len(source))
+  return state.create_state(0, components, SIZE, mesh, source.class_sizes)
+
+
+@functools.cache
+def first_values(config, classes=10):
+  """What `create_state` makes, on the host."""
+  return jax.device_get(create_state(config, sharding.make_mesh(1), classes))
+
+
+def first_state(config, mesh, classes=10):
+  """What `create_state` makes on any mesh, compiled for one alone."""
+  components = make_components(config, classes, 64)
+  return jax.tree.map(
+    lambda value, shape: jax.device_put(value, shape.sharding),
+    first_values(config, classes),
+    state.state_shapes(components, SIZE, mesh),
+  )
+
+
 def run_steps(config, mesh, steps=2, classes=10):
   source = NoiseSource(classes, 64, SIZE)
   components = make_components(config, source.num_classes, len(source))
-  current = state.create_state(0, components, SIZE, mesh, source.class_sizes)
+  current = first_state(config, mesh, classes)
   step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
   rows = sharding.local_rows(32, mesh)
   metrics = None
@@ -87,6 +109,15 @@ def assert_close(got, want, rtol=2e-3, atol=2e-5):
   )
 
 
+def test_first_state_does_not_depend_on_the_mesh(mesh):
+  created, want = (
+    make(tiny_config(), mesh) for make in (create_state, first_state)
+  )
+  for got, array in zip(*map(jax.tree.leaves, (created, want)), strict=True):
+    np.testing.assert_array_equal(got, array)
+    assert got.sharding.is_equivalent_to(array.sharding, array.ndim)
+
+
 def test_does_not_depend_on_the_mesh(mesh, one_device):
   got, metrics = run_steps(tiny_config(), mesh)
   want, want_metrics = one_device[1]
@@ -108,9 +139,8 @@ def test_folded_maps_train_as_plain_ones(mesh):
 
 
 def test_everything_moves_but_what_is_frozen(one_device):
-  mesh, (got, _) = one_device
-  components = make_components(tiny_config(), 10, 64)
-  first = jax.device_get(state.create_state(0, components, SIZE, mesh))
+  _, (got, _) = one_device
+  first = first_values(tiny_config())
   flat, _ = jax.tree_util.tree_flatten_with_path(
     (first.params, first.batch_stats)
   )
@@ -226,9 +256,7 @@ def test_lars_knows_the_norm_of_all_shards(model, one_device):
   want, _ = run_steps(config, one_device[0])
   got, _ = run_steps(config, mesh)
   assert_close(got, want)
-  components = make_components(config, 10, 64)
-  first = state.create_state(0, components, SIZE, mesh)
-  weights = np.asarray(first.params["head"]["weights"], np.float64)
+  weights = np.asarray(first_values(config).params["head"]["weights"], float)
   once, _ = run_steps(config, mesh, steps=1)
   moved = np.linalg.norm(once.params["head"]["weights"] - weights)
   rate = 20 * 32 / config.optimizer.reference_batch
@@ -324,7 +352,7 @@ def test_augmentation_is_keyed_by_step(one_device, augments):
     }
   )
   components = make_components(config, 10, 64)
-  current = state.create_state(0, components, SIZE, mesh)
+  current = first_state(config, mesh)
   step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
   images, labels = NoiseSource(10, 64, SIZE).read(np.arange(32))
   batch = {"images": images, "labels": labels}
@@ -555,7 +583,7 @@ def test_seeds_and_steps_draw_otherwise():
   step_fn = sharding.in_turn(make_train_step(config, components, mesh), mesh)
   losses = []
   for seed, taken in ((0, 0), (0, 0), (7, 0), (0, 1)):
-    first = state.create_state(0, components, SIZE, mesh, source.class_sizes)
+    first = first_state(config, mesh)
     first = dataclasses.replace(first, step=first.step + taken)
     placed = sharding.put_batch(batch, np.arange(32), 32, mesh)
     _, metrics = step_fn(first, placed, seed_key(seed))
