@@ -287,6 +287,12 @@ def updated(
 
   params, *batch = put(mesh, *inputs)
   opt_state, norms = optimizer.init(params[WEIGHTS]), []
+  # Of the type that an update gives it: `run` is compiled once.
+  everywhere = jax.NamedSharding(mesh, sharding.REPLICATED)
+  opt_state = jax.tree.map(
+    lambda a: a if a.ndim else jax.device_put(a, everywhere),
+    opt_state,
+  )
   for step in range(steps):
     loss, new = run(params, opt_state, *batch, jax.random.key(step))
     params[WEIGHTS], opt_state = new.weights, new.opt_state

@@ -82,7 +82,9 @@ def test_no_parameter_is_left_out(mesh, name, changes):
   config.model.embedding_size = 16
   config.model.update(changes)
   model = make_model(make_settings(config))
-  variables = init_backbone(jax.random.key(0), model, 32)
+  variables = jax.jit(lambda key: init_backbone(key, model, 32))(
+    jax.random.key(0)
+  )
   images = split(jax.random.uniform(jax.random.key(1), (16, 32, 32, 3)), mesh)
 
   def rounded(wide):

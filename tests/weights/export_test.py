@@ -1,6 +1,7 @@
 """Exported files compute what the network computes, and say how to feed it."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -292,7 +293,9 @@ def test_numbers_of_half_the_bits(tmp_path, format, name, capsys):
   ]
   model, _, variables = variables_of(name)
   rounded = jax.tree.map(lambda a: np.float32(np.float16(a)), variables)
-  expected = model.apply(rounded, normalize(pixels(3)), train=False)
+  expected = jax.jit(functools.partial(model.apply, train=False))(
+    rounded, normalize(pixels(3))
+  )
   np.testing.assert_allclose(rows[1], expected, atol=1e-4)
   assert np.abs(rows[1] - rows[0]).max() > 1e-4 < printed[-1] < 0.2
 
@@ -308,7 +311,8 @@ def run_file(path, format, name):
   arrays = weight_files.read(path).arrays
   model, shapes, _ = variables_of(name)
   variables = from_pytorch(model, shapes, arrays)
-  return model.apply(variables, normalize(pixels(3)), train=False)
+  run = jax.jit(functools.partial(model.apply, train=False))
+  return run(variables, normalize(pixels(3)))
 
 
 def test_numbers_beyond_half_the_bits(tmp_path):

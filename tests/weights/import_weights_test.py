@@ -1,6 +1,7 @@
 """Published weights become work directories, or are refused with a list."""
 
 import dataclasses
+import functools
 import json
 import os
 import zipfile
@@ -66,7 +67,12 @@ def texts_of(name):
 
 def expected_of(name, images):
   model, _, variables = variables_of(name)
-  return np.asarray(model.apply(variables, normalize(images), train=False))
+  return np.asarray(embeddings_of(model, variables, images))
+
+
+def embeddings_of(model, variables, images):
+  run = jax.jit(functools.partial(model.apply, train=False))
+  return run(variables, normalize(images))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -228,7 +234,7 @@ def test_onnx_as_published(tmp_path, published, capsys):
   workdir = take(path, tmp_path / "run", model=short, embedding_size=12)
   assert "largest difference from network.onnx" in capsys.readouterr().out
   images = np.random.default_rng(1).integers(0, 256, (2, 112, 112, 3), np.uint8)
-  expected = model.apply(variables, normalize(images), train=False)
+  expected = embeddings_of(model, variables, images)
   # Where numbers are some thousands, the small ones are sums of large ones.
   atol = max(1e-3, 2e-6 * np.abs(expected).max())
   np.testing.assert_allclose(
@@ -493,7 +499,7 @@ def test_a_last_normalisation_without_scale(tmp_path):
   model, _, variables = variables_of("ir")
   last = variables["params"]["embedding_bn"]
   last["scale"], last["bias"] = np.ones(12, "f"), np.zeros(12, "f")
-  expected = model.apply(variables, normalize(pixels(3)), train=False)
+  expected = embeddings_of(model, variables, pixels(3))
   state = {
     f"model.{name}": array
     for name, array in arrays.items()
