@@ -554,6 +554,7 @@ def seeds(name):
       "image": lambda: [
         cv2.imencode(end, _PIXELS)[1].tobytes()
         for end in (".jpg", ".png", ".webp", ".bmp", ".gif", ".tiff", ".ppm")
+        + (".avif",)
       ],
       "recordio": lambda: [RECORDIO * 3],
       "index": lambda: [b"0\t0\n1\t72\n2\t144\n"],

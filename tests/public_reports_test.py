@@ -428,12 +428,13 @@ def with_exif(pixels, orientation, kind):
   options = {
     "JPEG": {"quality": 100, "subsampling": 0},
     "WEBP": {"lossless": True},
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
   }
   image.save(stream, kind, exif=exif, **options.get(kind, {}))
   return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_images_are_turned_as_exif_says(kind, orientation):
   upright = face(3, 24, 40)

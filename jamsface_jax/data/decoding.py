@@ -1,5 +1,6 @@
 """From encoded bytes to RGB pixels."""
 
+import io
 import os
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
+from jamsface_jax.data.heif_header import AVIF, HEIC, read_header
 from jamsface_jax.data.image_header import (
   FORMATS,
   JPEG_START,
@@ -59,6 +61,8 @@ def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 def _decode_as_stored(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """Decodes an image that is no TIFF, and does not turn it."""
+  if (header := read_header(data)) and header.format == AVIF:
+    return _decode_with_pillow(data)
   if data[:2] != JPEG_START:
     return _decode_with_opencv(data)
   try:
@@ -112,6 +116,8 @@ def read_size(data: bytes) -> tuple[int, int]:
     if height * width > _FEW_PIXELS and data.count(_SCANS) > _MOST_SCANS:
       raise DecodingError(f"a JPEG with more than {_MOST_SCANS} scans")
   else:
+    if (header := read_header(data)) and header.format == HEIC:
+      raise DecodingError("a HEIC image: convert it to JPEG")
     size = stated_size(data)
     if size is None:
       raise DecodingError(f"not a {FORMATS} image")
@@ -153,6 +159,26 @@ def _decode_with_opencv(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   return (scaled // white).astype(np.uint8)
 
 
+def _decode_with_pillow(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes an AVIF file.
+
+  OpenCV takes grey ones for twenty levels too bright or dark, and refuses some
+  of libavif's own examples (5.0.0).
+  """
+  from PIL import Image, UnidentifiedImageError
+
+  try:
+    with Image.open(io.BytesIO(data), formats=["AVIF"]) as image:
+      return np.array(image.convert("RGB"))
+  except Image.DecompressionBombError:
+    raise DecodingError("it has more pixels than Pillow decodes") from None
+  except UnidentifiedImageError:
+    raise DecodingError("a broken AVIF image") from None
+  # SyntaxError is what Pillow says of what it cannot make sense of.
+  except (OSError, RuntimeError, ValueError, MemoryError, SyntaxError) as error:
+    raise DecodingError(f"broken AVIF: {_reason(error)}") from None
+
+
 def _run_opencv(data: bytes, how: int) -> np.ndarray:
   """Decodes as stored; the pixels are uint8 unless `how` allows others."""
   how |= cv2.IMREAD_IGNORE_ORIENTATION
@@ -166,7 +192,7 @@ def _run_opencv(data: bytes, how: int) -> np.ndarray:
 
 
 def _reason(error: BaseException) -> str:
-  """What OpenCV met, without the place in its code."""
+  """What a decoder met, of OpenCV without the place in its code."""
   return one_line(getattr(error, "err", "") or error or "no memory")
 
 

@@ -8,10 +8,13 @@ that are not read here are not decoded at all.
 import re
 import struct
 
+from jamsface_jax.data.heif_header import read_header
 from jamsface_jax.data.orientation import TIFF_ORDERS
 
 JPEG_START = b"\xff\xd8"
-FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PBM, PGM, PPM or PAM"
+FORMATS = (
+  "JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, AVIF, PBM, PGM, PPM or PAM"
+)
 
 _TIFF_SIZES = {
   1: "B",
@@ -61,6 +64,8 @@ def stated_size(data: bytes) -> tuple[int, int] | None:
       width, height = struct.unpack_from(">II", data, 4)
     elif data[:4] == _JPEG_2000 or data[:12] == _JP2:
       width, height = _jpeg_2000(data)
+    elif header := read_header(data):
+      width, height = header.width, header.height
     elif match := _PAM.match(data[:_PNM_BYTES]):
       sides = dict(_PAM_SIDES.findall(match[0]))
       width, height = int(sides[b"WIDTH"]), int(sides[b"HEIGHT"])

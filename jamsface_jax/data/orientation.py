@@ -3,7 +3,8 @@
 Cameras store what the sensor saw and note how it was held. The note is a tag of
 TIFF (TIFF 6.0, 'Orientation'), in a file of its own or in a block of another
 format: in JPEG a segment APP1 (EXIF 2.3, 4.7.2), in PNG a chunk eXIf (PNG
-specification, third edition), in WebP a chunk EXIF (RFC 9649).
+specification, third edition), in WebP a chunk EXIF (RFC 9649). AVIF and HEIC
+have boxes for it, see `heif_header`.
 """
 
 import struct
@@ -11,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
+
+from jamsface_jax.data.heif_header import read_header
 
 UPRIGHT = 1
 ORIENTATION_TAG = 0x0112
@@ -31,9 +34,21 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
   8: lambda p: np.rot90(p, 1),
 }
 
+# By quarters against the clock, and whether it is flipped then.
+_OF_BOXES = {
+  (0, False): UPRIGHT,
+  (1, False): 8,
+  (2, False): 3,
+  (3, False): 6,
+  (0, True): 4,
+  (1, True): 5,
+  (2, True): 2,
+  (3, True): 7,
+}
+
 
 def stated_orientation(data: bytes) -> int:
-  """The EXIF orientation that an image states.
+  """The EXIF orientation that an image states, or what equals it.
 
   Args:
     data: an encoded image.
@@ -48,6 +63,8 @@ def stated_orientation(data: bytes) -> int:
       block = _block_of_png(data) if b"eXIf" in data else b""
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
       block = _block_of_webp(data) if b"EXIF" in data else b""
+    elif header := read_header(data):
+      return _OF_BOXES[header.quarters, header.flipped]
     else:
       block = data
     if block[:4] not in TIFF_ORDERS:

@@ -27,6 +27,7 @@ EXTENSIONS = (
   ".sr",
   ".jp2",
   ".j2k",
+  ".avif",
 )
 
 
