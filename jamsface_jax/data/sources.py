@@ -70,6 +70,8 @@ class RecordSource:
     self._reader = records.RecordReader(directory)
     self._image_size = image_size
     index = self._reader.index
+    # Until an image turns up that is no JPEG of it, whatever the index says.
+    self._is_one_size = index.image_size == (image_size, image_size)
     self.name = index.name
     self.synthetic = index.synthetic
     self.left_out = index.left_out
@@ -129,6 +131,11 @@ class RecordSource:
           f" {record.label}, outside [0, {self.num_classes}): write the data"
           " set again."
         )
+      labels[row] = record.label
+      if self._is_one_size:
+        if decoding.decode_exactly(record.image, images[row]):
+          continue
+        self._is_one_size = False
       try:
         decoding.decode_into(record.image, images[row])
       except decoding.DecodingError as error:
@@ -136,7 +143,6 @@ class RecordSource:
           f"image {record.name!r} of {self._reader.directory!r} cannot be read"
           f" ({error}): write the data set again with --skip_bad."
         ) from None
-      labels[row] = record.label
     return images, labels
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
 from data_prep.writing.writer import DatasetWriter
 from jamsface_jax.data import decoding, records
@@ -88,6 +90,40 @@ def test_a_png_is_read_in_place(shards):
   pixels = np.zeros_like(image)
   decoding.decode_into(data.tobytes(), pixels)
   np.testing.assert_array_equal(pixels, image)
+
+
+@pytest.mark.parametrize(
+  "odd", ["", "smaller", "larger", "wider", "png", "turned"]
+)
+def test_one_size_is_believed_as_long_as_it_is_true(odd, tmp_path):
+  """The index states 32 x 32, and one of nine images is otherwise."""
+  rng = np.random.default_rng(0)
+  faces = rng.integers(0, 255, (9, 32, 32, 3), np.uint8)
+  images = [simplejpeg.encode_jpeg(face) for face in faces]
+  shape = {"smaller": (20, 20), "larger": (50, 50), "wider": (16, 64)}.get(odd)
+  other = rng.integers(0, 255, (*(shape or (32, 32)), 3), np.uint8)
+  if odd == "png":
+    images[4] = cv2.imencode(".png", other)[1].tobytes()
+  elif odd == "turned":
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(other).save(stream, "JPEG", exif=exif)
+    images[4] = stream.getvalue()
+  elif odd:
+    images[4] = simplejpeg.encode_jpeg(other)
+  directory = str(tmp_path / "data")
+  with DatasetWriter(directory, name="x", classes=["a", "b"], source="x") as w:
+    for number, image in enumerate(images):
+      w.add(number % 2, f"{number}.jpg", image, (32, 32))
+  source = RecordSource(directory, 32)
+  want = np.empty((9, 32, 32, 3), np.uint8)
+  for row, image in enumerate(images):
+    decoding.decode_into(image, want[row])
+  for _ in range(2):
+    got, labels = source.read(np.arange(9))
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(labels, np.arange(9) % 2)
+  assert source._is_one_size == (not odd)
 
 
 def test_source_reads_rows_in_order(shards):
