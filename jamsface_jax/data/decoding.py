@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from jamsface_jax.data.heif_header import AVIF, HEIC, read_header
+from jamsface_jax.data.heif_header import HEIC, read_header
 from jamsface_jax.data.image_header import (
   FORMATS,
   JPEG_START,
@@ -60,11 +60,10 @@ def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _decode_as_stored(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-  """Decodes an image that is no TIFF, and does not turn it."""
-  if (header := read_header(data)) and header.format == AVIF:
-    return _decode_with_pillow(data)
+  """Decodes an image that is no TIFF or HEIC, and does not turn it."""
   if data[:2] != JPEG_START:
-    return _decode_with_opencv(data)
+    is_avif = read_header(data) is not None
+    return _decode_with_pillow(data) if is_avif else _decode_with_opencv(data)
   try:
     # Strict: a truncated file is an error, not a half-grey image.
     return simplejpeg.decode_jpeg(data, colorspace="RGB")
@@ -185,8 +184,8 @@ def _decode_with_opencv(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 def _decode_with_pillow(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """Decodes an AVIF file.
 
-  OpenCV takes grey ones for twenty levels too bright or dark, and refuses some
-  of libavif's own examples (5.0.0).
+  OpenCV (5.0.0) has grey ones up to twenty levels otherwise than libavif, and
+  refuses some of libavif's own examples.
   """
   from PIL import Image, UnidentifiedImageError
 

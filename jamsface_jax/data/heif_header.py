@@ -15,7 +15,6 @@ AVIF, HEIC = "AVIF", "HEIC"
 
 # By the kind of an item: what it was encoded with.
 _CODECS = {b"av01": AVIF, b"hvc1": HEIC, b"hev1": HEIC}
-_ROTATION, _MIRROR = b"irot", b"imir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +67,10 @@ def _header(
   for name, body in properties:
     if name == b"ispe":
       size = struct.unpack_from(">II", body, 4)
-    elif name == _ROTATION:
+    elif name == b"irot":
       # A mirror image that is turned has been turned the other way.
       quarters += -(body[0] & 3) if flipped else body[0] & 3
-    elif name == _MIRROR:
+    elif name == b"imir":
       quarters += 2 * (body[0] & 1)  # 0: upper and lower, 1: left and right.
       flipped = not flipped
   if size is None:

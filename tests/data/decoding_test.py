@@ -79,7 +79,8 @@ def test_the_size_is_known_before_the_pixels(name):
   data = IMAGES[name]
   assert read_size(data) == decode_image(data).shape[:2] == (27, 41)
   if not name.startswith(("jpeg", "tiff")):
-    assert stated_size(data[:400]) == (27, 41)
+    head = 400 if name.startswith("avif") else 200
+    assert stated_size(data[:head]) == (27, 41)
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -148,6 +148,12 @@ def network(request, tmp_path_factory):
   return request.param, workdir, embed(workdir, pixels(5))
 
 
+def embeddings_of(model, variables, images):
+  """By the network itself, of pixels."""
+  run = jax.jit(functools.partial(model.apply, train=False))
+  return run(variables, normalize(images))
+
+
 def pixels(count, size=SIZE):
   rng = np.random.default_rng(3)
   return rng.integers(0, 256, (count, size, size, 3), np.uint8)
@@ -293,9 +299,7 @@ def test_numbers_of_half_the_bits(tmp_path, format, name, capsys):
   ]
   model, _, variables = variables_of(name)
   rounded = jax.tree.map(lambda a: np.float32(np.float16(a)), variables)
-  expected = jax.jit(functools.partial(model.apply, train=False))(
-    rounded, normalize(pixels(3))
-  )
+  expected = embeddings_of(model, rounded, pixels(3))
   np.testing.assert_allclose(rows[1], expected, atol=1e-4)
   assert np.abs(rows[1] - rows[0]).max() > 1e-4 < printed[-1] < 0.2
 
@@ -311,8 +315,7 @@ def run_file(path, format, name):
   arrays = weight_files.read(path).arrays
   model, shapes, _ = variables_of(name)
   variables = from_pytorch(model, shapes, arrays)
-  run = jax.jit(functools.partial(model.apply, train=False))
-  return run(variables, normalize(pixels(3)))
+  return embeddings_of(model, variables, pixels(3))
 
 
 def test_numbers_beyond_half_the_bits(tmp_path):

@@ -1,7 +1,6 @@
 """Published weights become work directories, or are refused with a list."""
 
 import dataclasses
-import functools
 import json
 import os
 import zipfile
@@ -15,6 +14,7 @@ from export_test import (
   NETWORKS,
   SIZE,
   embed,
+  embeddings_of,
   pixels,
   settings_of,
   variables_of,
@@ -29,7 +29,6 @@ from torch_files import (
   write_torch,
 )
 
-from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.errors import InputError
 from jamsface_jax.run.checkpoint import CheckpointReader
 from jamsface_jax.settings.stored import read_settings
@@ -68,11 +67,6 @@ def texts_of(name):
 def expected_of(name, images):
   model, _, variables = variables_of(name)
   return np.asarray(embeddings_of(model, variables, images))
-
-
-def embeddings_of(model, variables, images):
-  run = jax.jit(functools.partial(model.apply, train=False))
-  return run(variables, normalize(images))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

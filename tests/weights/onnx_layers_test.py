@@ -5,9 +5,15 @@ import json
 import numpy as np
 import onnx
 import pytest
-from export_test import SIZE, embed, pixels, settings_of, variables_of
+from export_test import (
+  SIZE,
+  embed,
+  embeddings_of,
+  pixels,
+  settings_of,
+  variables_of,
+)
 
-from jamsface_jax.augmentation.augment import normalize
 from jamsface_jax.errors import InputError
 from jamsface_jax.storage.run_directory import RunDirectory
 from jamsface_jax.weights import fitting, importing, onnx_file, onnx_graph
@@ -204,7 +210,7 @@ def test_images_with_the_channels_last(tmp_path):
     color_order=None,
   )
   model, _, variables = variables_of("mbf")
-  expected = model.apply(variables, normalize(pixels(3)), train=False)
+  expected = embeddings_of(model, variables, pixels(3))
   np.testing.assert_allclose(embed(workdir, pixels(3)), expected, atol=1e-4)
 
 
